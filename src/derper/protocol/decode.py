@@ -1,0 +1,124 @@
+"""Which frame may come from whom, and how long it may be.
+
+The two directions differ in temper. A relay reads its clients strictly: a known frame of a wrong length, or a mesh
+frame without the mesh key, closes the connection. A client reads its server tolerantly, because servers are older and
+newer than it: what is too short is passed over, what is too long is cut. Both pass over types that they do not know.
+See docs/protocol/protocol.md, Frames after login.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from derper.errors import ProtocolError
+from derper.protocol.frames import (
+    MAX_PACKET,
+    PING_LEN,
+    ClosePeer,
+    ForwardPacket,
+    FrameType,
+    Health,
+    KeepAlive,
+    NotePreferred,
+    PeerGone,
+    PeerPresent,
+    Ping,
+    Pong,
+    RecvPacket,
+    Restarting,
+    SendPacket,
+    WatchConns,
+)
+from derper.protocol.keys import KEY_LEN
+from derper.protocol.reader import FrameReader, RawFrame
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_FROM_SERVER = 1_048_576  # the longest payload that a client takes
+MAX_IGNORED_FROM_CLIENT = 65_568  # the longest payload that a relay reads over
+
+MAX_PING = 1_000
+
+FromClient = SendPacket | ForwardPacket | NotePreferred | WatchConns | ClosePeer | Ping
+FromServer = RecvPacket | KeepAlive | PeerGone | PeerPresent | Ping | Pong | Health | Restarting
+
+
+class _Rule(NamedTuple):
+    frame: type[FromClient]
+    shortest: int
+    longest: int
+    mesh_only: bool = False
+
+
+# Pong is not among them: a relay sends no Ping, so it passes over a Pong of any length.
+_CLIENT_RULES: Mapping[int, _Rule] = {
+    FrameType.SEND_PACKET: _Rule(SendPacket, KEY_LEN, KEY_LEN + MAX_PACKET),
+    FrameType.FORWARD_PACKET: _Rule(ForwardPacket, 2 * KEY_LEN, 2 * KEY_LEN + MAX_PACKET, mesh_only=True),
+    FrameType.NOTE_PREFERRED: _Rule(NotePreferred, 1, 1),
+    FrameType.WATCH_CONNS: _Rule(WatchConns, 0, 0, mesh_only=True),
+    FrameType.CLOSE_PEER: _Rule(ClosePeer, KEY_LEN, KEY_LEN, mesh_only=True),
+    FrameType.PING: _Rule(Ping, PING_LEN, MAX_PING),
+}
+_CLIENT_LIMITS: Mapping[int, int] = {kind: rule.longest for kind, rule in _CLIENT_RULES.items()}
+
+# The type and its shortest payload.
+_SERVER_FRAMES: Mapping[int, tuple[type[FromServer], int]] = {
+    FrameType.RECV_PACKET: (RecvPacket, KEY_LEN),
+    FrameType.KEEP_ALIVE: (KeepAlive, 0),
+    FrameType.PEER_GONE: (PeerGone, KEY_LEN),
+    FrameType.PEER_PRESENT: (PeerPresent, KEY_LEN),
+    FrameType.PING: (Ping, PING_LEN),
+    FrameType.PONG: (Pong, PING_LEN),
+    FrameType.HEALTH: (Health, 0),
+    FrameType.RESTARTING: (Restarting, Restarting.LAYOUT.size),
+}
+
+
+def client_frame_reader() -> FrameReader:
+    """Give a reader for what a logged-in client sends: it refuses by the header what `decode_from_client` would."""
+    return FrameReader(MAX_IGNORED_FROM_CLIENT, _CLIENT_LIMITS)
+
+
+def server_frame_reader() -> FrameReader:
+    """Give a reader for what a server sends after login."""
+    return FrameReader(MAX_FROM_SERVER)
+
+
+def decode_from_client(frame: RawFrame, *, mesh_peer: bool) -> FromClient | None:
+    """Read a frame as the relay does; None means: pass over it.
+
+    Args:
+        frame: the frame, of any type and length.
+        mesh_peer: whether the sender logged in with the mesh key.
+
+    Raises:
+        ProtocolError: a known frame of a wrong length, a mesh frame from an ordinary client, an overlong unknown one.
+    """
+    rule = _CLIENT_RULES.get(frame.type)
+    length = len(frame.payload)
+    if rule is None:
+        if length > MAX_IGNORED_FROM_CLIENT:
+            limit = MAX_IGNORED_FROM_CLIENT
+            raise ProtocolError(f"frame type {frame.type:#04x} of {length:,} bytes, wanted at most {limit:,}")
+        return None
+    name = rule.frame.__name__
+    if rule.mesh_only and not mesh_peer:
+        raise ProtocolError(f"{name} from a client without the mesh key")
+    if not rule.shortest <= length <= rule.longest:
+        raise ProtocolError(f"{name} of {length:,} bytes, wanted {rule.shortest:,} to {rule.longest:,}")
+    return rule.frame.from_payload(frame.payload)
+
+
+def decode_from_server(frame: RawFrame) -> FromServer | None:
+    """Read a frame as a client does; None means: pass over it.
+
+    Raises:
+        ProtocolError: a payload of more than 1,048,576 bytes.
+    """
+    if len(frame.payload) > MAX_FROM_SERVER:
+        raise ProtocolError(f"frame of {len(frame.payload):,} bytes from the server, at most {MAX_FROM_SERVER:,}")
+    kind, shortest = _SERVER_FRAMES.get(frame.type, (None, 0))
+    if kind is None or len(frame.payload) < shortest:
+        return None
+    return kind.from_payload(frame.payload)

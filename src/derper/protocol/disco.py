@@ -1,0 +1,15 @@
+"""Disco: the small NAT-traversal packets that peers exchange through the relay to find a direct path.
+
+The relay never opens them. It only has to tell them from payload, because they get a queue of their own and are
+answered with PeerGone when their destination is unknown (docs/protocol/relay.md, Routing a SendPacket).
+"""
+
+from __future__ import annotations
+
+DISCO_MAGIC = b"TS\xf0\x9f\x92\xac"
+DISCO_MIN_LEN = len(DISCO_MAGIC) + 32 + 24  # magic, the sender's disco key, a nonce; the box may be empty
+
+
+def is_disco(packet: bytes) -> bool:
+    """Tell whether a packet's first bytes and length are those of a disco packet."""
+    return len(packet) >= DISCO_MIN_LEN and packet.startswith(DISCO_MAGIC)

@@ -1,0 +1,377 @@
+"""Every frame after login: one type each, its payload's layout in its docstring, building and parsing side by side.
+
+Which frame may come from whom, and how long it may be, is for `decode` to say: `from_payload` trusts that somebody has
+looked at the length. What `encode` is given comes from our own code, so what does not fit is a ValueError.
+The layouts are the table in docs/protocol/protocol.md, Frames after login. All integers are big-endian.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import ClassVar, Self
+
+from derper.protocol.keys import KEY_LEN, NodePublic
+from derper.protocol.reader import frame_bytes
+
+PROTOCOL_VERSION = 2
+MAX_PACKET = 65_536  # packet data alone, keys and header not counted
+PING_LEN = 8
+MAX_APP_NAME = 32
+
+
+class FrameType(enum.IntEnum):
+    """The first byte of a frame."""
+
+    SERVER_KEY = 0x01
+    CLIENT_INFO = 0x02
+    SERVER_INFO = 0x03
+    SEND_PACKET = 0x04
+    RECV_PACKET = 0x05
+    KEEP_ALIVE = 0x06
+    NOTE_PREFERRED = 0x07
+    PEER_GONE = 0x08
+    PEER_PRESENT = 0x09
+    FORWARD_PACKET = 0x0A
+    WATCH_CONNS = 0x10
+    CLOSE_PEER = 0x11
+    PING = 0x12
+    PONG = 0x13
+    HEALTH = 0x14
+    RESTARTING = 0x15
+
+
+class PeerGoneReason(enum.IntEnum):
+    """Why a peer cannot be reached here. Later servers may invent more: a frame keeps the bare number."""
+
+    DISCONNECTED = 0
+    NOT_HERE = 1
+
+
+class PeerFlags(enum.IntFlag, boundary=enum.KEEP):
+    """What kind of connection a peer has; bits not yet invented are kept."""
+
+    REGULAR = 1  # set only when no other is
+    MESH_PEER = 2
+    PROBER = 4
+    NOT_IDEAL = 8
+
+
+NO_FLAGS = PeerFlags(0)
+
+
+def is_app_name(name: str) -> bool:
+    """Tell whether a client may call its program so: at most 32 bytes of printable ASCII, or nothing."""
+    return len(name) <= MAX_APP_NAME and name.isascii() and (not name or name.isprintable())
+
+
+@dataclass(frozen=True, slots=True)
+class SendPacket:
+    """Client to server: `32 destination key | packet` (0 to 65,536 bytes)."""
+
+    TYPE: ClassVar = FrameType.SEND_PACKET
+
+    destination: NodePublic
+    packet: bytes
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.destination.raw + _sendable(self.packet))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 32 bytes."""
+        return cls(NodePublic(payload[:KEY_LEN]), payload[KEY_LEN:])
+
+
+@dataclass(frozen=True, slots=True)
+class RecvPacket:
+    """Server to client: `32 source key | packet`; as long as the SendPacket it came from."""
+
+    TYPE: ClassVar = FrameType.RECV_PACKET
+
+    source: NodePublic
+    packet: bytes
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.source.raw + _sendable(self.packet))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 32 bytes."""
+        return cls(NodePublic(payload[:KEY_LEN]), payload[KEY_LEN:])
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPacket:
+    """Mesh peer to server: `32 source key | 32 destination key | packet` (0 to 65,536 bytes)."""
+
+    TYPE: ClassVar = FrameType.FORWARD_PACKET
+
+    source: NodePublic
+    destination: NodePublic
+    packet: bytes
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.source.raw + self.destination.raw + _sendable(self.packet))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 64 bytes."""
+        keys = 2 * KEY_LEN
+        return cls(NodePublic(payload[:KEY_LEN]), NodePublic(payload[KEY_LEN:keys]), payload[keys:])
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Server to client: no payload. What a client listens for when nobody talks to it."""
+
+    TYPE: ClassVar = FrameType.KEEP_ALIVE
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, b"")
+
+    @classmethod
+    def from_payload(cls, _payload: bytes) -> Self:
+        """Read any payload: it says nothing."""
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class NotePreferred:
+    """Client to server: `1 byte`, 0 or not: whether this server is the client's home."""
+
+    TYPE: ClassVar = FrameType.NOTE_PREFERRED
+
+    preferred: bool
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, bytes((self.preferred,)))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of one byte."""
+        return cls(payload != b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """Server to client: `32 key | 1 reason`. Old servers send no reason, which reads as 0."""
+
+    TYPE: ClassVar = FrameType.PEER_GONE
+
+    peer: NodePublic
+    reason: int = PeerGoneReason.DISCONNECTED
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.peer.raw + bytes((self.reason,)))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 32 bytes."""
+        reason = payload[KEY_LEN] if len(payload) > KEY_LEN else PeerGoneReason.DISCONNECTED
+        return cls(NodePublic(payload[:KEY_LEN]), reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a peer's connection comes from, as its server sees it; `::` port 0 when the server could not tell."""
+
+    ip: IPv4Address | IPv6Address
+    port: int
+
+    LAYOUT: ClassVar = struct.Struct(">16sH")
+
+    def pack(self) -> bytes:
+        """Give 16 bytes of address, IPv4 as IPv4-mapped IPv6 (a zone is lost), and 2 of port."""
+        mapped = bytes(10) + b"\xff\xff" if self.ip.version == 4 else b""  # noqa: PLR2004  an IP version is its name
+        return self.LAYOUT.pack(mapped + self.ip.packed, self.port)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """Read 18 bytes; IPv4-mapped addresses come out as IPv4."""
+        raw, port = cls.LAYOUT.unpack(data)
+        ip = IPv6Address(raw)
+        return cls(ip.ipv4_mapped or ip, port)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPresent:
+    """Server to mesh peer: `32 key | 16 IP | 2 port | 1 flags | 1 length n | n bytes of application name`.
+
+    Readers take 32 bytes (the key alone), 50 (no flags), 51 (no name) and more, and pass over what follows the name. A
+    name that is cut short or not allowed counts as none.
+    """
+
+    TYPE: ClassVar = FrameType.PEER_PRESENT
+
+    peer: NodePublic
+    endpoint: Endpoint | None = None  # None only in the form of 32 bytes, and then flags and app_name are empty
+    flags: PeerFlags = NO_FLAGS
+    app_name: str = ""
+
+    _FLAGS_AT: ClassVar = KEY_LEN + Endpoint.LAYOUT.size
+    _NAME_AT: ClassVar = _FLAGS_AT + 2
+
+    def __post_init__(self) -> None:
+        if self.endpoint is None and (self.flags or self.app_name):
+            raise ValueError("a PeerPresent without an endpoint has no room for flags and a name")
+
+    def encode(self) -> bytes:
+        """Give the whole frame, in the longest form that its fields fill."""
+        if self.endpoint is None:
+            return frame_bytes(self.TYPE, self.peer.raw)
+        if not is_app_name(self.app_name):
+            raise ValueError(f"wanted an application name of at most {MAX_APP_NAME} printable ASCII characters")
+        tail = bytes((self.flags, len(self.app_name))) + self.app_name.encode("ascii")
+        return frame_bytes(self.TYPE, self.peer.raw + self.endpoint.pack() + tail)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 32 bytes."""
+        peer = NodePublic(payload[:KEY_LEN])
+        if len(payload) < cls._FLAGS_AT:
+            return cls(peer)
+        endpoint = Endpoint.unpack(payload[KEY_LEN : cls._FLAGS_AT])
+        flags = PeerFlags(payload[cls._FLAGS_AT]) if len(payload) > cls._FLAGS_AT else NO_FLAGS
+        return cls(peer, endpoint, flags, cls._app_name(payload))
+
+    @classmethod
+    def _app_name(cls, payload: bytes) -> str:
+        if len(payload) < cls._NAME_AT:
+            return ""
+        length = payload[cls._NAME_AT - 1]
+        raw = payload[cls._NAME_AT : cls._NAME_AT + length]
+        name = raw.decode("ascii", "replace")
+        return name if len(raw) == length and is_app_name(name) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConns:
+    """Mesh peer to server: no payload. Asks to be told of every connection that comes and goes."""
+
+    TYPE: ClassVar = FrameType.WATCH_CONNS
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, b"")
+
+    @classmethod
+    def from_payload(cls, _payload: bytes) -> Self:
+        """Read an empty payload."""
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePeer:
+    """Mesh peer to server: `32 key`, all of whose connections are to be closed."""
+
+    TYPE: ClassVar = FrameType.CLOSE_PEER
+
+    peer: NodePublic
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.peer.raw)
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of 32 bytes."""
+        return cls(NodePublic(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Both ways: `8 bytes` to be echoed. A server takes up to 1,000 and echoes the first 8."""
+
+    TYPE: ClassVar = FrameType.PING
+
+    data: bytes  # exactly 8 bytes
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, _eight(self.data))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 8 bytes; the rest does not count."""
+        return cls(payload[:PING_LEN])
+
+    def answer(self) -> Pong:
+        """Give the Pong that this asks for."""
+        return Pong(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Both ways: the `8 bytes` of the Ping that it answers."""
+
+    TYPE: ClassVar = FrameType.PONG
+
+    data: bytes  # exactly 8 bytes
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, _eight(self.data))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 8 bytes; the rest does not count."""
+        return cls(payload[:PING_LEN])
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Server to client: `UTF-8 text` of a problem with this connection; empty means healthy again."""
+
+    TYPE: ClassVar = FrameType.HEALTH
+
+    problem: str
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.problem.encode())
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read any payload; bytes that are not UTF-8 become replacement characters."""
+        return cls(payload.decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class Restarting:
+    """Server to client: `uint32 reconnect in, ms | uint32 try for, ms`."""
+
+    TYPE: ClassVar = FrameType.RESTARTING
+    LAYOUT: ClassVar = struct.Struct(">II")
+
+    reconnect_in_ms: int  # wait so long before coming back
+    try_for_ms: int  # and try for so long before going elsewhere
+
+    def encode(self) -> bytes:
+        """Give the whole frame."""
+        return frame_bytes(self.TYPE, self.LAYOUT.pack(self.reconnect_in_ms, self.try_for_ms))
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Self:
+        """Read a payload of at least 8 bytes; the rest does not count."""
+        return cls(*cls.LAYOUT.unpack_from(payload))
+
+
+def _sendable(packet: bytes) -> bytes:
+    if len(packet) > MAX_PACKET:
+        raise ValueError(f"a packet has at most {MAX_PACKET:,} bytes, not {len(packet):,}")
+    return packet
+
+
+def _eight(data: bytes) -> bytes:
+    if len(data) != PING_LEN:
+        raise ValueError(f"a ping has {PING_LEN} bytes, not {len(data)}")
+    return data

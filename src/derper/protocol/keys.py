@@ -1,0 +1,201 @@
+"""Node keys and the mesh key: 32 bytes with a meaning, and their text forms.
+
+A `NodePublic` is a client's address, so it is a value: hashable, comparable, cheap. `NodePrivate` and `MeshKey` are
+secrets: their `repr` and `str` never show them, and a mesh key compares in constant time.
+Text that is not a key is a `ProtocolError`; whoever reads a flag or a file says so in the operator's terms.
+See docs/protocol/protocol.md, Key text forms.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from dataclasses import dataclass
+from typing import Self
+
+from nacl.bindings import crypto_scalarmult_base
+
+from derper.errors import ProtocolError
+
+KEY_LEN = 32
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+_ZERO = bytes(KEY_LEN)
+
+# The points of Curve25519 whose order divides 8, as X25519 reads them (the top bit does not count). The shared secret
+# with each of them is zero whatever the other side's private key is, so anyone can make a box "from" such a key.
+_LOW_ORDER = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
+
+
+def _from_hex(digits: str, what: str) -> bytes:
+    if len(digits) != 2 * KEY_LEN:
+        raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got {len(digits)} characters")
+    # Checked by hand because bytes.fromhex also takes spaces between digits.
+    if not _HEX_DIGITS.issuperset(digits):
+        raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got a character that is none")
+    return bytes.fromhex(digits)
+
+
+def _without_prefix(text: str, prefix: str, what: str) -> str:
+    if not text.startswith(prefix):
+        raise ProtocolError(f"{what}: wanted the prefix {prefix!r}, got {len(text)} characters without it")
+    return text.removeprefix(prefix)
+
+
+def _check_length(raw: bytes) -> None:
+    if len(raw) != KEY_LEN:
+        raise ValueError(f"a key has {KEY_LEN} bytes, not {len(raw)}")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NodePublic:
+    """A node's Curve25519 public key: who a client is, and where packets for it go."""
+
+    raw: bytes  # exactly 32 bytes
+
+    PREFIX = "nodekey:"
+
+    def __post_init__(self) -> None:
+        _check_length(self.raw)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read `nodekey:` and 64 hex digits in either case; no white space."""
+        return cls(_from_hex(_without_prefix(text, cls.PREFIX, "node key"), "node key"))
+
+    @classmethod
+    def from_hex(cls, digits: str) -> Self:
+        """Read the untyped form, 64 hex digits alone, as HTTP headers and the meta certificate carry it."""
+        return cls(_from_hex(digits, "node key"))
+
+    def hex(self) -> str:
+        """Give the untyped form: 64 small hex digits."""
+        return self.raw.hex()
+
+    def short(self) -> str:
+        """Give the form for logs, `[` 5 base64 characters `]`; the zero key's is empty."""
+        return "" if self.is_zero else f"[{base64.b64encode(self.raw)[:5].decode('ascii')}]"
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is the all-zero key, which names nobody."""
+        return self.raw == _ZERO
+
+    @property
+    def is_low_order(self) -> bool:
+        """Whether boxes from this key prove nothing (the zero key included); such a client must not log in."""
+        return self.raw[:-1] + bytes((self.raw[-1] & 0x7F,)) in _LOW_ORDER
+
+    def __str__(self) -> str:
+        return self.PREFIX + self.raw.hex()
+
+    def __repr__(self) -> str:
+        return f"NodePublic({self})"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class NodePrivate:
+    """A node's private key, kept as it was read: only a key that is made gets clamped."""
+
+    raw: bytes  # exactly 32 bytes, secret
+
+    PREFIX = "privkey:"
+
+    def __post_init__(self) -> None:
+        _check_length(self.raw)
+
+    @classmethod
+    def from_entropy(cls, entropy: bytes) -> Self:
+        """Make a key of 32 random bytes, clamped the Curve25519 way."""
+        _check_length(entropy)
+        clamped = bytearray(entropy)
+        clamped[0] &= 0xF8
+        clamped[-1] = clamped[-1] & 0x7F | 0x40
+        return cls(bytes(clamped))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read `privkey:` and 64 hex digits in either case; no white space."""
+        return cls(_from_hex(_without_prefix(text, cls.PREFIX, "private key"), "private key"))
+
+    def to_text(self) -> str:
+        """Give `privkey:` and 64 small hex digits: the secret itself, for a key file."""
+        return self.PREFIX + self.raw.hex()
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is the all-zero key, which has no public key."""
+        return hmac.compare_digest(self.raw, _ZERO)
+
+    def public(self) -> NodePublic:
+        """Derive the public key (one scalar multiplication, about 40 µs: keep the result)."""
+        if self.is_zero:
+            raise ValueError("the zero private key has no public key")
+        return NodePublic(crypto_scalarmult_base(self.raw))
+
+    def __eq__(self, other: object) -> bool:
+        return hmac.compare_digest(self.raw, other.raw) if isinstance(other, NodePrivate) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((NodePrivate, self.raw))
+
+    def __repr__(self) -> str:
+        return "NodePrivate(secret)"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class MeshKey:
+    """The secret that the nodes of one region share; all zeros means none."""
+
+    raw: bytes  # exactly 32 bytes, secret
+
+    def __post_init__(self) -> None:
+        _check_length(self.raw)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read 64 hex digits from a file, a secret or the environment; white space around them does not count."""
+        return cls(_from_hex(text.strip(), "mesh key"))
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read ClientInfo's member: a string of 64 hex digits; empty, null and white space are refused."""
+        if not isinstance(value, str):
+            raise ProtocolError("mesh key: wanted a JSON string of 64 hex digits, got another type")
+        return cls(_from_hex(value, "mesh key"))
+
+    def to_text(self) -> str:
+        """Give 64 small hex digits: the secret itself, for ClientInfo."""
+        return self.raw.hex()
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether this is the all-zero key, which means that there is none."""
+        return hmac.compare_digest(self.raw, _ZERO)
+
+    def __eq__(self, other: object) -> bool:
+        return hmac.compare_digest(self.raw, other.raw) if isinstance(other, MeshKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((MeshKey, self.raw))
+
+    def __repr__(self) -> str:
+        return "MeshKey(secret)"
+
+
+def admits_to_mesh(ours: MeshKey | None, presented: MeshKey | None) -> bool:
+    """Tell whether a client that presents a mesh key is a mesh peer: both sides have the same one, not zero.
+
+    A wrong mesh key is no error; its bearer is an ordinary client (docs/protocol/protocol.md, Login).
+    """
+    return ours is not None and presented is not None and not ours.is_zero and ours == presented
