@@ -1,0 +1,53 @@
+"""The program `derper`: a command line in, a running relay, an exit code out.
+
+Exit codes: 0 for help, version and an ordered stop, 1 for a server that cannot run (one line says why), 2 for a command
+line that cannot be read.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper import log
+from derper._version import version
+from derper.cli.flags import DERPER_FLAGS, VERSION
+from derper.cli.goflags import parse_or_exit
+from derper.cli.missing import refuse_missing
+from derper.cli.settings import Surroundings, config_from
+from derper.errors import DerperError
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run `derper` with these words, or those of the command line, and return its exit code."""
+    line = parse_or_exit("derper", DERPER_FLAGS, sys.argv[1:] if words is None else words)
+    if line[VERSION]:
+        sys.stdout.write(f"derper {version()}\n")
+        return 0
+    # Until the server's loop takes the signals over, and again after it.
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    log.configure()
+    try:
+        config = config_from(line, Surroundings.of_this_process())
+        if config.observation.debug_logs:
+            log.configure(debug=True)
+        for missing in refuse_missing(config, line):
+            _log.warning("not in this release yet, going on without it", feature=missing.feature)
+        # Late, because it loads the data plane, which neither -h nor a bad setting needs.
+        from derper.server.app import run  # noqa: PLC0415
+
+        return run(config)
+    except (DerperError, OSError) as error:
+        _log.error("the server cannot run", reason=log.in_one_line(error))
+        return 1
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

@@ -1,0 +1,87 @@
+"""The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
+
+The names and defaults are those of the program that this one stands in for; `-shards` is ours. A default that depends
+on the machine stands in its text, and `derper.cli.settings` finds it.
+"""
+
+import math
+from typing import Any, Final
+
+from derper.cli.goflags import Flag, boolean, duration, integer, number, string
+from derper.cli.govalues import INT_MAX
+
+DEV = boolean("dev", "run on this machine for development: plain HTTP on :3340 and a new key at each start")
+VERSION = boolean("version", "print the version and exit")
+
+LISTEN = string("a", ":443", "main listen `address`, as :port, ip:port or [ip6]:port; serves HTTPS on port 443")
+HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
+STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
+STUN = boolean("stun", "answer STUN requests", default=True)
+DERP = boolean("derp", "relay packets; without it only STUN, bootstrap DNS and the pages are served", default=True)
+CONFIG = string(
+    "c", "", "`file` with this server's private key, made when it is missing; root may leave it out for\n"
+    "/var/lib/derper/derper.key"
+)  # fmt: skip
+HOME = string("home", "", 'what / shows: empty for a short page, "blank" for nothing, or a `URL` to go to')
+
+CERT_MODE = string("certmode", "letsencrypt", "where certificates come from: `manual`, letsencrypt or gcp")
+CERT_DIR = string(
+    "certdir", "", "`directory` of certificates and of what ACME has to remember\n"
+    "(default tailscale/derper-certs in the user's cache directory)"
+)  # fmt: skip
+HOSTNAME = string(
+    "hostname", "derp.tailscale.com", "`name` that TLS clients ask for; with -certmode=manual also an IP address"
+)
+ACME_EMAIL = string("acme-email", "", "`address` of the ACME account's owner")
+ACME_EAB_KID = string("acme-eab-kid", "", "`key ID` of the external account binding that -certmode=gcp needs")
+ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
+ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
+
+MESH_PSK_FILE = string(
+    "mesh-psk-file", "", "`file` with the key that the nodes of one region share, 64 hex digits\n"
+    "(default the first of /home/derp/keys/derp-mesh.key and ~/keys/derp-mesh.key that exists)"
+)  # fmt: skip
+MESH_WITH = string("mesh-with", "", "comma-separated `hosts` of the region's nodes, each as host or host/dialhost")
+SECRETS_URL = string("secrets-url", "", "`URL` of a setec server that holds the mesh key")
+SECRETS_PATH_PREFIX = string("secrets-path-prefix", "prod/derp", "`prefix` of the secret's name, before /meshkey")
+SECRETS_CACHE_DIR = string(
+    "secrets-cache-dir", "", "`file` that keeps the last secret for when the server is away\n"
+    "(default ~/.cache/derper-secrets)"
+)  # fmt: skip
+
+BOOTSTRAP_DNS_NAMES = string("bootstrap-dns-names", "", "comma-separated `names` that /bootstrap-dns resolves for all")
+UNPUBLISHED_BOOTSTRAP_DNS_NAMES = string(
+    "unpublished-bootstrap-dns-names", "", "comma-separated `names` that /bootstrap-dns resolves for who asks;\n"
+    "name/txt-name for a share of the callers alone"
+)  # fmt: skip
+
+VERIFY_CLIENTS = boolean("verify-clients", "admit only clients that the tailscaled on this machine knows")
+VERIFY_CLIENT_URL = string("verify-client-url", "", "`URL` that decides who is admitted")
+VERIFY_CLIENT_URL_FAIL_OPEN = boolean(
+    "verify-client-url-fail-open", "admit clients while -verify-client-url cannot be reached", default=True
+)
+DISALLOW_APP_NAMES = string("disallow-app-names", "", "comma-separated application `names` that may not log in")
+SOCKET = string(
+    "socket", "", "`path` of tailscaled's socket, for -verify-clients\n(default /var/run/tailscale/tailscaled.sock)"
+)
+
+ACCEPT_CONNECTION_LIMIT = number("accept-connection-limit", math.inf, "how many new connections a second are taken")
+ACCEPT_CONNECTION_BURST = integer("accept-connection-burst", INT_MAX, "how many may come at once beyond that")
+RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
+
+TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
+TCP_USER_TIMEOUT = duration("tcp-user-timeout", 15, "how long sent data may stay unacknowledged")
+TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take no data; 0 for ever")
+SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
+ACE = boolean("ace", "be a CONNECT proxy to the control plane")
+
+DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
+    DEV, VERSION,
+    LISTEN, HTTP_PORT, STUN_PORT, STUN, DERP, CONFIG, HOME,
+    CERT_MODE, CERT_DIR, HOSTNAME, ACME_EMAIL, ACME_EAB_KID, ACME_EAB_KEY, ACME_IP_CERTS,
+    MESH_PSK_FILE, MESH_WITH, SECRETS_URL, SECRETS_PATH_PREFIX, SECRETS_CACHE_DIR,
+    BOOTSTRAP_DNS_NAMES, UNPUBLISHED_BOOTSTRAP_DNS_NAMES,
+    VERIFY_CLIENTS, VERIFY_CLIENT_URL, VERIFY_CLIENT_URL_FAIL_OPEN, DISALLOW_APP_NAMES, SOCKET,
+    ACCEPT_CONNECTION_LIMIT, ACCEPT_CONNECTION_BURST, RATE_CONFIG,
+    TCP_KEEPALIVE_TIME, TCP_USER_TIMEOUT, TCP_WRITE_TIMEOUT, SHARDS, ACE,
+)  # fmt: skip

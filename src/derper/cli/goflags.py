@@ -1,0 +1,181 @@
+"""Go's `flag` package: how a command line is read, what is said about a bad one, how usage is laid out.
+
+Generic: knows flags by their type, nothing of the programs. A program declares `Flag` constants and reads
+`parsed[FLAG]`. Only `parse_or_exit` writes (stderr) or ends the process, and only with Go's codes: 0 for help, 2 for a
+line that cannot be read.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TextIO, TypeVar, cast
+
+from derper.cli.govalues import (
+    format_duration,
+    format_float,
+    parse_bool,
+    parse_duration,
+    parse_float,
+    parse_int,
+    quote,
+)
+from derper.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class UsageError(ConfigError):
+    """The command line cannot be read; the message has Go's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """A type of flag: its name in the usage text, how it is read and shown, and the default not worth showing."""
+
+    name: str
+    parse: Callable[[str], T]
+    show: Callable[[T], str]
+    zero: T
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(Generic[T]):
+    """One flag. A word in back quotes in `usage` names the value there, as in Go."""
+
+    name: str
+    default: T
+    usage: str
+    kind: Kind[T]
+
+
+NANOSECONDS = 1_000_000_000
+
+_STRING: Kind[str] = Kind("string", str, quote, "")
+_BOOL: Kind[bool] = Kind("", parse_bool, lambda value: "true" if value else "false", zero=False)
+_INT: Kind[int] = Kind("int", parse_int, str, 0)
+_FLOAT: Kind[float] = Kind("float", parse_float, format_float, 0.0)
+_DURATION: Kind[float] = Kind(
+    "duration",
+    lambda text: parse_duration(text) / NANOSECONDS,
+    lambda seconds: format_duration(round(seconds * NANOSECONDS)),
+    0.0,
+)
+
+
+def string(name: str, default: str, usage: str) -> Flag[str]:
+    """A flag that takes any text."""
+    return Flag(name, default, usage, _STRING)
+
+
+def boolean(name: str, usage: str, *, default: bool = False) -> Flag[bool]:
+    """A flag that is `-name` or `-name=false`, never followed by its value as a word."""
+    return Flag(name, default, usage, _BOOL)
+
+
+def integer(name: str, default: int, usage: str) -> Flag[int]:
+    """A flag that takes a 64-bit integer."""
+    return Flag(name, default, usage, _INT)
+
+
+def number(name: str, default: float, usage: str) -> Flag[float]:
+    """A flag that takes a float, `+Inf` included."""
+    return Flag(name, default, usage, _FLOAT)
+
+
+def duration(name: str, default: float, usage: str) -> Flag[float]:
+    """A flag that takes a Go duration; its value is in seconds."""
+    return Flag(name, default, usage, _DURATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A command line that could be read. `parsed[FLAG]` is the flag's value, given or default.
+
+    `help_wanted`: `-h` or `-help` came, and nothing behind it was looked at. `rest`: the words behind the flags.
+    """
+
+    values: Mapping[str, object]
+    rest: tuple[str, ...] = ()
+    help_wanted: bool = False
+
+    def __getitem__(self, flag: Flag[T]) -> T:
+        return cast("T", self.values.get(flag.name, flag.default))
+
+    def given(self, flag: Flag[Any]) -> bool:
+        """Whether the line names the flag, be it with its default."""
+        return flag.name in self.values
+
+
+def parse(flags: Iterable[Flag[Any]], words: Sequence[str]) -> Parsed:
+    """Read the words behind the program's name; the last of a repeated flag counts.
+
+    Raises `UsageError` for an unknown flag, a missing or a bad value.
+    """
+    table = {flag.name: flag for flag in flags}
+    values: dict[str, object] = {}
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        name, equals, text = word.removeprefix("-").removeprefix("-").partition("=")
+        if not name or name.startswith("-"):
+            raise UsageError(f"bad flag syntax: {word}")
+        flag = table.get(name)
+        if flag is None and name in {"h", "help"}:
+            return Parsed(values, tuple(rest), help_wanted=True)
+        if flag is None:
+            raise UsageError(f"flag provided but not defined: -{name}")
+        if not equals:
+            text = _next_word(flag, rest)
+        values[name] = _value(flag, text)
+    return Parsed(values, tuple(rest))
+
+
+def _next_word(flag: Flag[Any], rest: list[str]) -> str:
+    if flag.kind is _BOOL:
+        return "true"
+    if not rest:
+        raise UsageError(f"flag needs an argument: -{flag.name}")
+    return rest.pop(0)
+
+
+def _value(flag: Flag[T], text: str) -> T:
+    try:
+        return flag.kind.parse(text)
+    except ValueError as reason:
+        wrong = "invalid boolean value {} for -{}: {}" if flag.kind is _BOOL else "invalid value {} for flag -{}: {}"
+        raise UsageError(wrong.format(quote(text), flag.name, reason)) from None
+
+
+def usage(program: str, flags: Iterable[Flag[Any]]) -> str:
+    """The usage text in Go's layout: flags by name, each with its value's name, its text and its default."""
+    return "".join([f"Usage of {program}:\n", *map(_usage_of, sorted(flags, key=lambda flag: flag.name))])
+
+
+def _usage_of(flag: Flag[Any]) -> str:
+    named, text = flag.kind.name, flag.usage
+    if text.count("`") > 1:
+        before, named, after = text.split("`", 2)
+        text = before + named + after
+    head = f"  -{flag.name} {named}" if named else f"  -{flag.name}"
+    # Go sets a one-letter boolean's text on its own line's tab stop, all others on the next line.
+    gap = "\t" if len(head) <= len("  -x") else "\n    \t"
+    shown = "" if flag.default == flag.kind.zero else f" (default {flag.kind.show(flag.default)})"
+    return head + gap + text.replace("\n", "\n    \t") + shown + "\n"
+
+
+def parse_or_exit(
+    program: str, flags: Sequence[Flag[Any]], words: Sequence[str], stderr: TextIO | None = None
+) -> Parsed:
+    """`parse`, but help ends the process with 0 and a bad line with 2, both with the usage on stderr."""
+    out = sys.stderr if stderr is None else stderr
+    try:
+        parsed = parse(flags, words)
+    except UsageError as error:
+        out.write(f"{error}\n{usage(program, flags)}")
+        raise SystemExit(2) from None
+    if parsed.help_wanted:
+        out.write(usage(program, flags))
+        raise SystemExit(0)
+    return parsed

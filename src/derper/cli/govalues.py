@@ -1,0 +1,177 @@
+"""How Go's standard library spells the values of flags and of environment variables.
+
+Operators' unit files hold these spellings, so what Go reads we read, and what Go refuses we refuse. Pure functions:
+text in, value out, or `ValueError` with Go's two reasons, "parse error" and "value out of range".
+"""
+
+import math
+import re
+
+PARSE_ERROR = "parse error"
+OUT_OF_RANGE = "value out of range"
+
+INT_MAX = 2**63 - 1
+INT_MIN = -(2**63)
+
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+_INT = re.compile(
+    r"(?P<sign>[+-]?)(?:"
+    r"0[xX](?P<hex>(?:_?[0-9a-fA-F])+)|0[bB](?P<bin>(?:_?[01])+)|0[oO]?(?P<oct>(?:_?[0-7])+)|"
+    r"(?P<dec>0|[1-9](?:_?[0-9])*))"
+)
+_BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
+
+_DECIMAL_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_HEX_FLOAT = re.compile(r"[+-]?0[xX](?:[0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)[pP][+-]?[0-9]+")
+_INFINITE_FLOAT = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+_UNDERSCORE = re.compile(r"(?<=[0-9])_(?=[0-9])")
+_HEX_UNDERSCORE = re.compile(r"(?<=[0-9a-fA-FxX])_(?=[0-9a-fA-F])")
+
+_UNITS = {  # nanoseconds
+    "ns": 1,
+    "us": 1_000,
+    "\N{MICRO SIGN}s": 1_000,
+    "\N{GREEK SMALL LETTER MU}s": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_DURATION_PART = re.compile(r"(?P<whole>[0-9]*)(?P<point>\.(?P<fraction>[0-9]*))?(?P<unit>[^0-9.]+)")
+
+
+def parse_bool(text: str) -> bool:
+    """One of Go's twelve spellings; anything else, also "yes" and "", raises `ValueError`."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(PARSE_ERROR)
+
+
+def parse_int(text: str) -> int:
+    """A 64-bit integer in decimal, `0x`, `0o`, `0b` or leading-zero octal, digits parted by single underscores."""
+    match = _INT.fullmatch(text)
+    if match is None:
+        raise ValueError(PARSE_ERROR)
+    value = next(int(match[name].replace("_", ""), base) for name, base in _BASES.items() if match[name])
+    if match["sign"] == "-":
+        value = -value
+    if not INT_MIN <= value <= INT_MAX:
+        raise ValueError(OUT_OF_RANGE)
+    return value
+
+
+def parse_float(text: str) -> float:
+    """A decimal or hexadecimal number, `Inf`, `+Inf`, `-infinity` or `NaN`; one too large for a double is refused."""
+    if text.lower() == "nan":
+        return math.nan
+    if _INFINITE_FLOAT.fullmatch(text):
+        return -math.inf if text.startswith("-") else math.inf
+    if _DECIMAL_FLOAT.fullmatch(plain := _UNDERSCORE.sub("", text)):
+        value = float(plain)
+    elif _HEX_FLOAT.fullmatch(plain := _HEX_UNDERSCORE.sub("", text)):
+        try:
+            value = float.fromhex(plain)
+        except OverflowError:
+            value = math.inf
+    else:
+        raise ValueError(PARSE_ERROR)
+    if math.isinf(value):
+        raise ValueError(OUT_OF_RANGE)
+    return value
+
+
+def format_float(value: float) -> str:
+    """A float as Go prints it: `+Inf`, `NaN`, whole numbers without a point."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return repr(value).removesuffix(".0")
+
+
+def parse_duration(text: str) -> int:
+    """Nanoseconds from Go's duration text: `300ms`, `1.5h`, `2h45m`, `-1us`, and `0` alone without a unit.
+
+    Everything wrong with it, a value beyond 64 bits too, is a "parse error", as in Go's flags.
+    """
+    digits = text[1:] if text[:1] in {"+", "-"} else text
+    if digits == "0":
+        return 0
+    if not digits:
+        raise ValueError(PARSE_ERROR)
+    total, position = 0, 0
+    while position < len(digits):
+        match = _DURATION_PART.match(digits, position)
+        if match is None or not (match["whole"] or match["fraction"]) or match["unit"] not in _UNITS:
+            raise ValueError(PARSE_ERROR)
+        unit = _UNITS[match["unit"]]
+        total += int(match["whole"] or "0") * unit + _fraction_of(unit, match["fraction"] or "")
+        position = match.end()
+    total = -total if text[0] == "-" else total
+    if not INT_MIN <= total <= INT_MAX:
+        raise ValueError(PARSE_ERROR)
+    return total
+
+
+def _fraction_of(unit: int, digits: str) -> int:
+    """Nanoseconds in `0.<digits>` of a unit, rounded as Go rounds: as doubles, digits past 63 bits passed over."""
+    value, scale = 0, 1.0
+    for digit in digits:
+        longer = value * 10 + int(digit)
+        if longer > INT_MAX + 1:
+            break
+        value, scale = longer, scale * 10
+    return int(value * (unit / scale))
+
+
+def format_duration(nanoseconds: int) -> str:
+    """A duration as Go prints it: `10m0s`, `1.5s`, `300ms`, `0s`. `parse_duration` reads it back exactly."""
+    sign, rest = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
+    if rest == 0:
+        return "0s"
+    for limit, unit in ((1_000, "ns"), (1_000_000, "\N{MICRO SIGN}s"), (1_000_000_000, "ms")):
+        if rest < limit:
+            return f"{sign}{_decimal(rest, _UNITS[unit])}{unit}"
+    minutes, rest = divmod(rest, _UNITS["m"])
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimal(rest, _UNITS['s'])}s"
+    if hours or minutes:
+        text = f"{minutes}m{text}"
+    if hours:
+        text = f"{hours}h{text}"
+    return sign + text
+
+
+def _decimal(value: int, unit: int) -> str:
+    """`value / unit` as an exact decimal without trailing zeros; `unit` is a power of ten."""
+    whole, rest = divmod(value, unit)
+    if not rest:
+        return str(whole)
+    places = len(str(unit)) - 1
+    return f"{whole}.{rest:0{places}d}".rstrip("0")
+
+
+_ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
+_ESCAPES |= {"\\": r"\\", '"': r"\""}
+_UNDECODED = range(0xDC80, 0xDD00)  # bytes of a command line that are not UTF-8, as Python carries them
+_FOUR_DIGITS = range(0x10000)
+
+
+def quote(text: str) -> str:
+    """A string in Go's double quotes, on one line whatever it holds."""
+    return '"' + "".join(_ESCAPES.get(letter) or _printable(letter) for letter in text) + '"'
+
+
+def _printable(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return letter
+    if letter.isascii():
+        return f"\\x{code:02x}"
+    if code in _UNDECODED:
+        return f"\\x{code - _UNDECODED.start + 0x80:02x}"
+    return f"\\u{code:04x}" if code in _FOUR_DIGITS else f"\\U{code:08x}"

@@ -1,0 +1,295 @@
+"""Flags and environment in, `Config` out: the one place where either is understood.
+
+Pure but for a look whether a default file exists. What cannot be raises `ConfigError` with the flag or variable in it.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from derper.cli import flags
+from derper.cli.goflags import Flag, Parsed
+from derper.cli.govalues import parse_bool
+from derper.config import (
+    MAX_PORT,
+    AcceptLimit,
+    Acme,
+    Admission,
+    BootstrapName,
+    CertMode,
+    Config,
+    DebugAccess,
+    ListenAddress,
+    Listeners,
+    Mesh,
+    MeshPeer,
+    Observation,
+    Pages,
+    Relay,
+    SecretsServer,
+    Tcp,
+    Tls,
+    TrustedRoots,
+)
+from derper.errors import ConfigError, ProtocolError
+from derper.protocol.keys import MeshKey, NodePublic
+
+T = TypeVar("T")
+
+DEV_ADDRESS = ListenAddress(None, 3340)
+ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
+TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
+SEND_QUEUE_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the process finds around it, handed in so that a test can make its own."""
+
+    environ: Mapping[str, str]
+    is_root: bool
+    cores: int
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """Those of the running process."""
+        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)))
+
+    def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
+        """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
+        text = self.environ.get(name, "")
+        if not text:
+            return None
+        try:
+            return reader(text)
+        except (ValueError, ProtocolError):
+            raise ConfigError(f"the environment variable {name} is not {wanted}; correct or unset it") from None
+
+    def is_set(self, name: str) -> bool:
+        """A boolean variable in Go's spellings."""
+        return bool(self.read(name, parse_bool, "true or false"))
+
+    def home(self, *parts: str) -> Path | None:
+        """A path below the home directory."""
+        home = self.environ.get("HOME")
+        return Path(home, *parts) if home else None
+
+    def cache(self, *parts: str) -> Path | None:
+        """A path below the user's cache directory."""
+        cache = self.environ.get("XDG_CACHE_HOME")
+        return Path(cache, *parts) if cache else self.home(".cache", *parts)
+
+
+def config_from(line: Parsed, around: Surroundings) -> Config:
+    """The server's `Config`. Raises `ConfigError` for what cannot be."""
+    dev = line[flags.DEV]
+    config = Config(
+        dev=dev,
+        key_file=None if dev else _key_file(line, around),
+        listeners=Listeners(
+            main=DEV_ADDRESS if dev else ListenAddress.parse(line[flags.LISTEN]),
+            http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
+            stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
+        ),
+        tls=_tls(line, around),
+        relay=_relay(line, around),
+        admission=Admission(
+            refused_app_names=frozenset(_names(line[flags.DISALLOW_APP_NAMES])),
+            tailscaled_socket=Path(line[flags.SOCKET] or TAILSCALED_SOCKET) if line[flags.VERIFY_CLIENTS] else None,
+            url=_url(line, flags.VERIFY_CLIENT_URL),
+            url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
+        ),
+        mesh=_mesh(line, around),
+        pages=_pages(line, around),
+        observation=Observation(
+            count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
+            rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
+            verbose_drops=around.read("TS_DEBUG_VERBOSE_DROPS", _keys, "a list of keys in hex") or frozenset(),
+            debug_logs=around.is_set("DERP_DEBUG_LOGS"),
+            prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
+        ),
+        roots=TrustedRoots(
+            file=around.read("SSL_CERT_FILE", Path, "a path"),
+            directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
+        ),
+    )
+    if config.serves_tls:
+        _check_tls(config.tls)
+    return config
+
+
+def _key_file(line: Parsed, around: Surroundings) -> Path:
+    if line[flags.CONFIG]:
+        return Path(line[flags.CONFIG])
+    if around.is_root:
+        return ROOTS_KEY_FILE
+    raise ConfigError("there is no place for the server's key; name a file with -c, as only root has a default one")
+
+
+def _tls(line: Parsed, around: Surroundings) -> Tls:
+    try:
+        mode = CertMode(line[flags.CERT_MODE])
+    except ValueError:
+        raise ConfigError(f"-certmode is '{line[flags.CERT_MODE]}'; choose one of {', '.join(CertMode)}") from None
+    given = line[flags.CERT_DIR]
+    directory = Path(given) if given else None
+    if not line.given(flags.CERT_DIR):
+        directory = around.cache("tailscale", "derper-certs")
+    acme = Acme(
+        email=line[flags.ACME_EMAIL],
+        eab_kid=line[flags.ACME_EAB_KID],
+        eab_key=line[flags.ACME_EAB_KEY],
+        ip_certificates=line[flags.ACME_IP_CERTS],
+    )
+    return Tls(mode=mode, hostname=line[flags.HOSTNAME], directory=directory, acme=acme)
+
+
+def _check_tls(tls: Tls) -> None:
+    """What only matters once TLS is served."""
+    if tls.directory is None:
+        raise ConfigError("there is no directory for certificates; name one with -certdir")
+    if not tls.hostname:
+        raise ConfigError("TLS needs a host name; give it with -hostname")
+    by_ip = tls.mode is CertMode.MANUAL or (tls.mode is CertMode.LETSENCRYPT and tls.acme.ip_certificates)
+    if tls.ip is not None and not by_ip:
+        raise ConfigError(f"-hostname is the IP address {tls.ip}, which needs -certmode=manual or -acme-ip-certs")
+    if tls.mode is CertMode.GCP and not (tls.acme.email and tls.acme.eab_kid and tls.acme.eab_key):
+        raise ConfigError("-certmode=gcp needs -acme-email, -acme-eab-kid and -acme-eab-key")
+
+
+def _relay(line: Parsed, around: Surroundings) -> Relay:
+    depth = around.read("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", _decimal, "a number")
+    return Relay(
+        enabled=line[flags.DERP],
+        shards=_shards(line, around),
+        send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
+        tcp=Tcp(
+            keepalive_time=_not_negative(line, flags.TCP_KEEPALIVE_TIME),
+            user_timeout=_not_negative(line, flags.TCP_USER_TIMEOUT),
+            write_timeout=_not_negative(line, flags.TCP_WRITE_TIMEOUT) or None,
+        ),
+        accept=AcceptLimit(line[flags.ACCEPT_CONNECTION_LIMIT], line[flags.ACCEPT_CONNECTION_BURST]),
+        rate_file=Path(line[flags.RATE_CONFIG]) if line[flags.RATE_CONFIG] else None,
+    )
+
+
+def _shards(line: Parsed, around: Surroundings) -> int:
+    if not line.given(flags.SHARDS):
+        shards = around.read("DERPER_SHARDS", _decimal, "a number")
+        source = "DERPER_SHARDS"
+    else:
+        shards, source = line[flags.SHARDS], "-shards"
+    if shards is not None and shards < 0:
+        raise ConfigError(f"{source} is {shards}; give the number of threads, or 0 for one a core")
+    return shards or around.cores
+
+
+def _mesh(line: Parsed, around: Surroundings) -> Mesh:
+    key_source: MeshKey | Path | SecretsServer | None
+    url = _url(line, flags.SECRETS_URL)
+    if line[flags.DEV]:
+        key_source = around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
+    elif url is not None:
+        given = line[flags.SECRETS_CACHE_DIR]
+        cache_file = Path(given) if given else None
+        if not line.given(flags.SECRETS_CACHE_DIR):
+            cache_file = around.home(".cache", "derper-secrets")
+        key_source = SecretsServer(url, f"{line[flags.SECRETS_PATH_PREFIX].rstrip('/')}/meshkey", cache_file)
+    else:
+        key_source = _psk_file(line, around)
+    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
+    if peers and key_source is None:
+        place = "set TAILSCALE_DERPER_MESH_KEY" if line[flags.DEV] else "name its file with -mesh-psk-file"
+        raise ConfigError(f"-mesh-with needs a mesh key, and there is none; {place}")
+    return Mesh(key_source, peers)
+
+
+def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
+    if line.given(flags.MESH_PSK_FILE):
+        given = line[flags.MESH_PSK_FILE]
+        return Path(given) if given else None
+    places = (Path("/home/derp/keys/derp-mesh.key"), around.home("keys", "derp-mesh.key"))
+    return next((place for place in places if place is not None and _exists(place)), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way that we may not enter: no key of ours is in there
+        return False
+
+
+def _pages(line: Parsed, around: Surroundings) -> Pages:
+    home = line[flags.HOME]
+    if home not in {"", "blank"} and not _is_http_url(home):
+        raise ConfigError(f"-home is '{home}'; leave it empty, or give 'blank' or an http or https URL")
+    return Pages(
+        home=home,
+        bootstrap_names=tuple(_names(line[flags.BOOTSTRAP_DNS_NAMES])),
+        unpublished_bootstrap_names=tuple(map(_bootstrap, _names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
+        ace=line[flags.ACE],
+        debug=DebugAccess(
+            address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
+            networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
+            key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
+        ),
+    )
+
+
+def _bootstrap(text: str) -> BootstrapName:
+    name, _, rollout_txt = text.partition("/")
+    return BootstrapName(name, rollout_txt or None)
+
+
+def _port(line: Parsed, flag: Flag[int]) -> int:
+    if not 0 <= line[flag] <= MAX_PORT:
+        raise ConfigError(f"-{flag.name} is {line[flag]}; give a port from 0 to {MAX_PORT}")
+    return line[flag]
+
+
+def _not_negative(line: Parsed, flag: Flag[float]) -> float:
+    if line[flag] < 0:
+        raise ConfigError(f"-{flag.name} is negative; give a duration of 0 or more")
+    return line[flag]
+
+
+def _url(line: Parsed, flag: Flag[str]) -> str | None:
+    if line[flag] and not _is_http_url(line[flag]):
+        raise ConfigError(f"-{flag.name} is '{line[flag]}'; give an http or https URL")
+    return line[flag] or None
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _names(text: str) -> list[str]:
+    """The items of a comma-separated list, without white space around them and without empty ones."""
+    return [name for item in text.split(",") if (name := item.strip())]
+
+
+def _decimal(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise ValueError
+    return int(text)
+
+
+def _keys(text: str) -> frozenset[NodePublic]:
+    return frozenset(map(NodePublic.from_hex, _names(text)))
+
+
+def _networks(text: str) -> tuple[Any, ...]:
+    return tuple(ip_network(name, strict=False) for name in _names(text))
+
+
+def _directories(text: str) -> tuple[Path, ...]:
+    return tuple(Path(name) for name in text.split(":") if name)

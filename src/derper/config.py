@@ -1,0 +1,264 @@
+"""The one immutable object that the whole server is built from.
+
+`derper.cli.settings` makes it of flags and environment, once; nothing below reads either again, and files only where a
+path stands here. Every value has its final type: addresses, paths, seconds as float, `None` for "off". A value that
+cannot be is a `ConfigError` before a `Config` exists. Read from the bottom: `Config` names the groups.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+from typing import Self
+
+from derper.errors import ConfigError
+from derper.protocol.keys import MeshKey, NodePublic
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+HTTPS_PORT = 443
+MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a socket listens. Port 0 lets the kernel choose."""
+
+    host: IPAddress | None  # None: every address of both families
+    port: int  # 0..65535
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `:port`, `ip:port`, `[ip6]:port` or `localhost:port`."""
+        wanted = f"the listen address '{text}' is not one; write ':port', 'ip:port' or '[ip6]:port'"
+        host, colon, port = text.rpartition(":")
+        if not colon or not (port.isascii() and port.isdecimal()) or int(port) > MAX_PORT:
+            raise ConfigError(wanted)
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not host or host == "[]":
+            return cls(None, int(port))
+        try:
+            address = ip_address("127.0.0.1" if host == "localhost" else host.strip("[]") if bracketed else host)
+        except ValueError:
+            raise ConfigError(wanted) from None
+        if bracketed != isinstance(address, IPv6Address):
+            raise ConfigError(wanted)
+        return cls(address, int(port))
+
+    def with_port(self, port: int) -> Self:
+        """The same host with another port."""
+        return replace(self, port=port)
+
+    def __str__(self) -> str:
+        host = "" if self.host is None else f"[{self.host}]" if self.host.version == 6 else str(self.host)  # noqa: PLR2004  (IPv6)
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The sockets. Plain HTTP and STUN share the main listener's host; see `Config.http_address` for when they run."""
+
+    main: ListenAddress
+    http_port: int | None  # None: off
+    stun_port: int | None  # None: no STUN
+
+
+class CertMode(StrEnum):
+    """Where certificates come from."""
+
+    MANUAL = "manual"
+    LETSENCRYPT = "letsencrypt"
+    GCP = "gcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Acme:
+    """What an ACME account needs; `eab_*` only for Google's CA."""
+
+    email: str
+    eab_kid: str
+    eab_key: str = field(repr=False)
+    ip_certificates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates: whose, from where, kept where."""
+
+    mode: CertMode
+    hostname: str  # a DNS name or an IP address
+    directory: Path | None  # None: no place is known; never so when TLS is served
+    acme: Acme
+
+    @property
+    def ip(self) -> IPAddress | None:
+        """The host name as an address, when it is one."""
+        try:
+            return ip_address(self.hostname)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsServer:
+    """A setec server that holds the mesh key under `name`; `cache_file` keeps the last one seen."""
+
+    url: str
+    name: str
+    cache_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeshPeer:
+    """Another node of the region: `https://host:port/derp`, dialled at `dial_host` and the same port."""
+
+    host: str
+    port: int
+    dial_host: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `host`, `host:port`, either with `/dialhost` behind it."""
+        named, slash, dial_host = text.partition("/")
+        host, colon, port = named.rpartition(":") if not named.endswith("]") else (named, "", "")
+        if not colon:
+            host, port = named, str(HTTPS_PORT)
+        if "/" in dial_host or not host or (slash and not dial_host):
+            raise ConfigError(f"-mesh-with has '{text}'; write each node as 'host' or 'host/dialhost'")
+        if not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
+            raise ConfigError(f"-mesh-with has '{text}', whose port is no number from 1 to {MAX_PORT}")
+        return cls(host.strip("[]"), int(port), (dial_host or host).strip("[]"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The region's other nodes, and where the key that they share comes from (`None`: there is none)."""
+
+    key_source: MeshKey | Path | SecretsServer | None
+    peers: tuple[MeshPeer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may connect. A check that is `None` or empty is not made."""
+
+    refused_app_names: frozenset[str]
+    tailscaled_socket: Path | None
+    url: str | None
+    url_fail_open: bool  # whether an unreachable `url` admits
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapName:
+    """A name of the unpublished bootstrap DNS set; its TXT record gives the percentage (none: everybody)."""
+
+    name: str
+    rollout_txt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DebugAccess:
+    """Who may see the debug pages besides loopback and Tailscale addresses."""
+
+    address: IPAddress | None
+    networks: tuple[IPNetwork, ...]
+    key_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """What HTTP serves beside the relay."""
+
+    home: str  # "": the page, "blank": nothing, else an http(s) URL to go to
+    bootstrap_names: tuple[str, ...]
+    unpublished_bootstrap_names: tuple[BootstrapName, ...]
+    ace: bool
+    debug: DebugAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """Time limits of client connections, in seconds."""
+
+    keepalive_time: float
+    user_timeout: float
+    write_timeout: float | None  # None: none
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptLimit:
+    """How many connections are taken, as a token bucket; `per_second` infinite: all."""
+
+    per_second: float
+    burst: int
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether any connection could ever be held back."""
+        return not math.isinf(self.per_second)
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """How packets are moved."""
+
+    enabled: bool  # False: STUN, bootstrap DNS and the pages alone
+    shards: int  # epoll threads, at least 1
+    send_queue_depth: int  # packets a client, at least 1
+    tcp: Tcp
+    accept: AcceptLimit
+    rate_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is counted and logged beyond the usual."""
+
+    count_senders: bool
+    rtt_stats: bool
+    verbose_drops: frozenset[NodePublic]  # destinations whose dropped packets are logged
+    debug_logs: bool
+    prober_logs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedRoots:
+    """The roots for outgoing TLS; with neither a file nor directories, the system's."""
+
+    file: Path | None
+    directories: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All that an operator decided, parsed."""
+
+    dev: bool
+    key_file: Path | None  # None exactly with `dev`: a fresh key each time
+    listeners: Listeners
+    tls: Tls
+    relay: Relay
+    admission: Admission
+    mesh: Mesh
+    pages: Pages
+    observation: Observation
+    roots: TrustedRoots
+
+    @property
+    def serves_tls(self) -> bool:
+        """Whether the main listener speaks TLS: on port 443, or on any port with certificates given by hand."""
+        return self.listeners.main.port == HTTPS_PORT or self.tls.mode is CertMode.MANUAL
+
+    @property
+    def http_address(self) -> ListenAddress | None:
+        """Where the second, plain HTTP listener stands, which exists only beside TLS."""
+        port = self.listeners.http_port
+        return self.listeners.main.with_port(port) if self.serves_tls and port is not None else None
+
+    @property
+    def stun_address(self) -> ListenAddress | None:
+        """Where STUN is answered, over UDP."""
+        port = self.listeners.stun_port
+        return None if port is None else self.listeners.main.with_port(port)

@@ -1,0 +1,82 @@
+"""How the program speaks to its operator: one line a fact, on stderr, UTC.
+
+On a terminal the lines are for people, elsewhere they are `key=value` pairs for a log collector. What other libraries
+log takes the same way. Call `configure` once, first of all; everybody else uses `structlog.get_logger()`.
+Values come from peers too, so nothing in them can break a line; secrets have types that do not show them.
+"""
+
+import logging
+import re
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_SECRET = re.compile(r"(privkey:)[0-9a-fA-F]+")
+
+
+def configure(stream: TextIO | None = None, *, debug: bool = False) -> None:
+    """Send all logging to `stream` (stderr when none is given); `debug` lets debug lines through."""
+    out = sys.stderr if stream is None else stream
+    level = logging.DEBUG if debug else logging.INFO
+    rendering: list[Processor]
+    if out.isatty():
+        rendering = [structlog.dev.ConsoleRenderer(event_key="event")]
+    else:
+        rendering = [
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False),
+        ]
+    common: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _on_one_line,
+    ]
+    structlog.configure(
+        processors=[*common, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=common,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make every value harmless: no control characters, no private keys."""
+    return {key: value if key == "exc_info" else _harmless(value) for key, value in event.items()}
+
+
+def _harmless(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = _SECRET.sub(r"\1(secret)", str(value))
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error and what caused it as one sentence for an operator: no class names where there are words."""
+    parts: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        words = _words(seen)
+        if words not in parts:
+            parts.append(words)
+        seen = seen.__cause__
+    return ": ".join(parts)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return " ".join(str(error).split()) or type(error).__name__
