@@ -1,0 +1,273 @@
+"""How an HTTP/1 request becomes a DERP stream: both sides' heads, and the server's decision.
+
+The server parses one request head (`RequestHead.parse`), and for `/derp` asks `decide`. The client builds its head
+(`upgrade_request`) and reads the answer's (`UpgradeAnswer.parse`). h11 parses; what it refuses is a `ProtocolError`.
+A head ends with its blank line: whatever follows is DERP (with fast start in the same segment), never a second request.
+See docs/protocol/protocol.md, Getting to the first frame and WebSocket.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Self
+
+import h11
+
+from derper.errors import ProtocolError
+from derper.protocol.frames import PROTOCOL_VERSION
+from derper.protocol.keys import NodePublic
+
+FAST_START = "Derp-Fast-Start"
+IDEAL_NODE = "Ideal-Node"
+SUBPROTOCOL = "derp"
+MAX_HEAD = 65_536  # bytes of a head, its blank line included; DERP's own are some 200
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_WEBSOCKET_KEY_LEN = 16
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+
+def head_length(data: bytes) -> int | None:
+    """Tell how many bytes of a stream's begin are its HTTP head, blank line included; None: it has not all come.
+
+    Raises:
+        ProtocolError: 65,536 bytes and no blank line among them.
+    """
+    end = _BLANK_LINE.search(data, 0, MAX_HEAD)
+    if end:
+        return end.end()
+    if len(data) >= MAX_HEAD:
+        raise ProtocolError(f"wanted an HTTP head of at most {MAX_HEAD:,} bytes, got no blank line")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """One parsed HTTP/1 request head."""
+
+    method: str
+    target: str  # as sent: `/path?query`, `http://host/path`, `host:port` for CONNECT, or `*`
+    version: str  # "1.0" or "1.1"
+    headers: tuple[tuple[str, str], ...]  # in order; names in small letters, values as Latin-1
+
+    @classmethod
+    def parse(cls, head: bytes) -> Self:
+        """Read exactly one complete head, from the method to the blank line.
+
+        Raises:
+            ProtocolError: not HTTP/1.0 or 1.1, no or several Host, contradicting lengths, bytes missing or too many.
+        """
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        event = _only_event(connection, head)
+        if not isinstance(event, h11.Request):
+            raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} bytes that are none")
+        version = event.http_version.decode("ascii")
+        if version not in ("1.0", "1.1"):
+            raise ProtocolError(f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
+        return cls(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
+
+    @property
+    def path(self) -> str:
+        """The path alone, as sent (not percent-decoded), without query or, in absolute form, scheme and host."""
+        target = self.target
+        if not target.startswith("/") and "://" in target:
+            target = "/" + target.partition("://")[2].partition("/")[2]
+        return target.partition("?")[0]
+
+    def get(self, name: str) -> str:
+        """Give a header's first value, or "" when it is absent; the name's case does not matter."""
+        return next(iter(self.get_all(name)), "")
+
+    def get_all(self, name: str) -> list[str]:
+        """Give all values of a header in their order."""
+        wanted = name.lower()
+        return [value for header, value in self.headers if header == wanted]
+
+    def tokens(self, name: str) -> list[str]:
+        """Give the comma-separated parts of all values of a header."""
+        return [part.strip(" \t") for value in self.get_all(name) for part in value.split(",")]
+
+    @property
+    def content_length(self) -> int:
+        """How many bytes of body follow the head; 0 when it does not say. Means nothing for a chunked body."""
+        return int(self.get("Content-Length") or 0)
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether a body follows whose length only its chunks tell."""
+        return bool(self.get_all("Transfer-Encoding"))
+
+
+@dataclass(frozen=True, slots=True)
+class DerpUpgrade:
+    """The stream becomes DERP at once. Answer, then send ServerKey, in one write."""
+
+    fast_start: bool  # the client wants no HTTP answer at all
+    ideal_node: str | None  # the region's first node, from a client that is not on it
+
+    def answer(self, server_key: NodePublic) -> bytes:
+        """Give what goes out before ServerKey: the 101 head, or nothing with fast start."""
+        if self.fast_start:
+            return b""
+        return _switching(
+            ("Upgrade", "DERP"),
+            ("Connection", "Upgrade"),
+            ("Derp-Version", str(PROTOCOL_VERSION)),
+            ("Derp-Public-Key", server_key.hex()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketUpgrade:
+    """The stream becomes WebSocket, with DERP in its binary messages."""
+
+    key: str  # Sec-WebSocket-Key as sent, checked
+    offers_derp: bool  # else the client only learns by a closing frame that no subprotocol of its list is spoken here
+
+    def answer(self) -> bytes:
+        """Give the 101 head, and for a client that does not offer `derp` the closing frame: close after it."""
+        accept = base64.b64encode(hashlib.sha1(self.key.encode("ascii") + _WEBSOCKET_GUID).digest())  # noqa: S324  RFC 6455 wants SHA-1
+        chosen = (("Sec-Websocket-Protocol", SUBPROTOCOL),) if self.offers_derp else ()
+        head = _switching(
+            ("Connection", "Upgrade"),
+            ("Sec-Websocket-Accept", accept.decode("ascii")),
+            *chosen,
+            ("Upgrade", "websocket"),
+        )
+        return head if self.offers_derp else head + _close_frame(1008, f"wanted the subprotocol {SUBPROTOCOL}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An ordinary HTTP answer instead of an upgrade; the caller adds Date and Content-Length."""
+
+    status: int
+    body: str  # one line of text for people
+    extra: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The answer's headers but for Date, Content-Length and what the connection needs."""
+        return (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"), *self.extra)
+
+
+def decide(head: RequestHead) -> DerpUpgrade | WebSocketUpgrade | Refusal:
+    """Tell what a request for `/derp` gets.
+
+    Very old clients say `Upgrade: WebSocket` and mean DERP: a WebSocket is only who names the subprotocol. Method,
+    version and the Connection header do not matter for DERP; they do for WebSocket.
+    """
+    upgrade = head.get("Upgrade").lower()
+    if upgrade not in ("derp", "websocket"):
+        return Refusal(426, "DERP requires connection upgrade\n")
+    if head.content_length or head.is_chunked:
+        # A proxy before us would take what follows for the body, and we for DERP.
+        return Refusal(400, "an upgrade has no body\n")
+    if upgrade == "websocket" and SUBPROTOCOL in head.get("Sec-WebSocket-Protocol"):
+        return _decide_websocket(head)
+    return DerpUpgrade(fast_start=head.get(FAST_START) == "1", ideal_node=head.get(IDEAL_NODE) or None)
+
+
+def _decide_websocket(head: RequestHead) -> WebSocketUpgrade | Refusal:
+    """Check the opening handshake (RFC 6455, section 4.2.1); any Origin is welcome, no extension is taken."""
+    wants_upgrade = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
+    if head.version == "1.0" or "upgrade" not in (token.lower() for token in head.tokens("Connection")):
+        return Refusal(426, "WebSocket wants HTTP/1.1 and Connection: Upgrade\n", wants_upgrade)
+    if head.method != "GET":
+        return Refusal(405, "WebSocket wants GET\n")
+    if head.get("Sec-WebSocket-Version") != "13":
+        return Refusal(400, "WebSocket version 13 is spoken here\n", (("Sec-Websocket-Version", "13"),))
+    keys = head.get_all("Sec-WebSocket-Key")
+    if len(keys) != 1 or not _is_websocket_key(keys[0]):
+        return Refusal(400, "WebSocket wants one Sec-WebSocket-Key of 16 bytes in base64\n")
+    return WebSocketUpgrade(keys[0], SUBPROTOCOL in head.tokens("Sec-WebSocket-Protocol"))
+
+
+def _is_websocket_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == _WEBSOCKET_KEY_LEN
+    except (binascii.Error, ValueError):
+        return False
+
+
+def upgrade_request(
+    host: str, *, path: str = "/derp", fast_start: bool = False, ideal_node: str | None = None
+) -> bytes:
+    """Build the client's request head.
+
+    Args:
+        host: the Host header: a name or address (IPv6 in brackets), with `:port` when it is not the scheme's own.
+        path: what the DERP map's URL names, `/derp` everywhere.
+        fast_start: ask for no HTTP answer; only for a client that knows the server's key (`metacert`).
+        ideal_node: the name of the region's first node, when this is another.
+    """
+    headers = [("Host", host), ("Connection", "Upgrade"), ("Upgrade", "DERP")]
+    if fast_start:
+        headers.append((FAST_START, "1"))
+    if ideal_node:
+        headers.append((IDEAL_NODE, ideal_node))
+    try:
+        head = h11.Connection(h11.CLIENT).send(h11.Request(method="GET", target=path, headers=headers))
+    except h11.LocalProtocolError as error:
+        raise ValueError(f"host, path or node name does not fit into a request head: {error}") from error
+    return head or b""
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeAnswer:
+    """A server's 101, as a client reads it. The ServerKey frame that follows says the key again, and counts."""
+
+    server_key: NodePublic | None
+    protocol_version: int | None
+
+    @classmethod
+    def parse(cls, head: bytes) -> Self:
+        """Read exactly one complete head, from `HTTP/1.1` to the blank line (see `head_length`).
+
+        Raises:
+            ProtocolError: not HTTP, or any status but 101.
+        """
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", ""), ("Upgrade", "DERP")]))
+        connection.send(h11.EndOfMessage())
+        event = _only_event(connection, head)
+        if not isinstance(event, h11.InformationalResponse | h11.Response):
+            raise ProtocolError(f"wanted one HTTP response head, got {len(head):,} bytes that are none")
+        if event.status_code != 101:  # noqa: PLR2004  a status is its name
+            raise ProtocolError(f"wanted status 101 for the upgrade to DERP, got {event.status_code}")
+        headers = dict(_headers(event))
+        key, version = headers.get("derp-public-key"), headers.get("derp-version", "")
+        known_version = len(version) == 1 and version.isdecimal()
+        return cls(NodePublic.from_hex(key) if key else None, int(version) if known_version else None)
+
+
+def _only_event(connection: h11.Connection, head: bytes) -> object:
+    try:
+        connection.receive_data(head)
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        # h11 quotes the peer after a colon, and a head may carry secrets.
+        raise ProtocolError(f"HTTP head of {len(head):,} bytes: {str(error).partition(':')[0]}") from error
+    surplus, _ = connection.trailing_data
+    if surplus:
+        raise ProtocolError(f"wanted one HTTP head, got {len(surplus):,} bytes after it")
+    return event
+
+
+def _headers(event: h11.Request | h11.InformationalResponse | h11.Response) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers)
+
+
+def _switching(*headers: tuple[str, str]) -> bytes:
+    # Built by hand because these names go out in the spelling that Go's server gives them.
+    lines = [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join(("HTTP/1.1 101 Switching Protocols", *lines, "", "")).encode("ascii")
+
+
+def _close_frame(status: int, reason: str) -> bytes:
+    payload = status.to_bytes(2, "big") + reason.encode("ascii")
+    return bytes((0x88, len(payload))) + payload
