@@ -13,6 +13,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from derper.errors import DerperError
+
 _SECRET = re.compile(r"(privkey:)[0-9a-fA-F]+")
 
 
@@ -63,15 +65,21 @@ def _harmless(value: object) -> object:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def verbatim(line: str) -> None:
+    """Write one line as it is, where the log goes: something that an operator is meant to copy."""
+    structlog.get_config()["logger_factory"]().msg(line)
+
+
 def in_one_line(error: BaseException) -> str:
-    """An error and what caused it as one sentence for an operator: no class names where there are words."""
+    """An error as one sentence for an operator: no class names where there are words.
+
+    An error of ours says all that there is to say; of others, the causes follow.
+    """
     parts: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
-        words = _words(seen)
-        if words not in parts:
-            parts.append(words)
-        seen = seen.__cause__
+        parts.append(_words(seen))
+        seen = None if isinstance(seen, DerperError) else seen.__cause__
     return ": ".join(parts)
 
 

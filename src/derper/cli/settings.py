@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from derper.cli import flags
@@ -24,6 +24,7 @@ from derper.config import (
     CertMode,
     Config,
     DebugAccess,
+    IPNetwork,
     ListenAddress,
     Listeners,
     Mesh,
@@ -203,9 +204,6 @@ def _mesh(line: Parsed, around: Surroundings) -> Mesh:
     else:
         key_source = _psk_file(line, around)
     peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
-    if peers and key_source is None:
-        place = "set TAILSCALE_DERPER_MESH_KEY" if line[flags.DEV] else "name its file with -mesh-psk-file"
-        raise ConfigError(f"-mesh-with needs a mesh key, and there is none; {place}")
     return Mesh(key_source, peers)
 
 
@@ -287,7 +285,7 @@ def _keys(text: str) -> frozenset[NodePublic]:
     return frozenset(map(NodePublic.from_hex, _names(text)))
 
 
-def _networks(text: str) -> tuple[Any, ...]:
+def _networks(text: str) -> tuple[IPNetwork, ...]:
     return tuple(ip_network(name, strict=False) for name in _names(text))
 
 

@@ -1,0 +1,56 @@
+"""The operator's files: read with a sentence when that fails, written whole or not at all.
+
+Blocking, and therefore for start-up and for threads only. Every failure is a `ConfigError`: paths are the operator's.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from derper.errors import ConfigError
+
+MAX_BYTES = 1 << 20  # keys and certificate chains are a thousandth of it; a device or a log file by mistake is not
+
+
+def read(path: Path, what: str) -> bytes:
+    """A file's bytes. `what` names it in the error, as in "the mesh key file"."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} {path} cannot be read ({error.strerror}); check that it is there and ours"
+        ) from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{what} {path} has more than {MAX_BYTES:,} bytes; check that the path is right")
+    return data
+
+
+def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
+    """Put a file in place at once, making its folders; after a power cut it is there whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink()
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} {path} cannot be written ({error.strerror}); give a place that this user may write to"
+        ) from error
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

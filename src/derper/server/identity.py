@@ -1,0 +1,109 @@
+"""Who this server is: its private key, and the mesh key that the nodes of its region share.
+
+The key file is the Go server's, byte for byte, so that an operator can go back and forth between the two programs
+without clients noticing. It is made when it is missing and never written over.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import Config, Mesh, SecretsServer
+from derper.errors import ConfigError, ProtocolError
+from derper.protocol import gojson
+from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate, NodePublic
+from derper.server import files
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+_MEMBER = "PrivateKey"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The server's keys. `public` is the one that clients see, derived once."""
+
+    private: NodePrivate
+    public: NodePublic
+    mesh_key: MeshKey | None  # never the zero key
+
+    @classmethod
+    def load(cls, config: Config) -> Self:
+        """Read the keys that the configuration names, making the private one when it has no file yet.
+
+        Raises `ConfigError` for a file that cannot be read, parsed or made.
+        """
+        private = _fresh_key() if config.key_file is None else load_or_make_key(config.key_file)
+        return cls(private, private.public(), load_mesh_key(config.mesh))
+
+
+def load_or_make_key(path: Path) -> NodePrivate:
+    """The private key in a key file; a missing file is made with a new key."""
+    if not _is_there(path):
+        key = _fresh_key()
+        files.write(path, key_file_bytes(key), "the key file")
+        _log.info("made a new private key", file=path, public_key=key.public())
+        return key
+    data = files.read(path, "the key file")
+    try:
+        return _parse(data)
+    except ProtocolError as error:
+        raise ConfigError(
+            f"the key file {path} holds no private key ({error}); put the right one back, or move it away for a new key"
+        ) from error
+
+
+def key_file_bytes(key: NodePrivate) -> bytes:
+    """What a key file holds: JSON laid out as the Go server lays it out."""
+    return json.dumps({_MEMBER: key.to_text()}, indent="\t").encode("ascii")
+
+
+def _parse(data: bytes) -> NodePrivate:
+    texts = [value for name, value in gojson.members(data) if name == _MEMBER.casefold() and value is not None]
+    if not texts:
+        raise ProtocolError(f"JSON: wanted the member {_MEMBER}")
+    key = NodePrivate.from_text(gojson.text(texts[-1], _MEMBER))
+    if key.is_zero:
+        raise ProtocolError("private key: all zeros")
+    return key
+
+
+def _fresh_key() -> NodePrivate:
+    return NodePrivate.from_entropy(os.urandom(KEY_LEN))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything has that name. A dangling link counts: what it pointed to may come back with its disk."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"the key file {path} cannot be looked for ({error.strerror}); correct the path") from error
+    return True
+
+
+def load_mesh_key(mesh: Mesh) -> MeshKey | None:
+    """The mesh key from where the configuration says, or `None`: then nobody is a mesh peer."""
+    key = _mesh_key_from(mesh.key_source)
+    if key is not None and key.is_zero:
+        key = None
+    if key is None and mesh.peers:
+        raise ConfigError("-mesh-with needs a mesh key and there is none; name its file with -mesh-psk-file")
+    return key
+
+
+def _mesh_key_from(source: MeshKey | Path | SecretsServer | None) -> MeshKey | None:
+    if isinstance(source, SecretsServer):
+        raise ConfigError("the mesh key cannot be read from a secrets server yet; name its file with -mesh-psk-file")
+    if not isinstance(source, Path):
+        return source
+    try:
+        return MeshKey.from_text(files.read(source, "the mesh key file").decode("utf-8"))
+    except (ProtocolError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the mesh key file {source} does not hold a mesh key, which is 64 hex digits") from error
