@@ -1,0 +1,133 @@
+import contextlib
+import io
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derper.cli.goflags import UsageError, boolean, duration, integer, number, parse, parse_or_exit, string, usage
+
+ADDRESS = string("a", ":443", "address `place` to listen on")
+QUIET = boolean("q", "say less")
+STUN = boolean("stun", "answer STUN", default=True)
+COUNT = integer("count", -7, "how many\nof them")
+LIMIT = number("limit", math.inf, "a limit")
+WAIT = duration("wait", 600.0, "how long")
+EMPTY = string("empty", "", "nothing")
+FLAGS = (ADDRESS, QUIET, STUN, COUNT, LIMIT, WAIT, EMPTY)
+
+USAGE = """\
+Usage of prog:
+  -a place
+    \taddress place to listen on (default ":443")
+  -count int
+    \thow many
+    \tof them (default -7)
+  -empty string
+    \tnothing
+  -limit float
+    \ta limit (default +Inf)
+  -q\tsay less
+  -stun
+    \tanswer STUN (default true)
+  -wait duration
+    \thow long (default 10m0s)
+"""
+
+
+@pytest.mark.parametrize("words", [["-a", ":1"], ["-a=:1"], ["--a", ":1"], ["--a=:1"], ["-a", ":2", "-a=:1"]])
+def test_a_value_is_given_in_four_forms_and_the_last_counts(words: list[str]) -> None:
+    assert parse(FLAGS, words)[ADDRESS] == ":1"
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [(["-q"], True), (["--q"], True), (["-q=false"], False), (["-q=T"], True), (["-q", "false"], True)],
+)
+def test_a_boolean_never_takes_the_next_word(words: list[str], value: bool) -> None:  # noqa: FBT001  (an expectation)
+    line = parse(FLAGS, words)
+    assert line[QUIET] is value
+    assert line.rest == tuple(words[1:])
+
+
+def test_values_have_their_types() -> None:
+    line = parse(FLAGS, ["-count=0x10", "-limit", "2.5", "-wait", "1m30s", "-empty", "-q"])
+    assert (line[COUNT], line[LIMIT], line[WAIT], line[EMPTY], line[QUIET]) == (16, 2.5, 90.0, "-q", False)
+
+
+def test_a_flag_that_is_not_given_has_its_default() -> None:
+    line = parse(FLAGS, ["-count", "-7"])
+    assert [line[flag] for flag in FLAGS] == [":443", False, True, -7, math.inf, 600.0, ""]
+    assert line.given(COUNT)
+    assert not line.given(WAIT)
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        (["-q", "word", "-a", ":1"], ("word", "-a", ":1")),
+        (["-q", "--", "-a"], ("-a",)),
+        (["-q", "-", "-a"], ("-", "-a")),
+        (["", "-a"], ("", "-a")),
+    ],
+)
+def test_reading_ends_at_the_first_word_that_is_no_flag(words: list[str], rest: tuple[str, ...]) -> None:
+    assert parse(FLAGS, words).rest == rest
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-nope"], "flag provided but not defined: -nope"),
+        (["--nope=1"], "flag provided but not defined: -nope"),
+        (["-a"], "flag needs an argument: -a"),
+        (["---a"], "bad flag syntax: ---a"),
+        (["-=1"], "bad flag syntax: -=1"),
+        (["--=1"], "bad flag syntax: --=1"),
+        (["-q=maybe"], 'invalid boolean value "maybe" for -q: parse error'),
+        (["-q="], 'invalid boolean value "" for -q: parse error'),
+        (["-count", "many"], 'invalid value "many" for flag -count: parse error'),
+        (["-count=9223372036854775808"], 'invalid value "9223372036854775808" for flag -count: value out of range'),
+        (["-wait=3"], 'invalid value "3" for flag -wait: parse error'),
+        (["-limit=1e999"], 'invalid value "1e999" for flag -limit: value out of range'),
+    ],
+)
+def test_a_bad_line_is_refused_in_gos_words_with_the_usage_and_exit_code_2(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(FLAGS, words)
+    assert str(error.value) == message
+    stderr = io.StringIO()
+    with pytest.raises(SystemExit) as stop:
+        parse_or_exit("prog", FLAGS, words, stderr)
+    assert stop.value.code == 2
+    assert stderr.getvalue() == f"{message}\n{USAGE}"
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["-q", "-help"], ["-h=1"], ["-h", "-nope"]])
+def test_help_is_the_usage_and_exit_code_0(words: list[str]) -> None:
+    stderr = io.StringIO()
+    with pytest.raises(SystemExit) as stop:
+        parse_or_exit("prog", FLAGS, words, stderr)
+    assert stop.value.code == 0
+    assert stderr.getvalue() == USAGE
+
+
+def test_help_comes_only_if_nothing_before_it_is_wrong() -> None:
+    with pytest.raises(UsageError):
+        parse(FLAGS, ["-nope", "-h"])
+
+
+def test_a_program_may_have_a_flag_named_h() -> None:
+    own = boolean("h", "its own")
+    assert parse((own,), ["-h"])[own]
+
+
+def test_usage_is_laid_out_as_go_lays_it_out() -> None:
+    assert usage("prog", FLAGS) == USAGE
+
+
+@given(st.lists(st.text("-=aqcountwaitlimit019.") | st.text()))
+def test_garbage_is_read_or_refused_and_nothing_else(words: list[str]) -> None:
+    with contextlib.suppress(UsageError):
+        assert len(parse(FLAGS, words).rest) <= len(words)
