@@ -1,0 +1,208 @@
+//! One connection: what it is doing, what it has sent that is not whole yet, when to look at it again.
+//!
+//! A connection belongs to one shard at a time and is touched by no other. Only `shard/` changes it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::frame::Key;
+use crate::id::ConnId;
+use crate::net::Interest;
+use crate::queue::Outbox;
+use crate::seam::{Member, Reason, Totals};
+use crate::switchboard::Peer;
+use crate::tls::Session;
+
+/// A time that never comes.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// What lies between the socket and the bytes that mean something.
+pub(crate) enum Transport {
+    Plain,
+    Tls(Box<Session>),
+    /// TLS, and the session is out of its place because it is being fed.
+    Busy,
+}
+
+impl Transport {
+    /// Takes the session out, to be fed while the rest of the shard is used.
+    pub(crate) fn borrow_session(&mut self) -> Option<Box<Session>> {
+        match std::mem::replace(self, Self::Busy) {
+            Self::Tls(session) => Some(session),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain)
+    }
+
+    /// "1.2" or "1.3", or none without TLS.
+    pub(crate) fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(session) => session.version(),
+            Self::Plain | Self::Busy => None,
+        }
+    }
+}
+
+/// What a connection is doing.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// TLS is being agreed on.
+    Handshake,
+    /// A request head is being collected; so many bytes of it hold no end.
+    Head { scanned: usize },
+    /// Python has the floor: nothing is read.
+    Parked,
+    /// One frame of at most so many payload bytes is being collected.
+    Frame { most: usize },
+    /// So many bytes are still to be handed over as they come; `unused` of those handed over were not used yet.
+    Body { left: u64, unused: usize },
+    /// Frames are relayed.
+    Switched(Switched),
+    /// What is queued is written, then the connection ends for this reason.
+    Closing(Reason),
+    /// All is written and said; what still comes is thrown away, so that the answer is not lost to a reset.
+    Lingering(Reason),
+}
+
+/// A logged-in connection's place in the region.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    pub(crate) member: Member,
+    pub(crate) peer: Arc<Peer>,
+    /// Index of its key in the shard's table of local keys.
+    pub(crate) local: usize,
+    /// Index of the route that its last packet took: most senders have few partners at a time.
+    pub(crate) last_route: usize,
+    pub(crate) totals: Totals,
+    /// Payload bytes of an unknown frame that are still to be thrown away.
+    pub(crate) skip: usize,
+    pub(crate) since_ms: u64,
+    pub(crate) keep_alive_at: u64,
+    /// Its last `NotePreferred` said yes.
+    pub(crate) home: bool,
+    /// "Not here" answers that may still be sent, in thousandths, and when that was reckoned.
+    pub(crate) not_here_credit: u64,
+    pub(crate) not_here_at: u64,
+}
+
+/// One connection.
+pub(crate) struct Conn<S> {
+    pub(crate) stream: S,
+    pub(crate) transport: Transport,
+    pub(crate) stage: Stage,
+    /// Bytes that came and have not been used: less than a frame when switched, what ran ahead when parked.
+    pub(crate) input: Vec<u8>,
+    /// Present while something waits for the socket.
+    pub(crate) outbox: Option<Box<Outbox>>,
+    /// The socket refused bytes and has not asked for more since. Invariant: then `outbox` is present.
+    pub(crate) blocked: bool,
+    /// Queued to be flushed at the end of the tick.
+    pub(crate) dirty: bool,
+    /// Python waits to hear that all it wrote has left.
+    pub(crate) tell_drained: bool,
+    /// What epoll was told.
+    pub(crate) interest: Interest,
+    /// When the present stage has taken too long.
+    pub(crate) deadline: u64,
+    /// When the socket last took something, while blocked.
+    pub(crate) progress_at: u64,
+    /// How long a write may make no progress; [`NEVER`]: for ever.
+    pub(crate) write_timeout: u64,
+    /// The earliest hint that the wheel holds for this connection.
+    pub(crate) armed_at: u64,
+    pub(crate) remote: SocketAddr,
+}
+
+impl<S> Conn<S> {
+    pub(crate) fn new(stream: S, remote: SocketAddr, transport: Transport) -> Self {
+        let stage = match transport {
+            Transport::Plain => Stage::Head { scanned: 0 },
+            Transport::Tls(_) | Transport::Busy => Stage::Handshake,
+        };
+        Self {
+            stream,
+            transport,
+            stage,
+            input: Vec::new(),
+            outbox: None,
+            blocked: false,
+            dirty: false,
+            tell_drained: false,
+            interest: Interest::default(),
+            deadline: NEVER,
+            progress_at: 0,
+            write_timeout: NEVER,
+            armed_at: NEVER,
+            remote,
+        }
+    }
+
+    pub(crate) fn switched(&self) -> Option<&Switched> {
+        match &self.stage {
+            Stage::Switched(switched) => Some(switched),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn switched_mut(&mut self) -> Option<&mut Switched> {
+        match &mut self.stage {
+            Stage::Switched(switched) => Some(switched),
+            _ => None,
+        }
+    }
+
+    /// What the connection waits for, as its stage says.
+    pub(crate) fn wanted(&self, body_credit: usize) -> Interest {
+        let read = match &self.stage {
+            Stage::Parked | Stage::Closing(_) => false,
+            Stage::Body { unused, .. } => *unused < body_credit,
+            _ => true,
+        };
+        Interest { read, write: self.blocked }
+    }
+
+    /// What has taken too long, if anything has.
+    pub(crate) fn overdue(&self, now: u64) -> Option<Reason> {
+        if self.blocked && now >= self.progress_at.saturating_add(self.write_timeout) {
+            return Some(Reason::with("write_timeout", format!("no progress for {} ms", now - self.progress_at)));
+        }
+        if now < self.deadline {
+            return None;
+        }
+        Some(match &self.stage {
+            Stage::Handshake => Reason::with("setup_timeout", "the TLS handshake was not finished in time"),
+            Stage::Head { .. } if self.input.is_empty() => Reason::code("idle"),
+            Stage::Head { .. } => {
+                let came = self.input.len();
+                Reason::with("setup_timeout", format!("the request head was not whole in time ({came} bytes)"))
+            }
+            Stage::Frame { .. } => Reason::with("login_timeout", "no whole ClientInfo frame in time"),
+            Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
+            Stage::Parked | Stage::Switched(_) => Reason::code("timeout"),
+            Stage::Closing(reason) | Stage::Lingering(reason) => reason.clone(),
+        })
+    }
+
+    /// When its next deadline is.
+    pub(crate) fn next_deadline(&self) -> u64 {
+        let write = if self.blocked { self.progress_at.saturating_add(self.write_timeout) } else { NEVER };
+        let keep_alive = self.switched().map_or(NEVER, |switched| switched.keep_alive_at);
+        self.deadline.min(write).min(keep_alive)
+    }
+}
+
+/// A key that has connections on this shard.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) key: Key,
+    /// Its connections; the one that spoke last, or came last, is the last and the active one.
+    /// Empty only while the key's next connection is on its way here from another shard.
+    pub(crate) connections: Vec<ConnId>,
+    pub(crate) routes: crate::route::Routes,
+}

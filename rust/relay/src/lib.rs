@@ -1,0 +1,32 @@
+//! The data plane of a DERP relay: it accepts, speaks TLS, collects heads and frames, and switches packets.
+//!
+//! It decides nothing: who may connect, what an HTTP request gets, which certificate is served is told to it by
+//! whoever holds the [`Plane`], through commands; what happens is told back through events. It knows no Python.
+//! The wire is described in `docs/protocol/`.
+//!
+//! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
+//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`.
+#![forbid(unsafe_code)]
+
+mod conn;
+mod frame;
+mod id;
+mod mailbox;
+mod net;
+mod plane;
+mod queue;
+mod route;
+pub mod seam;
+mod shard;
+mod stats;
+mod switchboard;
+mod timer;
+mod tls;
+
+pub use frame::Key;
+pub use id::ConnId;
+pub use plane::Plane;
+pub use shard::Settings;
+pub use stats::Drops;
+pub use switchboard::Switchboard;
+pub use tls::{Certificate, CertificateStore};

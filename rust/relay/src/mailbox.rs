@@ -1,0 +1,171 @@
+//! What one shard has for another: frames for its connections, and errands.
+//!
+//! One mailbox a pair of shards. It never drops: a sender whose mailbox is full keeps what it has, and stops
+//! reading from its own clients until the receiver has looked. The lock is held to swap or append two buffers.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::frame::Key;
+use crate::id::ConnId;
+
+/// A mailbox with more bytes than this is full; one batch may go over it.
+const FULL: usize = 1024 * 1024;
+
+/// Frames and errands in the order in which they were posted, each kind among itself.
+#[derive(Debug)]
+pub(crate) struct Batch<E> {
+    /// Parcels back to back: destination (8 bytes), source key, length (4 bytes), packet.
+    bytes: Vec<u8>,
+    pub(crate) errands: Vec<E>,
+}
+
+impl<E> Default for Batch<E> {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), errands: Vec::new() }
+    }
+}
+
+/// One packet on its way to another shard.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parcel<'a> {
+    pub(crate) to: ConnId,
+    pub(crate) from: &'a Key,
+    pub(crate) packet: &'a [u8],
+}
+
+impl<E> Batch<E> {
+    pub(crate) fn post(&mut self, parcel: &Parcel<'_>) {
+        self.bytes.extend_from_slice(&parcel.to.as_u64().to_ne_bytes());
+        self.bytes.extend_from_slice(parcel.from);
+        self.bytes.extend_from_slice(&(parcel.packet.len() as u32).to_ne_bytes());
+        self.bytes.extend_from_slice(parcel.packet);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.errands.is_empty()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() >= FULL
+    }
+
+    pub(crate) fn parcels(&self) -> Parcels<'_> {
+        Parcels(&self.bytes)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.errands.clear();
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        self.bytes.append(&mut other.bytes);
+        self.errands.append(&mut other.errands);
+    }
+}
+
+/// The parcels of a batch, in order.
+pub(crate) struct Parcels<'a>(&'a [u8]);
+
+impl<'a> Iterator for Parcels<'a> {
+    type Item = Parcel<'a>;
+
+    fn next(&mut self) -> Option<Parcel<'a>> {
+        let (to, rest) = self.0.split_first_chunk()?;
+        let (from, rest) = rest.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (packet, rest) = rest.split_at_checked(u32::from_ne_bytes(*len) as usize)?;
+        self.0 = rest;
+        Some(Parcel { to: ConnId::from_u64(u64::from_ne_bytes(*to)), from, packet })
+    }
+}
+
+/// Where one shard leaves batches for another.
+#[derive(Debug)]
+pub(crate) struct Mailbox<E>(Mutex<Batch<E>>);
+
+impl<E> Default for Mailbox<E> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// What became of a batch that was offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Offered {
+    /// Taken. The receiver has to be woken if the mailbox had been empty.
+    Taken {
+        /// Whether it had been.
+        was_empty: bool,
+    },
+    /// Not taken: the mailbox is full.
+    Full,
+}
+
+impl<E> Mailbox<E> {
+    /// Leaves `batch` here, unless the mailbox is full; the batch is empty after it was taken.
+    pub(crate) fn offer(&self, batch: &mut Batch<E>) -> Offered {
+        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if inside.is_empty() {
+            std::mem::swap(&mut *inside, batch);
+            return Offered::Taken { was_empty: true };
+        }
+        if inside.is_full() {
+            return Offered::Full;
+        }
+        inside.append(batch);
+        Offered::Taken { was_empty: false }
+    }
+
+    /// Whether there is nothing to collect.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Takes what is here, and leaves `empty` for the next; `true` when its sender may have had to wait.
+    pub(crate) fn collect(&self, empty: &mut Batch<E>) -> bool {
+        debug_assert!(empty.is_empty(), "the batch left behind holds parcels");
+        std::mem::swap(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), empty);
+        empty.is_full()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key = [9; 32];
+
+    fn batch(packets: &[&[u8]]) -> Batch<()> {
+        let mut batch = Batch::default();
+        for packet in packets {
+            batch.post(&Parcel { to: ConnId::from_u64(3), from: &KEY, packet });
+        }
+        batch
+    }
+
+    fn packets(batch: &Batch<()>) -> Vec<&[u8]> {
+        batch.parcels().map(|parcel| parcel.packet).collect()
+    }
+
+    #[test]
+    fn parcels_come_out_whole_and_in_order() {
+        let mailbox = Mailbox::default();
+        assert_eq!(mailbox.offer(&mut batch(&[b"a", b""])), Offered::Taken { was_empty: true });
+        assert_eq!(mailbox.offer(&mut batch(&[b"ccc"])), Offered::Taken { was_empty: false });
+        let mut out = Batch::default();
+        assert!(!mailbox.collect(&mut out));
+        assert_eq!(packets(&out), [&b"a"[..], b"", b"ccc"]);
+    }
+
+    #[test]
+    fn a_full_mailbox_takes_nothing_and_says_so_to_its_reader() {
+        let mailbox = Mailbox::default();
+        mailbox.offer(&mut batch(&[&[0; FULL]]));
+        let mut more = batch(&[b"later"]);
+        assert_eq!(mailbox.offer(&mut more), Offered::Full);
+        assert_eq!(packets(&more), [&b"later"[..]]);
+        assert!(mailbox.collect(&mut Batch::default()));
+        assert_eq!(mailbox.offer(&mut more), Offered::Taken { was_empty: true });
+    }
+}

@@ -1,0 +1,176 @@
+//! The shard's view of the outside: byte streams, and the word which of them are ready.
+//!
+//! [`Net`] is what a shard is generic over, so that the same tick code runs over epoll and sockets in production
+//! and over in-memory ends with a given clock in tests. Sockets are all non-blocking.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
+
+use crate::id::ConnId;
+use crate::seam::{Listener, ListenerId, Waker};
+
+/// What a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Interest {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// Something that is ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ready {
+    Conn { id: ConnId, read: bool, write: bool, broken: bool },
+    Listener(ListenerId),
+}
+
+/// One end of a byte stream.
+pub(crate) trait Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Says that nothing more will be written.
+    fn finish(&mut self);
+}
+
+/// Where streams come from and who tells that they are ready.
+pub(crate) trait Net {
+    type Stream: Stream;
+    fn listen(&mut self, id: ListenerId, listener: &Arc<Listener>) -> io::Result<()>;
+    fn unlisten(&mut self, listener: &Listener);
+    fn accept(&mut self, listener: &Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    /// Begins to watch a stream.
+    fn add(&mut self, stream: &Self::Stream, id: ConnId, interest: Interest) -> io::Result<()>;
+    fn change(&mut self, stream: &Self::Stream, id: ConnId, interest: Interest) -> io::Result<()>;
+    /// Ends watching a stream that lives on elsewhere; a stream that is dropped needs no word.
+    fn remove(&mut self, stream: &Self::Stream) -> io::Result<()>;
+}
+
+/// A TCP socket.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Stream for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(&self.0, buffer, RecvFlags::empty())?.0)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(match slices {
+            [one] => rustix::net::send(&self.0, one, SendFlags::NOSIGNAL),
+            all => rustix::net::sendmsg(&self.0, all, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
+        }?)
+    }
+
+    fn finish(&mut self) {
+        // A peer that has reset meanwhile makes this fail, and then there is nobody left to tell.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
+}
+
+/// Most events that one wait brings.
+const EVENTS: usize = 256;
+/// Marks the waker among the epoll data, all of whose other values are names.
+const WAKER: u64 = u64::MAX;
+/// Marks listeners: names of connections leave this bit free.
+const LISTENER: u64 = 1 << 63;
+
+/// Sockets and epoll.
+pub(crate) struct Epoll {
+    epoll: OwnedFd,
+}
+
+impl Epoll {
+    pub(crate) fn new(waker: &Waker) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, waker, EventData::new_u64(WAKER), EventFlags::IN)?;
+        Ok(Self { epoll })
+    }
+
+    /// Waits until something is ready, the waker is used or the time is over.
+    pub(crate) fn wait(&self, timeout_ms: Option<u64>, waker: &Waker, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let timeout = timeout_ms.map(timespec);
+        let mut space = [const { MaybeUninit::uninit() }; EVENTS];
+        let events = match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
+            Ok((events, _)) => events,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for event in events {
+            // Copied out: the kernel's structure is packed.
+            let (data, flags) = (event.data.u64(), event.flags);
+            match data {
+                WAKER => waker.clear(),
+                _ if data & LISTENER != 0 => ready.push(Ready::Listener((data & !LISTENER) as ListenerId)),
+                _ => ready.push(Ready::Conn {
+                    id: ConnId::from_u64(data),
+                    read: flags.contains(EventFlags::IN),
+                    write: flags.contains(EventFlags::OUT),
+                    broken: flags.intersects(EventFlags::ERR | EventFlags::HUP),
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the waker or for the time to be over, whatever else is ready.
+    pub(crate) fn wait_for_waker(&self, timeout_ms: u64, waker: &Waker) -> io::Result<()> {
+        let mut fds = [PollFd::new(waker, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timespec(timeout_ms))) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => waker.clear(),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+fn timespec(ms: u64) -> Timespec {
+    Timespec { tv_sec: (ms / 1_000) as i64, tv_nsec: (ms % 1_000 * 1_000_000) as i64 }
+}
+
+fn flags(interest: Interest) -> EventFlags {
+    let mut flags = EventFlags::empty();
+    flags.set(EventFlags::IN, interest.read);
+    flags.set(EventFlags::OUT, interest.write);
+    flags
+}
+
+impl Net for Epoll {
+    type Stream = Socket;
+
+    fn listen(&mut self, id: ListenerId, listener: &Arc<Listener>) -> io::Result<()> {
+        let data = EventData::new_u64(LISTENER | u64::from(id));
+        Ok(epoll::add(&self.epoll, &listener.socket, data, EventFlags::IN | EventFlags::EXCLUSIVE)?)
+    }
+
+    fn unlisten(&mut self, listener: &Listener) {
+        // Fails when it was not watched, which is what was wanted.
+        let _ = epoll::delete(&self.epoll, &listener.socket);
+    }
+
+    fn accept(&mut self, listener: &Listener) -> io::Result<(Socket, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, address) = rustix::net::acceptfrom_with(&listener.socket, flags)?;
+        let address = address.and_then(|any| SocketAddr::try_from(any).ok());
+        let address = address.ok_or_else(|| io::Error::other("a connection from no IP address"))?;
+        Ok((Socket(socket), SocketAddr::new(address.ip().to_canonical(), address.port())))
+    }
+
+    fn add(&mut self, stream: &Socket, id: ConnId, interest: Interest) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, &stream.0, EventData::new_u64(id.as_u64()), flags(interest))?)
+    }
+
+    fn change(&mut self, stream: &Socket, id: ConnId, interest: Interest) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, &stream.0, EventData::new_u64(id.as_u64()), flags(interest))?)
+    }
+
+    fn remove(&mut self, stream: &Socket) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, &stream.0)?)
+    }
+}

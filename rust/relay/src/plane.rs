@@ -1,0 +1,201 @@
+//! The running data plane: one thread a shard, and the handle by which Python holds them.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::id::ConnId;
+use crate::net::{Epoll, Socket};
+use crate::seam::{Command, EventQueue, Listener, ListenerId};
+use crate::shard::{Settings, Shard, Shared};
+use crate::stats::Drops;
+use crate::switchboard::Switchboard;
+use crate::tls::{CertificateStore, server_config};
+
+/// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
+const EXIT_BUG: i32 = 70;
+/// How long a shard looks back when it says how busy it is.
+const LOAD_WINDOW_MS: u64 = 200;
+/// How long a shard that may not read on waits before it looks at its clock again.
+const CONGESTION_PAUSE_MS: u64 = 10;
+
+/// All shards of a process.
+pub struct Plane {
+    shared: Arc<Shared<Socket>>,
+    certificates: Arc<CertificateStore>,
+    threads: Vec<JoinHandle<()>>,
+    listeners: ListenerId,
+}
+
+impl Plane {
+    /// Starts the shards; they do nothing before [`listen`](Self::listen).
+    ///
+    /// # Errors
+    /// No threads, descriptors or memory.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let certificates = Arc::new(CertificateStore::default());
+        let tls = server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
+        let shards = settings.shards;
+        let shared = Arc::new(Shared::new(settings, tls)?);
+        let start = Instant::now();
+        let threads = (0..shards)
+            .map(|index| {
+                let net = Epoll::new(&shared.ports[index].waker)?;
+                let shard = Shard::new(index, net, Arc::clone(&shared), 0);
+                std::thread::Builder::new().name(format!("derper-shard-{index}")).spawn(move || guard(shard, start))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { shared, certificates, threads, listeners: 0 })
+    }
+
+    /// Accepts connections on a bound and listening socket, on every shard.
+    pub fn listen(&mut self, listener: Listener) -> ListenerId {
+        self.listeners += 1;
+        let listener = Arc::new(listener);
+        for shard in 0..self.shared.ports.len() {
+            self.submit_to(shard, [Command::Listen(self.listeners, Arc::clone(&listener))]);
+        }
+        self.listeners
+    }
+
+    /// Stops accepting on a listener; its socket is closed once every shard has let go of it.
+    pub fn unlisten(&self, listener: ListenerId) {
+        for shard in 0..self.shared.ports.len() {
+            self.submit_to(shard, [Command::Unlisten(listener)]);
+        }
+    }
+
+    /// Hands each connection's commands to its shard, in order.
+    pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
+        let mut batches: Vec<Vec<Command>> = Vec::new();
+        batches.resize_with(self.shared.ports.len(), Vec::new);
+        for (conn, command) in commands {
+            // A name of no shard names nobody.
+            if let Some(batch) = batches.get_mut(conn.shard()) {
+                batch.push(command);
+            }
+        }
+        for (shard, batch) in batches.into_iter().enumerate() {
+            self.submit_to(shard, batch);
+        }
+    }
+
+    /// Hands commands to one shard and wakes it.
+    pub fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
+        let Some(port) = self.shared.ports.get(shard) else { return };
+        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.extend(commands);
+        let idle = queue.is_empty();
+        drop(queue);
+        if !idle {
+            port.waker.wake();
+        }
+    }
+
+    /// What the shards have to say.
+    #[must_use]
+    pub fn events(&self) -> &EventQueue {
+        &self.shared.events
+    }
+
+    /// The certificates that the next handshakes use.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificateStore {
+        &self.certificates
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn switchboard(&self) -> &Switchboard {
+        &self.shared.switchboard
+    }
+
+    /// Each counter, summed over the shards.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        sum(self.shared.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
+            total.1 = total.1.wrapping_add(more.1);
+        })
+    }
+
+    /// Drops by reason and kind, summed over the shards.
+    #[must_use]
+    pub fn drops(&self) -> Vec<Drops> {
+        sum(self.shared.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
+            total.packets += more.packets;
+            total.bytes += more.bytes;
+        })
+    }
+
+    /// Ends every connection and waits until every shard has ended.
+    pub fn stop(&mut self) {
+        for shard in 0..self.shared.ports.len() {
+            self.submit_to(shard, [Command::Stop]);
+        }
+        for thread in self.threads.drain(..) {
+            // A shard that panicked has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Adds up lists that all have the same entries in the same order.
+fn sum<T>(mut lists: impl Iterator<Item = Vec<T>>, add: impl Fn(&mut T, T)) -> Vec<T> {
+    let mut total = lists.next().unwrap_or_default();
+    for list in lists {
+        for (total, more) in total.iter_mut().zip(list) {
+            add(total, more);
+        }
+    }
+    total
+}
+
+/// Runs a shard. A panic ends the process: a port that is open while half of its clients hang is worse than none.
+fn guard(shard: Shard<Epoll>, start: Instant) {
+    let index = shard.index();
+    match catch_unwind(AssertUnwindSafe(|| run(shard, start))) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => eprintln!("derper: shard {index} cannot go on: {error}; the process ends with code {EXIT_BUG}"),
+        // The panic hook has said what and where.
+        Err(_) => eprintln!("derper: shard {index} failed; this is a bug, the process ends with code {EXIT_BUG}"),
+    }
+    sys::exit_now(EXIT_BUG);
+}
+
+fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
+    let shared = Arc::clone(&shard.shared);
+    let port = &shared.ports[shard.index()];
+    let now = || start.elapsed();
+    let mut ready = Vec::new();
+    let (mut woke, mut window, mut busy) = (now(), now(), now() - now());
+    while !shard.is_stopped() {
+        shard.tick(woke.as_millis() as u64, &ready);
+        ready.clear();
+        let slept = now();
+        busy += slept.saturating_sub(woke);
+        let span = slept.saturating_sub(window);
+        if span.as_millis() as u64 >= LOAD_WINDOW_MS {
+            port.load.store((busy.as_micros() * 1_000 / span.as_micros().max(1)) as u32, Ordering::Relaxed);
+            (window, busy) = (slept, slept - slept);
+        }
+        let mut timeout = shard.sleep_ms(slept.as_millis() as u64);
+        port.waker.will_sleep();
+        if shard.has_mail() {
+            timeout = Some(0);
+        }
+        if shard.is_congested() {
+            // Senders are not looked at, and would only be reported again and again.
+            shard.net.wait_for_waker(timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS), &port.waker)?;
+        } else {
+            shard.net.wait(timeout, &port.waker, &mut ready)?;
+        }
+        port.waker.is_awake();
+        woke = now();
+    }
+    shard.close_all();
+    shard.tick(now().as_millis() as u64, &[]);
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Where one sender's packets go, and who has to hear that this sender has left.
+//!
+//! A route is found by the destination's key and holds the destination's [`Peer`]: looking where the packet goes
+//! costs no lock. It also holds which connections were sent a packet, because these are told when the sender's key
+//! leaves the region (`docs/protocol/relay.md`, Peer gone). Routes live as long as the sender's key is here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::frame::Key;
+use crate::id::ConnId;
+use crate::switchboard::Peer;
+
+/// Most destinations that are remembered for one sender; the oldest is forgotten.
+const MAX_ROUTES: usize = 65_536;
+/// Most connections of one destination that are remembered; only one that reconnects all the time has so many.
+const MAX_TOLD: usize = 8;
+
+/// The way to one destination.
+#[derive(Debug)]
+pub(crate) struct Route {
+    to: Key,
+    pub(crate) peer: Arc<Peer>,
+    /// The connections that were sent a packet on this route, the latest last.
+    told: Vec<ConnId>,
+}
+
+impl Route {
+    /// Remembers that `conn` was sent a packet.
+    pub(crate) fn note(&mut self, conn: ConnId) {
+        if self.told.last() == Some(&conn) {
+            return;
+        }
+        self.told.retain(|known| *known != conn);
+        if self.told.len() == MAX_TOLD {
+            self.told.remove(0);
+        }
+        self.told.push(conn);
+    }
+}
+
+/// All routes of one sender.
+#[derive(Default, Debug)]
+pub(crate) struct Routes {
+    routes: Vec<Route>,
+    by_key: HashMap<Key, usize>,
+    /// Indices into `routes`, oldest first; as long as `routes`.
+    by_age: VecDeque<usize>,
+}
+
+impl Routes {
+    /// The route to `to`, `hint` being the index of the last one used; its index.
+    pub(crate) fn find(&self, to: &Key, hint: usize) -> Option<usize> {
+        match self.routes.get(hint) {
+            Some(route) if route.to == *to => Some(hint),
+            _ => self.by_key.get(to).copied(),
+        }
+    }
+
+    /// The route at an index that [`find`](Self::find) or [`insert`](Self::insert) gave just now.
+    pub(crate) fn at(&mut self, index: usize) -> &mut Route {
+        &mut self.routes[index]
+    }
+
+    /// Adds a route, or points an old one to where its key is now; its index, and whether an older was forgotten.
+    pub(crate) fn insert(&mut self, to: &Key, peer: Arc<Peer>) -> (usize, bool) {
+        let route = Route { to: *to, peer, told: Vec::new() };
+        if let Some(&index) = self.by_key.get(to) {
+            // Its connections were of an earlier stay of that key, and have all ended.
+            self.routes[index] = route;
+            return (index, false);
+        }
+        if self.routes.len() < MAX_ROUTES {
+            self.routes.push(route);
+            let index = self.routes.len() - 1;
+            self.by_key.insert(*to, index);
+            self.by_age.push_back(index);
+            return (index, false);
+        }
+        let index = self.by_age.pop_front().unwrap_or(0);
+        self.by_key.remove(&self.routes[index].to);
+        self.routes[index] = route;
+        self.by_key.insert(*to, index);
+        self.by_age.push_back(index);
+        (index, true)
+    }
+
+    /// Every connection that was sent a packet.
+    pub(crate) fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.routes.iter().flat_map(|route| route.told.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switchboard::Switchboard;
+
+    fn key(n: usize) -> Key {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_ne_bytes());
+        key
+    }
+
+    #[test]
+    fn a_sender_with_too_many_partners_forgets_the_oldest() {
+        let board = Switchboard::default();
+        let mut routes = Routes::default();
+        for n in 0..MAX_ROUTES {
+            assert!(!routes.insert(&key(n), board.claim(&key(n), || 0)).1);
+        }
+        let (index, forgot) = routes.insert(&key(MAX_ROUTES), board.claim(&key(MAX_ROUTES), || 0));
+        assert!(forgot);
+        assert_eq!(routes.find(&key(0), 0), None);
+        assert_eq!(routes.find(&key(MAX_ROUTES), 0), Some(index));
+        assert_eq!(routes.find(&key(1), index), Some(1));
+    }
+
+    #[test]
+    fn a_destination_that_came_back_is_told_of_anew() {
+        let board = Switchboard::default();
+        let mut routes = Routes::default();
+        let (index, _) = routes.insert(&key(1), board.claim(&key(1), || 0));
+        routes.at(index).note(ConnId::from_u64(1));
+        routes.at(index).note(ConnId::from_u64(2));
+        routes.at(index).note(ConnId::from_u64(1));
+        assert_eq!(routes.told().collect::<Vec<_>>(), [ConnId::from_u64(2), ConnId::from_u64(1)]);
+        assert_eq!(routes.insert(&key(1), board.claim(&key(1), || 0)), (index, false));
+        assert_eq!(routes.told().count(), 0);
+    }
+
+    #[test]
+    fn a_destination_that_reconnects_all_the_time_costs_no_more_memory() {
+        let board = Switchboard::default();
+        let mut routes = Routes::default();
+        let (index, _) = routes.insert(&key(1), board.claim(&key(1), || 0));
+        for n in 1..1_000 {
+            routes.at(index).note(ConnId::from_u64(n));
+        }
+        assert_eq!(routes.told().count(), MAX_TOLD);
+    }
+}

@@ -1,0 +1,263 @@
+//! The language between the shards and whoever decides (Python): events out, commands in.
+//!
+//! Both ways in batches. A batch wakes its reader only when the reader is not already going to look.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::frame::Key;
+use crate::id::ConnId;
+
+/// What a connection may do once it is switched (`docs/protocol/mesh.md`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// An ordinary client.
+    Client,
+    /// It logged in with the mesh key: it may watch, forward and close.
+    MeshPeer,
+}
+
+/// Who a connection is, as the login settled it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its address.
+    pub key: Key,
+    /// What it may do.
+    pub role: Role,
+    /// It sent `Ideal-Node`: it would rather be elsewhere.
+    pub not_ideal: bool,
+}
+
+/// Why a connection ended: a code for metrics and logs, and what came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// One of a small set of words, `login_timeout` for instance.
+    pub code: Cow<'static, str>,
+    /// The rest of the sentence; may be empty.
+    pub detail: String,
+}
+
+impl Reason {
+    pub(crate) const fn code(code: &'static str) -> Self {
+        Self { code: Cow::Borrowed(code), detail: String::new() }
+    }
+
+    pub(crate) fn with(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code: Cow::Borrowed(code), detail: detail.into() }
+    }
+}
+
+/// What a switched connection has carried: `SendPacket`s from it, `RecvPacket`s to it, bytes without key and header.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets read from it.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Packets written to it.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+}
+
+/// What Python is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A whole request head came, up to and with its blank line. The connection is parked until an answer comes.
+    Head {
+        /// The connection.
+        conn: ConnId,
+        /// The head's bytes.
+        head: Vec<u8>,
+        /// The other end.
+        remote: SocketAddr,
+        /// The TLS version in use, or none.
+        tls: Option<&'static str>,
+    },
+    /// More came than a request head may have. The connection is parked.
+    HeadTooLarge {
+        /// The connection.
+        conn: ConnId,
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// The frame that was asked for. The connection is parked.
+    Frame {
+        /// The connection.
+        conn: ConnId,
+        /// The frame's type.
+        kind: u8,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// A part of the body that was asked for.
+    Data {
+        /// The connection.
+        conn: ConnId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// What was written to a connection that is not switched has left; more may come.
+    Drained {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The connection relays from now on, under a new name.
+    Switched {
+        /// Its name until now.
+        conn: ConnId,
+        /// Its name from now on.
+        member: ConnId,
+    },
+    /// The connection is gone.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// The other end.
+        remote: SocketAddr,
+        /// Its key, if it was switched.
+        key: Option<Key>,
+        /// Why.
+        reason: Reason,
+        /// What it carried.
+        totals: Totals,
+    },
+    /// A connection could not be accepted; the shard tries again in a second.
+    AcceptFailed {
+        /// The shard.
+        shard: usize,
+        /// The system's words.
+        error: String,
+    },
+}
+
+/// What Python says. A command for a connection that is gone, or not in a state for it, does nothing.
+#[derive(Debug)]
+pub enum Command {
+    /// Queue bytes: of an HTTP answer, or whole frames for a switched connection.
+    Write {
+        /// The connection.
+        conn: ConnId,
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// Whether to say [`Event::Drained`] when they have left.
+        tell_drained: bool,
+    },
+    /// Collect a request head.
+    AwaitHead(ConnId),
+    /// Collect one frame of at most so many payload bytes.
+    AwaitFrame(ConnId, usize),
+    /// Hand over the next so many bytes as they come.
+    AwaitBody(ConnId, u64),
+    /// So many bytes of the body have been used: more may be read.
+    Consumed(ConnId, usize),
+    /// Relay from now on; `first` is written before any packet.
+    Switch {
+        /// The connection.
+        conn: ConnId,
+        /// Who it is.
+        member: Member,
+        /// Whole frames.
+        first: Vec<u8>,
+    },
+    /// Write what is queued, then close.
+    Close(ConnId, Reason),
+    /// Accept on this listener from now on.
+    Listen(ListenerId, std::sync::Arc<Listener>),
+    /// Stop accepting there, and let go of the socket.
+    Unlisten(ListenerId),
+    /// End the shard; its connections are dropped.
+    Stop,
+    /// Fail as a bug would: for the tests of what happens then.
+    Panic,
+}
+
+/// Names a listener.
+pub type ListenerId = u32;
+
+/// A listening socket that all shards accept from.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, bound and listening. Accepted sockets inherit the options that are set on it.
+    pub socket: OwnedFd,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+}
+
+/// Wakes a thread that sleeps in a poll call, through an eventfd, and only if it sleeps.
+#[derive(Debug)]
+pub struct Waker {
+    eventfd: OwnedFd,
+    asleep: AtomicBool,
+}
+
+impl Waker {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self { eventfd: eventfd(0, flags)?, asleep: AtomicBool::new(false) })
+    }
+
+    /// Says that the caller is about to sleep. It has to look for work once more after this, before it does.
+    pub fn will_sleep(&self) {
+        self.asleep.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Resets the eventfd after it woke the caller.
+    pub fn clear(&self) {
+        // Nothing to read means that nobody has written: what was wanted.
+        let _ = rustix::io::read(&self.eventfd, &mut [0; 8]);
+    }
+
+    pub(crate) fn wake(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // The only failure is a full counter, and then it is readable already.
+            let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+}
+
+/// Events on their way from the shards to Python.
+#[derive(Debug)]
+pub struct EventQueue {
+    events: Mutex<Vec<Event>>,
+    /// Python's.
+    pub waker: Waker,
+}
+
+impl EventQueue {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { events: Mutex::default(), waker: Waker::new()? })
+    }
+
+    /// Hands over what a shard has gathered in one tick.
+    pub(crate) fn append(&self, batch: &mut Vec<Event>) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).append(batch);
+        self.waker.wake();
+    }
+
+    /// How many events wait for Python.
+    pub(crate) fn len(&self) -> usize {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Takes all events. Whoever calls this will be woken for the next one.
+    pub fn drain(&self) -> Vec<Event> {
+        self.waker.will_sleep();
+        std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,331 @@
+//! From accepting a connection to switching it: what Python decides, step by step.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::conn::{Conn, Local, NEVER, Stage, Switched, Transport};
+use crate::frame::read_header;
+use crate::id::ConnId;
+use crate::net::{Interest, Net};
+use crate::route::Routes;
+use crate::seam::{Event, Listener, ListenerId, Member, Reason, Role, Totals};
+use crate::switchboard::Peer;
+use crate::tls::Session;
+
+use super::{Errand, Shard, receive};
+
+/// How long nothing is accepted after the system had no descriptor or memory for a connection.
+const ACCEPT_PAUSE: u64 = 1_000;
+/// How long nothing is accepted while Python has too much to read already.
+const BACKLOG_PAUSE: u64 = 50;
+/// Events that may wait for Python before nothing more is accepted.
+const EVENT_BACKLOG: usize = 32_768;
+/// Connections accepted in one tick.
+const ACCEPTS_A_TICK: usize = 32;
+/// "Not here" answers that a connection may cause at once, in thousandths (`docs/protocol/relay.md`, Routing).
+pub(super) const NOT_HERE_BURST: u64 = 3_000;
+
+impl<N: Net> Shard<N> {
+    pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
+        match self.net.listen(id, &listener) {
+            Ok(()) => drop(self.listeners.insert(id, listener)),
+            Err(error) => self.accept_failed(&error),
+        }
+    }
+
+    pub(super) fn unlisten(&mut self, id: ListenerId) {
+        if let Some(listener) = self.listeners.remove(&id) {
+            self.net.unlisten(&listener);
+        }
+    }
+
+    pub(super) fn accept(&mut self, id: ListenerId) {
+        if self.shared.events.len() > EVENT_BACKLOG {
+            return self.pause_accepting(BACKLOG_PAUSE);
+        }
+        let Some(listener) = self.listeners.get(&id).cloned() else { return };
+        for _ in 0..ACCEPTS_A_TICK {
+            match self.net.accept(&listener) {
+                Ok((stream, remote)) => {
+                    let transport = if listener.tls {
+                        match Session::new(Arc::clone(&self.shared.tls)) {
+                            Ok(session) => Transport::Tls(Box::new(session)),
+                            Err(error) => return self.accept_failed(&io::Error::other(error.to_string())),
+                        }
+                    } else {
+                        Transport::Plain
+                    };
+                    self.introduce(Conn::new(stream, remote, transport));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Whoever was next in line has given up already.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+                Err(error) => return self.accept_failed(&error),
+            }
+        }
+    }
+
+    /// Stops accepting for a while: no descriptors or no memory, and polling on would only burn time.
+    fn accept_failed(&mut self, error: &io::Error) {
+        self.pause_accepting(ACCEPT_PAUSE);
+        self.events.push(Event::AcceptFailed { shard: self.index, error: error.to_string() });
+    }
+
+    fn pause_accepting(&mut self, pause: u64) {
+        for listener in self.listeners.values() {
+            self.net.unlisten(listener);
+        }
+        self.accept_again_at = self.now + pause;
+    }
+
+    pub(super) fn accept_again(&mut self) {
+        self.accept_again_at = NEVER;
+        let paused: Vec<_> = self.listeners.drain().collect();
+        for (id, listener) in paused {
+            self.listen(id, listener);
+        }
+    }
+
+    fn introduce(&mut self, mut conn: Conn<N::Stream>) {
+        let settings = &self.shared.settings;
+        conn.deadline = self.now + settings.setup_timeout;
+        conn.write_timeout = settings.setup_timeout;
+        conn.interest = Interest { read: true, write: false };
+        let id = self.conns.insert(Box::new(conn));
+        let Some(conn) = self.conns.get(id) else { return };
+        match self.net.add(&conn.stream, id, conn.interest) {
+            Ok(()) => self.arm(id),
+            Err(error) => {
+                self.conns.remove(id);
+                self.accept_failed(&error);
+            }
+        }
+    }
+
+    pub(super) fn await_head(&mut self, id: ConnId) {
+        if self.is_parked(id) {
+            self.enter(id, Stage::Head { scanned: 0 }, self.shared.settings.setup_timeout);
+            self.resume(id);
+        }
+    }
+
+    pub(super) fn await_frame(&mut self, id: ConnId, most: usize) {
+        if self.is_parked(id) {
+            self.counters().accepts.add(1);
+            self.enter(id, Stage::Frame { most }, self.shared.settings.login_timeout);
+            self.resume(id);
+        }
+    }
+
+    pub(super) fn await_body(&mut self, id: ConnId, left: u64) {
+        if self.is_parked(id) {
+            self.enter(id, Stage::Body { left, unused: 0 }, self.shared.settings.setup_timeout);
+            self.resume(id);
+        }
+    }
+
+    pub(super) fn consumed(&mut self, id: ConnId, len: usize) {
+        if let Some(Conn { stage: Stage::Body { unused, .. }, .. }) = self.conns.get_mut(id).map(Box::as_mut) {
+            *unused = unused.saturating_sub(len);
+            self.settle(id);
+        }
+    }
+
+    fn is_parked(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Parked))
+    }
+
+    /// Goes on with what came while the connection was parked.
+    fn resume(&mut self, id: ConnId) {
+        let result = self.advance(id);
+        self.conclude(id, result);
+    }
+
+    /// Does what the stage says with the bytes that are there, until they do not suffice.
+    pub(super) fn advance(&mut self, id: ConnId) -> Result<(), Reason> {
+        let max_head = self.shared.settings.max_head;
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        match &mut conn.stage {
+            Stage::Head { scanned } => {
+                let (end, remote) = (end_of_head(&conn.input, *scanned), conn.remote);
+                if end.unwrap_or(conn.input.len()) > max_head {
+                    self.park(id);
+                    self.events.push(Event::HeadTooLarge { conn: id, remote });
+                } else if let Some(end) = end {
+                    let tls = conn.transport.tls_version();
+                    let head = receive::take_front(&mut conn.input, end);
+                    self.park(id);
+                    self.events.push(Event::Head { conn: id, head, remote, tls });
+                } else {
+                    // The end may begin in the last three bytes.
+                    *scanned = conn.input.len().saturating_sub(3);
+                }
+            }
+            Stage::Frame { most } => {
+                let Some((kind, len)) = read_header(&conn.input) else { return Ok(()) };
+                if len > *most {
+                    let detail = format!("login frame (type {kind:#04x}) of {len} payload bytes, at most {most}");
+                    return Err(Reason::with("login_failed", detail));
+                }
+                let whole = crate::frame::HEADER + len;
+                if conn.input.len() >= whole {
+                    let mut frame = receive::take_front(&mut conn.input, whole);
+                    let payload = frame.split_off(crate::frame::HEADER);
+                    self.park(id);
+                    self.events.push(Event::Frame { conn: id, kind, payload });
+                }
+            }
+            Stage::Body { left, unused } => {
+                let len = conn.input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                if len > 0 {
+                    *left -= len as u64;
+                    *unused += len;
+                    let (all, bytes) = (*left == 0, receive::take_front(&mut conn.input, len));
+                    if all {
+                        self.park(id);
+                    }
+                    self.events.push(Event::Data { conn: id, bytes });
+                }
+            }
+            Stage::Switched(_) => return self.relay_input(id),
+            Stage::Lingering(_) => conn.input = Vec::new(),
+            Stage::Handshake | Stage::Parked | Stage::Closing(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Gives Python the floor.
+    fn park(&mut self, id: ConnId) {
+        self.enter(id, Stage::Parked, NEVER);
+        self.settle(id);
+    }
+
+    /// The login is done: the connection moves to its key's shard and relays from there on.
+    pub(super) fn switch(&mut self, id: ConnId, member: Member, first: &[u8]) {
+        if !self.is_parked(id) {
+            return;
+        }
+        self.control(id, first);
+        let settings = &self.shared.settings;
+        let write_timeout = match member.role {
+            Role::Client if settings.write_timeout == 0 => NEVER,
+            Role::Client => settings.write_timeout,
+            Role::MeshPeer => settings.mesh_write_timeout,
+        };
+        let shared = Arc::clone(&self.shared);
+        let peer = shared.switchboard.claim(&member.key, || shared.place());
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.write_timeout = write_timeout;
+        conn.deadline = NEVER;
+        conn.stage = Stage::Switched(Switched {
+            member,
+            peer: Arc::clone(&peer),
+            local: usize::MAX,
+            last_route: 0,
+            totals: Totals::default(),
+            skip: 0,
+            since_ms: self.now,
+            keep_alive_at: NEVER,
+            home: false,
+            not_here_credit: NOT_HERE_BURST,
+            not_here_at: self.now,
+        });
+        if peer.shard == self.index {
+            self.register(id, id);
+        } else if let Some(conn) = self.conns.remove(id) {
+            // Watched until now, and the descriptor is open: this cannot fail.
+            let _ = self.net.remove(&conn.stream);
+            self.outgoing[peer.shard].errands.push(Errand::Adopt(conn, peer, id));
+        }
+    }
+
+    /// Takes over a connection that was introduced on another shard.
+    pub(super) fn adopt(&mut self, mut conn: Box<Conn<N::Stream>>, peer: Arc<Peer>, old: ConnId) {
+        conn.dirty = false;
+        conn.armed_at = NEVER;
+        conn.interest = conn.wanted(super::BODY_CREDIT);
+        let (key, remote) = (conn.switched().map(|switched| switched.member.key), conn.remote);
+        let id = self.conns.insert(conn);
+        let watched = self.conns.get(id).map_or(Ok(()), |conn| self.net.add(&conn.stream, id, conn.interest));
+        if let Err(error) = watched {
+            self.conns.remove(id);
+            if let Some(key) = key {
+                self.unregister(id, &key, &peer);
+            }
+            let reason = Reason::with("no_resources", error.to_string());
+            self.events.push(Event::Closed { conn: old, remote, key, reason, totals: Totals::default() });
+            return;
+        }
+        self.register(id, old);
+    }
+
+    /// Makes a connection the active one of its key, and goes on with what ran ahead of the switch.
+    fn register(&mut self, id: ConnId, old: ConnId) {
+        let free = self.free_locals.last().copied().unwrap_or(self.locals.len());
+        let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
+        let key = switched.member.key;
+        let local = self.local_by_key.get(&key).copied().unwrap_or(free);
+        switched.local = local;
+        switched.peer.set_active(id);
+        if let Some(Some(entry)) = self.locals.get(local) {
+            if !entry.connections.is_empty() {
+                self.counters().total_dup_client_conns.add(1);
+            }
+        } else {
+            let routes = Routes::default();
+            let entry = Some(Local { key, connections: Vec::with_capacity(1), routes });
+            match self.free_locals.pop() {
+                Some(index) => self.locals[index] = entry,
+                None => self.locals.push(entry),
+            }
+            self.local_by_key.insert(key, local);
+        }
+        if let Some(entry) = &mut self.locals[local] {
+            entry.connections.push(id);
+        }
+        self.events.push(Event::Switched { conn: old, member: id });
+        self.plan_keep_alive(id);
+        self.mark_dirty(id);
+        self.settle(id);
+        self.resume(id);
+    }
+}
+
+/// Where the first request head in `input` ends, its blank line included, if it ends; bytes before `from` hold no end.
+///
+/// Lines may end in a bare line feed, as HTTP servers have always taken them; Python judges the rest.
+fn end_of_head(input: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        at += input.get(at..)?.iter().position(|byte| *byte == b'\n')? + 1;
+        match input.get(at..)? {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_of_head;
+
+    #[test]
+    fn a_head_ends_with_its_first_blank_line() {
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\nA: b\r\n\r\nrest", 0), Some(24));
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\n\nrest", 0), Some(16));
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\nA: b\r\n", 0), None);
+        assert_eq!(end_of_head(b"", 0), None);
+    }
+
+    #[test]
+    fn a_head_fed_byte_by_byte_ends_at_the_same_place() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut scanned = 0;
+        for len in 1..head.len() {
+            assert_eq!(end_of_head(&head[..len], scanned), None, "after {len} bytes");
+            scanned = len.saturating_sub(3);
+        }
+        assert_eq!(end_of_head(head, scanned), Some(head.len()));
+    }
+}

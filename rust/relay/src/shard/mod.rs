@@ -1,0 +1,373 @@
+//! One shard: a thread's worth of connections, and the tick that moves their bytes.
+//!
+//! A tick takes what is ready and never waits: commands, other shards' parcels, readable and writable connections,
+//! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
+//! It runs over any [`Net`] with a given time, so tests drive the same code as production.
+//!
+//! Read on in the order of a connection's life: `introduce` (accept to switch), `receive` (bytes in), `relay` (what
+//! a frame does), `send` (bytes out), `close`.
+
+mod close;
+mod introduce;
+mod receive;
+mod relay;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::ServerConfig;
+
+use crate::conn::{Conn, Local, NEVER, Stage};
+use crate::frame::{self, Gone, Key};
+use crate::id::{ConnId, Slots};
+use crate::mailbox::{Batch, Mailbox, Offered};
+use crate::net::{Net, Ready};
+use crate::queue::Outbox;
+use crate::seam::{Command, Event, EventQueue, Listener, ListenerId, Waker};
+use crate::stats::Counters;
+use crate::switchboard::{Peer, Switchboard};
+use crate::timer::Wheel;
+
+/// Bytes that one ready connection may bring in one tick: the fairness between senders.
+const READ_BUDGET: usize = 64 * 1024;
+/// Bytes handed to Python and not used yet, beyond which no more of a body is read.
+const BODY_CREDIT: usize = 64 * 1024;
+/// TLS handshakes that are taken a step further in one tick: a flood of them may not hold up those who are in.
+const HANDSHAKES_A_TICK: usize = 8;
+/// Empty outboxes kept for the next connection that has something to send.
+const SPARE_OUTBOXES: usize = 64;
+
+/// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many shards.
+    pub shards: usize,
+    /// Packets that each of a connection's two queues holds.
+    pub queue_depth: usize,
+    /// Most bytes of a request head.
+    pub max_head: usize,
+    /// From accepting a connection, or from its last answer, to a whole request head.
+    pub setup_timeout: u64,
+    /// For one frame of the login.
+    pub login_timeout: u64,
+    /// How long a client's write may make no progress; 0: for ever.
+    pub write_timeout: u64,
+    /// The same for a mesh peer.
+    pub mesh_write_timeout: u64,
+    /// Between two `KeepAlive` frames to one connection, at least.
+    pub keep_alive: u64,
+    /// Drawn anew each time and added to that, at most.
+    pub keep_alive_jitter: u64,
+}
+
+/// What a shard asks another to do.
+pub(crate) enum Errand<S> {
+    /// Take over this connection: its key lives with you.
+    Adopt(Box<Conn<S>>, Arc<Peer>, ConnId),
+    /// Tell a connection of yours that a key has left.
+    PeerGone { to: ConnId, key: Key, why: Gone },
+    /// Close every connection of a key of yours.
+    ClosePeer(Key),
+}
+
+/// A shard as the others and Python see it.
+pub(crate) struct Port<S> {
+    /// One a sending shard.
+    pub(crate) mailboxes: Vec<Mailbox<Errand<S>>>,
+    pub(crate) commands: Mutex<Vec<Command>>,
+    pub(crate) waker: Waker,
+    pub(crate) counters: Counters,
+    /// Thousandths of its time that it was busy of late.
+    pub(crate) load: AtomicU32,
+}
+
+/// What all shards share.
+pub(crate) struct Shared<S> {
+    pub(crate) settings: Settings,
+    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) switchboard: Switchboard,
+    pub(crate) events: EventQueue,
+    pub(crate) ports: Vec<Port<S>>,
+}
+
+impl<S> Shared<S> {
+    pub(crate) fn new(settings: Settings, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+        let ports = (0..settings.shards)
+            .map(|_| {
+                Ok(Port {
+                    mailboxes: (0..settings.shards).map(|_| Mailbox::default()).collect(),
+                    commands: Mutex::default(),
+                    waker: Waker::new()?,
+                    counters: Counters::default(),
+                    load: AtomicU32::new(0),
+                })
+            })
+            .collect::<std::io::Result<_>>()?;
+        Ok(Self { settings, tls, switchboard: Switchboard::default(), events: EventQueue::new()?, ports })
+    }
+
+    /// The shard for a key that has none: the busiest that still has room, so that a quiet server uses one.
+    fn place(&self) -> usize {
+        const FULL: u32 = 600;
+        let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
+        let roomy = (0..self.ports.len()).filter(|shard| load(shard) < FULL).max_by_key(|shard| (load(shard), self.ports.len() - shard));
+        roomy.or_else(|| (0..self.ports.len()).min_by_key(load)).unwrap_or(0)
+    }
+}
+
+pub(crate) struct Shard<N: Net> {
+    index: usize,
+    pub(crate) net: N,
+    pub(crate) shared: Arc<Shared<N::Stream>>,
+    /// Milliseconds since the plane's start, as of this tick.
+    now: u64,
+    conns: Slots<Box<Conn<N::Stream>>>,
+    /// The keys whose connections live here; `None` marks a place that is free.
+    locals: Vec<Option<Local>>,
+    free_locals: Vec<usize>,
+    local_by_key: HashMap<Key, usize>,
+    listeners: HashMap<ListenerId, Arc<Listener>>,
+    /// When listeners that were let be for want of descriptors are tried again.
+    accept_again_at: u64,
+    /// What waits for the other shards, by shard.
+    outgoing: Vec<Batch<Errand<N::Stream>>>,
+    /// A mailbox was full: nothing is read from senders until it is not.
+    congested: bool,
+    handshakes_left: usize,
+    stopped: bool,
+    wheel: Wheel,
+    dirty: Vec<ConnId>,
+    events: Vec<Event>,
+    /// Lent to whoever reads; see `receive`.
+    read_buffer: Vec<u8>,
+    seal_buffer: Vec<u8>,
+    /// Lent to whoever needs to collect names for a moment.
+    scratch: Vec<ConnId>,
+    spare_outboxes: Vec<Box<Outbox>>,
+    /// Empty buffers, with memory, for connections that hold a part of a frame.
+    spare_inputs: Vec<Vec<u8>>,
+}
+
+impl<N: Net> Shard<N> {
+    pub(crate) fn new(index: usize, net: N, shared: Arc<Shared<N::Stream>>, now: u64) -> Self {
+        Self {
+            index,
+            net,
+            now,
+            conns: Slots::new(index as u8),
+            locals: Vec::new(),
+            free_locals: Vec::new(),
+            local_by_key: HashMap::new(),
+            listeners: HashMap::new(),
+            accept_again_at: NEVER,
+            outgoing: (0..shared.settings.shards).map(|_| Batch::default()).collect(),
+            congested: false,
+            handshakes_left: 0,
+            stopped: false,
+            wheel: Wheel::new(now),
+            dirty: Vec::new(),
+            events: Vec::new(),
+            read_buffer: vec![0; receive::BUFFER],
+            seal_buffer: vec![0; send::SEAL_BUFFER],
+            scratch: Vec::new(),
+            spare_outboxes: Vec::new(),
+            spare_inputs: Vec::new(),
+            shared,
+        }
+    }
+
+    /// Does everything that can be done now. `now` is in milliseconds and never goes back.
+    pub(crate) fn tick(&mut self, now: u64, ready: &[Ready]) {
+        self.now = now;
+        self.handshakes_left = HANDSHAKES_A_TICK;
+        self.obey();
+        self.collect();
+        for event in ready {
+            match *event {
+                Ready::Listener(id) => self.accept(id),
+                Ready::Conn { id, read, write, broken } => {
+                    if write {
+                        self.unblock(id);
+                    }
+                    if read || broken {
+                        self.readable(id, broken);
+                    }
+                }
+            }
+        }
+        self.expire();
+        self.flush_dirty();
+        self.publish();
+        if !self.events.is_empty() {
+            self.shared.events.append(&mut self.events);
+        }
+    }
+
+    /// Whether something came since the last tick that no descriptor tells of.
+    pub(crate) fn has_mail(&self) -> bool {
+        let port = self.port();
+        !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
+    }
+
+    /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
+    pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
+        let again = (self.accept_again_at != NEVER).then(|| self.accept_again_at.saturating_sub(now));
+        [self.wheel.sleep_ms(now), again].into_iter().flatten().min()
+    }
+
+    /// Whether another shard has to look into its mailbox before this one may read on.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.congested
+    }
+
+    /// Whether the shard was told to stop.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    fn port(&self) -> &Port<N::Stream> {
+        &self.shared.ports[self.index]
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.port().counters
+    }
+
+    fn obey(&mut self) {
+        let commands = std::mem::take(&mut *self.port().commands.lock().unwrap_or_else(PoisonError::into_inner));
+        for command in commands {
+            match command {
+                Command::Listen(id, listener) => self.listen(id, listener),
+                Command::Unlisten(id) => self.unlisten(id),
+                Command::Stop => self.stopped = true,
+                Command::Panic => panic!("told to, by a test"),
+                Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),
+                Command::AwaitHead(conn) => self.await_head(conn),
+                Command::AwaitFrame(conn, most) => self.await_frame(conn, most),
+                Command::AwaitBody(conn, len) => self.await_body(conn, len),
+                Command::Consumed(conn, len) => self.consumed(conn, len),
+                Command::Switch { conn, member, first } => self.switch(conn, member, &first),
+                Command::Close(conn, reason) => self.close(conn, reason),
+            }
+        }
+    }
+
+    /// Looks into the mailboxes: parcels first, because an errand may say that their sender has left.
+    fn collect(&mut self) {
+        let mut batch = Batch::default();
+        for from in 0..self.shared.ports.len() {
+            let sender_waits = self.port().mailboxes[from].collect(&mut batch);
+            if sender_waits {
+                self.shared.ports[from].waker.wake();
+            }
+            for parcel in batch.parcels() {
+                self.enqueue(parcel.to, parcel.from, parcel.packet);
+            }
+            for errand in batch.errands.drain(..) {
+                match errand {
+                    Errand::Adopt(conn, peer, old) => self.adopt(conn, peer, old),
+                    Errand::PeerGone { to, key, why } => self.tell_gone(to, &key, why),
+                    Errand::ClosePeer(key) => self.close_key(&key),
+                }
+            }
+            batch.clear();
+        }
+    }
+
+    /// Leaves what was gathered for the other shards in their mailboxes.
+    fn publish(&mut self) {
+        self.congested = false;
+        for (to, batch) in self.outgoing.iter_mut().enumerate() {
+            if batch.is_empty() {
+                continue;
+            }
+            let port = &self.shared.ports[to];
+            match port.mailboxes[self.index].offer(batch) {
+                Offered::Taken { was_empty: true } => port.waker.wake(),
+                Offered::Taken { was_empty: false } => {}
+                Offered::Full => self.congested = true,
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.now >= self.accept_again_at {
+            self.accept_again();
+        }
+        let mut due = std::mem::take(&mut self.scratch);
+        self.wheel.advance(self.now, &mut due);
+        for id in due.drain(..) {
+            self.look_at_clock(id);
+        }
+        self.scratch = due;
+    }
+
+    /// A hint came up: acts on every deadline of the connection that has passed, and asks for the next hint.
+    fn look_at_clock(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.armed_at = NEVER;
+        if let Some(reason) = conn.overdue(self.now) {
+            if reason.code == "write_timeout" {
+                self.counters().sclient_write_timeouts.add(1);
+            }
+            self.finish(id, reason);
+            return;
+        }
+        let now = self.now;
+        if conn.switched().is_some_and(|switched| now >= switched.keep_alive_at) {
+            self.control(id, &frame::header(frame::Type::KeepAlive, 0));
+            self.plan_keep_alive(id);
+        }
+        self.arm(id);
+    }
+
+    fn plan_keep_alive(&mut self, id: ConnId) {
+        let settings = &self.shared.settings;
+        // Any spread will do: the clients of one node must not all be written to in the same moment.
+        let spread = (id.as_u64() ^ self.now).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let at = self.now + settings.keep_alive + spread % (settings.keep_alive_jitter + 1);
+        if let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) {
+            switched.keep_alive_at = at;
+        }
+    }
+
+    /// Makes sure that the wheel has a hint for the connection's next deadline.
+    fn arm(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let at = conn.next_deadline();
+        if at < conn.armed_at {
+            conn.armed_at = at;
+            self.wheel.arm(id, at);
+        }
+    }
+
+    /// Makes epoll and the wheel agree with what the connection now waits for.
+    fn settle(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let wanted = conn.wanted(BODY_CREDIT);
+        if wanted != conn.interest {
+            conn.interest = wanted;
+            // Only a stream that is not watched makes this fail, and every connection's is.
+            if let Err(error) = self.net.change(&conn.stream, id, wanted) {
+                panic!("epoll does not know connection {id:?}: {error}");
+            }
+        }
+        self.arm(id);
+    }
+
+    /// Puts a connection into another stage, with a deadline from now on.
+    fn enter(&mut self, id: ConnId, stage: Stage, timeout: u64) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.stage = stage;
+        conn.deadline = self.now.saturating_add(timeout);
+    }
+}

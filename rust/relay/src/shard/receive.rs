@@ -1,0 +1,232 @@
+//! Bytes in: from the socket, through TLS, to whatever the connection's stage does with them.
+
+use crate::conn::{Conn, NEVER, Stage, Transport};
+use crate::frame::{self, BadFrame, HEADER};
+use crate::id::ConnId;
+use crate::net::{Net, Stream};
+use crate::seam::{Reason, Role};
+use crate::tls::Progress;
+
+use super::{READ_BUDGET, Shard};
+
+/// The read buffer: what was left of a frame or a TLS record goes in front of what one read brings.
+pub(super) const BUFFER: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET + READ_BUDGET;
+
+/// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
+const PLAIN_HTTP_ON_TLS: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
+
+impl<N: Net> Shard<N> {
+    /// A connection has bytes, or its end, or an error.
+    pub(super) fn readable(&mut self, id: ConnId, broken: bool) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if !conn.interest.read {
+            if broken {
+                // Nobody would ever read the error, and epoll would report it for ever.
+                self.finish(id, Reason::code("reset"));
+            }
+            return;
+        }
+        match conn.stage {
+            Stage::Switched(_) if self.congested => return,
+            Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Handshake => self.handshakes_left -= 1,
+            _ => {}
+        }
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let result = self.read(id, &mut buffer);
+        self.read_buffer = buffer;
+        self.conclude(id, result);
+    }
+
+    /// Ends a connection that failed; makes sure that one that did not will be looked at again.
+    pub(super) fn conclude(&mut self, id: ConnId, result: Result<(), Reason>) {
+        match result {
+            Ok(()) => self.settle(id),
+            Err(reason) => self.finish(id, reason),
+        }
+    }
+
+    fn read(&mut self, id: ConnId, buffer: &mut [u8]) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        let conn = conn.as_mut();
+        let held = match &conn.transport {
+            Transport::Tls(session) => session.partial(),
+            // Frames are parsed where they are read; other stages append.
+            Transport::Plain if conn.switched().is_some() => &conn.input,
+            Transport::Plain | Transport::Busy => &[][..],
+        };
+        let start = held.len();
+        buffer[..start].copy_from_slice(held);
+        let came = match conn.stream.read(&mut buffer[start..start + READ_BUDGET]) {
+            Ok(0) => return Err(conn.cut_short()),
+            Ok(came) => came,
+            Err(error) if is_transient(&error) => return Ok(()),
+            Err(error) => return Err(Reason::with("reset", error.to_string())),
+        };
+        let bytes = &mut buffer[..start + came];
+        if matches!(conn.stage, Stage::Handshake) && start == 0 && bytes[0].is_ascii_uppercase() {
+            // No TLS record begins with a letter; a request line does.
+            conn.transport = Transport::Plain;
+            self.control(id, PLAIN_HTTP_ON_TLS);
+            self.close_after_writing(id, Reason::code("plain_http_on_tls"));
+            return Ok(());
+        }
+        if conn.transport.is_plain() {
+            if conn.switched().is_none() {
+                conn.input.extend_from_slice(bytes);
+                return self.advance(id);
+            }
+            let input = std::mem::take(&mut conn.input);
+            self.keep_spare(input);
+            let used = self.frames(id, bytes)?;
+            self.hold(id, &bytes[used..]);
+            return Ok(());
+        }
+        self.decrypt(id, bytes)
+    }
+
+    fn decrypt(&mut self, id: ConnId, ciphertext: &mut [u8]) -> Result<(), Reason> {
+        let Some(mut session) = self.conns.get_mut(id).and_then(|conn| conn.transport.borrow_session()) else {
+            return Ok(());
+        };
+        let mut answer = Vec::new();
+        let mut result = Ok(());
+        let progress = session.receive(ciphertext, &mut answer, |plain| {
+            if result.is_ok() {
+                result = self.take_in(id, plain);
+            }
+        });
+        // The connection may have ended meanwhile, and its session with it.
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        conn.transport = Transport::Tls(session);
+        if !answer.is_empty() {
+            self.commit(id, &answer);
+        }
+        match progress {
+            Ok(Progress::Established) => {
+                if self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Handshake)) {
+                    let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+                    conn.stage = Stage::Head { scanned: 0 };
+                    return self.advance(id);
+                }
+                result
+            }
+            Ok(Progress::Handshaking) => result,
+            Ok(Progress::PeerClosed) => result.and(Err(Reason::code("eof"))),
+            Err(error) => {
+                // The alert tells the peer why; it leaves now or never.
+                self.flush(id);
+                Err(Reason::with("tls_error", error.to_string()))
+            }
+        }
+    }
+
+    /// Plaintext of one record.
+    fn take_in(&mut self, id: ConnId, plain: &[u8]) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        if conn.switched().is_some() && conn.input.is_empty() {
+            let used = self.frames(id, plain)?;
+            self.hold(id, &plain[used..]);
+            return Ok(());
+        }
+        conn.input.extend_from_slice(plain);
+        self.advance(id)
+    }
+
+    /// Keeps the start of a frame until the rest of it comes.
+    fn hold(&mut self, id: ConnId, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        let mut input = self.spare_inputs.pop().unwrap_or_default();
+        input.extend_from_slice(rest);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.input = input;
+        }
+    }
+
+    /// Relays the whole frames that wait in a switched connection's input.
+    pub(super) fn relay_input(&mut self, id: ConnId) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        let mut input = std::mem::take(&mut conn.input);
+        let used = self.frames(id, &input)?;
+        if used == input.len() {
+            self.keep_spare(input);
+        } else if let Some(conn) = self.conns.get_mut(id) {
+            input.drain(..used);
+            conn.input = input;
+        }
+        Ok(())
+    }
+
+    /// Keeps a buffer that has become empty for the next connection that holds a part of a frame.
+    fn keep_spare(&mut self, mut input: Vec<u8>) {
+        const SPARES: usize = 64;
+        if input.capacity() > 0 && self.spare_inputs.len() < SPARES {
+            input.clear();
+            self.spare_inputs.push(input);
+        }
+    }
+
+    /// Relays every whole frame at the front of `bytes`; how many bytes that used.
+    fn frames(&mut self, id: ConnId, bytes: &[u8]) -> Result<usize, Reason> {
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            // Looked up for each frame: relaying the last one may have ended the connection.
+            let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return Ok(at) };
+            if switched.skip > 0 {
+                let thrown = switched.skip.min(rest.len());
+                switched.skip -= thrown;
+                at += thrown;
+                if switched.skip > 0 {
+                    return Ok(at);
+                }
+                continue;
+            }
+            let Some((kind, len)) = frame::read_header(rest) else { return Ok(at) };
+            if switched.member.role != Role::MeshPeer && frame::needs_mesh(kind) {
+                let detail = format!("insufficient permissions: frame type {kind:#04x} from an ordinary client");
+                return Err(Reason::with("protocol_error", detail));
+            }
+            let known = frame::admit(kind, len).map_err(|BadFrame(why)| Reason::with("protocol_error", why))?;
+            if !known {
+                switched.skip = len;
+                self.counters().unknown_frames.add(1);
+                self.speak(id);
+                at += HEADER;
+                continue;
+            }
+            let Some(payload) = rest.get(HEADER..HEADER + len) else { return Ok(at) };
+            self.relay(id, frame::parse(kind, payload));
+            at += HEADER + len;
+        }
+    }
+}
+
+impl<S> Conn<S> {
+    /// Why a stream that ended here ended: in order, or in the middle of something.
+    fn cut_short(&mut self) -> Reason {
+        self.deadline = NEVER;
+        match &self.stage {
+            Stage::Lingering(reason) => reason.clone(),
+            Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
+            Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
+            Stage::Frame { .. } => Reason::with("eof", "in the login"),
+            Stage::Body { .. } => Reason::with("eof", "in the request body"),
+            _ => Reason::code("eof"),
+        }
+    }
+}
+
+/// Whether a read or write that failed this way will go better later.
+pub(super) fn is_transient(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted)
+}
+
+/// Removes the first `len` bytes; an emptied buffer gives its memory away with them.
+pub(super) fn take_front(input: &mut Vec<u8>, len: usize) -> Vec<u8> {
+    let rest = input.split_off(len);
+    std::mem::replace(input, rest)
+}

@@ -1,0 +1,178 @@
+//! What a frame of a logged-in connection does (`docs/protocol/relay.md`).
+
+use crate::frame::{self, Gone, Inbound, Key, Type};
+use crate::id::ConnId;
+use crate::net::Net;
+use crate::stats::Drop;
+
+use super::introduce::NOT_HERE_BURST;
+use super::{Errand, Shard};
+
+/// Bytes that wait for a blocked connection beyond which its pings are no longer answered.
+const PONG_BACKLOG: usize = 16 * 1024;
+/// From the login to the first change of home that counts as a move.
+const SETTLING: u64 = 5_000;
+/// What one "not here" answer costs, and what a millisecond earns, so that one a second is the rule.
+const NOT_HERE_COST: u64 = 1_000;
+
+impl<N: Net> Shard<N> {
+    pub(super) fn relay(&mut self, id: ConnId, frame: Inbound<'_>) {
+        self.speak(id);
+        match frame {
+            Inbound::Send { to, packet } => self.send_packet(id, to, packet),
+            Inbound::Forward { from, to, packet } => self.forward(id, from, to, packet),
+            Inbound::Preferred(home) => self.note_preferred(id, home),
+            Inbound::Ping(data) => self.pong(id, data),
+            Inbound::ClosePeer(key) => self.close_peer(*key),
+            Inbound::Watch | Inbound::Unknown => self.counters().unknown_frames.add(1),
+        }
+    }
+
+    /// The connection of a key that spoke last is the one that gets its packets.
+    pub(super) fn speak(&mut self, id: ConnId) {
+        let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
+        let Some(local) = self.locals.get_mut(switched.local).and_then(Option::as_mut) else { return };
+        if local.connections.last() != Some(&id) {
+            local.connections.retain(|other| *other != id);
+            local.connections.push(id);
+            switched.peer.set_active(id);
+        }
+    }
+
+    fn send_packet(&mut self, id: ConnId, to: &Key, packet: &[u8]) {
+        let disco = frame::is_disco(packet);
+        let counters = self.counters();
+        counters.packets_received.add(1);
+        counters.bytes_received.add(packet.len() as u64);
+        if disco {
+            counters.packets_received_disco.add(1);
+        }
+        let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
+        switched.totals.packets_in += 1;
+        switched.totals.bytes_in += packet.len() as u64;
+        let (from, local, hint) = (switched.member.key, switched.local, switched.last_route);
+        let Some((route, active)) = self.route(local, hint, to) else {
+            self.counters().dropped(Drop::UnknownDestination, disco, packet.len());
+            if disco {
+                self.not_here(id, to);
+            }
+            return;
+        };
+        if route != hint
+            && let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut())
+        {
+            switched.last_route = route;
+        }
+        self.deliver(active, &from, packet);
+    }
+
+    /// The connection that gets packets for `to` now, and the index of the route to it, which notes that it does.
+    fn route(&mut self, local: usize, hint: usize, to: &Key) -> Option<(usize, ConnId)> {
+        let routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
+        if let Some(index) = routes.find(to, hint) {
+            let route = routes.at(index);
+            let active = route.peer.active();
+            if active != ConnId::NOBODY {
+                route.note(active);
+                return Some((index, active));
+            }
+        }
+        let peer = self.shared.switchboard.find(to)?;
+        let active = peer.active();
+        if active == ConnId::NOBODY {
+            return None;
+        }
+        let (index, forgot) = routes.insert(to, peer);
+        routes.at(index).note(active);
+        if forgot {
+            self.counters().routes_forgotten.add(1);
+        }
+        Some((index, active))
+    }
+
+    /// A packet from another node: delivered here or nowhere. The zero key is no source; only a faulty node sends it.
+    fn forward(&mut self, id: ConnId, from: &Key, to: &Key, packet: &[u8]) {
+        self.counters().packets_forwarded_in.add(1);
+        let disco = frame::is_disco(packet);
+        let active = self.shared.switchboard.find(to).map(|peer| peer.active());
+        match active {
+            Some(active) if active != ConnId::NOBODY && *from != [0; 32] => self.deliver(active, from, packet),
+            _ => {
+                self.counters().dropped(Drop::UnknownDestinationOnForward, disco, packet.len());
+                if disco {
+                    self.not_here(id, to);
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, to: ConnId, from: &Key, packet: &[u8]) {
+        let shard = to.shard();
+        if shard == self.index {
+            self.enqueue(to, from, packet);
+            return;
+        }
+        self.outgoing[shard].post(&crate::mailbox::Parcel { to, from, packet });
+        if self.outgoing[shard].is_full() {
+            self.publish();
+        }
+    }
+
+    /// Tells a sender that nobody has this key, as often as it may be told.
+    fn not_here(&mut self, id: ConnId, key: &Key) {
+        let now = self.now;
+        let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
+        let credit = switched.not_here_credit.saturating_add(now - switched.not_here_at).min(NOT_HERE_BURST);
+        switched.not_here_at = now;
+        switched.not_here_credit = credit;
+        if credit >= NOT_HERE_COST {
+            switched.not_here_credit -= NOT_HERE_COST;
+            self.tell_gone(id, key, Gone::NotHere);
+        }
+    }
+
+    /// Writes a `PeerGone` to a connection of this shard.
+    pub(super) fn tell_gone(&mut self, id: ConnId, key: &Key, why: Gone) {
+        if self.control(id, &frame::peer_gone(key, why)) {
+            let counters = self.counters();
+            match why {
+                Gone::Disconnected => counters.peer_gone_disconnected_frames.add(1),
+                Gone::NotHere => counters.peer_gone_not_here_frames.add(1),
+            }
+        }
+    }
+
+    fn note_preferred(&mut self, id: ConnId, home: bool) {
+        let now = self.now;
+        let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
+        if switched.home == home {
+            return;
+        }
+        switched.home = home;
+        if now - switched.since_ms > SETTLING {
+            let counters = self.counters();
+            if home { &counters.home_moves_in } else { &counters.home_moves_out }.add(1);
+        }
+    }
+
+    fn pong(&mut self, id: ConnId, data: [u8; 8]) {
+        self.counters().got_ping.add(1);
+        let waiting = self.conns.get(id).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.undroppable());
+        if waiting > PONG_BACKLOG {
+            return;
+        }
+        let mut answer = frame::header(Type::Pong, data.len()).to_vec();
+        answer.extend_from_slice(&data);
+        if self.control(id, &answer) {
+            self.counters().sent_pong.add(1);
+        }
+    }
+
+    fn close_peer(&mut self, key: Key) {
+        match self.shared.switchboard.find(&key) {
+            Some(peer) if peer.shard == self.index => self.close_key(&key),
+            Some(peer) => self.outgoing[peer.shard].errands.push(Errand::ClosePeer(key)),
+            None => {}
+        }
+    }
+}

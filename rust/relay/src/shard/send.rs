@@ -1,0 +1,266 @@
+//! Bytes out: queues, sealing, and one write for all that a receiver got in a tick.
+
+use std::io::IoSlice;
+
+use crate::conn::{Conn, Transport};
+use crate::frame::{self, HEADER, KEY, Key, Type};
+use crate::id::ConnId;
+use crate::net::{Net, Stream};
+use crate::queue::{Outbox, Taken};
+use crate::seam::{Event, Reason};
+use crate::stats::Drop;
+use crate::tls::{TlsError, sealed_len};
+
+use super::receive::is_transient;
+use super::{SPARE_OUTBOXES, Shard};
+
+/// Plaintext bytes for which one write is made: enough that its price no longer matters, little enough that a
+/// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
+const BATCH: usize = 64 * 1024;
+/// One frame may go over [`BATCH`].
+const BIGGEST_FRAME: usize = HEADER + KEY + frame::MAX_PACKET;
+/// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
+pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4_096;
+/// Header and source key: the bytes of a queued frame that are not packet.
+pub(super) const OVERHEAD: usize = HEADER + KEY;
+
+/// How an attempt to write ended.
+enum Written {
+    /// The socket took all.
+    All,
+    /// The socket is full.
+    Blocked,
+}
+
+impl<N: Net> Shard<N> {
+    /// Queues a packet for a connection of this shard. A full queue drops its oldest, but only once the socket
+    /// takes no more.
+    pub(super) fn enqueue(&mut self, to: ConnId, from: &Key, packet: &[u8]) {
+        let disco = frame::is_disco(packet);
+        let depth = self.shared.settings.queue_depth;
+        let is_full = |conn: &Conn<N::Stream>| {
+            conn.outbox.as_ref().is_some_and(|outbox| outbox.queue(disco).len() >= depth)
+        };
+        if self.conns.get(to).is_some_and(|conn| is_full(conn) && !conn.blocked) {
+            self.flush(to);
+        }
+        let Some(conn) = self.conns.get_mut(to) else {
+            self.counters().dropped(Drop::GoneDisconnected, disco, packet.len());
+            return;
+        };
+        let evict = conn.blocked && is_full(conn);
+        let spares = &mut self.spare_outboxes;
+        let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
+        let queue = outbox.queue_mut(disco);
+        let evicted = if evict { queue.drop_oldest() } else { None };
+        let header = frame::header(Type::RecvPacket, KEY + packet.len());
+        queue.push([&header, from, packet], self.now as u32);
+        if let Some(len) = evicted {
+            self.counters().dropped(Drop::QueueHead, disco, len - OVERHEAD);
+        }
+        self.mark_dirty(to);
+    }
+
+    /// Queues bytes that are never dropped; `false` where the connection is gone or is closing.
+    pub(super) fn control(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        if conn.is_closing() {
+            return false;
+        }
+        let spares = &mut self.spare_outboxes;
+        let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
+        outbox.control.extend_from_slice(bytes);
+        self.mark_dirty(id);
+        true
+    }
+
+    /// Queues bytes that are sealed already, or are not to be: handshake messages and alerts.
+    pub(super) fn commit(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let spares = &mut self.spare_outboxes;
+        let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
+        outbox.committed.extend_from_slice(bytes);
+        self.mark_dirty(id);
+    }
+
+    /// Python's bytes.
+    pub(super) fn write(&mut self, id: ConnId, bytes: &[u8], tell_drained: bool) {
+        if self.control(id, bytes)
+            && let Some(conn) = self.conns.get_mut(id)
+        {
+            conn.tell_drained |= tell_drained;
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// The end of a tick: everything that was queued leaves.
+    pub(super) fn flush_dirty(&mut self) {
+        // A connection that ends here has partners to be told, who are then dirty in their turn.
+        while !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for id in dirty.drain(..) {
+                if let Some(conn) = self.conns.get_mut(id) {
+                    conn.dirty = false;
+                    self.flush(id);
+                }
+            }
+            if self.dirty.is_empty() {
+                // Keeps its memory for the next tick.
+                self.dirty = dirty;
+            }
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn unblock(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.blocked = false;
+        self.flush(id);
+        self.settle(id);
+    }
+
+    /// Writes what is queued for a connection until there is no more or the socket is full.
+    pub(super) fn flush(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.blocked || matches!(conn.transport, Transport::Busy) {
+            return;
+        }
+        let Some(mut outbox) = conn.outbox.take() else { return };
+        let mut taken = Taken::default();
+        let written = conn.write_out(&mut outbox, &mut self.seal_buffer, self.now as u32, &mut taken);
+        if let Some(switched) = conn.switched_mut() {
+            switched.totals.packets_out += taken.frames;
+            switched.totals.bytes_out += taken.bytes;
+        }
+        match written {
+            Ok(Written::Blocked) => {
+                conn.blocked = true;
+                conn.progress_at = self.now;
+                conn.outbox = Some(outbox);
+                self.settle(id);
+            }
+            Ok(Written::All) => {
+                if outbox.is_worth_keeping() && self.spare_outboxes.len() < SPARE_OUTBOXES {
+                    self.spare_outboxes.push(outbox);
+                }
+                if std::mem::take(&mut conn.tell_drained) {
+                    self.events.push(Event::Drained { conn: id });
+                }
+                self.close_if_written(id);
+            }
+            Err(reason) => {
+                conn.outbox = Some(outbox);
+                self.finish(id, reason);
+            }
+        }
+        let counters = self.counters();
+        counters.packets_sent.add(taken.frames);
+        counters.bytes_sent.add(taken.bytes);
+        counters.queued_ms.add(taken.waited_ms);
+    }
+}
+
+impl<S: Stream> Conn<S> {
+    /// Writes the outbox. Packets that left are added to `taken`.
+    fn write_out(
+        &mut self,
+        outbox: &mut Outbox,
+        buffer: &mut [u8],
+        now: u32,
+        taken: &mut Taken,
+    ) -> Result<Written, Reason> {
+        loop {
+            if !outbox.committed.is_empty() {
+                let Some(len) = self.offer(&[IoSlice::new(&outbox.committed[outbox.committed_sent..])])? else {
+                    return Ok(Written::Blocked);
+                };
+                outbox.sent(len);
+                if !outbox.committed.is_empty() {
+                    return Ok(Written::Blocked);
+                }
+            }
+            if outbox.is_empty() {
+                return Ok(Written::All);
+            }
+            let all = match &mut self.transport {
+                Transport::Plain => self.write_plain(outbox, now, taken)?,
+                Transport::Tls(session) => {
+                    let sealed = outbox.seal(buffer, now, taken, |plain, out| session.seal(plain, out));
+                    let len = sealed.map_err(|error| Reason::with("tls_error", error.to_string()))?;
+                    let sent = self.offer(&[IoSlice::new(&buffer[..len])])?.unwrap_or(0);
+                    outbox.committed.extend_from_slice(&buffer[sent..len]);
+                    sent == len
+                }
+                Transport::Busy => return Ok(Written::Blocked),
+            };
+            if !all {
+                return Ok(Written::Blocked);
+            }
+        }
+    }
+
+    /// Writes queued frames as they are; whether the socket took all that it was offered.
+    fn write_plain(&mut self, outbox: &mut Outbox, now: u32, taken: &mut Taken) -> Result<bool, Reason> {
+        let (disco, other) = (outbox.disco.front(BATCH), outbox.other.front(BATCH));
+        let slices = [IoSlice::new(&outbox.control), IoSlice::new(disco), IoSlice::new(other)];
+        let (disco_len, offered) = (disco.len(), outbox.control.len() + disco.len() + other.len());
+        let sent = match slices {
+            [control, disco, other] if control.is_empty() && disco.is_empty() => self.offer(&[other])?,
+            all => self.offer(&all)?,
+        }
+        .unwrap_or(0);
+        let control = sent.min(outbox.control.len());
+        outbox.control.drain(..control);
+        let from_disco = (sent - control).min(disco_len);
+        *taken += outbox.disco.take(from_disco, now, OVERHEAD, &mut outbox.committed);
+        *taken += outbox.other.take(sent - control - from_disco, now, OVERHEAD, &mut outbox.committed);
+        Ok(sent == offered)
+    }
+
+    /// Offers bytes to the socket; how many it took, `None` for a full one.
+    fn offer(&mut self, slices: &[IoSlice<'_>]) -> Result<Option<usize>, Reason> {
+        match self.stream.write(slices) {
+            Ok(len) => Ok(Some(len)),
+            Err(error) if is_transient(&error) => Ok(None),
+            Err(error) => Err(Reason::with("reset", error.to_string())),
+        }
+    }
+}
+
+impl Outbox {
+    /// Seals one batch: what may not wait, then disco packets, then the rest; bytes of records in `buffer`.
+    fn seal(
+        &mut self,
+        buffer: &mut [u8],
+        now: u32,
+        taken: &mut Taken,
+        mut seal: impl FnMut(&[u8], &mut [u8]) -> Result<usize, TlsError>,
+    ) -> Result<usize, TlsError> {
+        let mut len = 0;
+        let control = self.control.len().min(BATCH);
+        if control > 0 {
+            len += seal(&self.control[..control], buffer)?;
+            self.control.drain(..control);
+        }
+        let mut room = BATCH - control;
+        for queue in [&mut self.disco, &mut self.other] {
+            // A queue's first frame is taken whatever its length, so it needs some room to begin with.
+            if room == 0 || queue.is_empty() {
+                continue;
+            }
+            let plain = queue.front(room);
+            let plain_len = plain.len();
+            len += seal(plain, &mut buffer[len..])?;
+            room = room.saturating_sub(plain_len);
+            *taken += queue.take(plain_len, now, OVERHEAD, &mut self.committed);
+        }
+        Ok(len)
+    }
+}

@@ -1,0 +1,133 @@
+//! Counters of one shard. Each has one writer, its shard, and is summed over the shards when somebody asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// What one shard has counted since the start (`docs/protocol/metrics.md`, Relay).
+        #[derive(Default, Debug)]
+        pub(crate) struct Counters {
+            $($(#[$doc])* pub(crate) $name: Counter,)+
+            /// By [`Drop`] reason; disco packets, then all others.
+            drops: [[Dropped; 2]; Drop::ALL.len()],
+        }
+
+        impl Counters {
+            /// The counters' names and values; the names are those of the metrics without `derp_`.
+            pub(crate) fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name.get()),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP connections accepted.
+    accepts,
+    /// `SendPacket` frames read, and their packet bytes.
+    packets_received,
+    bytes_received,
+    /// The disco ones of them.
+    packets_received_disco,
+    /// `RecvPacket` frames written, and their packet bytes.
+    packets_sent,
+    bytes_sent,
+    /// `ForwardPacket` frames read from other nodes.
+    packets_forwarded_in,
+    /// `Ping` read, `Pong` written.
+    got_ping,
+    sent_pong,
+    /// `PeerGone` written, by reason.
+    peer_gone_disconnected_frames,
+    peer_gone_not_here_frames,
+    /// Connections closed because a write made no progress.
+    sclient_write_timeouts,
+    /// Frames of a type that means nothing here.
+    unknown_frames,
+    /// Logins that met an older connection of their key.
+    total_dup_client_conns,
+    /// `NotePreferred` changes more than 5 s after login.
+    home_moves_in,
+    home_moves_out,
+    /// Milliseconds that packets waited in queues, all together.
+    queued_ms,
+    /// Routes that a sender with too many partners forgot.
+    routes_forgotten,
+}
+
+/// A number that one thread writes and any thread reads.
+#[derive(Default, Debug)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning shard may call this: with one writer no locked instruction is needed.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Packets that were dropped, and their bytes without key and header.
+#[derive(Default, Debug)]
+struct Dropped {
+    packets: Counter,
+    bytes: Counter,
+}
+
+/// Why a packet was dropped (`docs/protocol/relay.md`, Queues and drops).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Drop {
+    /// Nobody in the region has the destination's key.
+    UnknownDestination,
+    /// Another node forwarded it here, where nobody has that key.
+    UnknownDestinationOnForward,
+    /// Its receiver left while it was queued.
+    GoneDisconnected,
+    /// It was the oldest of a full queue.
+    QueueHead,
+}
+
+impl Drop {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::UnknownDestination, "unknown_dest"),
+        (Self::UnknownDestinationOnForward, "unknown_dest_on_fwd"),
+        (Self::GoneDisconnected, "gone_disconnected"),
+        (Self::QueueHead, "queue_head"),
+    ];
+}
+
+/// The drops of one reason and kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drops {
+    /// The reason, as the metric's label says it.
+    pub reason: &'static str,
+    /// "disco" or "other".
+    pub kind: &'static str,
+    /// How many packets.
+    pub packets: u64,
+    /// Their bytes, without key and header.
+    pub bytes: u64,
+}
+
+impl Counters {
+    pub(crate) fn dropped(&self, why: Drop, disco: bool, bytes: usize) {
+        let dropped = &self.drops[why as usize][usize::from(!disco)];
+        dropped.packets.add(1);
+        dropped.bytes.add(bytes as u64);
+    }
+
+    /// All drops, one entry a reason and kind.
+    pub(crate) fn drops(&self) -> impl Iterator<Item = Drops> + '_ {
+        Drop::ALL.iter().flat_map(|&(why, reason)| {
+            ["disco", "other"].into_iter().zip(&self.drops[why as usize]).map(move |(kind, dropped)| Drops {
+                reason,
+                kind,
+                packets: dropped.packets.get(),
+                bytes: dropped.bytes.get(),
+            })
+        })
+    }
+}

@@ -1,0 +1,294 @@
+//! One TLS session without buffers of its own, and the configuration that all sessions share.
+//!
+//! rustls's unbuffered interface: bytes in by slice, bytes out by slice. What arrived of a record that is not
+//! whole yet is the only thing that a session keeps between two reads.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, RwLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{CipherSuite, ServerConfig};
+
+/// Most plaintext bytes in one record (RFC 8446, 5.1).
+const RECORD: usize = 16 * 1024;
+/// Most bytes by which sealing one record makes it longer: header, explicit nonce (1.2), content type (1.3), tag.
+const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
+
+/// Bytes that sealing `plain` bytes takes at most.
+pub(crate) const fn sealed_len(plain: usize) -> usize {
+    plain + (plain / RECORD + 1) * RECORD_OVERHEAD
+}
+
+/// Why a session cannot go on.
+#[derive(Debug)]
+pub(crate) struct TlsError(rustls::Error);
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// How a session stands after it was fed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// The handshake wants more bytes.
+    Handshaking,
+    /// Application data flows.
+    Established,
+    /// The peer said close_notify: nothing more comes.
+    PeerClosed,
+}
+
+/// The server's end of one TLS connection.
+pub(crate) struct Session {
+    connection: UnbufferedServerConnection,
+    /// Ciphertext of a record that is not whole yet; empty, without memory, on an idle connection.
+    partial: Vec<u8>,
+}
+
+impl Session {
+    pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+        Ok(Self { connection: UnbufferedServerConnection::new(config)?, partial: Vec::new() })
+    }
+
+    /// The start of an unfinished record; what is given to [`receive`](Self::receive) next begins with it.
+    pub(crate) fn partial(&self) -> &[u8] {
+        &self.partial
+    }
+
+    /// Takes in `ciphertext`: plaintext goes to `plain`, one call a record, and what the handshake answers to `out`.
+    ///
+    /// On an error `out` ends with the alert for the peer.
+    pub(crate) fn receive(
+        &mut self,
+        ciphertext: &mut [u8],
+        out: &mut Vec<u8>,
+        mut plain: impl FnMut(&[u8]),
+    ) -> Result<Progress, TlsError> {
+        self.partial = Vec::new();
+        let mut at = 0;
+        loop {
+            let UnbufferedStatus { mut discard, state, .. } =
+                self.connection.process_tls_records(&mut ciphertext[at..]);
+            let progress = match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        plain(record.payload);
+                    }
+                    None
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    encode(out, |space| data.encode(space))?;
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                Ok(ConnectionState::BlockedHandshake) => Some(Progress::Handshaking),
+                Ok(ConnectionState::WriteTraffic(_)) => Some(Progress::Established),
+                // Early data is never offered; should rustls say so all the same, it is as good as the end.
+                Ok(_) => Some(Progress::PeerClosed),
+                Err(error) => {
+                    self.alert(out);
+                    return Err(error.into());
+                }
+            };
+            at += discard;
+            if let Some(progress) = progress {
+                self.partial.extend_from_slice(&ciphertext[at..]);
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Encodes the alert that rustls has ready after an error.
+    fn alert(&mut self, out: &mut Vec<u8>) {
+        loop {
+            match self.connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if encode(out, |space| data.encode(space)).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                _ => return,
+            }
+        }
+    }
+
+    /// Seals `plain` into the front of `out`, in as few records as there can be; bytes written.
+    ///
+    /// `out` has room for [`sealed_len`] bytes beside any handshake message that rustls wants sent first.
+    pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, TlsError> {
+        let mut at = 0;
+        loop {
+            match self.connection.process_tls_records(&mut []).state? {
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    return match traffic.encrypt(plain, &mut out[at..]) {
+                        Ok(len) => Ok(at + len),
+                        Err(EncryptError::EncryptExhausted) => Err(rustls::Error::EncryptError.into()),
+                        Err(error) => Err(rustls::Error::General(error.to_string()).into()),
+                    };
+                }
+                ConnectionState::EncodeTlsData(mut data) => {
+                    // An answer to the peer's KeyUpdate, queued by rustls.
+                    at += data.encode(&mut out[at..]).map_err(|e| rustls::Error::General(e.to_string()))?;
+                }
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                // The peer has said close_notify; it still reads.
+                ConnectionState::PeerClosed => {}
+                _ => return Err(rustls::Error::HandshakeNotComplete.into()),
+            }
+        }
+    }
+
+    /// Appends a close_notify alert, where the handshake has come far enough for one.
+    pub(crate) fn close_notify(&mut self, out: &mut Vec<u8>) {
+        loop {
+            match self.connection.process_tls_records(&mut []).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    let start = out.len();
+                    out.resize(start + sealed_len(2), 0);
+                    let len = traffic.queue_close_notify(&mut out[start..]).unwrap_or(0);
+                    out.truncate(start + len);
+                    return;
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if encode(out, |space| data.encode(space)).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// "1.2" or "1.3", once that is settled.
+    pub(crate) fn version(&self) -> Option<&'static str> {
+        match self.connection.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => Some("1.2"),
+            rustls::ProtocolVersion::TLSv1_3 => Some("1.3"),
+            _ => None,
+        }
+    }
+}
+
+/// Appends to `out` what `encode` writes, asking for room as rustls names it.
+fn encode(
+    out: &mut Vec<u8>,
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<(), TlsError> {
+    let start = out.len();
+    let mut room = 0;
+    loop {
+        out.resize(start + room, 0);
+        match encode(&mut out[start..]) {
+            Ok(len) => {
+                out.truncate(start + len);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(wanted)) if wanted.required_size > room => room = wanted.required_size,
+            Err(error) => return Err(rustls::Error::General(error.to_string()).into()),
+        }
+    }
+}
+
+/// The certificates in force, replaced as a whole while connections come in.
+#[derive(Default, Debug)]
+struct Certificates {
+    /// For clients that send no name, or one that is not in `by_name`.
+    any: Option<Arc<CertifiedKey>>,
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+}
+
+/// Which certificate a client gets; the handle through which Python swaps them.
+#[derive(Default, Debug)]
+pub struct CertificateStore {
+    current: RwLock<Certificates>,
+}
+
+/// A certificate as Python hands it over.
+#[derive(Debug)]
+pub struct Certificate {
+    /// The one server name that it is served for; `None`: for every name, and for clients that send none.
+    pub name: Option<String>,
+    /// DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// The leaf's private key: PKCS#8, SEC1 or PKCS#1 DER.
+    pub key: Vec<u8>,
+}
+
+impl CertificateStore {
+    /// Serves these certificates, and no others, from the next handshake on.
+    ///
+    /// # Errors
+    /// A sentence: a key of a kind that TLS does not know, or one that does not belong to its certificate.
+    pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), String> {
+        let mut next = Certificates::default();
+        for certificate in certificates {
+            let chain = certificate.chain.into_iter().map(CertificateDer::from).collect();
+            let key = PrivateKeyDer::try_from(certificate.key).map_err(str::to_owned)?;
+            let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
+            let certified = CertifiedKey::new(chain, key);
+            certified.keys_match().map_err(|error| error.to_string())?;
+            let certified = Arc::new(certified);
+            match certificate.name {
+                Some(name) => drop(next.by_name.insert(name.to_ascii_lowercase(), certified)),
+                None => next.any = Some(certified),
+            }
+        }
+        *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = next;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for CertificateStore {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let named = hello.server_name().and_then(|name| current.by_name.get(name));
+        named.or(current.any.as_ref()).cloned()
+    }
+}
+
+/// The configuration of every session: TLS 1.2 and 1.3, ALPN `http/1.1`, no tickets (`docs/protocol/tls.md`).
+pub(crate) fn server_config(certificates: Arc<CertificateStore>) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut provider: CryptoProvider = aws_lc_rs::default_provider();
+    // Where a client does not care, AES-128 before AES-256: 3 % less work a packet.
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
+        _ => 2,
+    });
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::SECP256R1,
+        aws_lc_rs::kx_group::SECP384R1,
+    ];
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Clients of a relay keep no tickets, and making them costs 12 µs a handshake.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
