@@ -1,12 +1,13 @@
 import contextlib
 import io
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derper.cli.goflags import UsageError, boolean, duration, integer, number, parse, parse_or_exit, string, usage
+from derper.cli.goflags import Flag, UsageError, boolean, duration, integer, number, parse, parse_or_exit, string, usage
 
 ADDRESS = string("a", ":443", "address `place` to listen on")
 QUIET = boolean("q", "say less")
@@ -15,7 +16,7 @@ COUNT = integer("count", -7, "how many\nof them")
 LIMIT = number("limit", math.inf, "a limit")
 WAIT = duration("wait", 600.0, "how long")
 EMPTY = string("empty", "", "nothing")
-FLAGS = (ADDRESS, QUIET, STUN, COUNT, LIMIT, WAIT, EMPTY)
+FLAGS: tuple[Flag[Any], ...] = (ADDRESS, QUIET, STUN, COUNT, LIMIT, WAIT, EMPTY)
 
 USAGE = """\
 Usage of prog:

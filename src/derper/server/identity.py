@@ -51,7 +51,7 @@ def load_or_make_key(path: Path) -> NodePrivate:
         return key
     data = files.read(path, "the key file")
     try:
-        return _parse(data)
+        return parse_key_file(data)
     except ProtocolError as error:
         raise ConfigError(
             f"the key file {path} holds no private key ({error}); put the right one back, or move it away for a new key"
@@ -63,7 +63,8 @@ def key_file_bytes(key: NodePrivate) -> bytes:
     return json.dumps({_MEMBER: key.to_text()}, indent="\t").encode("ascii")
 
 
-def _parse(data: bytes) -> NodePrivate:
+def parse_key_file(data: bytes) -> NodePrivate:
+    """The key in a key file, read as the Go server reads it; raises `ProtocolError` for anything else."""
     texts = [value for name, value in gojson.members(data) if name == _MEMBER.casefold() and value is not None]
     if not texts:
         raise ProtocolError(f"JSON: wanted the member {_MEMBER}")

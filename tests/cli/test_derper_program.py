@@ -1,0 +1,184 @@
+"""The program as an operator meets it: a process with words, an exit code and what it says."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import derper.cli
+from derper.cli.flags import DERPER_FLAGS
+from derper.cli.missing import MISSING
+
+SOURCE = Path(derper.cli.__file__).parents[2]
+LOG_LINE = re.compile(r'time=\S+Z level=error event="the server cannot run" reason="(?P<reason>.*)"')
+
+# The program with the server's loop replaced: what comes before and after that loop is what is tested here.
+WITH_LOOP = """
+import signal, sys, types
+app = types.ModuleType("derper.server.app")
+def run(config):
+    {loop}
+app.run = run
+sys.modules["derper.server.app"] = app
+from derper.cli.derper import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(SOURCE)}
+
+
+def run(home: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "derper", *words],
+        env=environment(home) | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def run_with_loop(home: Path, loop: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITH_LOOP.format(loop=loop), *words],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def the_one_sentence(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 1
+    assert done.stdout == ""
+    match = LOG_LINE.fullmatch(done.stderr.removesuffix("\n"))
+    assert match, done.stderr
+    return match["reason"]
+
+
+@pytest.mark.parametrize("word", ["-h", "-help", "--help"])
+def test_help_shows_every_flag_and_exits_0(tmp_path: Path, word: str) -> None:
+    done = run(tmp_path, word)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert re.findall(r"^  -(\S+)", done.stderr, re.MULTILINE) == sorted(flag.name for flag in DERPER_FLAGS)
+
+
+@pytest.mark.parametrize("word", ["-version", "--version=true"])
+def test_version_is_one_line_and_exits_0(tmp_path: Path, word: str) -> None:
+    done = run(tmp_path, word)
+    assert done.returncode == 0
+    assert re.fullmatch(r"derper \S+\n", done.stdout)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "first_line"),
+    [
+        (["-listen", ":1"], "flag provided but not defined: -listen"),
+        (["-stun=maybe"], 'invalid boolean value "maybe" for -stun: parse error'),
+        (["-tcp-user-timeout", "15"], 'invalid value "15" for flag -tcp-user-timeout: parse error'),
+        (["-c"], "flag needs an argument: -c"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_said_with_the_usage_and_exits_2(
+    tmp_path: Path, words: list[str], first_line: str
+) -> None:
+    done = run(tmp_path, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{first_line}\nUsage of derper:\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["-a", "everywhere"], "':port'"),
+        (["-certmode", "auto"], "-certmode"),
+        (["-home", "page"], "-home"),
+        (["-hostname", "192.0.2.1"], "-certmode=manual"),
+        (["-certmode", "gcp"], "-acme-eab-kid"),
+        (["-certmode", "manual", "-certdir", ""], "-certdir"),
+        (["-mesh-with", "a/b/c"], "-mesh-with"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Path, words: list[str], named: str) -> None:
+    assert named in the_one_sentence(run(tmp_path, "-c", str(tmp_path / "key"), *words))
+
+
+def test_an_environment_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Path) -> None:
+    assert "DERPER_SHARDS" in the_one_sentence(run(tmp_path, "-dev", DERPER_SHARDS="all"))
+
+
+ASKED = {
+    "stun": ["-stun-port=3479"],
+    "http-port": ["-certmode=manual", "-http-port=8080"],
+    "certmode": ["-a=:443"],
+    "derp": ["-derp=false"],
+    "mesh-with": ["-mesh-psk-file=/p", "-mesh-with=a.test"],
+    "secrets-url": ["-secrets-url=https://s.test"],
+    "bootstrap-dns-names": ["-bootstrap-dns-names=a.test"],
+    "verify-clients": ["-verify-clients"],
+    "verify-client-url": ["-verify-client-url=https://v.test"],
+    "accept-connection-limit": ["-accept-connection-limit=10"],
+    "rate-config": ["-rate-config=/r"],
+    "ace": ["-ace"],
+}
+
+
+@pytest.mark.parametrize("entry", MISSING, ids=lambda entry: entry.flags[0].name)
+def test_asking_for_what_is_missing_is_one_sentence_and_exits_1(
+    tmp_path: Path, entry: derper.cli.missing.Missing
+) -> None:
+    words = ["-c", str(tmp_path / "key"), "-a=:3340", *ASKED[entry.flags[0].name]]
+    assert f"does not have {entry.feature} yet; {entry.instead}" in the_one_sentence(run(tmp_path, *words))
+
+
+def test_what_is_missing_by_default_is_one_line_each_and_the_server_runs(tmp_path: Path) -> None:
+    words = ["-c", str(tmp_path / "key"), "-certmode", "manual"]
+    done = run_with_loop(tmp_path, "return 0", *words)
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert [re.findall('feature="?([^"]*)"?', line) for line in lines] == [
+        [entry.feature] for entry in MISSING if entry.dispensable
+    ]
+    assert run_with_loop(tmp_path, "return 0", *words, "-stun=false", "-http-port=-1").stderr == ""
+
+
+def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:
+    assert run_with_loop(tmp_path, "return 3", "-dev").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("loop", "sentence"),
+    [
+        ("open('/nowhere/file')", "No such file or directory (/nowhere/file)"),
+        ("from derper.errors import ConfigError; raise ConfigError('the port is taken')", "the port is taken"),
+        ("from derper.errors import NetworkError; raise NetworkError('no route')", "no route"),
+    ],
+)
+def test_a_server_that_fails_says_so_in_one_sentence_and_exits_1(tmp_path: Path, loop: str, sentence: str) -> None:
+    assert the_one_sentence(run_with_loop(tmp_path, loop, "-dev", "-stun=false")) == sentence
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_servers_loop_has_taken_it_over_exits_0(tmp_path: Path, sent: signal.Signals) -> None:
+    loop = "print('ready', flush=True); signal.pause()"
+    with subprocess.Popen(
+        [sys.executable, "-c", WITH_LOOP.format(loop=loop), "-dev", "-stun=false"],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(sent)
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (0, "")

@@ -1,0 +1,268 @@
+"""The files are made, and what we make is judged, by OpenSSL's own program."""
+
+import json
+import ssl
+import stat
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from derper.config import Acme, CertMode, Tls
+from derper.errors import ConfigError
+from derper.protocol import metacert
+from derper.protocol.keys import NodePrivate
+from derper.server.certificates import ServingCertificate, certificate_paths, derp_map_node, load_manual
+
+SERVER_KEY = NodePrivate(bytes(range(32))).public()
+P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+
+
+def openssl(*words: str | Path, send: bytes = b"") -> str:
+    done = subprocess.run(["openssl", *map(str, words)], input=send, capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+def tls(directory: Path | None, hostname: str) -> Tls:
+    return Tls(CertMode.MANUAL, hostname, directory, Acme("", "", "", ip_certificates=False))
+
+
+def load(directory: Path, hostname: str, later: timedelta = timedelta()) -> ServingCertificate:
+    return load_manual(tls(directory, hostname), SERVER_KEY, datetime.now(UTC) + later)
+
+
+def refusal(directory: Path, hostname: str, later: timedelta = timedelta()) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(directory, hostname, later)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def make(
+    directory: Path, name: str, san: str | None, *, kind: tuple[str, ...] = P256, more: tuple[str, ...] = ()
+) -> None:
+    """A self-signed certificate and its key under a host name's file names."""
+    names = () if san is None else ("-addext", f"subjectAltName={san}")
+    files = ("-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.crt"))
+    openssl("req", "-x509", "-nodes", *kind, "-days", "10", "-subj", f"/CN={name}", *names, *files, *more)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [P256, ("-newkey", "rsa:2048"), ("-newkey", "ed25519"), ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384")],
+)
+def test_a_certificate_given_by_hand_is_served_as_it_is(tmp_path: Path, kind: tuple[str, ...]) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test", kind=kind)
+    made = load(tmp_path, "derp.test")
+    assert made.chain[0] == ssl.PEM_cert_to_DER_cert((tmp_path / "derp.test.crt").read_text())
+    assert made.sni == "derp.test"
+    public = openssl("pkey", "-inform", "DER", "-pubout", send=made.key)
+    assert public == openssl("x509", "-in", tmp_path / "derp.test.crt", "-noout", "-pubkey")
+
+
+def test_the_chain_keeps_its_order_and_the_meta_certificate_ends_it(tmp_path: Path) -> None:
+    make(tmp_path, "ca", None)
+    make(
+        tmp_path,
+        "derp.test",
+        "DNS:derp.test",
+        more=("-CA", str(tmp_path / "ca.crt"), "-CAkey", str(tmp_path / "ca.key")),
+    )
+    bundle = tmp_path / "derp.test.crt"
+    bundle.write_bytes(bundle.read_bytes() + (tmp_path / "ca.crt").read_bytes())
+    leaf, ca, meta = map(x509.load_der_x509_certificate, load(tmp_path, "derp.test").chain)
+    assert leaf.subject.rfc4514_string() == "CN=derp.test"
+    assert ca.subject.rfc4514_string() == "CN=ca"
+    assert meta.serial_number == 2  # the protocol's version
+
+
+def test_clients_find_the_servers_key_in_the_chain_and_its_dates_are_a_month_each_way(tmp_path: Path) -> None:
+    chain = load(tmp_path, "192.0.2.1").chain
+    found = metacert.find(chain)
+    assert found is not None
+    assert found.server_key == SERVER_KEY
+    dates = openssl("x509", "-inform", "DER", "-noout", "-startdate", "-enddate", send=chain[-1])
+    begin, end = (
+        datetime.fromtimestamp(ssl.cert_time_to_seconds(line.split("=")[1]), UTC) for line in dates.splitlines()
+    )
+    assert end - begin == timedelta(days=60)
+    assert abs(datetime.now(UTC) - begin - timedelta(days=30)) < timedelta(minutes=10)
+
+
+def test_the_meta_certificate_can_be_renewed_alone(tmp_path: Path) -> None:
+    made = load(tmp_path, "192.0.2.1")
+    renewed = made.with_meta(SERVER_KEY, datetime.now(UTC) + timedelta(days=20))
+    assert renewed.chain[:-1] == made.chain[:-1]
+    assert renewed.chain[-1] != made.chain[-1]
+    assert (renewed.key, renewed.sni) == (made.key, made.sni)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "san"),
+    [
+        ("derp.test", "DNS:other.test,DNS:derp.test"),
+        ("DERP.test.", "DNS:derp.TEST"),
+        ("derp.test", "DNS:*.test"),
+        ("192.0.2.1", "IP:192.0.2.1"),
+        ("2001:db8::1", "IP:2001:db8:0::1"),
+    ],
+)
+def test_a_certificate_serves_the_names_that_clients_take_it_for(tmp_path: Path, hostname: str, san: str) -> None:
+    make(tmp_path, certificate_paths(tls(tmp_path, hostname))[0].stem, san)
+    load(tmp_path, hostname)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "san"),
+    [
+        ("derp.test", None),
+        ("derp.test", "DNS:other.test"),
+        ("a.derp.test", "DNS:*.test"),
+        ("test", "DNS:*.test"),
+        ("derp.test", "IP:192.0.2.1"),
+        ("192.0.2.1", "IP:192.0.2.2"),
+        ("192.0.2.1", "DNS:192.0.2.1"),
+    ],
+)
+def test_a_certificate_for_other_names_is_refused(tmp_path: Path, hostname: str, san: str | None) -> None:
+    make(tmp_path, hostname, san)
+    assert f"not valid for -hostname={hostname}" in refusal(tmp_path, hostname)
+
+
+def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    make(tmp_path, "other.test", "DNS:other.test")
+    (tmp_path / "other.test.key").replace(tmp_path / "derp.test.key")
+    assert "is not that of the certificate" in refusal(tmp_path, "derp.test")
+
+
+def test_an_ended_certificate_is_refused_with_its_date(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    end = datetime.now(UTC) + timedelta(days=10)
+    assert f"ended on {end:%Y-%m-%d}; renew it" in refusal(tmp_path, "derp.test", timedelta(days=11))
+
+
+def test_a_certificate_that_has_not_begun_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    assert "clock" in refusal(tmp_path, "derp.test", timedelta(days=-1))
+
+
+@pytest.mark.parametrize("suffix", [".crt", ".key"])
+def test_files_that_cannot_be_used_are_one_sentence_each(tmp_path: Path, suffix: str) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    path = tmp_path / f"derp.test{suffix}"
+    garbled = path.read_bytes().replace(b"M", b"!")
+    for data in (b"", b"\xff\x00", b"-----BEGIN CERTIFICATE-----", garbled):
+        path.write_bytes(data)
+        assert str(path) in refusal(tmp_path, "derp.test")
+    path.unlink()
+    assert "cannot be read (No such file or directory)" in refusal(tmp_path, "derp.test")
+
+
+def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    path = tmp_path / "derp.test.key"
+    path.write_text(openssl("pkey", "-in", path, "-aes256", "-passout", "pass:word"))
+    assert "password" in refusal(tmp_path, "derp.test")
+
+
+@pytest.mark.parametrize("kind", [("-newkey", "ed448"), ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp256k1")])
+def test_a_key_of_a_kind_that_clients_do_not_take_is_refused(tmp_path: Path, kind: tuple[str, ...]) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test", kind=kind)
+    assert "use ECDSA P-256 or RSA" in refusal(tmp_path, "derp.test")
+
+
+def test_a_key_file_may_hold_other_blocks_and_the_older_forms(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    path = tmp_path / "derp.test.key"
+    older = openssl("ec", "-in", path)
+    path.write_text(openssl("ecparam", "-name", "prime256v1") + older + (tmp_path / "derp.test.crt").read_text())
+    assert "BEGIN EC PARAMETERS" in path.read_text()
+    assert "BEGIN EC PRIVATE KEY" in path.read_text()
+    load(tmp_path, "derp.test")
+
+
+@pytest.mark.parametrize(
+    ("hostname", "stem"),
+    [("derp-1.test", "derp-1.test"), ("2001:db8::1", "2001db81"), ("../a/b_c", "..abc"), ("é.test", ".test")],
+)
+def test_file_names_are_the_host_name_without_what_has_no_place_there(hostname: str, stem: str) -> None:
+    assert certificate_paths(tls(Path("/c"), hostname)) == (Path(f"/c/{stem}.crt"), Path(f"/c/{stem}.key"))
+
+
+def test_no_directory_is_a_start_up_error() -> None:
+    with pytest.raises(ConfigError, match="-certdir"):
+        certificate_paths(tls(None, "derp.test"))
+
+
+@pytest.mark.parametrize("hostname", ["192.0.2.1", "2001:db8::1"])
+def test_an_ip_host_without_files_gets_a_certificate_that_openssl_finds_good(tmp_path: Path, hostname: str) -> None:
+    directory = tmp_path / "made" / "certs"
+    made = load(directory, hostname)
+    certificate_path, key_path = certificate_paths(tls(directory, hostname))
+    assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
+    assert len(list(directory.iterdir())) == 2
+    verified = openssl(
+        *("verify", "-x509_strict", "-purpose", "sslserver", "-verify_ip", hostname),
+        *("-partial_chain", "-trusted", certificate_path, certificate_path),
+    )
+    assert verified.endswith(": OK\n")
+    shown = openssl("x509", "-in", certificate_path, "-noout", "-text", "-nameopt", "RFC2253")
+    assert f"Subject: CN={hostname}\n" in shown
+    assert f"Issuer: CN={hostname}\n" in shown
+    assert "ASN1 OID: prime256v1" in shown
+    assert made.sni is None
+    assert len(made.chain) == 2  # clients that pin refuse more than the leaf and the meta certificate
+    leaf = x509.load_der_x509_certificate(made.chain[0])
+    assert timedelta(days=364) < leaf.not_valid_after_utc - datetime.now(UTC) < timedelta(days=366)
+
+
+def test_a_certificate_made_once_is_kept_and_so_is_its_pin(tmp_path: Path) -> None:
+    first, again = load(tmp_path, "192.0.2.1"), load(tmp_path, "192.0.2.1")
+    assert first.pin == again.pin
+    assert first.key == again.key
+    digest = openssl("x509", "-in", tmp_path / "192.0.2.1.crt", "-noout", "-fingerprint", "-sha256")
+    assert first.pin == "sha256-raw:" + digest.split("=")[1].strip().replace(":", "").lower()
+
+
+@pytest.mark.parametrize("suffix", [".crt", ".key"])
+def test_half_of_an_ip_hosts_files_is_never_written_over(tmp_path: Path, suffix: str) -> None:
+    load(tmp_path, "192.0.2.1")
+    (tmp_path / f"192.0.2.1{suffix}").unlink()
+    (left,) = tmp_path.iterdir()
+    before = left.read_bytes()
+    assert "cannot be read" in refusal(tmp_path, "192.0.2.1")
+    assert left.read_bytes() == before
+
+
+def test_an_ended_certificate_of_our_making_says_how_to_get_a_new_one(tmp_path: Path) -> None:
+    load(tmp_path, "192.0.2.1")
+    sentence = refusal(tmp_path, "192.0.2.1", timedelta(days=366))
+    assert "remove it and" in sentence
+    assert "new pin" in sentence
+
+
+def test_a_certificate_directory_that_cannot_be_made_is_one_sentence() -> None:
+    assert "cannot be written" in refusal(Path("/proc/certs"), "192.0.2.1")
+
+
+def test_the_derp_map_node_is_ready_to_paste(tmp_path: Path) -> None:
+    made = load(tmp_path, "192.0.2.1")
+    node = derp_map_node(tls(tmp_path, "192.0.2.1"), made)
+    assert node == f'{{"Name":"custom","RegionID":900,"HostName":"192.0.2.1","CertName":"{made.pin}"}}'
+    assert json.loads(node)
+
+
+def test_a_host_with_a_name_needs_no_pin(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test")
+    assert derp_map_node(tls(tmp_path, "derp.test"), load(tmp_path, "derp.test")) is None
+
+
+def test_no_key_is_in_its_text(tmp_path: Path) -> None:
+    made = load(tmp_path, "192.0.2.1")
+    load_der_private_key(made.key, None)
+    assert repr(made.key) not in repr(made)

@@ -1,0 +1,379 @@
+import dataclasses
+import math
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derper.cli import flags
+from derper.cli.flags import DERPER_FLAGS
+from derper.cli.goflags import parse
+from derper.cli.settings import Surroundings, config_from
+from derper.config import (
+    AcceptLimit,
+    Admission,
+    BootstrapName,
+    CertMode,
+    Config,
+    DebugAccess,
+    ListenAddress,
+    MeshPeer,
+    SecretsServer,
+    Tcp,
+    TrustedRoots,
+)
+from derper.errors import ConfigError
+from derper.protocol.keys import MeshKey, NodePublic
+
+MESH_KEY = "2787e8c010bbdaef0c60bcdf8e00078ea005f42366ed723938b115fa6a8619e1"
+IPS = st.ip_addresses(v=4) | st.ip_addresses(v=6)
+PORTS = st.integers(0, 65535)
+
+
+def config(*words: str, environ: dict[str, str] | None = None, root: bool = True) -> Config:
+    surroundings = Surroundings({"HOME": "/nowhere/home", **(environ or {})}, is_root=root, cores=6)
+    return config_from(parse(DERPER_FLAGS, words), surroundings)
+
+
+def refusal(*words: str, environ: dict[str, str] | None = None, root: bool = True) -> str:
+    with pytest.raises(ConfigError) as error:
+        config(*words, environ=environ, root=root)
+    return str(error.value)
+
+
+def test_every_flag_has_the_default_that_operators_know() -> None:
+    assert {flag.name: flag.default for flag in DERPER_FLAGS} == {
+        "dev": False,
+        "version": False,
+        "a": ":443",
+        "http-port": 80,
+        "stun-port": 3478,
+        "stun": True,
+        "derp": True,
+        "c": "",
+        "certmode": "letsencrypt",
+        "certdir": "",
+        "hostname": "derp.tailscale.com",
+        "acme-email": "",
+        "acme-eab-kid": "",
+        "acme-eab-key": "",
+        "acme-ip-certs": False,
+        "home": "",
+        "mesh-psk-file": "",
+        "mesh-with": "",
+        "secrets-url": "",
+        "secrets-path-prefix": "prod/derp",
+        "secrets-cache-dir": "",
+        "bootstrap-dns-names": "",
+        "unpublished-bootstrap-dns-names": "",
+        "verify-clients": False,
+        "verify-client-url": "",
+        "verify-client-url-fail-open": True,
+        "disallow-app-names": "",
+        "socket": "",
+        "accept-connection-limit": math.inf,
+        "accept-connection-burst": 2**63 - 1,
+        "rate-config": "",
+        "tcp-keepalive-time": 600.0,
+        "tcp-user-timeout": 15.0,
+        "tcp-write-timeout": 2.0,
+        "shards": 0,
+        "ace": False,
+    }
+
+
+def test_without_flags_it_is_the_public_relay_on_443() -> None:
+    made = config()
+    assert made.serves_tls
+    assert str(made.listeners.main) == ":443"
+    assert str(made.http_address) == ":80"
+    assert str(made.stun_address) == ":3478"
+    assert (made.tls.mode, made.tls.hostname, made.tls.ip) == (CertMode.LETSENCRYPT, "derp.tailscale.com", None)
+    assert made.key_file == Path("/var/lib/derper/derper.key")
+    assert made.tls.directory == Path("/nowhere/home/.cache/tailscale/derper-certs")
+    assert made.relay.enabled
+    assert made.relay.tcp == Tcp(keepalive_time=600, user_timeout=15, write_timeout=2)
+    assert made.relay.accept == AcceptLimit(math.inf, 2**63 - 1)
+    assert not made.relay.accept.is_limit
+    assert made.relay.send_queue_depth == 32
+    assert made.relay.rate_file is None
+    assert made.admission == Admission(frozenset(), None, None, url_fail_open=True)
+    assert made.mesh.key_source is None
+    assert made.mesh.peers == ()
+    assert made.pages.debug == DebugAccess(None, (), None)
+    assert made.observation.rtt_stats
+    assert made.roots == TrustedRoots(None, ())
+
+
+def test_nothing_in_it_can_be_changed() -> None:
+    made = config()
+    for part in (made, made.listeners, made.tls, made.relay, made.mesh):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, dataclasses.fields(part)[0].name, None)
+
+
+def test_no_secret_is_in_its_text() -> None:
+    made = config("-dev", "-acme-eab-key", "c2VjcmV0", environ={"TAILSCALE_DERPER_MESH_KEY": MESH_KEY})
+    assert MESH_KEY not in repr(made)
+    assert "c2VjcmV0" not in repr(made)
+
+
+def test_dev_is_plain_http_on_3340_with_a_new_key_and_the_mesh_key_of_the_environment_alone() -> None:
+    words = ("-dev", "-a", ":443", "-c", "/k", "-mesh-psk-file", "/p", "-secrets-url", "https://s")
+    made = config(*words, environ={"TAILSCALE_DERPER_MESH_KEY": MESH_KEY}, root=False)
+    assert made.dev
+    assert str(made.listeners.main) == ":3340"
+    assert not made.serves_tls
+    assert made.http_address is None
+    assert made.key_file is None
+    assert made.mesh.key_source == MeshKey.from_text(MESH_KEY)
+    assert config("-dev", "-mesh-psk-file", "/p").mesh.key_source is None
+
+
+@pytest.mark.parametrize(
+    ("words", "tls"),
+    [
+        (["-a", ":443"], True),
+        (["-a", "127.0.0.1:443"], True),
+        (["-a", ":8443"], False),
+        (["-a", ":8443", "-certmode", "manual"], True),
+        (["-a", ":8443", "-certmode", "gcp"], False),
+    ],
+)
+def test_tls_is_served_on_port_443_and_with_certificates_by_hand(words: list[str], *, tls: bool) -> None:
+    made = config(*words)
+    assert made.serves_tls is tls
+    assert (made.http_address is not None) is tls
+
+
+def test_plain_http_and_stun_stand_on_the_main_address() -> None:
+    made = config("-a", "[2001:db8::1]:443", "-http-port", "8080", "-stun-port=3479")
+    assert str(made.http_address) == "[2001:db8::1]:8080"
+    assert str(made.stun_address) == "[2001:db8::1]:3479"
+
+
+def test_plain_http_and_stun_can_be_switched_off() -> None:
+    made = config("-http-port=-1", "-stun=false")
+    assert made.http_address is None
+    assert made.stun_address is None
+
+
+@given(IPS | st.none(), PORTS)
+def test_a_listen_address_is_read_back_as_it_is_written(ip: str | None, port: int) -> None:
+    address = ListenAddress(None if ip is None else ip_address(ip), port)
+    assert ListenAddress.parse(str(address)) == address
+
+
+def test_a_listen_address_may_be_localhost() -> None:
+    assert str(ListenAddress.parse("localhost:80")) == "127.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "443",
+        "127.0.0.1",
+        ":",
+        ":https",
+        ":-1",
+        ":65536",
+        "::1:443",
+        "[127.0.0.1]:1",
+        "[::1]",
+        "a.test:1",
+        "[::1:1",
+        ":²",
+    ],
+)
+def test_other_listen_addresses_are_refused_with_the_forms_to_write(text: str) -> None:
+    assert "write ':port', 'ip:port' or '[ip6]:port'" in refusal("-a", text)
+
+
+@given(st.text() | st.text("[]:.0123456789abcdef%"))
+def test_a_garbled_listen_address_is_a_config_error_and_nothing_else(text: str) -> None:
+    try:
+        ListenAddress.parse(text)
+    except ConfigError as error:
+        assert text in str(error)  # noqa: PT017  (garbage may also be an address)
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("a.test", MeshPeer("a.test", 443, "a.test")),
+        ("a.test/10.0.0.1", MeshPeer("a.test", 443, "10.0.0.1")),
+        ("a.test:8443/b.test", MeshPeer("a.test", 8443, "b.test")),
+        ("[::1]:8443/[::2]", MeshPeer("::1", 8443, "::2")),
+        ("[::1]", MeshPeer("::1", 443, "::1")),
+    ],
+)
+def test_a_mesh_node_is_a_name_to_trust_and_a_name_to_dial(text: str, peer: MeshPeer) -> None:
+    assert MeshPeer.parse(text) == peer
+
+
+@pytest.mark.parametrize("text", ["a/b/c", "/b", "a/", ":1", "a:", "a:0", "a:65536", "a:x"])
+def test_other_mesh_nodes_are_refused(text: str) -> None:
+    assert text in refusal("-mesh-psk-file", "/p", "-mesh-with", text)
+
+
+def test_lists_lose_their_white_space_and_their_empty_items() -> None:
+    made = config(
+        *("-mesh-psk-file", "/p", "-mesh-with", "a, b,"),
+        *("-disallow-app-names", " x ,,y"),
+        *("-bootstrap-dns-names", "one,two", "-unpublished-bootstrap-dns-names", "three,four/txt.four"),
+    )
+    assert [peer.host for peer in made.mesh.peers] == ["a", "b"]
+    assert made.admission.refused_app_names == {"x", "y"}
+    assert made.pages.bootstrap_names == ("one", "two")
+    assert made.pages.unpublished_bootstrap_names == (BootstrapName("three", None), BootstrapName("four", "txt.four"))
+
+
+def test_the_mesh_key_file_is_the_one_named_else_the_first_default_that_exists(tmp_path: Path) -> None:
+    assert config("-mesh-psk-file", "/p").mesh.key_source == Path("/p")
+    home = {"HOME": str(tmp_path)}
+    assert config(environ=home).mesh.key_source is None
+    default = tmp_path / "keys" / "derp-mesh.key"
+    default.parent.mkdir()
+    default.touch()
+    assert config(environ=home).mesh.key_source == default
+    assert config("-mesh-psk-file=", environ=home).mesh.key_source is None
+
+
+def test_a_secrets_server_comes_before_a_key_file() -> None:
+    made = config("-secrets-url", "https://s.test", "-mesh-psk-file", "/p")
+    cache = Path("/nowhere/home/.cache/derper-secrets")
+    assert made.mesh.key_source == SecretsServer("https://s.test", "prod/derp/meshkey", cache)
+    made = config("-secrets-url", "https://s.test", "-secrets-path-prefix", "x", "-secrets-cache-dir", "/c")
+    assert made.mesh.key_source == SecretsServer("https://s.test", "x/meshkey", Path("/c"))
+
+
+def test_shards_are_one_a_core_unless_the_environment_or_the_flag_says_otherwise() -> None:
+    assert config().relay.shards == 6
+    assert config(environ={"DERPER_SHARDS": "2"}).relay.shards == 2
+    assert config("-shards", "3", environ={"DERPER_SHARDS": "2"}).relay.shards == 3
+    assert config("-shards", "0", environ={"DERPER_SHARDS": "2"}).relay.shards == 6
+
+
+@pytest.mark.parametrize(("text", "depth"), [("64", 64), ("1", 1), ("0", 32), ("-5", 32), ("", 32)])
+def test_a_send_queue_depth_below_one_is_ignored(text: str, depth: int) -> None:
+    assert config(environ={"TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH": text}).relay.send_queue_depth == depth
+
+
+def test_a_write_timeout_of_zero_is_none() -> None:
+    assert config("-tcp-write-timeout=0").relay.tcp.write_timeout is None
+
+
+def test_the_tailscaled_socket_matters_only_when_clients_are_verified() -> None:
+    assert config("-socket", "/s").admission.tailscaled_socket is None
+    assert config("-verify-clients").admission.tailscaled_socket == Path("/var/run/tailscale/tailscaled.sock")
+    assert config("-verify-clients", "-socket", "/s").admission.tailscaled_socket == Path("/s")
+
+
+def test_the_environment_is_read_into_types() -> None:
+    key = NodePublic(bytes(range(32)))
+    made = config(
+        environ={
+            "TS_DERP_SENDER_CARDINALITY": "1",
+            "TS_DERP_DISABLE_RTT_STATS": "true",
+            "TS_DEBUG_VERBOSE_DROPS": f"{key.hex()}, {key.hex()}",
+            "DERP_DEBUG_LOGS": "T",
+            "TS_ALLOW_DEBUG_IP": "192.0.2.1",
+            "TS_DEBUG_TRUSTED_CIDRS": "10.1.2.3/8,2001:db8::/32",
+            "TS_DEBUG_KEY_PATH": "/d",
+            "SSL_CERT_FILE": "/ca.pem",
+            "SSL_CERT_DIR": "/a:/b",
+            "XDG_CACHE_HOME": "/cache",
+        }
+    )
+    assert made.observation.count_senders
+    assert not made.observation.rtt_stats
+    assert made.observation.verbose_drops == {key}
+    assert made.observation.debug_logs
+    assert not made.observation.prober_logs
+    assert made.pages.debug == DebugAccess(
+        ip_address("192.0.2.1"), (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")), Path("/d")
+    )
+    assert made.roots == TrustedRoots(Path("/ca.pem"), (Path("/a"), Path("/b")))
+    assert made.tls.directory == Path("/cache/tailscale/derper-certs")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("TS_DERP_SENDER_CARDINALITY", "yes"),
+        ("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", "many"),
+        ("TS_DEBUG_VERBOSE_DROPS", "nodekey:00"),
+        ("TS_ALLOW_DEBUG_IP", "here"),
+        ("TS_DEBUG_TRUSTED_CIDRS", "10.0.0.0/99"),
+        ("DERPER_SHARDS", "0x2"),
+        ("DERPER_SHARDS", "-1"),
+    ],
+)
+def test_an_environment_variable_that_cannot_be_is_named(name: str, text: str) -> None:
+    assert name in refusal(environ={name: text})
+
+
+def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
+    refused = refusal("-dev", environ={"TAILSCALE_DERPER_MESH_KEY": MESH_KEY[1:]})
+    assert "TAILSCALE_DERPER_MESH_KEY" in refused
+    assert MESH_KEY[1:] not in refused
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["-certmode", "auto"], "-certmode"),
+        (["-home", "page"], "-home"),
+        (["-home", "ftp://a.test"], "-home"),
+        (["-http-port", "65536"], "-http-port"),
+        (["-stun-port", "-1"], "-stun-port"),
+        (["-shards", "-1"], "-shards"),
+        (["-tcp-user-timeout", "-1s"], "-tcp-user-timeout"),
+        (["-verify-client-url", "a.test/verify"], "-verify-client-url"),
+        (["-secrets-url", "a.test"], "-secrets-url"),
+        (["-certdir", ""], "-certdir"),
+        (["-hostname", ""], "-hostname"),
+        (["-hostname", "192.0.2.1"], "-certmode=manual or -acme-ip-certs"),
+        (["-hostname", "192.0.2.1", "-certmode", "gcp", "-acme-ip-certs"], "-certmode=manual or -acme-ip-certs"),
+        (["-certmode", "gcp"], "-acme-eab-kid"),
+        (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k"], "-acme-eab-key"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
+    assert named in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-home", "blank"],
+        ["-home", "https://a.test/x"],
+        ["-hostname", "192.0.2.1", "-certmode", "manual"],
+        ["-hostname", "192.0.2.1", "-acme-ip-certs"],
+        ["-hostname", "192.0.2.1", "-a", ":8080"],
+        ["-certdir", "", "-a", ":8080"],
+        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "s"],
+    ],
+)
+def test_what_can_be_is_taken(words: list[str]) -> None:
+    config(*words)
+
+
+def test_only_root_has_a_default_place_for_the_key() -> None:
+    assert "-c" in refusal(root=False)
+    assert config("-c", "/k", root=False).key_file == Path("/k")
+
+
+def test_a_user_without_a_home_must_name_the_certificate_directory() -> None:
+    assert "-certdir" in refusal(environ={"HOME": ""})
+    assert config("-certdir", "/certs", environ={"HOME": ""}).tls.directory == Path("/certs")
+
+
+def test_every_flag_is_read_by_the_settings() -> None:
+    unused = {flag.name for flag in DERPER_FLAGS} - {"version"}
+    source = Path(config_from.__code__.co_filename).read_text(encoding="utf-8")
+    names = {value.name: name for name, value in vars(flags).items() if value in DERPER_FLAGS}
+    assert {name for name in unused if f"flags.{names[name]}" not in source} == set()
