@@ -12,7 +12,33 @@ Read in this order, which is the order of a connection's life:
     metacert  the certificate that tells a TLS 1.3 client the server's key beforehand
     reader    a byte stream cut into frames
     login     ServerKey, ClientInfo, ServerInfo: who is there, proved by a box
-    frames    every frame after login
-    disco     which packets are NAT traversal and not payload
     gojson    JSON as the peers' parser reads it (used by login)
+    frames    every frame after login
+    decode    which frame may come from whom, and how long it may be
+    disco     which packets are NAT traversal and not payload
+
+The names below are for programs that speak DERP; the server's own code imports from the modules.
 """
+
+from derper.protocol.decode import decode_from_client, decode_from_server
+from derper.protocol.disco import is_disco
+from derper.protocol.frames import FrameType
+from derper.protocol.keys import MeshKey, NodePrivate, NodePublic
+from derper.protocol.login import ClientInfo, LoginBox, ServerInfo, ServerKey
+from derper.protocol.reader import FrameReader, RawFrame
+
+__all__ = [
+    "ClientInfo",
+    "FrameReader",
+    "FrameType",
+    "LoginBox",
+    "MeshKey",
+    "NodePrivate",
+    "NodePublic",
+    "RawFrame",
+    "ServerInfo",
+    "ServerKey",
+    "decode_from_client",
+    "decode_from_server",
+    "is_disco",
+]

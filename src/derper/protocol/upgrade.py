@@ -27,6 +27,7 @@ SUBPROTOCOL = "derp"
 MAX_HEAD = 65_536  # bytes of a head, its blank line included; DERP's own are some 200
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # h11 lets most of them pass in a value
 _WEBSOCKET_KEY_LEN = 16
 _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -246,6 +247,8 @@ class UpgradeAnswer:
 
 
 def _only_event(connection: h11.Connection, head: bytes) -> object:
+    if _CONTROL.search(head):
+        raise ProtocolError(f"HTTP head of {len(head):,} bytes with control characters in it")
     try:
         connection.receive_data(head)
         event = connection.next_event()
