@@ -166,8 +166,8 @@ def test_a_listen_address_is_read_back_as_it_is_written(ip: str | None, port: in
     assert ListenAddress.parse(str(address)) == address
 
 
-def test_a_listen_address_may_be_localhost() -> None:
-    assert str(ListenAddress.parse("localhost:80")) == "127.0.0.1:80"
+def test_a_listen_address_may_be_named_localhost_and_its_port_https() -> None:
+    assert str(ListenAddress.parse("localhost:https")) == "127.0.0.1:443"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_listen_address_may_be_localhost() -> None:
         "443",
         "127.0.0.1",
         ":",
-        ":https",
+        ":ssh",
         ":-1",
         ":65536",
         "::1:443",

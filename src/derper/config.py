@@ -20,6 +20,7 @@ IPNetwork = IPv4Network | IPv6Network
 
 HTTPS_PORT = 443
 MAX_PORT = 65535
+_PORT_NAMES = {"http": "80", "https": str(HTTPS_PORT)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,10 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `:port`, `ip:port`, `[ip6]:port` or `localhost:port`."""
+        """Read `:port`, `ip:port`, `[ip6]:port`; also `localhost` for the address, `http` or `https` for the port."""
         wanted = f"the listen address '{text}' is not one; write ':port', 'ip:port' or '[ip6]:port'"
         host, colon, port = text.rpartition(":")
+        port = _PORT_NAMES.get(port, port)
         if not colon or not (port.isascii() and port.isdecimal()) or int(port) > MAX_PORT:
             raise ConfigError(wanted)
         bracketed = host.startswith("[") and host.endswith("]")

@@ -60,6 +60,7 @@ def test_a_missing_key_file_is_made_as_the_go_server_makes_it(tmp_path: Path) ->
     key = load_or_make_key(path)
     assert path.read_bytes() == f'{{\n\t"PrivateKey": "{key.to_text()}"\n}}'.encode()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert [entry.name for entry in path.parent.iterdir()] == ["derper.key"]
 
 

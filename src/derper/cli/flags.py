@@ -13,7 +13,11 @@ from derper.cli.govalues import INT_MAX
 DEV = boolean("dev", "run on this machine for development: plain HTTP on :3340 and a new key at each start")
 VERSION = boolean("version", "print the version and exit")
 
-LISTEN = string("a", ":443", "main listen `address`, as :port, ip:port or [ip6]:port; serves HTTPS on port 443")
+LISTEN = string(
+    "a",
+    ":443",
+    "main listen `address`, as :port, ip:port or [ip6]:port;\nHTTPS on port 443 or with -certmode=manual, else plain HTTP",
+)
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
 STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
 STUN = boolean("stun", "answer STUN requests", default=True)
@@ -22,9 +26,9 @@ CONFIG = string(
     "c", "", "`file` with this server's private key, made when it is missing; root may leave it out for\n"
     "/var/lib/derper/derper.key"
 )  # fmt: skip
-HOME = string("home", "", 'what / shows: empty for a short page, "blank" for nothing, or a `URL` to go to')
+HOME = string("home", "", 'what / shows: empty for a short page, "blank" for nothing, or the URL of another `page`')
 
-CERT_MODE = string("certmode", "letsencrypt", "where certificates come from: `manual`, letsencrypt or gcp")
+CERT_MODE = string("certmode", "letsencrypt", "where certificates come from, the `mode`: manual, letsencrypt or gcp")
 CERT_DIR = string(
     "certdir", "", "`directory` of certificates and of what ACME has to remember\n"
     "(default tailscale/derper-certs in the user's cache directory)"
@@ -33,7 +37,7 @@ HOSTNAME = string(
     "hostname", "derp.tailscale.com", "`name` that TLS clients ask for; with -certmode=manual also an IP address"
 )
 ACME_EMAIL = string("acme-email", "", "`address` of the ACME account's owner")
-ACME_EAB_KID = string("acme-eab-kid", "", "`key ID` of the external account binding that -certmode=gcp needs")
+ACME_EAB_KID = string("acme-eab-kid", "", "`ID` of the external account binding that -certmode=gcp needs")
 ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 

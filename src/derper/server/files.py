@@ -29,7 +29,7 @@ def read(path: Path, what: str) -> bytes:
 def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
     """Put a file in place at once, making its folders; after a power cut it is there whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
