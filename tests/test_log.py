@@ -39,6 +39,7 @@ def test_on_a_terminal_lines_are_for_people() -> None:
     out = Terminal()
     log.configure(out)
     structlog.get_logger().info("client gone", packets=3)
+    assert re.match(r"\S*\d{4}-\d\d-\d\dT", out.getvalue())
     assert "client gone" in out.getvalue()
     assert "event=" not in out.getvalue()
 

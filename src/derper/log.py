@@ -24,7 +24,7 @@ def configure(stream: TextIO | None = None, *, debug: bool = False) -> None:
     level = logging.DEBUG if debug else logging.INFO
     rendering: list[Processor]
     if out.isatty():
-        rendering = [structlog.dev.ConsoleRenderer(event_key="event")]
+        rendering = [structlog.dev.ConsoleRenderer(timestamp_key="time")]
     else:
         rendering = [
             structlog.processors.format_exc_info,

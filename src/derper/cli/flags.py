@@ -16,23 +16,27 @@ VERSION = boolean("version", "print the version and exit")
 LISTEN = string(
     "a",
     ":443",
-    "main listen `address`, as :port, ip:port or [ip6]:port;\nHTTPS on port 443 or with -certmode=manual, else plain HTTP",
+    "main listen `address`, as :port, ip:port or [ip6]:port;\nHTTPS on port 443 and with -certmode=manual",
 )
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
 STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
 STUN = boolean("stun", "answer STUN requests", default=True)
 DERP = boolean("derp", "relay packets; without it only STUN, bootstrap DNS and the pages are served", default=True)
 CONFIG = string(
-    "c", "", "`file` with this server's private key, made when it is missing; root may leave it out for\n"
-    "/var/lib/derper/derper.key"
-)  # fmt: skip
+    "c",
+    "",
+    "`file` with this server's private key, made when it is missing; root may leave it out for\n"
+    "/var/lib/derper/derper.key",
+)
 HOME = string("home", "", 'what / shows: empty for a short page, "blank" for nothing, or the URL of another `page`')
 
 CERT_MODE = string("certmode", "letsencrypt", "where certificates come from, the `mode`: manual, letsencrypt or gcp")
 CERT_DIR = string(
-    "certdir", "", "`directory` of certificates and of what ACME has to remember\n"
-    "(default tailscale/derper-certs in the user's cache directory)"
-)  # fmt: skip
+    "certdir",
+    "",
+    "`directory` of certificates and of what ACME has to remember\n"
+    "(default tailscale/derper-certs in the user's cache directory)",
+)
 HOSTNAME = string(
     "hostname", "derp.tailscale.com", "`name` that TLS clients ask for; with -certmode=manual also an IP address"
 )
@@ -42,22 +46,27 @@ ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account bi
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 
 MESH_PSK_FILE = string(
-    "mesh-psk-file", "", "`file` with the key that the nodes of one region share, 64 hex digits\n"
-    "(default the first of /home/derp/keys/derp-mesh.key and ~/keys/derp-mesh.key that exists)"
-)  # fmt: skip
+    "mesh-psk-file",
+    "",
+    "`file` with the key that the nodes of one region share, 64 hex digits\n"
+    "(default the first of /home/derp/keys/derp-mesh.key and ~/keys/derp-mesh.key that exists)",
+)
 MESH_WITH = string("mesh-with", "", "comma-separated `hosts` of the region's nodes, each as host or host/dialhost")
 SECRETS_URL = string("secrets-url", "", "`URL` of a setec server that holds the mesh key")
 SECRETS_PATH_PREFIX = string("secrets-path-prefix", "prod/derp", "`prefix` of the secret's name, before /meshkey")
 SECRETS_CACHE_DIR = string(
-    "secrets-cache-dir", "", "`file` that keeps the last secret for when the server is away\n"
-    "(default ~/.cache/derper-secrets)"
-)  # fmt: skip
+    "secrets-cache-dir",
+    "",
+    "`file` that keeps the last secret for when the server is away\n(default ~/.cache/derper-secrets)",
+)
 
 BOOTSTRAP_DNS_NAMES = string("bootstrap-dns-names", "", "comma-separated `names` that /bootstrap-dns resolves for all")
 UNPUBLISHED_BOOTSTRAP_DNS_NAMES = string(
-    "unpublished-bootstrap-dns-names", "", "comma-separated `names` that /bootstrap-dns resolves for who asks;\n"
-    "name/txt-name for a share of the callers alone"
-)  # fmt: skip
+    "unpublished-bootstrap-dns-names",
+    "",
+    "comma-separated `names` that /bootstrap-dns resolves for who asks;\n"
+    "name/txt-name for a share of the callers alone",
+)
 
 VERIFY_CLIENTS = boolean("verify-clients", "admit only clients that the tailscaled on this machine knows")
 VERIFY_CLIENT_URL = string("verify-client-url", "", "`URL` that decides who is admitted")
@@ -80,12 +89,40 @@ SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SH
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
 DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
-    DEV, VERSION,
-    LISTEN, HTTP_PORT, STUN_PORT, STUN, DERP, CONFIG, HOME,
-    CERT_MODE, CERT_DIR, HOSTNAME, ACME_EMAIL, ACME_EAB_KID, ACME_EAB_KEY, ACME_IP_CERTS,
-    MESH_PSK_FILE, MESH_WITH, SECRETS_URL, SECRETS_PATH_PREFIX, SECRETS_CACHE_DIR,
-    BOOTSTRAP_DNS_NAMES, UNPUBLISHED_BOOTSTRAP_DNS_NAMES,
-    VERIFY_CLIENTS, VERIFY_CLIENT_URL, VERIFY_CLIENT_URL_FAIL_OPEN, DISALLOW_APP_NAMES, SOCKET,
-    ACCEPT_CONNECTION_LIMIT, ACCEPT_CONNECTION_BURST, RATE_CONFIG,
-    TCP_KEEPALIVE_TIME, TCP_USER_TIMEOUT, TCP_WRITE_TIMEOUT, SHARDS, ACE,
-)  # fmt: skip
+    DEV,
+    VERSION,
+    LISTEN,
+    HTTP_PORT,
+    STUN_PORT,
+    STUN,
+    DERP,
+    CONFIG,
+    HOME,
+    CERT_MODE,
+    CERT_DIR,
+    HOSTNAME,
+    ACME_EMAIL,
+    ACME_EAB_KID,
+    ACME_EAB_KEY,
+    ACME_IP_CERTS,
+    MESH_PSK_FILE,
+    MESH_WITH,
+    SECRETS_URL,
+    SECRETS_PATH_PREFIX,
+    SECRETS_CACHE_DIR,
+    BOOTSTRAP_DNS_NAMES,
+    UNPUBLISHED_BOOTSTRAP_DNS_NAMES,
+    VERIFY_CLIENTS,
+    VERIFY_CLIENT_URL,
+    VERIFY_CLIENT_URL_FAIL_OPEN,
+    DISALLOW_APP_NAMES,
+    SOCKET,
+    ACCEPT_CONNECTION_LIMIT,
+    ACCEPT_CONNECTION_BURST,
+    RATE_CONFIG,
+    TCP_KEEPALIVE_TIME,
+    TCP_USER_TIMEOUT,
+    TCP_WRITE_TIMEOUT,
+    SHARDS,
+    ACE,
+)  # fmt: skip  (a row a topic)
