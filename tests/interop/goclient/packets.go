@@ -1,0 +1,43 @@
+package main
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+)
+
+// discoMagic opens the packets by which peers look for a direct way. A relay
+// tells them apart: from 62 bytes on they have a queue of their own, and only
+// they are answered with PeerGone(not here).
+const (
+	discoMagic = "TS💬"
+	discoMin   = 62
+)
+
+// A source gives packets that both ends of a test can compute.
+type source struct{ *rand.ChaCha8 }
+
+func newSource(id uint64) source {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], id)
+	return source{rand.NewChaCha8(seed)}
+}
+
+// packet returns n bytes that begin unlike a disco packet.
+func (s source) packet(n int) []byte {
+	b := make([]byte, n)
+	_, _ = s.Read(b) // documented to never fail
+	if n > 0 {
+		b[0] |= 0x80
+	}
+	return b
+}
+
+// disco returns n bytes that begin like a disco packet, as far as they reach.
+func (s source) disco(n int) []byte {
+	b := s.packet(n)
+	copy(b, discoMagic)
+	return b
+}
+
+// between returns a number from low to high.
+func (s source) between(low, high int) int { return low + int(s.Uint64()%uint64(high-low+1)) }

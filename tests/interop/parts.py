@@ -1,0 +1,122 @@
+"""The Go programs that the tests run beside ours, built from source at pinned versions.
+
+Each is a small module of its own (`goserver/`, `goclient/`): their dependencies do not agree. `program` builds what is
+not yet there, into `.cache/go/` under a name that changes with the sources, so a second run builds nothing.
+`python tests/interop/parts.py` builds them all. Nothing here starts a server: see `relays.py`.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).resolve().parent
+CACHE: Final = HERE.parents[1] / ".cache" / "go"
+
+NO_GO: Final = (
+    "the tests with the real Tailscale client need the Go tool, and `go` is not on the PATH. "
+    "Any Go from 1.21 on will do, as it fetches the release that a module asks for: "
+    "https://go.dev/dl/, or `apt-get install golang-go` where that is new enough"
+)
+
+# The modules ask for a newer Go than most systems have: `go` fetches it. What is built must not depend on a C compiler,
+# on a workspace around the repository, or on versions that are not in go.sum.
+GO_ENVIRONMENT: Final = {
+    "GOTOOLCHAIN": "auto",
+    "GOFLAGS": "-mod=readonly -buildvcs=false -trimpath",
+    "GOWORK": "off",
+    "CGO_ENABLED": "0",
+}
+
+
+class PartError(Exception):
+    """A part can not be had here; the message says what is missing and how to get it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one program is built: `package` in the module in `folder`."""
+
+    folder: str
+    package: str
+    tags: str = ""
+
+
+PARTS: Final = {
+    "derper": Part("goserver", "tailscale.com/cmd/derper"),
+    "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
+}
+
+
+def program(name: str) -> Path:
+    """The path of a Go program, built if need be. Several processes may ask at once; one builds, the others wait.
+
+    Raises:
+        PartError: there is no Go, or it fails.
+    """
+    part = PARTS[name]
+    home = CACHE / f"{name}-{_fingerprint(part)}"
+    if not home.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (CACHE / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not home.exists():
+                _build(name, part, home)
+    return home / name
+
+
+def _fingerprint(part: Part) -> str:
+    digest = hashlib.sha256(repr((part, sorted(GO_ENVIRONMENT.items()), os.uname().machine)).encode())
+    for path in sorted((HERE / part.folder).iterdir()):
+        if path.name in ("go.mod", "go.sum") or path.suffix == ".go":
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _build(name: str, part: Part, home: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise PartError(NO_GO)
+    _say(f"building {name} from {part.folder} (the first time this downloads its modules: minutes) ...")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{name}-new-") as scratch:
+        out = Path(scratch) / "out"
+        done = subprocess.run(
+            [go, "build", "-tags", part.tags, "-o", out / name, part.package],
+            cwd=HERE / part.folder,
+            env=os.environ | GO_ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise PartError(f"`go build` of {name} in {HERE / part.folder} failed:\n{done.stderr[-4000:]}")
+        out.rename(home)
+    _say(f"built {home / name} in {time.monotonic() - started:.0f} s")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def main() -> int:
+    try:
+        for name in PARTS:
+            _say(f"{name}: {program(name)}")
+    except PartError as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

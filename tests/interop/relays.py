@@ -1,0 +1,226 @@
+"""DERP servers as processes of their own: the reference's and ours, started the same way.
+
+A relay listens on 127.0.0.1, plain or with TLS and a certificate of its own making; both servers take the same flags
+and say their pin in the same line of the log. Used as a context, it is ready when the block begins; when the block ends
+it is stopped, and it is an error if it had died before.
+"""
+
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from os import environ
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Final, Self
+
+from parts import program
+
+HOST: Final = "127.0.0.1"
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
+LOOK_AGAIN_SECONDS: Final = 0.01
+MAP_LINE: Final = re.compile(r'"CertName":"(sha256-raw:[0-9a-f]{64})"')
+
+
+class RelayError(Exception):
+    """A server did not start, died, or did not stop; the message ends with its log."""
+
+
+class Relay:
+    """One server process; a subclass says which program.
+
+    Args:
+        folder: holds its key, certificates and log; may not exist yet. A relay that is started again with the same
+            folder has the same identity.
+        tls: serve TLS with a self-signed certificate (TLS 1.2 and 1.3), else plain HTTP.
+        flags: further flags. STUN is off unless they switch it on; a flag given here overrides one of ours.
+        env: added to this process's environment.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, folder: Path, *, tls: bool = False, flags: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.tls = tls
+        self.port = 0
+        self._flags = flags
+        self._env = environ | (env or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """The program, and what must stand before its flags."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Where clients go, without a path."""
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}"
+
+    @property
+    def pin(self) -> str:
+        """The certificate's `CertName` for a DERP map, as the server logged it; empty without TLS."""
+        if not self.tls:
+            return ""
+        found = MAP_LINE.search(self.log())
+        if found is None:
+            raise RelayError(self._told("logged no DERP map node with its certificate's hash"))
+        return found[1]
+
+    @property
+    def certificate(self) -> Path:
+        """The PEM file of the certificate that it made for itself."""
+        return self.folder / "certs" / f"{HOST}.crt"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def log(self) -> str:
+        """All that it has written so far."""
+        return self._log_path().read_text(errors="replace")
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def wait_for_log(self, pattern: str, seconds: float = START_SECONDS) -> re.Match[str]:
+        """The first place in its log that matches `pattern`, once it is there."""
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.log())):
+            if self._exited_within(LOOK_AGAIN_SECONDS) or time.monotonic() > deadline:
+                raise RelayError(self._told(f"did not log {pattern!r}"))
+        return found
+
+    def start(self) -> None:
+        """Start it on a free port and return when it accepts connections there."""
+        for last_try in (False, False, False, True):
+            self.port = free_port()
+            self._launch()
+            if self._listens_in_time():
+                return
+            if last_try or self.alive() or "address already in use" not in self.log().lower():
+                message = self._told("did not start")
+                self.kill()
+                raise RelayError(message)
+
+    def stop(self) -> int:
+        """End it with SIGTERM; gives its exit code.
+
+        Raises:
+            RelayError: it had died before, or does not stop in time.
+        """
+        process = self._running()
+        if process.poll() is not None:
+            message = self._told(f"died with exit code {process.returncode}")
+            self._process = None
+            raise RelayError(message)
+        process.terminate()
+        try:
+            code = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            message = self._told(f"did not stop within {STOP_SECONDS:.0f} s of SIGTERM")
+            self.kill()
+            raise RelayError(message) from error
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """End it at once, without a chance to say goodbye."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.stop()
+
+    def _launch(self) -> None:
+        certs = self.folder / "certs"
+        certs.mkdir(parents=True, exist_ok=True)
+        mode = ("manual", HOST) if self.tls else ("letsencrypt", "localhost")
+        command = [
+            *self.command(),
+            *("-certmode", mode[0], "-hostname", mode[1], "-certdir", str(certs)),
+            *("-a", f"{HOST}:{self.port}", "-http-port", "-1", "-stun=false"),
+            *("-c", str(self.folder / "derper.key")),
+            *self._flags,
+        ]
+        with self._log_path().open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._env, cwd=self.folder
+            )
+
+    def _listens_in_time(self) -> bool:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex((HOST, self.port)) == 0:
+                    return self.alive()
+            if self._exited_within(LOOK_AGAIN_SECONDS):
+                return False
+        return False
+
+    def _exited_within(self, seconds: float) -> bool:
+        try:
+            self._running().wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RelayError(f"{self.name} has not been started")
+        return self._process
+
+    def _log_path(self) -> Path:
+        return self.folder / "log"
+
+    def _told(self, what: str) -> str:
+        return f"{self.name} {what}. Its log:\n{self.log()[-4000:]}"
+
+
+class GoDerper(Relay):
+    """The reference server, `tailscale.com/cmd/derper`."""
+
+    name = "go"
+
+    def command(self) -> list[str]:
+        return [str(program("derper"))]
+
+
+class OurDerper(Relay):
+    """The server of this repository, in the interpreter that runs the tests."""
+
+    name = "ours"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "derper"]
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now.
+
+    It lies below the range from which the kernel takes ports for outgoing connections, so that none of the many
+    connections of a test run gets it before the server does.
+    """
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, low)  # noqa: S311 - a port is no secret
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        return port
