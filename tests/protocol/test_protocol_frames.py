@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from derper.errors import ProtocolError
 from derper.protocol.decode import (
+    CLIENT_LIMITS,
     MAX_FROM_SERVER,
     MAX_IGNORED_FROM_CLIENT,
+    SERVER_LIMITS,
     FromClient,
     FromServer,
-    client_frame_reader,
     decode_from_client,
     decode_from_server,
-    server_frame_reader,
 )
 from derper.protocol.disco import is_disco
 from derper.protocol.frames import (
@@ -42,7 +42,7 @@ from derper.protocol.frames import (
     WatchConns,
 )
 from derper.protocol.keys import NodePublic
-from derper.protocol.reader import HEADER_LEN, RawFrame
+from derper.protocol.reader import HEADER_LEN, FrameReader, RawFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_client_frames_are_written_and_read_as_the_reference_does(case: Case, ho
     frame = FROM_FIELDS[case["type_name"]](case["fields"])
     assert case["type"] == frame.TYPE
     assert frame.encode().hex() == case["frame"]
-    raw = one_frame(client_frame_reader(), frame.encode(), how)
+    raw = one_frame(FrameReader(CLIENT_LIMITS), frame.encode(), how)
     read = decode_from_client(raw, mesh_peer=case["login"] == "mesh")
     assert read == (None if isinstance(frame, Pong) else frame)
 
@@ -155,7 +155,7 @@ def _as_listed(frames: list[bytes]) -> list[str]:
     "case", by_name(FRAMES["client_to_server_unusual"], without=lambda c: c["login"] == "ordinary-eof")
 )
 def test_unusual_client_frames_close_or_pass_as_in_the_reference(case: Case) -> None:
-    reader = client_frame_reader()
+    reader = FrameReader(CLIENT_LIMITS)
     try:
         (raw,) = frames_of(reader, _sent(case))
         frame = decode_from_client(raw, mesh_peer=case["login"] == "mesh")
@@ -174,7 +174,7 @@ def test_unusual_client_frames_close_or_pass_as_in_the_reference(case: Case) -> 
     "case", by_name(FRAMES["client_to_server_unusual"], without=lambda c: c["login"] != "ordinary-eof")
 )
 def test_a_frame_cut_short_is_no_frame(case: Case) -> None:
-    reader = client_frame_reader()
+    reader = FrameReader(CLIENT_LIMITS)
     assert frames_of(reader, bytes.fromhex(case["send"]), "bytes") == []
     assert reader.held == len(case["send"]) // 2
 
@@ -183,7 +183,7 @@ def test_a_frame_cut_short_is_no_frame(case: Case) -> None:
     "case", by_name(FRAMES["client_to_server_unusual"], without=lambda c: c["outcome"] != "close" or "header" not in c)
 )
 def test_an_overlong_client_frame_is_refused_before_its_payload_comes(case: Case) -> None:
-    reader = client_frame_reader()
+    reader = FrameReader(CLIENT_LIMITS)
     reader.feed(bytes.fromhex(case["header"]))
     with pytest.raises(ProtocolError):
         reader.next_frame()
@@ -195,13 +195,13 @@ def test_server_frames_are_written_and_read_as_the_reference_does(case: Case, ho
     frame = FROM_DECODED[case["decoded"]["message"]](case["decoded"])
     assert case["type"] == frame.TYPE
     assert frame.encode().hex() == case["frame"]
-    assert decode_from_server(one_frame(server_frame_reader(), frame.encode(), how)) == frame
+    assert decode_from_server(one_frame(FrameReader(SERVER_LIMITS), frame.encode(), how)) == frame
 
 
 @feedings
 @pytest.mark.parametrize("case", by_name(FRAMES["server_to_client_tolerant"]))
 def test_a_client_understands_servers_older_and_newer_than_itself(case: Case, how: str) -> None:
-    frame = decode_from_server(one_frame(server_frame_reader(), bytes.fromhex(case["frame"]), how))
+    frame = decode_from_server(one_frame(FrameReader(SERVER_LIMITS), bytes.fromhex(case["frame"]), how))
     if case["outcome"] == "ignore":
         assert frame is None
     else:
@@ -212,7 +212,7 @@ def test_a_client_understands_servers_older_and_newer_than_itself(case: Case, ho
 def test_a_client_takes_a_mebibyte_and_no_byte_more(case: Case) -> None:
     header = bytes.fromhex(case["header"])
     length = int.from_bytes(header[1:])
-    reader = server_frame_reader()
+    reader = FrameReader(SERVER_LIMITS)
     reader.feed(header)
     if case["outcome"] == "accept":
         frame = decode_from_server(one_frame(reader, bytes(length)))
@@ -280,12 +280,12 @@ server_frames = st.one_of(
 
 @given(client_frames)
 def test_what_a_client_writes_a_server_reads(frame: FromClient) -> None:
-    assert decode_from_client(one_frame(client_frame_reader(), frame.encode()), mesh_peer=True) == frame
+    assert decode_from_client(one_frame(FrameReader(CLIENT_LIMITS), frame.encode()), mesh_peer=True) == frame
 
 
 @given(server_frames)
 def test_what_a_server_writes_a_client_reads(frame: FromServer) -> None:
-    assert decode_from_server(one_frame(server_frame_reader(), frame.encode())) == frame
+    assert decode_from_server(one_frame(FrameReader(SERVER_LIMITS), frame.encode())) == frame
 
 
 @given(server_frames, st.binary(max_size=40))

@@ -14,6 +14,7 @@ from derper.protocol import gojson
 from derper.protocol.frames import FrameType
 from derper.protocol.keys import MeshKey, NodePrivate, NodePublic, admits_to_mesh
 from derper.protocol.login import (
+    LOGIN_LIMITS,
     MAGIC,
     MAX_CLIENT_INFO,
     ClientInfo,
@@ -22,11 +23,10 @@ from derper.protocol.login import (
     ServerInfo,
     ServerKey,
     client_info_frame,
-    login_reader,
     open_server_info,
     server_info_frame,
 )
-from derper.protocol.reader import HEADER_LEN, RawFrame
+from derper.protocol.reader import HEADER_LEN, FrameReader, RawFrame
 
 LOGIN = load("login")
 CLIENT_INFO = LOGIN["client_info"]
@@ -58,9 +58,9 @@ def test_a_server_lets_in_and_refuses_whom_the_reference_does(case: Case, how: s
     mesh_key = MeshKey.from_text(CLIENT_INFO["server_mesh_key"]) if case.get("server_has_mesh_key", True) else None
     if case["outcome"] == "close":
         with pytest.raises(ProtocolError):
-            ClientLogin.open(one_frame(login_reader(), bytes.fromhex(case["send"]), how), SERVER)
+            ClientLogin.open(one_frame(FrameReader(LOGIN_LIMITS), bytes.fromhex(case["send"]), how), SERVER)
         return
-    login = ClientLogin.open(one_frame(login_reader(), bytes.fromhex(case["send"]), how), SERVER)
+    login = ClientLogin.open(one_frame(FrameReader(LOGIN_LIMITS), bytes.fromhex(case["send"]), how), SERVER)
     assert login.key.hex() == CLIENT_INFO["client_public"]
     assert admits_to_mesh(mesh_key, login.info.mesh_key) is case["is_mesh_peer"]
     if "present_flags" in case:
@@ -70,7 +70,7 @@ def test_a_server_lets_in_and_refuses_whom_the_reference_does(case: Case, how: s
 @pytest.mark.parametrize("case", by_name(CLIENT_INFO["cases"], without=lambda c: not is_of_low_order(c)))
 def test_a_client_key_of_low_order_is_refused_although_the_reference_takes_it(case: Case) -> None:
     with pytest.raises(ProtocolError, match="low order"):
-        ClientLogin.open(one_frame(login_reader(), bytes.fromhex(case["send"])), SERVER)
+        ClientLogin.open(one_frame(FrameReader(LOGIN_LIMITS), bytes.fromhex(case["send"])), SERVER)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_client_info_may_be_262144_bytes_and_no_byte_more(case: Case) -> None:
     assert len(frame.encode()) == case["frame_bytes"]
     assert hashlib.sha256(frame.encode()).hexdigest() == case["frame_sha256"]
     if case["outcome"] == "accept":
-        assert ClientLogin.open(one_frame(login_reader(), frame.encode(), "bytes"), SERVER).info.version == 2
+        assert ClientLogin.open(one_frame(FrameReader(LOGIN_LIMITS), frame.encode(), "bytes"), SERVER).info.version == 2
         return
-    reader = login_reader()
+    reader = FrameReader(LOGIN_LIMITS)
     reader.feed(frame.encode()[:HEADER_LEN])
     with pytest.raises(ProtocolError, match=r"262,145 bytes, wanted at most 262,144"):
         reader.next_frame()
@@ -119,21 +119,21 @@ def test_a_whole_login_is_the_reference_s_byte_for_byte(session: Case, how: str)
 
     hello = ServerKey(server.public()).encode()
     assert hello.hex() == session["server_key_frame"]
-    server_key = ServerKey.decode(one_frame(login_reader(), hello, how)).key
+    server_key = ServerKey.decode(one_frame(FrameReader(LOGIN_LIMITS), hello, how)).key
     assert server_key == node(session["server_public"])
 
     box = LoginBox(client, server_key)
     sent = client_info_frame(client.public(), info, box, bytes.fromhex(session["client_info_nonce"]))
     assert info.to_json().decode() == session["client_info_json"]
     assert sent.hex() == session["client_info_frame"]
-    login = ClientLogin.open(one_frame(login_reader(), sent, how), server)
+    login = ClientLogin.open(one_frame(FrameReader(LOGIN_LIMITS), sent, how), server)
     assert (login.key, login.info) == (client.public(), info)
     mesh_key = MeshKey.from_text(session["server_mesh_key"])
     assert admits_to_mesh(mesh_key, login.info.mesh_key) is session["is_mesh_peer"]
 
     answer = server_info_frame(ServerInfo(), login.box, bytes.fromhex(session["server_info_nonce"]))
     assert answer.hex() == session["server_info_frame"]
-    assert open_server_info(one_frame(login_reader(), answer, how), box) == ServerInfo(version=2)
+    assert open_server_info(one_frame(FrameReader(LOGIN_LIMITS), answer, how), box) == ServerInfo(version=2)
 
 
 def test_the_shared_key_is_the_precomputed_one_of_nacl_from_either_side() -> None:
@@ -153,11 +153,11 @@ def test_the_shared_key_is_the_precomputed_one_of_nacl_from_either_side() -> Non
 def test_a_client_takes_and_refuses_the_greetings_that_the_reference_does(case: Case, how: str) -> None:
     data = bytes.fromhex(case["frame"]) + bytes(case.get("frame_then_zero_bytes", 0))
     if case["outcome"] == "accept":
-        greeting = ServerKey.decode(one_frame(login_reader(), data, how))
+        greeting = ServerKey.decode(one_frame(FrameReader(LOGIN_LIMITS), data, how))
         assert greeting.key.hex() == LOGIN["server_key"]["server_public"]
     else:
         with pytest.raises(ProtocolError):
-            ServerKey.decode(one_frame(login_reader(), data, how))
+            ServerKey.decode(one_frame(FrameReader(LOGIN_LIMITS), data, how))
 
 
 def test_the_magic_is_derp_and_a_key() -> None:
@@ -169,7 +169,7 @@ def test_the_magic_is_derp_and_a_key() -> None:
 @pytest.mark.parametrize("case", by_name(SERVER_INFO["cases"]))
 def test_a_client_takes_and_refuses_the_server_infos_that_the_reference_does(case: Case, how: str) -> None:
     box = LoginBox(private(SERVER_INFO["client_private"]), node(SERVER_INFO["server_public"]))
-    frame = one_frame(login_reader(), bytes.fromhex(case["frame"]), how)
+    frame = one_frame(FrameReader(LOGIN_LIMITS), bytes.fromhex(case["frame"]), how)
     if case["outcome"] == "close":
         with pytest.raises(ProtocolError):
             open_server_info(frame, box)
@@ -285,7 +285,7 @@ def test_server_info_survives_its_json(info: ServerInfo) -> None:
 def test_any_client_logs_in_to_its_server_and_to_no_other(info: ClientInfo, nonce: bytes, entropy: bytes) -> None:
     client = NodePrivate.from_entropy(entropy)
     frame = client_info_frame(client.public(), info, LoginBox(client, SERVER.public()), nonce)
-    raw = one_frame(login_reader(), frame)
+    raw = one_frame(FrameReader(LOGIN_LIMITS), frame)
     login = ClientLogin.open(raw, SERVER)
     assert (login.key, login.info) == (client.public(), info)
     with pytest.raises(ProtocolError):

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from derper.errors import ProtocolError
-from derper.protocol.reader import HEADER_LEN, FrameReader, RawFrame, frame_bytes
+from derper.protocol.reader import HEADER_LEN, FrameReader, Limits, RawFrame, frame_bytes
 
 raw_frames = st.builds(RawFrame, st.integers(0, 255), st.binary(max_size=70))
 
@@ -18,13 +18,13 @@ def test_a_frame_is_a_type_a_big_endian_length_and_a_payload() -> None:
 @feedings
 def test_a_frame_comes_out_however_it_comes_in(how: str) -> None:
     frames = [RawFrame(4, b"abc"), RawFrame(6, b""), RawFrame(0xFF, b"\0" * 300)]
-    reader = FrameReader(300)
+    reader = FrameReader(Limits(300))
     assert frames_of(reader, b"".join(frame.encode() for frame in frames), how) == frames
     assert reader.held == (3 if how == "leftover" else 0)
 
 
 def test_a_frame_with_a_limit_of_its_own_may_be_longer_or_must_be_shorter() -> None:
-    reader = FrameReader(10, {4: 20, 5: 2})
+    reader = FrameReader(Limits(10, {4: 20, 5: 2}))
     assert one_frame(reader, frame_bytes(4, bytes(20))).type == 4
     assert one_frame(reader, frame_bytes(6, bytes(10))).type == 6
     reader.feed(frame_bytes(5, bytes(3)))
@@ -33,7 +33,7 @@ def test_a_frame_with_a_limit_of_its_own_may_be_longer_or_must_be_shorter() -> N
 
 
 def test_a_long_frame_is_refused_by_its_header_alone_and_for_good() -> None:
-    reader = FrameReader(65_568)
+    reader = FrameReader(Limits(65_568))
     reader.feed(bytes.fromhex("ff0001002100"))
     for _ in range(2):
         with pytest.raises(ProtocolError, match=r"0xff of 65,569 bytes, wanted at most 65,568"):
@@ -41,22 +41,22 @@ def test_a_long_frame_is_refused_by_its_header_alone_and_for_good() -> None:
 
 
 def test_limits_may_change_between_two_frames_that_came_together() -> None:
-    reader = FrameReader(1)
+    reader = FrameReader(Limits(1))
     reader.feed(frame_bytes(1, b"a") + frame_bytes(2, b"bcd"))
     assert reader.next_frame() == RawFrame(1, b"a")
-    reader.allow(3)
+    reader.allow(Limits(3))
     assert reader.next_frame() == RawFrame(2, b"bcd")
 
 
 def test_a_frame_of_a_mebibyte_may_come_byte_by_byte() -> None:
     payload = bytes(1 << 20)
-    assert one_frame(FrameReader(len(payload)), frame_bytes(5, payload), "bytes").payload == payload
+    assert one_frame(FrameReader(Limits(len(payload))), frame_bytes(5, payload), "bytes").payload == payload
 
 
 @given(st.lists(raw_frames, max_size=6), st.lists(st.integers(1, 50), min_size=1))
 def test_portions_do_not_matter(frames: list[RawFrame], sizes: list[int]) -> None:
     data = b"".join(frame.encode() for frame in frames)
-    reader = FrameReader(70)
+    reader = FrameReader(Limits(70))
     got = []
     at = 0
     while at < len(data):
@@ -70,7 +70,7 @@ def test_portions_do_not_matter(frames: list[RawFrame], sizes: list[int]) -> Non
 @given(st.lists(st.binary(max_size=40), max_size=20))
 @example([b"\0" * 100])
 def test_garbage_is_frames_or_a_protocol_error_and_never_piles_up(portions: list[bytes]) -> None:
-    reader = FrameReader(16)
+    reader = FrameReader(Limits(16))
     taken = fed = 0
     try:
         for portion in portions:

@@ -30,7 +30,7 @@ from derper.protocol.frames import (
     WatchConns,
 )
 from derper.protocol.keys import KEY_LEN
-from derper.protocol.reader import FrameReader, RawFrame
+from derper.protocol.reader import Limits, RawFrame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,6 @@ _CLIENT_RULES: Mapping[int, _Rule] = {
     FrameType.CLOSE_PEER: _Rule(ClosePeer, KEY_LEN, KEY_LEN, mesh_only=True),
     FrameType.PING: _Rule(Ping, PING_LEN, MAX_PING),
 }
-_CLIENT_LIMITS: Mapping[int, int] = {kind: rule.longest for kind, rule in _CLIENT_RULES.items()}
 
 # The type and its shortest payload.
 _SERVER_FRAMES: Mapping[int, tuple[type[FromServer], int]] = {
@@ -74,15 +73,10 @@ _SERVER_FRAMES: Mapping[int, tuple[type[FromServer], int]] = {
     FrameType.RESTARTING: (Restarting, Restarting.LAYOUT.size),
 }
 
-
-def client_frame_reader() -> FrameReader:
-    """Give a reader for what a logged-in client sends: it refuses by the header what `decode_from_client` would."""
-    return FrameReader(MAX_IGNORED_FROM_CLIENT, _CLIENT_LIMITS)
-
-
-def server_frame_reader() -> FrameReader:
-    """Give a reader for what a server sends after login."""
-    return FrameReader(MAX_FROM_SERVER)
+# For a `FrameReader`: what a logged-in client sends, so that the header is refused that `decode_from_client` would.
+CLIENT_LIMITS = Limits(MAX_IGNORED_FROM_CLIENT, {kind: rule.longest for kind, rule in _CLIENT_RULES.items()})
+# And what a server sends after login.
+SERVER_LIMITS = Limits(MAX_FROM_SERVER)
 
 
 def decode_from_client(frame: RawFrame, *, mesh_peer: bool) -> FromClient | None:

@@ -11,7 +11,7 @@ handed in, 24 random bytes that are never used twice with one pair of keys. See 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from nacl.bindings import crypto_box_beforenm, crypto_box_easy_afternm, crypto_box_open_easy_afternm
 from nacl.exceptions import CryptoError
@@ -20,10 +20,7 @@ from derper.errors import ProtocolError
 from derper.protocol import gojson
 from derper.protocol.frames import PROTOCOL_VERSION, FrameType, is_app_name
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate, NodePublic
-from derper.protocol.reader import FrameReader, RawFrame, frame_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from derper.protocol.reader import Limits, RawFrame, frame_bytes
 
 MAGIC = b"DERP\xf0\x9f\x94\x91"
 NONCE_LEN = 24
@@ -31,6 +28,16 @@ TAG_LEN = 16
 MAX_SERVER_KEY = 1_024  # payload bytes; a server may say more after its key some day
 MAX_CLIENT_INFO = 262_144  # payload bytes; the server reads no more before it trusts the client
 MAX_SERVER_INFO = 1_048_576  # payload bytes, as for any frame from a server
+
+# For a `FrameReader` of either side; `FrameReader.allow` it more when the login is done.
+LOGIN_LIMITS = Limits(
+    0,
+    {
+        FrameType.SERVER_KEY: MAX_SERVER_KEY,
+        FrameType.CLIENT_INFO: MAX_CLIENT_INFO,
+        FrameType.SERVER_INFO: MAX_SERVER_INFO,
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +217,6 @@ def open_server_info(frame: RawFrame, box: LoginBox) -> ServerInfo:
     """
     _expect(frame, FrameType.SERVER_INFO, NONCE_LEN, MAX_SERVER_INFO)
     return ServerInfo.from_json(box.open(frame.payload))
-
-
-def login_reader() -> FrameReader:
-    """Give a reader for a login's frames, either side; `FrameReader.allow` it more when the login is done."""
-    limits: Mapping[int, int] = {
-        FrameType.SERVER_KEY: MAX_SERVER_KEY,
-        FrameType.CLIENT_INFO: MAX_CLIENT_INFO,
-        FrameType.SERVER_INFO: MAX_SERVER_INFO,
-    }
-    return FrameReader(0, limits)
 
 
 def _expect(frame: RawFrame, kind: FrameType, shortest: int, longest: int) -> None:

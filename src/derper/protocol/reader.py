@@ -8,6 +8,7 @@ A frame that is too long is refused by its header alone, so what is held is at m
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from derper.errors import ProtocolError
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct(">BI")
 HEADER_LEN = _HEADER.size
 
-NO_EXCEPTIONS: Mapping[int, int] = {}
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a payload may be, in bytes: by its frame's type, else the general limit."""
+
+    others: int
+    by_type: Mapping[int, int] = field(default_factory=dict)
+
+    def of(self, frame_type: int) -> int:
+        """Give the longest payload allowed in a frame of this type."""
+        return self.by_type.get(frame_type, self.others)
 
 
 class RawFrame(NamedTuple):
@@ -43,21 +54,18 @@ class FrameReader:
     Use: `feed(data)`, then `next_frame()` until it returns None, then feed again. Pulling one at a time lets the caller
     change what it allows between two frames, as login does. After a `ProtocolError` the reader only raises it again.
 
-    Args:
-        max_payload: the longest payload taken, in bytes, of any type that `by_type` does not name.
-        by_type: other limits for some frame types.
+    The limits in use are `login.LOGIN_LIMITS`, and then `decode.CLIENT_LIMITS` or `decode.SERVER_LIMITS`.
     """
 
-    __slots__ = ("_by_type", "_held", "_max_payload")
+    __slots__ = ("_held", "_limits")
 
-    def __init__(self, max_payload: int, by_type: Mapping[int, int] = NO_EXCEPTIONS) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._held = bytearray()
-        self.allow(max_payload, by_type)
+        self._limits = limits
 
-    def allow(self, max_payload: int, by_type: Mapping[int, int] = NO_EXCEPTIONS) -> None:
+    def allow(self, limits: Limits) -> None:
         """Set the limits for the frames not yet taken."""
-        self._max_payload = max_payload
-        self._by_type = by_type
+        self._limits = limits
 
     def feed(self, data: bytes) -> None:
         """Take bytes off the stream, as many or few as came."""
@@ -72,7 +80,7 @@ class FrameReader:
         if len(self._held) < HEADER_LEN:
             return None
         frame_type, length = _HEADER.unpack_from(self._held)
-        limit = self._by_type.get(frame_type, self._max_payload)
+        limit = self._limits.of(frame_type)
         if length > limit:
             raise ProtocolError(f"frame type {frame_type:#04x} of {length:,} bytes, wanted at most {limit:,}")
         end = HEADER_LEN + length
