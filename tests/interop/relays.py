@@ -23,7 +23,7 @@ HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 LOOK_AGAIN_SECONDS: Final = 0.01
-MAP_LINE: Final = re.compile(r'"CertName":"(sha256-raw:[0-9a-f]{64})"')
+MAP_LINE: Final = r'"CertName":"(sha256-raw:[0-9a-f]{64})"'
 
 
 class RelayError(Exception):
@@ -67,10 +67,7 @@ class Relay:
         """The certificate's `CertName` for a DERP map, as the server logged it; empty without TLS."""
         if not self.tls:
             return ""
-        found = MAP_LINE.search(self.log())
-        if found is None:
-            raise RelayError(self._told("logged no DERP map node with its certificate's hash"))
-        return found[1]
+        return self.wait_for_log(MAP_LINE)[1]
 
     @property
     def certificate(self) -> Path:
@@ -143,8 +140,8 @@ class Relay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            self.stop()
+        if self._process is not None and (code := self.stop()) != 0:
+            raise RelayError(self._told(f"ended with exit code {code} after SIGTERM"))
 
     def _launch(self) -> None:
         certs = self.folder / "certs"
