@@ -6,6 +6,7 @@ import ast
 import pkgutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,14 +73,15 @@ def imports(node: ast.AST, *, for_types: bool = False) -> Iterator[tuple[str, bo
                 yield from imports(child, for_types=for_types)
 
 
-def loaded_after(statement: str) -> set[str]:
+@cache
+def loaded_after(statement: str) -> frozenset[str]:
     """Run a statement in a fresh interpreter and tell which modules are loaded then."""
     program = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
     where = str(Path(derper.protocol.__path__[0]).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": where}, check=True, capture_output=True, text=True
     )
-    return set(done.stdout.split())
+    return frozenset(done.stdout.split())
 
 
 @pytest.mark.parametrize("module", MODULES)
