@@ -1,0 +1,168 @@
+//! All clients of a run, their logins, and the one epoll instance that they wait in.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustls::ClientConfig;
+
+use crate::conn::{Conn, Flushed, Scratch};
+use crate::frames::Frame;
+
+/// Where the clients go.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// None: plain HTTP.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+}
+
+/// The clients, by index.
+pub(crate) struct Fleet {
+    target: Target,
+    epoll: Epoll,
+    members: Vec<Member>,
+    scratch: Scratch,
+    events: Vec<EpollEvent>,
+}
+
+struct Member {
+    conn: Conn,
+    /// Whether epoll tells when the socket takes data; so as long as something waits to be sent.
+    awaits_room: bool,
+}
+
+/// What epoll said of one descriptor.
+#[derive(Clone, Copy)]
+pub(crate) struct Ready {
+    pub(crate) index: usize,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+const EVENTS: usize = 1024;
+/// How long a server may let all logins wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Fleet {
+    pub(crate) fn new(target: Target) -> Result<Self> {
+        Ok(Self {
+            target,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            members: Vec::new(),
+            scratch: Scratch::new(),
+            events: vec![EpollEvent::empty(); EVENTS],
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn conn(&mut self, index: usize) -> &mut Conn {
+        &mut self.members[index].conn
+    }
+
+    /// Log in until there are `total` clients, `at_once` of them in progress.
+    pub(crate) fn log_in(&mut self, total: usize, at_once: usize) -> Result<()> {
+        let mut in_progress = 0;
+        while self.len() < total || in_progress > 0 {
+            while self.len() < total && in_progress < at_once {
+                self.dial().with_context(|| format!("client {}", self.len()))?;
+                in_progress += 1;
+            }
+            let events = self.wait(Some(PATIENCE))?;
+            ensure!(events > 0, "no login got any further for {PATIENCE:?}: {in_progress} in progress");
+            for at in 0..events {
+                let ready = self.ready(at);
+                let before = self.conn(ready.index).is_ready();
+                self.serve(ready, |_| Ok(()))
+                    .with_context(|| format!("client {} at its login", ready.index))?;
+                in_progress -= usize::from(!before && self.conn(ready.index).is_ready());
+            }
+        }
+        Ok(())
+    }
+
+    /// Let epoll also tell when `other` is readable, as the index `usize::MAX`.
+    pub(crate) fn watch(&self, other: impl AsFd) -> Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX);
+        self.epoll
+            .add(other, event)
+            .context("watching the standard input, which must be a pipe or a terminal")
+    }
+
+    /// End that.
+    pub(crate) fn unwatch(&self, other: impl AsFd) -> Result<()> {
+        Ok(self.epoll.delete(other)?)
+    }
+
+    /// Wait for events; `ready` gives them by number.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<usize> {
+        let timeout = match timeout {
+            // Rounded up, so that nobody spins through the last millisecond.
+            Some(timeout) => EpollTimeout::try_from(timeout + Duration::from_micros(999))?,
+            None => EpollTimeout::NONE,
+        };
+        match self.epoll.wait(&mut self.events, timeout) {
+            Err(nix::errno::Errno::EINTR) => Ok(0),
+            other => Ok(other?),
+        }
+    }
+
+    /// The event number `at` of the last `wait`.
+    pub(crate) fn ready(&self, at: usize) -> Ready {
+        let (event, flags) = (&self.events[at], self.events[at].events());
+        Ready {
+            index: usize::try_from(event.data()).unwrap_or(usize::MAX),
+            readable: flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
+            writable: flags.contains(EpollFlags::EPOLLOUT),
+        }
+    }
+
+    /// Do what an event asks for; frames that are the mode's business go to `sink`.
+    pub(crate) fn serve(&mut self, ready: Ready, sink: impl FnMut(Frame<'_>) -> Result<()>) -> Result<()> {
+        let member = &mut self.members[ready.index];
+        if ready.writable {
+            let flushed = member.conn.writable()?;
+            self.await_room(ready.index, flushed)?;
+        }
+        if ready.readable {
+            let member = &mut self.members[ready.index];
+            member.conn.readable(&mut self.scratch, sink)?;
+            if member.conn.has_answers() {
+                self.flush(ready.index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Send what is queued at a client, now or as soon as its socket takes it.
+    pub(crate) fn flush(&mut self, index: usize) -> Result<()> {
+        let flushed = self.members[index].conn.flush()?;
+        self.await_room(index, flushed)
+    }
+
+    fn dial(&mut self) -> Result<()> {
+        let conn = Conn::connect(self.target.address, self.target.tls.as_ref())?;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+        self.epoll.add(&conn, EpollEvent::new(interest, self.members.len() as u64))?;
+        self.members.push(Member { conn, awaits_room: true });
+        Ok(())
+    }
+
+    fn await_room(&mut self, index: usize, flushed: Flushed) -> Result<()> {
+        let member = &mut self.members[index];
+        let wanted = flushed == Flushed::Blocked;
+        if wanted != member.awaits_room {
+            let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+            let mut event = EpollEvent::new(EpollFlags::EPOLLIN | room, index as u64);
+            self.epoll.modify(&member.conn, &mut event)?;
+            member.awaits_room = wanted;
+        }
+        Ok(())
+    }
+}

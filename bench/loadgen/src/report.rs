@@ -1,0 +1,24 @@
+//! What the driver reads: one JSON object a line on the standard output, each a phase of the run.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::closed::Outcome;
+
+#[derive(Serialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub(crate) enum Phase {
+    LoggedIn { clients: usize, seconds: f64 },
+    Measuring,
+    Result(Outcome),
+}
+
+/// Tell the driver, at once.
+pub(crate) fn phase(phase: &Phase) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, phase)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}

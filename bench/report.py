@@ -1,0 +1,121 @@
+"""From measured runs to the table: medians, ratios, verdicts, and what casts doubt on them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from loads import Figures
+from rows import Figure, Row
+from servers import GO, OURS
+
+# Above this share of a core's time spent on others, a row is marked.
+NOTED_FOREIGN: Final = 0.05
+# Above this share of its core the generator, not the server, sets the pace.
+GENERATOR_FULL: Final = 0.95
+
+HEAD: Final = ("load", "figure", OURS, GO, "Go ÷ ours", "must", "aim", "verdict")
+CONDITIONS: Final = (
+    "load",
+    "server",
+    "packets/s",
+    "packets a read",
+    "generator a packet",
+    "generator's core",
+    "others on the server's core",
+    "on the generator's",
+    "faults",
+)
+FAULTS: Final = ("lost", "misordered")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All runs of a row, by server, in the order in which they were taken."""
+
+    row: Row
+    runs: dict[str, list[Figures]]
+
+    def median(self, server: str, key: str) -> float | None:
+        """None where the server was not measured, or has no such figure."""
+        values = [figures[key] for figures in self.runs.get(server, []) if key in figures]
+        return median(values) if values else None
+
+    def worst(self, key: str) -> float:
+        return max((figures.get(key, 0.0) for runs in self.runs.values() for figures in runs), default=0.0)
+
+
+def markdown(measured: Sequence[Measured], about: Mapping[str, object]) -> str:
+    """The table of ratios, the table of what casts doubt on them, and what they were measured with."""
+    lines = [_line(HEAD), _line("---" for _ in HEAD)]
+    lines += [_line(_cells(one, figure)) for one in measured for figure in one.row.figures]
+    lines += ["", "Under these conditions (medians; of the others' share of a core, the worst run's):", ""]
+    lines += [_line(CONDITIONS), _line("---" for _ in CONDITIONS)]
+    lines += [_line(cells) for one in measured for cells in _conditions(one)]
+    lines += [""]
+    lines += [f"- {key}: {_told(value)}" for key, value in about.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(one: Measured, figure: Figure) -> Iterator[str]:
+    ours, theirs = one.median(OURS, figure.key), one.median(GO, figure.key)
+    ratio = theirs / ours if ours and theirs else None
+    yield one.row.title
+    yield figure.title
+    yield _value(ours, figure.unit)
+    yield _value(theirs, figure.unit)
+    yield "" if ratio is None else f"{ratio:.2f} ({_spread(one, figure.key)})"
+    yield figure.demand.told(figure.demand.must, figure.unit)
+    yield figure.demand.told(figure.demand.aim, figure.unit)
+    yield _verdict(one, figure, ours, theirs)
+
+
+def _verdict(one: Measured, figure: Figure, ours: float | None, theirs: float | None) -> str:
+    if any(one.worst(key) for key in FAULTS):
+        return "void"
+    if ours is None or theirs is None:
+        return ""
+    if figure.demand.met(figure.demand.aim, ours, theirs):
+        return "aim met"
+    return "met" if figure.demand.met(figure.demand.must, ours, theirs) else "missed"
+
+
+def _spread(one: Measured, key: str) -> str:
+    """The ratios of the neighbouring runs: how far the machine let them differ."""
+    ratios = [go[key] / ours[key] for ours, go in zip(one.runs[OURS], one.runs[GO], strict=True)]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def _conditions(one: Measured) -> Iterator[Iterable[str]]:
+    """A line for each server of a row whose load sends packets."""
+    for server in one.runs:
+        busy = one.median(server, "generator_busy")
+        if busy is not None:
+            yield (
+                one.row.title,
+                server,
+                f"{one.median(server, 'packets_per_second'):,.0f}",
+                f"{one.median(server, 'packets_per_read'):.1f}",
+                f"{one.median(server, 'generator_cpu_us_per_packet'):.2f} µs",
+                f"{busy:.0%}{', the limit' if busy > GENERATOR_FULL else ''}",
+                _foreign(one, server, "foreign_on_server_core"),
+                _foreign(one, server, "foreign_on_generator_core"),
+                " ".join(f"{one.worst(key):.0f} {key}" for key in FAULTS if one.worst(key)) or "none",
+            )
+
+
+def _foreign(one: Measured, server: str, key: str) -> str:
+    worst = max(figures[key] for figures in one.runs[server])
+    return f"{worst:.0%}{' (!)' if worst > NOTED_FOREIGN else ''}"
+
+
+def _value(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.3g} {unit}"
+
+
+def _told(value: object) -> str:
+    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
