@@ -56,6 +56,9 @@ def tls_relay(kind: type[Relay], tmp_path_factory: pytest.TempPathFactory) -> It
 def way(request: pytest.FixtureRequest, kind: type[Relay]) -> Way:
     name: str = request.param
     relay: Relay = request.getfixturevalue("plain_relay" if name in ("plain", "ws") else "tls_relay")
+    if not relay.alive():  # each claim stands for itself
+        relay.kill()
+        relay.start()
     flags: list[str] = []
     env: dict[str, str] = {}
     match name:
@@ -64,6 +67,8 @@ def way(request: pytest.FixtureRequest, kind: type[Relay]) -> Way:
         case "tls12":
             flags = ["-pin", relay.pin, "-tls", "1.2"]
         case "ws" | "wss":
+            if isinstance(relay, OurDerper):
+                request.node.add_marker(pytest.mark.xfail(reason="answers WebSocket with 501 so far", strict=True))
             flags = ["-websocket"]
             env = {"SSL_CERT_FILE": str(relay.certificate)}  # a browser's client knows no pins
             if isinstance(relay, GoDerper):
