@@ -1,0 +1,218 @@
+//! The Python face of the relay crate: it turns calls into commands and events into tuples, and decides nothing.
+//!
+//! Its types stand in `src/derper/dataplane/_native.pyi`, and only `derper.dataplane` imports it.
+// An extension function takes its arguments by value, as Python gives them.
+#![allow(clippy::needless_pass_by_value)]
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use relay::seam::{Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
+use relay::{Certificate, ConnId, Key, Settings};
+
+/// A certificate as Python gives it: name, chain, key.
+type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
+
+/// The data plane: one thread a shard, none of which ever takes the interpreter's lock.
+#[pyclass(frozen)]
+struct Plane {
+    /// `None` once it was stopped.
+    running: Mutex<Option<relay::Plane>>,
+    /// Commands since the last flush.
+    staged: Mutex<Vec<(ConnId, Command)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Plane {
+    fn stage(&self, conn: u64, command: impl FnOnce(ConnId) -> Command) {
+        let conn = ConnId::from_u64(conn);
+        lock(&self.staged).push((conn, command(conn)));
+    }
+
+    fn with<T>(&self, use_it: impl FnOnce(&mut relay::Plane) -> T) -> PyResult<T> {
+        lock(&self.running).as_mut().map(use_it).ok_or_else(|| PyRuntimeError::new_err("the data plane was stopped"))
+    }
+}
+
+#[pymethods]
+impl Plane {
+    #[new]
+    #[pyo3(signature = (*, shards, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
+                        mesh_write_timeout, keep_alive, keep_alive_jitter))]
+    #[expect(clippy::too_many_arguments, reason = "keywords on the Python side, where the settings are one object")]
+    fn new(
+        shards: usize,
+        queue_depth: usize,
+        max_head: usize,
+        setup_timeout: u64,
+        login_timeout: u64,
+        write_timeout: u64,
+        mesh_write_timeout: u64,
+        keep_alive: u64,
+        keep_alive_jitter: u64,
+    ) -> PyResult<Self> {
+        if !(1..=256).contains(&shards) {
+            return Err(PyValueError::new_err(format!("wanted 1 to 256 shards, got {shards}")));
+        }
+        let plane = relay::Plane::start(Settings {
+            shards,
+            queue_depth,
+            max_head,
+            setup_timeout,
+            login_timeout,
+            write_timeout,
+            mesh_write_timeout,
+            keep_alive,
+            keep_alive_jitter,
+        })?;
+        Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
+    }
+
+    fn event_fd(&self) -> PyResult<RawFd> {
+        self.with(|plane| plane.events().waker.as_fd().as_raw_fd())
+    }
+
+    fn listen(&self, fd: RawFd, tls: bool) -> PyResult<ListenerId> {
+        let socket = sys::duplicate_fd(fd)?;
+        self.with(|plane| plane.listen(Listener { socket, tls }))
+    }
+
+    fn unlisten(&self, listener: ListenerId) -> PyResult<()> {
+        self.with(|plane| plane.unlisten(listener))
+    }
+
+    fn set_certificates(&self, certificates: Vec<CertificateTuple>) -> PyResult<()> {
+        let certificates =
+            certificates.into_iter().map(|(name, chain, key)| Certificate { name, chain, key }).collect();
+        self.with(|plane| plane.certificates().replace(certificates))?.map_err(PyValueError::new_err)
+    }
+
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let events = self.with(|plane| {
+            plane.events().waker.clear();
+            plane.events().drain()
+        })?;
+        let list = PyList::empty(py);
+        for event in events {
+            list.append(tuple(py, event)?)?;
+        }
+        Ok(list)
+    }
+
+    fn write(&self, conn: u64, data: Vec<u8>, tell_drained: bool) {
+        self.stage(conn, |conn| Command::Write { conn, bytes: data, tell_drained });
+    }
+
+    fn await_head(&self, conn: u64) {
+        self.stage(conn, Command::AwaitHead);
+    }
+
+    fn await_frame(&self, conn: u64, most: usize) {
+        self.stage(conn, |conn| Command::AwaitFrame(conn, most));
+    }
+
+    fn await_body(&self, conn: u64, length: u64) {
+        self.stage(conn, |conn| Command::AwaitBody(conn, length));
+    }
+
+    fn consumed(&self, conn: u64, length: usize) {
+        self.stage(conn, |conn| Command::Consumed(conn, length));
+    }
+
+    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, not_ideal: bool, first: Vec<u8>) {
+        let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
+        self.stage(conn, |conn| Command::Switch { conn, member: Member { key, role, not_ideal }, first });
+    }
+
+    fn close(&self, conn: u64, code: String, detail: String) {
+        self.stage(conn, |conn| Command::Close(conn, Reason { code: code.into(), detail }));
+    }
+
+    fn flush(&self) -> PyResult<()> {
+        let staged = std::mem::take(&mut *lock(&self.staged));
+        self.with(|plane| plane.submit(staged))
+    }
+
+    fn counters(&self) -> PyResult<Vec<(&'static str, u64)>> {
+        self.with(|plane| plane.counters())
+    }
+
+    fn drops(&self) -> PyResult<Vec<(&'static str, &'static str, u64, u64)>> {
+        self.with(|plane| plane.drops().into_iter().map(|d| (d.reason, d.kind, d.packets, d.bytes)).collect())
+    }
+
+    fn population(&self) -> PyResult<(usize, usize)> {
+        self.with(|plane| (plane.switchboard().connections(), plane.switchboard().keys()))
+    }
+
+    fn panic(&self, shard: usize) -> PyResult<()> {
+        self.with(|plane| plane.submit_to(shard, [Command::Panic]))
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        let running = lock(&self.running).take();
+        if let Some(mut plane) = running {
+            py.detach(|| plane.stop());
+        }
+    }
+}
+
+const HEAD: u8 = 0;
+const HEAD_TOO_LARGE: u8 = 1;
+const FRAME: u8 = 2;
+const DATA: u8 = 3;
+const DRAINED: u8 = 4;
+const SWITCHED: u8 = 5;
+const CLOSED: u8 = 6;
+const ACCEPT_FAILED: u8 = 7;
+
+fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
+    let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
+    let end = |address: std::net::SocketAddr| (address.ip().to_string(), address.port());
+    Ok(match event {
+        Event::Head { conn, head, remote, tls } => {
+            (HEAD, conn.as_u64(), bytes(&head), end(remote), tls).into_pyobject(py)?.into_any()
+        }
+        Event::HeadTooLarge { conn, remote } => {
+            (HEAD_TOO_LARGE, conn.as_u64(), end(remote)).into_pyobject(py)?.into_any()
+        }
+        Event::Frame { conn, kind, payload } => {
+            (FRAME, conn.as_u64(), kind, bytes(&payload)).into_pyobject(py)?.into_any()
+        }
+        Event::Data { conn, bytes: data } => (DATA, conn.as_u64(), bytes(&data)).into_pyobject(py)?.into_any(),
+        Event::Drained { conn } => (DRAINED, conn.as_u64()).into_pyobject(py)?.into_any(),
+        Event::Switched { conn, member } => (SWITCHED, conn.as_u64(), member.as_u64()).into_pyobject(py)?.into_any(),
+        Event::Closed { conn, remote, key, reason, totals } => {
+            let Totals { packets_in, bytes_in, packets_out, bytes_out } = totals;
+            let key = key.map(|key| bytes(&key));
+            let totals = (packets_in, bytes_in, packets_out, bytes_out);
+            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, totals).into_pyobject(py)?.into_any()
+        }
+        Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
+    })
+}
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Plane>()?;
+    for (name, kind) in [
+        ("HEAD", HEAD),
+        ("HEAD_TOO_LARGE", HEAD_TOO_LARGE),
+        ("FRAME", FRAME),
+        ("DATA", DATA),
+        ("DRAINED", DRAINED),
+        ("SWITCHED", SWITCHED),
+        ("CLOSED", CLOSED),
+        ("ACCEPT_FAILED", ACCEPT_FAILED),
+    ] {
+        module.add(name, kind)?;
+    }
+    Ok(())
+}

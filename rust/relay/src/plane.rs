@@ -1,11 +1,11 @@
 //! The running data plane: one thread a shard, and the handle by which Python holds them.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Once, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
@@ -17,6 +17,8 @@ use crate::tls::{CertificateStore, server_config};
 
 /// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
 const EXIT_BUG: i32 = 70;
+/// What the names of the shards' threads begin with.
+const THREAD_NAME: &str = "derper-shard-";
 /// How long a shard looks back when it says how busy it is.
 const LOAD_WINDOW_MS: u64 = 200;
 /// How long a shard that may not read on waits before it looks at its clock again.
@@ -36,6 +38,7 @@ impl Plane {
     /// # Errors
     /// No threads, descriptors or memory.
     pub fn start(settings: Settings) -> io::Result<Self> {
+        end_on_panic();
         let certificates = Arc::new(CertificateStore::default());
         let tls = server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
         let shards = settings.shards;
@@ -45,7 +48,11 @@ impl Plane {
             .map(|index| {
                 let net = Epoll::new(&shared.ports[index].waker)?;
                 let shard = Shard::new(index, net, Arc::clone(&shared), 0);
-                std::thread::Builder::new().name(format!("derper-shard-{index}")).spawn(move || guard(shard, start))
+                std::thread::Builder::new().name(format!("{THREAD_NAME}{index}")).spawn(move || {
+                    if let Err(error) = run(shard, start) {
+                        give_up(&format!("{THREAD_NAME}{index}"), &format!("cannot wait for events: {error}"));
+                    }
+                })
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { shared, certificates, threads, listeners: 0 })
@@ -153,16 +160,29 @@ fn sum<T>(mut lists: impl Iterator<Item = Vec<T>>, add: impl Fn(&mut T, T)) -> V
     total
 }
 
-/// Runs a shard. A panic ends the process: a port that is open while half of its clients hang is worse than none.
-fn guard(shard: Shard<Epoll>, start: Instant) {
-    let index = shard.index();
-    match catch_unwind(AssertUnwindSafe(|| run(shard, start))) {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => eprintln!("derper: shard {index} cannot go on: {error}; the process ends with code {EXIT_BUG}"),
-        // The panic hook has said what and where.
-        Err(_) => eprintln!("derper: shard {index} failed; this is a bug, the process ends with code {EXIT_BUG}"),
-    }
-    sys::exit_now(EXIT_BUG);
+/// Makes a panic in a shard end the process at once, with its cause in one line: a port that is open while half of
+/// its clients hang is worse than none.
+fn end_on_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            match thread.name() {
+                Some(name) if name.starts_with(THREAD_NAME) => {
+                    let cause = info.payload_as_str().unwrap_or("for no reason given");
+                    let place = info.location().map(ToString::to_string).unwrap_or_default();
+                    give_up(name, &format!("panicked at {place}: {cause}"));
+                }
+                _ => others(info),
+            }
+        }));
+    });
+}
+
+fn give_up(shard: &str, cause: &str) -> ! {
+    eprintln!("derper: this is a bug: {shard} {cause}; the process ends with code {EXIT_BUG}");
+    sys::exit_now(EXIT_BUG)
 }
 
 fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
@@ -170,7 +190,7 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
     let port = &shared.ports[shard.index()];
     let now = || start.elapsed();
     let mut ready = Vec::new();
-    let (mut woke, mut window, mut busy) = (now(), now(), now() - now());
+    let (mut woke, mut window, mut busy) = (now(), now(), Duration::ZERO);
     while !shard.is_stopped() {
         shard.tick(woke.as_millis() as u64, &ready);
         ready.clear();
@@ -179,7 +199,7 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
         let span = slept.saturating_sub(window);
         if span.as_millis() as u64 >= LOAD_WINDOW_MS {
             port.load.store((busy.as_micros() * 1_000 / span.as_micros().max(1)) as u32, Ordering::Relaxed);
-            (window, busy) = (slept, slept - slept);
+            (window, busy) = (slept, Duration::ZERO);
         }
         let mut timeout = shard.sleep_ms(slept.as_millis() as u64);
         port.waker.will_sleep();

@@ -1,0 +1,40 @@
+"""The seam: the data plane as Python sees it. Nothing else in the package imports the extension.
+
+A connection is born in Rust, introduced by Python, and from then on switched in Rust. Until it is switched, every step
+is an event from here and a command back; afterwards it is heard of once more, when it is gone. Both ways travel in
+batches, never a call per packet. Read `events`, then `plane`.
+"""
+
+from derper.dataplane.events import (
+    AcceptFailed,
+    Closed,
+    Conn,
+    Data,
+    Drained,
+    Event,
+    Frame,
+    Head,
+    HeadTooLarge,
+    Remote,
+    Switched,
+    Totals,
+)
+from derper.dataplane.plane import DataPlane, Drops, PlaneSettings
+
+__all__ = [
+    "AcceptFailed",
+    "Closed",
+    "Conn",
+    "Data",
+    "DataPlane",
+    "Drained",
+    "Drops",
+    "Event",
+    "Frame",
+    "Head",
+    "HeadTooLarge",
+    "PlaneSettings",
+    "Remote",
+    "Switched",
+    "Totals",
+]

@@ -1,0 +1,114 @@
+"""What the data plane tells: one tuple type an event, with its fields in the extension's order.
+
+After `Head`, `HeadTooLarge` and `Frame`, and after the last `Data` of a body, the connection is parked: nothing more is
+read from it until a command says what it should collect next.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeAlias
+
+from derper.dataplane import _native
+
+Conn: TypeAlias = int
+"""Names one connection. Never handed out twice, so a late command for one that is gone does nothing."""
+
+
+class Remote(NamedTuple):
+    """The other end of a connection."""
+
+    ip: str  # IPv4-mapped addresses as IPv4
+    port: int
+
+
+class Totals(NamedTuple):
+    """What a switched connection carried; bytes are packet bytes, without keys and headers."""
+
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+
+
+class Head(NamedTuple):
+    """One whole HTTP request head, its blank line included."""
+
+    conn: Conn
+    head: bytes
+    remote: Remote
+    tls: str | None  # "1.2", "1.3", None without TLS
+
+
+class HeadTooLarge(NamedTuple):
+    """More came than a request head may have."""
+
+    conn: Conn
+    remote: Remote
+
+
+class Frame(NamedTuple):
+    """The frame that `await_frame` asked for."""
+
+    conn: Conn
+    type: int
+    payload: bytes
+
+
+class Data(NamedTuple):
+    """A part of the body that `await_body` asked for."""
+
+    conn: Conn
+    data: bytes
+
+
+class Drained(NamedTuple):
+    """All that was written has left; said once for each `write` that asked."""
+
+    conn: Conn
+
+
+class Switched(NamedTuple):
+    """The connection relays from now on, under the name `member`."""
+
+    conn: Conn
+    member: Conn
+
+
+class Closed(NamedTuple):
+    """The connection is gone."""
+
+    conn: Conn
+    remote: Remote
+    key: bytes | None  # the client's, if it was switched
+    code: str  # one of a small set of words
+    detail: str  # the rest of the sentence, or ""
+    totals: Totals
+
+
+class AcceptFailed(NamedTuple):
+    """The system had no descriptor or memory for a new connection; it is tried again in a second."""
+
+    shard: int
+    error: str
+
+
+Event: TypeAlias = Head | HeadTooLarge | Frame | Data | Drained | Switched | Closed | AcceptFailed
+
+_MAKE: Final[dict[int, Callable[..., Event]]] = {
+    _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
+    _native.HEAD_TOO_LARGE: lambda conn, remote: HeadTooLarge(conn, Remote(*remote)),
+    _native.FRAME: Frame,
+    _native.DATA: Data,
+    _native.DRAINED: Drained,
+    _native.SWITCHED: Switched,
+    _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
+        conn, Remote(*remote), key, code, detail, Totals(*totals)
+    ),
+    _native.ACCEPT_FAILED: AcceptFailed,
+}
+
+
+def event_from(raw: tuple[object, ...]) -> Event:
+    """Turn the extension's tuple, whose first item is the kind, into its event."""
+    kind, *fields = raw
+    assert isinstance(kind, int)  # noqa: S101  the extension's word
+    return _MAKE[kind](*fields)

@@ -1,0 +1,162 @@
+"""The handle on the running data plane: commands in, events out, on asyncio's loop.
+
+Owned by the server; used from the loop's thread alone. Commands are only staged, and handed over together once a turn
+of the loop; the events that a command causes come in a later turn, never from within the call.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from derper.dataplane import _native
+from derper.dataplane.events import Conn, Event, event_from
+from derper.protocol.keys import NodePublic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSettings:
+    """Sizes and times; times in seconds (docs/protocol/relay.md, Timeouts)."""
+
+    shards: int
+    queue_depth: int = 32  # packets in each of a connection's two queues
+    max_head: int = 65_536  # bytes
+    setup_timeout: float = 30.0
+    login_timeout: float = 10.0
+    write_timeout: float | None = 2.0  # without progress, for clients; None: none
+    mesh_write_timeout: float = 30.0
+    keep_alive: float = 60.0
+    keep_alive_jitter: float = 5.0
+
+
+class Drops(NamedTuple):
+    """Dropped packets of one reason and kind (docs/protocol/metrics.md)."""
+
+    reason: str
+    kind: str  # "disco" or "other"
+    packets: int
+    bytes: int
+
+
+class DataPlane:
+    """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
+
+    def __init__(self, settings: PlaneSettings) -> None:
+        self._native = _native.Plane(
+            shards=settings.shards,
+            queue_depth=settings.queue_depth,
+            max_head=settings.max_head,
+            setup_timeout=_milliseconds(settings.setup_timeout),
+            login_timeout=_milliseconds(settings.login_timeout),
+            write_timeout=_milliseconds(settings.write_timeout or 0),
+            mesh_write_timeout=_milliseconds(settings.mesh_write_timeout),
+            keep_alive=_milliseconds(settings.keep_alive),
+            keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_event: Callable[[Event], None] | None = None
+        self._flush_is_due = False
+
+    def start(self, on_event: Callable[[Event], None]) -> None:
+        """Deliver events to `on_event`, which must not raise, from the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._on_event = on_event
+        self._loop.add_reader(self._native.event_fd(), self._look)
+        # From the first look on, the shards know that somebody wants to be woken.
+        self._look()
+
+    def stop(self) -> None:
+        """End every connection and thread; no event comes after this."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._native.event_fd())
+            self._loop = None
+        self._native.stop()
+
+    def listen(self, sock: socket.socket, *, tls: bool) -> int:
+        """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once."""
+        return self._native.listen(sock.fileno(), tls)
+
+    def unlisten(self, listener: int) -> None:
+        """Stop accepting there."""
+        self._native.unlisten(listener)
+
+    def set_certificates(self, certificates: list[tuple[str | None, list[bytes], bytes]]) -> None:
+        """Serve these from the next handshake on: server name (None: any or none), chain and private key in DER.
+
+        Raises:
+            ValueError: a key that TLS cannot use or that is not its certificate's.
+        """
+        self._native.set_certificates(certificates)
+
+    def write(self, conn: Conn, data: bytes, *, tell_drained: bool = False) -> None:
+        """Queue bytes; of a switched connection, whole frames."""
+        self._native.write(conn, data, tell_drained)
+        self._will_flush()
+
+    def await_head(self, conn: Conn) -> None:
+        """Collect a request head from a parked connection."""
+        self._native.await_head(conn)
+        self._will_flush()
+
+    def await_frame(self, conn: Conn, most: int) -> None:
+        """Collect one frame of at most `most` payload bytes from a parked connection."""
+        self._native.await_frame(conn, most)
+        self._will_flush()
+
+    def await_body(self, conn: Conn, length: int) -> None:
+        """Hand over the next `length` bytes of a parked connection as they come; `consumed` asks for more."""
+        self._native.await_body(conn, length)
+        self._will_flush()
+
+    def consumed(self, conn: Conn, length: int) -> None:
+        """Say that so many bytes of a body were used; at most 64 KiB are ahead of this."""
+        self._native.consumed(conn, length)
+        self._will_flush()
+
+    def switch(self, conn: Conn, key: NodePublic, *, mesh_peer: bool, not_ideal: bool, first: bytes) -> None:
+        """Relay from now on; the frames `first` are written before any packet."""
+        self._native.switch(conn, key.raw, mesh_peer, not_ideal, first)
+        self._will_flush()
+
+    def close(self, conn: Conn, code: str, detail: str = "") -> None:
+        """Write what is queued, then close."""
+        self._native.close(conn, code, detail)
+        self._will_flush()
+
+    def counters(self) -> dict[str, int]:
+        """Give all counters by the names of their metrics, without `derp_`."""
+        return dict(self._native.counters())
+
+    def drops(self) -> list[Drops]:
+        """Give the dropped packets by reason and kind."""
+        return [Drops(*entry) for entry in self._native.drops()]
+
+    def population(self) -> tuple[int, int]:
+        """Count the logged-in connections, and their distinct keys."""
+        return self._native.population()
+
+    def panic(self, shard: int) -> None:
+        """Make a shard fail as a bug would, which ends the process: for the test of just that."""
+        self._native.panic(shard)
+
+    def _look(self) -> None:
+        on_event = self._on_event
+        assert on_event is not None  # noqa: S101  set by start, which alone schedules this
+        for raw in self._native.drain():
+            on_event(event_from(raw))
+        self._flush()
+
+    def _will_flush(self) -> None:
+        if not self._flush_is_due and self._loop is not None:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        if self._loop is not None:
+            self._native.flush()
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

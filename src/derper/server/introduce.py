@@ -1,0 +1,151 @@
+"""From the first request head to the switch: what each connection is, and what it gets.
+
+Every event of the data plane comes in here. A connection is a `Guest` until it is switched or gone; what is in
+`_guests` is all that Python holds of connections. A bug while one guest is served costs that guest alone.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.dataplane import (
+    AcceptFailed,
+    Closed,
+    Conn,
+    Data,
+    DataPlane,
+    Drained,
+    Event,
+    Frame,
+    Head,
+    HeadTooLarge,
+    Remote,
+    Switched,
+)
+from derper.errors import ProtocolError
+from derper.protocol.keys import NodePublic
+from derper.protocol.login import MAX_CLIENT_INFO
+from derper.protocol.reader import RawFrame
+from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
+from derper.server.http import HttpConnection, HttpServer, plain_answer
+from derper.server.login import Login, RefusedError
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Guest:
+    """A connection that is not switched yet."""
+
+    remote: Remote
+    http: HttpConnection | None = None  # while it is served pages
+    upgrade: DerpUpgrade | None = None  # while it logs in
+
+
+class Introducer:
+    """Introduces every connection of a data plane; `login` is absent where the relay is switched off."""
+
+    def __init__(self, plane: DataPlane, http: HttpServer, login: Login) -> None:
+        self._plane = plane
+        self._http = http
+        self._login = login
+        self._guests: dict[Conn, Guest] = {}
+
+    def on_event(self, event: Event) -> None:
+        """Act on one event; never raises."""
+        try:
+            self._act_on(event)
+        except ProtocolError as error:
+            self._plane.close(_conn_of(event), "protocol_error", str(error))
+        except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
+            _log.exception("this is a bug; the connection is closed", event_type=type(event).__name__)
+            self._plane.close(_conn_of(event), "bug")
+
+    def _act_on(self, event: Event) -> None:
+        match event:
+            case Head():
+                self._introduce(event)
+            case Frame():
+                self._log_in(event)
+            case Data():
+                self._http_of(event.conn).body_received(event.data)
+            case Drained():
+                self._http_of(event.conn).drained()
+            case Switched():
+                self._guests.pop(event.conn, None)
+            case Closed():
+                self._say_goodbye(event)
+            case HeadTooLarge():
+                self._guests.setdefault(event.conn, Guest(event.remote))
+                self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")
+            case AcceptFailed():
+                _log.error("cannot accept connections, trying again in a second", reason=event.error)
+
+    def _introduce(self, event: Head) -> None:
+        guest = self._guests.setdefault(event.conn, Guest(event.remote))
+        try:
+            head = RequestHead.parse(event.head)
+        except ProtocolError as error:
+            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", str(error))
+            return
+        outcome = decide(head) if head.path == "/derp" and self._http.relays else None
+        match outcome:
+            case DerpUpgrade():
+                guest.upgrade = outcome
+                self._plane.write(event.conn, outcome.answer(self._login.server_key) + self._login.greeting)
+                self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
+            case WebSocketUpgrade():
+                refusal = Refusal(HTTPStatus.NOT_IMPLEMENTED, "WebSocket is not spoken here yet\n")
+                self._serve(event, guest, head, refusal)
+            case _:
+                self._serve(event, guest, head, outcome)
+
+    def _serve(self, event: Head, guest: Guest, head: RequestHead, refusal: Refusal | None) -> None:
+        if guest.http is None:
+            guest.http = self._http.connect(self._plane, event.conn, event.remote)
+        guest.http.request_received(head, event.head, refusal)
+
+    def _log_in(self, event: Frame) -> None:
+        guest = self._guests[event.conn]
+        try:
+            admitted = self._login.admit(RawFrame(event.type, event.payload))
+        except ProtocolError as error:
+            self._plane.close(event.conn, "login_failed", str(error))
+            return
+        except RefusedError as refusal:
+            self._plane.close(event.conn, "refused", str(refusal))
+            return
+        not_ideal = guest.upgrade is not None and guest.upgrade.ideal_node is not None
+        _log.info("client logged in", key=admitted.key, remote=guest.remote.ip, mesh_peer=admitted.mesh_peer)
+        self._plane.switch(
+            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, not_ideal=not_ideal, first=admitted.answer
+        )
+
+    def _say_goodbye(self, event: Closed) -> None:
+        guest = self._guests.pop(event.conn, None)
+        if guest is not None and guest.http is not None:
+            guest.http.connection_lost()
+        ip, detail = event.remote.ip, event.detail or None
+        if event.key is not None:
+            _log.info(
+                "client gone", key=NodePublic(event.key), remote=ip, reason=event.code, detail=detail,
+                **event.totals._asdict(),
+            )  # fmt: skip
+        elif event.code not in ("idle", "done"):
+            _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
+
+    def _http_of(self, conn: Conn) -> HttpConnection:
+        http = self._guests[conn].http
+        if http is None:
+            raise RuntimeError(f"connection {conn} has an HTTP event and no HTTP")
+        return http
+
+    def _refuse(self, conn: Conn, status: HTTPStatus, code: str, detail: str = "") -> None:
+        self._plane.write(conn, plain_answer(status))
+        self._plane.close(conn, code, detail)
+
+
+def _conn_of(event: Event) -> Conn:
+    return 0 if isinstance(event, AcceptFailed) else event.conn

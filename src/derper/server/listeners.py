@@ -1,0 +1,69 @@
+"""The sockets that the server listens on: bound here, accepted from in the data plane."""
+
+import errno
+import socket
+from ipaddress import IPv6Address
+
+from derper.config import ListenAddress, Tcp
+from derper.errors import ConfigError
+
+BACKLOG = 4096
+UNSENT_LIMIT = 128 * 1024
+"""Bytes that a socket takes beyond what the network has (TCP_NOTSENT_LOWAT): what is in the kernel can be neither
+dropped nor overtaken, so a slow receiver's share of it stays small."""
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
+
+
+def listen(address: ListenAddress, tcp: Tcp) -> socket.socket:
+    """Give a listening, non-blocking socket; with no host, one for both families, or for IPv4 where there is no IPv6.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    try:
+        if address.host is not None:
+            family = socket.AF_INET6 if isinstance(address.host, IPv6Address) else socket.AF_INET
+            return _listen(family, str(address.host), address.port, tcp)
+        try:
+            return _listen(socket.AF_INET6, "::", address.port, tcp)
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+            return _listen(socket.AF_INET, "0.0.0.0", address.port, tcp)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {_advice(error)}") from error
+
+
+def _listen(family: socket.AddressFamily, host: str, port: int, tcp: Tcp) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        # Accepted sockets inherit these, which saves five system calls a connection.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
+        if tcp.keepalive_time > 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(tcp.keepalive_time)))
+        if tcp.user_timeout > 0:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(tcp.user_timeout * 1000)))
+        sock.setblocking(False)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _advice(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another program uses that port; stop it, or choose another address with -a"
+        case errno.EACCES | errno.EPERM:
+            return "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            return "this machine does not have that address; choose another with -a"
+        case _:
+            return error.strerror or str(error)
