@@ -9,7 +9,8 @@ use crate::net::{Net, Stream};
 use crate::queue::{Outbox, Taken};
 use crate::seam::{Event, Reason};
 use crate::stats::Drop;
-use crate::tls::{TlsError, sealed_len};
+use crate::tls::{HANDSHAKE_ROOM, TlsError, sealed_len};
+use crate::websocket::Header;
 
 use super::receive::is_transient;
 use super::{SPARE_OUTBOXES, Shard};
@@ -17,12 +18,10 @@ use super::{SPARE_OUTBOXES, Shard};
 /// Plaintext bytes for which one write is made: enough that its price no longer matters, little enough that a
 /// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
 const BATCH: usize = 64 * 1024;
-/// One frame may go over [`BATCH`].
-const BIGGEST_FRAME: usize = HEADER + KEY + frame::MAX_PACKET;
+/// One frame may go over [`BATCH`]; with WebSocket, it is a message of its own.
+const BIGGEST_FRAME: usize = 10 + HEADER + KEY + frame::MAX_PACKET;
 /// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
-pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4_096;
-/// Header and source key: the bytes of a queued frame that are not packet.
-pub(super) const OVERHEAD: usize = HEADER + KEY;
+pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4 * HANDSHAKE_ROOM;
 
 /// How an attempt to write ended.
 enum Written {
@@ -49,20 +48,28 @@ impl<N: Net> Shard<N> {
             return;
         };
         let evict = conn.blocked && is_full(conn);
+        let message = conn.message_header(HEADER + KEY + packet.len());
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         let queue = outbox.queue_mut(disco);
         let evicted = if evict { queue.drop_oldest() } else { None };
         let header = frame::header(Type::RecvPacket, KEY + packet.len());
-        queue.push([&header, from, packet], self.now as u32);
+        queue.push(&[message.as_slice(), &header, from, packet], self.now as u32);
         if let Some(len) = evicted {
-            self.counters().dropped(Drop::QueueHead, disco, len - OVERHEAD);
+            self.counters().dropped(Drop::QueueHead, disco, len);
         }
         self.mark_dirty(to);
     }
 
     /// Queues bytes that are never dropped; `false` where the connection is gone or is closing.
     pub(super) fn control(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        let Some(conn) = self.conns.get(id) else { return false };
+        let message = conn.message_header(bytes.len());
+        self.raw(id, message.as_slice()) && self.raw(id, bytes)
+    }
+
+    /// The same for bytes that are not to be framed as WebSocket.
+    pub(super) fn raw(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let Some(conn) = self.conns.get_mut(id) else { return false };
         if conn.is_closing() {
             return false;
@@ -72,6 +79,11 @@ impl<N: Net> Shard<N> {
         outbox.control.extend_from_slice(bytes);
         self.mark_dirty(id);
         true
+    }
+
+    /// Bytes that wait for a connection and can never be dropped.
+    pub(super) fn backlog(&self, id: ConnId) -> usize {
+        self.conns.get(id).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.undroppable())
     }
 
     /// Queues bytes that are sealed already, or are not to be: handshake messages and alerts.
@@ -167,6 +179,13 @@ impl<N: Net> Shard<N> {
     }
 }
 
+impl<S> Conn<S> {
+    /// What goes before so many bytes of DERP: the header of a message where the stream is WebSocket.
+    fn message_header(&self, len: usize) -> Header {
+        if self.websocket.is_some() && len > 0 { Header::message(len) } else { Header::NONE }
+    }
+}
+
 impl<S: Stream> Conn<S> {
     /// Writes the outbox. Packets that left are added to `taken`.
     fn write_out(
@@ -219,8 +238,8 @@ impl<S: Stream> Conn<S> {
         let control = sent.min(outbox.control.len());
         outbox.control.drain(..control);
         let from_disco = (sent - control).min(disco_len);
-        *taken += outbox.disco.take(from_disco, now, OVERHEAD, &mut outbox.committed);
-        *taken += outbox.other.take(sent - control - from_disco, now, OVERHEAD, &mut outbox.committed);
+        *taken += outbox.disco.take(from_disco, now, &mut outbox.committed);
+        *taken += outbox.other.take(sent - control - from_disco, now, &mut outbox.committed);
         Ok(sent == offered)
     }
 
@@ -259,7 +278,7 @@ impl Outbox {
             let plain_len = plain.len();
             len += seal(plain, &mut buffer[len..])?;
             room = room.saturating_sub(plain_len);
-            *taken += queue.take(plain_len, now, OVERHEAD, &mut self.committed);
+            *taken += queue.take(plain_len, now, &mut self.committed);
         }
         Ok(len)
     }
