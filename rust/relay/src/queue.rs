@@ -48,19 +48,16 @@ impl PacketQueue {
         self.entries.is_empty()
     }
 
-    /// Appends one frame that comes in pieces, the packet last.
-    pub(crate) fn push(&mut self, pieces: &[&[u8]], now_ms: u32) {
+    /// Appends one frame, which `write` writes, around a packet of `packet` bytes.
+    pub(crate) fn push(&mut self, packet: usize, now_ms: u32, write: impl FnOnce(&mut Vec<u8>)) {
         if self.start > 0 && self.start >= self.bytes.len() / 2 {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
         let before = self.bytes.len();
-        for piece in pieces {
-            self.bytes.extend_from_slice(piece);
-        }
+        write(&mut self.bytes);
         let len = (self.bytes.len() - before) as u32;
-        let packet = pieces.last().map_or(0, |packet| packet.len()) as u32;
-        self.entries.push_back(Entry { len, packet, queued_at: now_ms });
+        self.entries.push_back(Entry { len, packet: packet as u32, queued_at: now_ms });
     }
 
     /// Removes the oldest frame; the length of its packet.
@@ -177,10 +174,15 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    /// Queues a frame whose packet is all but its first byte.
+    fn push(queue: &mut PacketQueue, frame: &[u8], now_ms: u32) {
+        queue.push(frame.len() - 1, now_ms, |bytes| bytes.extend_from_slice(frame));
+    }
+
     fn queue(frames: &[&[u8]]) -> PacketQueue {
         let mut queue = PacketQueue::default();
         for frame in frames {
-            queue.push(&[&frame[..1], &frame[1..]], 0);
+            push(&mut queue, frame, 0);
         }
         queue
     }
@@ -208,7 +210,7 @@ mod tests {
     fn what_was_dropped_is_the_oldest_and_what_is_left_keeps_its_order() {
         let mut queue = queue(&[b"aaaa", b"bb", b"c"]);
         assert_eq!(queue.drop_oldest(), Some(3));
-        queue.push(&[b"d", b"e", b"f"], 0);
+        push(&mut queue, b"def", 0);
         assert_eq!(queue.front(100), b"bbcdef");
         assert_eq!(queue.len(), 3);
     }
@@ -219,7 +221,7 @@ mod tests {
         let mut most = 0;
         for _ in 0..10_000 {
             queue.drop_oldest();
-            queue.push(&[&[0; 1000]], 0);
+            push(&mut queue, &[0; 1000], 0);
             most = most.max(queue.capacity());
         }
         assert!(most <= 256 * 1024, "{most} bytes for 32 kB of frames");
@@ -228,7 +230,7 @@ mod tests {
     #[test]
     fn waiting_is_summed_over_a_wrapping_clock() {
         let mut queue = PacketQueue::default();
-        queue.push(&[b"a", b"bc"], u32::MAX - 4);
+        push(&mut queue, b"abc", u32::MAX - 4);
         let taken = queue.take(3, 5, &mut Vec::new());
         assert_eq!(taken, Taken { frames: 1, bytes: 2, waited_ms: 10 });
     }

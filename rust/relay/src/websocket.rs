@@ -4,6 +4,8 @@
 
 /// Most bytes of one message: far above the biggest DERP frame, and a bound on what never ends.
 const MAX_MESSAGE: u64 = 1024 * 1024;
+/// Most bytes of a message to a client: the library that Go clients use takes no longer ones.
+const MAX_SENT: usize = 32_768;
 /// Most payload bytes of a control frame (RFC 6455, 5.5).
 const MAX_CONTROL: u64 = 125;
 
@@ -179,7 +181,7 @@ fn read_header(bytes: &[u8]) -> Result<Option<Frame>, Violation> {
 
 /// Appends an unmasked final frame.
 fn append(to: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    to.extend_from_slice(Header::new(opcode, payload.len()).as_slice());
+    append_header(to, opcode, payload.len());
     to.extend_from_slice(payload);
 }
 
@@ -188,43 +190,36 @@ pub(crate) fn append_close(to: &mut Vec<u8>, status: u16) {
     append(to, CLOSE, &status.to_be_bytes());
 }
 
-/// The header of a frame from the server.
-#[derive(Clone, Copy)]
-pub(crate) struct Header {
-    bytes: [u8; 10],
-    len: usize,
+/// Appends bytes of DERP, which come in pieces, as binary messages.
+pub(crate) fn append_messages(to: &mut Vec<u8>, pieces: &[&[u8]]) {
+    let mut left: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let mut room = 0;
+    for mut piece in pieces.iter().copied() {
+        while !piece.is_empty() {
+            if room == 0 {
+                room = left.min(MAX_SENT);
+                append_header(to, BINARY, room);
+            }
+            let (now, later) = piece.split_at(piece.len().min(room));
+            to.extend_from_slice(now);
+            (left, room, piece) = (left - now.len(), room - now.len(), later);
+        }
+    }
 }
 
-impl Header {
-    /// No header: what goes before a frame on a connection without WebSocket.
-    pub(crate) const NONE: Self = Self { bytes: [0; 10], len: 0 };
-
-    /// Of a binary message of so many bytes.
-    pub(crate) fn message(payload: usize) -> Self {
-        Self::new(BINARY, payload)
-    }
-
-    fn new(opcode: u8, payload: usize) -> Self {
-        let mut header = Self::NONE;
-        header.bytes[0] = FINAL | opcode;
-        match (u8::try_from(payload), u16::try_from(payload)) {
-            (Ok(len @ 0..=125), _) => (header.bytes[1], header.len) = (len, 2),
-            (_, Ok(len)) => {
-                header.bytes[1] = 126;
-                header.bytes[2..4].copy_from_slice(&len.to_be_bytes());
-                header.len = 4;
-            }
-            _ => {
-                header.bytes[1] = 127;
-                header.bytes[2..].copy_from_slice(&(payload as u64).to_be_bytes());
-                header.len = 10;
-            }
+/// Appends the header of an unmasked final frame.
+fn append_header(to: &mut Vec<u8>, opcode: u8, payload: usize) {
+    to.push(FINAL | opcode);
+    match (u8::try_from(payload), u16::try_from(payload)) {
+        (Ok(len @ 0..=125), _) => to.push(len),
+        (_, Ok(len)) => {
+            to.push(126);
+            to.extend_from_slice(&len.to_be_bytes());
         }
-        header
-    }
-
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        _ => {
+            to.push(127);
+            to.extend_from_slice(&(payload as u64).to_be_bytes());
+        }
     }
 }
 
@@ -235,7 +230,8 @@ mod tests {
     const MASK: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
 
     fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut frame = Header::new(0, payload.len()).as_slice().to_vec();
+        let mut frame = Vec::new();
+        append_header(&mut frame, 0, payload.len());
         frame[0] = first;
         frame[1] |= MASKED;
         frame.extend_from_slice(&MASK);
@@ -273,6 +269,15 @@ mod tests {
     }
 
     #[test]
+    fn a_long_frame_is_cut_into_messages_that_every_client_takes() {
+        let mut sent = Vec::new();
+        append_messages(&mut sent, &[b"head", &[7; 40_000]]);
+        assert_eq!(sent[..8], [0x82, 126, 0x80, 0x00, b'h', b'e', b'a', b'd']);
+        assert_eq!(sent[4 + MAX_SENT..][..4], [0x82, 126, 0x1c, 0x44]);
+        assert_eq!(sent.len(), 40_004 + 8);
+    }
+
+    #[test]
     fn a_goodbye_is_answered_and_ends_the_stream() {
         let mut sent = masked(0x88, b"\x03\xe8bye");
         sent.extend(masked(0x82, b"too late"));
@@ -286,7 +291,7 @@ mod tests {
         let mut unmasked = masked(0x82, b"x");
         unmasked[1] &= !MASKED;
         let huge = [&[0x82, 0xff][..], &(1_u64 << 63).to_be_bytes(), &MASK].concat();
-        let endless = masked(0x02, &vec![0; MAX_MESSAGE as usize / 2 + 1]).repeat(1);
+        let endless = masked(0x02, &vec![0; MAX_MESSAGE as usize / 2 + 1]);
         let endless = [endless, masked(0x00, &vec![0; MAX_MESSAGE as usize / 2])].concat();
         for (sent, status) in [
             (masked(0x81, b"text"), UNSUPPORTED_DATA),

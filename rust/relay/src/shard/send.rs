@@ -10,7 +10,7 @@ use crate::queue::{Outbox, Taken};
 use crate::seam::{Event, Reason};
 use crate::stats::Drop;
 use crate::tls::{HANDSHAKE_ROOM, TlsError, sealed_len};
-use crate::websocket::Header;
+use crate::websocket;
 
 use super::receive::is_transient;
 use super::{SPARE_OUTBOXES, Shard};
@@ -18,8 +18,8 @@ use super::{SPARE_OUTBOXES, Shard};
 /// Plaintext bytes for which one write is made: enough that its price no longer matters, little enough that a
 /// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
 const BATCH: usize = 64 * 1024;
-/// One frame may go over [`BATCH`]; with WebSocket, it is a message of its own.
-const BIGGEST_FRAME: usize = 10 + HEADER + KEY + frame::MAX_PACKET;
+/// One frame may go over [`BATCH`]; with WebSocket, it is three messages.
+const BIGGEST_FRAME: usize = 3 * 4 + HEADER + KEY + frame::MAX_PACKET;
 /// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
 pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4 * HANDSHAKE_ROOM;
 
@@ -48,13 +48,14 @@ impl<N: Net> Shard<N> {
             return;
         };
         let evict = conn.blocked && is_full(conn);
-        let message = conn.message_header(HEADER + KEY + packet.len());
+        let is_websocket = conn.websocket.is_some();
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         let queue = outbox.queue_mut(disco);
         let evicted = if evict { queue.drop_oldest() } else { None };
         let header = frame::header(Type::RecvPacket, KEY + packet.len());
-        queue.push(&[message.as_slice(), &header, from, packet], self.now as u32);
+        let pieces: [&[u8]; 3] = [&header, from, packet];
+        queue.push(packet.len(), self.now as u32, |bytes| append(bytes, is_websocket, &pieces));
         if let Some(len) = evicted {
             self.counters().dropped(Drop::QueueHead, disco, len);
         }
@@ -63,20 +64,23 @@ impl<N: Net> Shard<N> {
 
     /// Queues bytes that are never dropped; `false` where the connection is gone or is closing.
     pub(super) fn control(&mut self, id: ConnId, bytes: &[u8]) -> bool {
-        let Some(conn) = self.conns.get(id) else { return false };
-        let message = conn.message_header(bytes.len());
-        self.raw(id, message.as_slice()) && self.raw(id, bytes)
+        let is_websocket = self.conns.get(id).is_some_and(|conn| conn.websocket.is_some());
+        self.urge(id, |control| append(control, is_websocket, &[bytes]))
     }
 
-    /// The same for bytes that are not to be framed as WebSocket.
+    /// The same for bytes that are WebSocket frames themselves.
     pub(super) fn raw(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        self.urge(id, |control| control.extend_from_slice(bytes))
+    }
+
+    fn urge(&mut self, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let Some(conn) = self.conns.get_mut(id) else { return false };
         if conn.is_closing() {
             return false;
         }
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
-        outbox.control.extend_from_slice(bytes);
+        write(&mut outbox.control);
         self.mark_dirty(id);
         true
     }
@@ -179,10 +183,12 @@ impl<N: Net> Shard<N> {
     }
 }
 
-impl<S> Conn<S> {
-    /// What goes before so many bytes of DERP: the header of a message where the stream is WebSocket.
-    fn message_header(&self, len: usize) -> Header {
-        if self.websocket.is_some() && len > 0 { Header::message(len) } else { Header::NONE }
+/// Appends bytes of DERP as the stream frames them.
+fn append(to: &mut Vec<u8>, is_websocket: bool, pieces: &[&[u8]]) {
+    if is_websocket {
+        websocket::append_messages(to, pieces);
+    } else {
+        pieces.iter().for_each(|piece| to.extend_from_slice(piece));
     }
 }
 
