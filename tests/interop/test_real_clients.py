@@ -67,8 +67,6 @@ def way(request: pytest.FixtureRequest, kind: type[Relay]) -> Way:
         case "tls12":
             flags = ["-pin", relay.pin, "-tls", "1.2"]
         case "ws" | "wss":
-            if isinstance(relay, OurDerper):
-                request.node.add_marker(pytest.mark.xfail(reason="answers WebSocket with 501 so far", strict=True))
             flags = ["-websocket"]
             env = {"SSL_CERT_FILE": str(relay.certificate)}  # a browser's client knows no pins
             if isinstance(relay, GoDerper):

@@ -118,6 +118,10 @@ impl Plane {
         self.stage(conn, |conn| Command::AwaitFrame(conn, most));
     }
 
+    fn begin_websocket(&self, conn: u64) {
+        self.stage(conn, Command::BeginWebsocket);
+    }
+
     fn await_body(&self, conn: u64, length: u64) {
         self.stage(conn, |conn| Command::AwaitBody(conn, length));
     }

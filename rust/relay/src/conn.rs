@@ -12,6 +12,7 @@ use crate::queue::Outbox;
 use crate::seam::{Member, Reason, Totals};
 use crate::switchboard::Peer;
 use crate::tls::Session;
+use crate::websocket;
 
 /// A time that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -49,6 +50,15 @@ impl Transport {
     }
 }
 
+/// How a connection ends: why, and what it was until then.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    pub(crate) reason: Reason,
+    /// Its key, if it was switched.
+    pub(crate) key: Option<Key>,
+    pub(crate) totals: Totals,
+}
+
 /// What a connection is doing.
 #[derive(Debug)]
 pub(crate) enum Stage {
@@ -64,10 +74,10 @@ pub(crate) enum Stage {
     Body { left: u64, unused: usize },
     /// Frames are relayed.
     Switched(Switched),
-    /// What is queued is written, then the connection ends for this reason.
-    Closing(Reason),
+    /// What is queued is written, then the connection ends.
+    Closing(Ending),
     /// All is written and said; what still comes is thrown away, so that the answer is not lost to a reset.
-    Lingering(Reason),
+    Lingering(Ending),
 }
 
 /// A logged-in connection's place in the region.
@@ -95,6 +105,8 @@ pub(crate) struct Switched {
 pub(crate) struct Conn<S> {
     pub(crate) stream: S,
     pub(crate) transport: Transport,
+    /// Present once the stream is framed as WebSocket.
+    pub(crate) websocket: Option<Box<websocket::Decoder>>,
     pub(crate) stage: Stage,
     /// Bytes that came and have not been used: less than a frame when switched, what ran ahead when parked.
     pub(crate) input: Vec<u8>,
@@ -128,6 +140,7 @@ impl<S> Conn<S> {
         Self {
             stream,
             transport,
+            websocket: None,
             stage,
             input: Vec::new(),
             outbox: None,
@@ -185,7 +198,7 @@ impl<S> Conn<S> {
             Stage::Frame { .. } => Reason::with("login_timeout", "no whole ClientInfo frame in time"),
             Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
             Stage::Parked | Stage::Switched(_) => Reason::code("timeout"),
-            Stage::Closing(reason) | Stage::Lingering(reason) => reason.clone(),
+            Stage::Closing(ending) | Stage::Lingering(ending) => ending.reason.clone(),
         })
     }
 

@@ -22,6 +22,7 @@ mod stats;
 mod switchboard;
 mod timer;
 mod tls;
+mod websocket;
 
 pub use frame::Key;
 pub use id::ConnId;

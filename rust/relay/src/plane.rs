@@ -95,9 +95,9 @@ impl Plane {
         let Some(port) = self.shared.ports.get(shard) else { return };
         let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
         queue.extend(commands);
-        let idle = queue.is_empty();
+        let has_work = !queue.is_empty();
         drop(queue);
-        if !idle {
+        if has_work {
             port.waker.wake();
         }
     }
@@ -191,9 +191,12 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
     let now = || start.elapsed();
     let mut ready = Vec::new();
     let (mut woke, mut window, mut busy) = (now(), now(), Duration::ZERO);
-    while !shard.is_stopped() {
+    loop {
         shard.tick(woke.as_millis() as u64, &ready);
         ready.clear();
+        if shard.is_stopped() {
+            break;
+        }
         let slept = now();
         busy += slept.saturating_sub(woke);
         let span = slept.saturating_sub(window);

@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::ops::AddAssign;
 
-/// One packet frame in a [`PacketQueue`]: its length and when it was queued.
+/// One packet frame in a [`PacketQueue`]: its length, that of the packet in it, and when it was queued.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     len: u32,
+    packet: u32,
     queued_at: u32,
 }
 
@@ -47,25 +48,23 @@ impl PacketQueue {
         self.entries.is_empty()
     }
 
-    /// Appends one frame that comes in pieces: header, key, packet.
-    pub(crate) fn push(&mut self, pieces: [&[u8]; 3], now_ms: u32) {
+    /// Appends one frame, which `write` writes, around a packet of `packet` bytes.
+    pub(crate) fn push(&mut self, packet: usize, now_ms: u32, write: impl FnOnce(&mut Vec<u8>)) {
         if self.start > 0 && self.start >= self.bytes.len() / 2 {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
         let before = self.bytes.len();
-        for piece in pieces {
-            self.bytes.extend_from_slice(piece);
-        }
+        write(&mut self.bytes);
         let len = (self.bytes.len() - before) as u32;
-        self.entries.push_back(Entry { len, queued_at: now_ms });
+        self.entries.push_back(Entry { len, packet: packet as u32, queued_at: now_ms });
     }
 
-    /// Removes the oldest frame; its length, header and key included.
+    /// Removes the oldest frame; the length of its packet.
     pub(crate) fn drop_oldest(&mut self) -> Option<usize> {
         let entry = self.entries.pop_front()?;
         self.advance(entry.len as usize);
-        Some(entry.len as usize)
+        Some(entry.packet as usize)
     }
 
     /// The oldest whole frames of at most `limit` bytes together; always at least one frame where there is one.
@@ -84,7 +83,7 @@ impl PacketQueue {
     /// Removes frames whose bytes have been committed to the socket: as many as begin within `len` bytes.
     ///
     /// The bytes of a frame that was committed only in part are appended to `rest`: they have to follow.
-    pub(crate) fn take(&mut self, len: usize, now_ms: u32, overhead: usize, rest: &mut Vec<u8>) -> Taken {
+    pub(crate) fn take(&mut self, len: usize, now_ms: u32, rest: &mut Vec<u8>) -> Taken {
         let mut taken = Taken::default();
         let mut left = len;
         while left > 0 {
@@ -96,16 +95,12 @@ impl PacketQueue {
             left = left.saturating_sub(frame);
             self.advance(frame);
             taken.frames += 1;
-            taken.bytes += (frame - overhead) as u64;
+            taken.bytes += u64::from(entry.packet);
             taken.waited_ms += u64::from(now_ms.wrapping_sub(entry.queued_at));
         }
         taken
     }
 
-    /// The lengths of the queued frames, oldest first.
-    pub(crate) fn frame_lens(&self) -> impl Iterator<Item = usize> + '_ {
-        self.entries.iter().map(|entry| entry.len as usize)
-    }
 
     fn advance(&mut self, len: usize) {
         self.start += len;
@@ -179,10 +174,15 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    /// Queues a frame whose packet is all but its first byte.
+    fn push(queue: &mut PacketQueue, frame: &[u8], now_ms: u32) {
+        queue.push(frame.len() - 1, now_ms, |bytes| bytes.extend_from_slice(frame));
+    }
+
     fn queue(frames: &[&[u8]]) -> PacketQueue {
         let mut queue = PacketQueue::default();
         for frame in frames {
-            queue.push([frame, b"", b""], 0);
+            push(&mut queue, frame, 0);
         }
         queue
     }
@@ -200,7 +200,7 @@ mod tests {
     fn a_frame_cut_by_a_short_write_leaves_its_rest_to_follow() {
         let mut queue = queue(&[b"aaaa", b"bbbb", b"c"]);
         let mut rest = Vec::new();
-        let taken = queue.take(6, 0, 1, &mut rest);
+        let taken = queue.take(6, 0, &mut rest);
         assert_eq!((taken.frames, taken.bytes), (2, 6));
         assert_eq!(rest, b"bb");
         assert_eq!(queue.front(100), b"c");
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn what_was_dropped_is_the_oldest_and_what_is_left_keeps_its_order() {
         let mut queue = queue(&[b"aaaa", b"bb", b"c"]);
-        assert_eq!(queue.drop_oldest(), Some(4));
-        queue.push([b"d", b"e", b"f"], 0);
+        assert_eq!(queue.drop_oldest(), Some(3));
+        push(&mut queue, b"def", 0);
         assert_eq!(queue.front(100), b"bbcdef");
         assert_eq!(queue.len(), 3);
     }
@@ -221,7 +221,7 @@ mod tests {
         let mut most = 0;
         for _ in 0..10_000 {
             queue.drop_oldest();
-            queue.push([&[0; 1000], b"", b""], 0);
+            push(&mut queue, &[0; 1000], 0);
             most = most.max(queue.capacity());
         }
         assert!(most <= 256 * 1024, "{most} bytes for 32 kB of frames");
@@ -230,8 +230,8 @@ mod tests {
     #[test]
     fn waiting_is_summed_over_a_wrapping_clock() {
         let mut queue = PacketQueue::default();
-        queue.push([b"abc", b"", b""], u32::MAX - 4);
-        let taken = queue.take(3, 5, 1, &mut Vec::new());
+        push(&mut queue, b"abc", u32::MAX - 4);
+        let taken = queue.take(3, 5, &mut Vec::new());
         assert_eq!(taken, Taken { frames: 1, bytes: 2, waited_ms: 10 });
     }
 }

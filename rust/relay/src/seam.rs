@@ -150,6 +150,8 @@ pub enum Command {
     },
     /// Collect a request head.
     AwaitHead(ConnId),
+    /// The stream is WebSocket from here on, both ways.
+    BeginWebsocket(ConnId),
     /// Collect one frame of at most so many payload bytes.
     AwaitFrame(ConnId, usize),
     /// Hand over the next so many bytes as they come.

@@ -19,6 +19,9 @@ const RECORD: usize = 16 * 1024;
 /// Most bytes by which sealing one record makes it longer: header, explicit nonce (1.2), content type (1.3), tag.
 const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 
+/// Room for a handshake message that has to go before sealed data: an answer to the peer's KeyUpdate.
+pub(crate) const HANDSHAKE_ROOM: usize = 512;
+
 /// Bytes that sealing `plain` bytes takes at most.
 pub(crate) const fn sealed_len(plain: usize) -> usize {
     plain + (plain / RECORD + 1) * RECORD_OVERHEAD
@@ -133,7 +136,7 @@ impl Session {
 
     /// Seals `plain` into the front of `out`, in as few records as there can be; bytes written.
     ///
-    /// `out` has room for [`sealed_len`] bytes beside any handshake message that rustls wants sent first.
+    /// `out` has room for [`sealed_len`] bytes and [`HANDSHAKE_ROOM`].
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, TlsError> {
         let mut at = 0;
         loop {
@@ -157,27 +160,15 @@ impl Session {
         }
     }
 
-    /// Appends a close_notify alert, where the handshake has come far enough for one.
-    pub(crate) fn close_notify(&mut self, out: &mut Vec<u8>) {
-        loop {
-            match self.connection.process_tls_records(&mut []).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let start = out.len();
-                    out.resize(start + sealed_len(2), 0);
-                    let len = traffic.queue_close_notify(&mut out[start..]).unwrap_or(0);
-                    out.truncate(start + len);
-                    return;
-                }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    if encode(out, |space| data.encode(space)).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => {}
-                _ => return,
-            }
+    /// Seals the last words and a close_notify alert, as far as the handshake has come.
+    pub(crate) fn seal_last(&mut self, words: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; sealed_len(words.len()) + sealed_len(2) + HANDSHAKE_ROOM];
+        let mut len = if words.is_empty() { 0 } else { self.seal(words, &mut out).unwrap_or(0) };
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = self.connection.process_tls_records(&mut []).state {
+            len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
         }
+        out.truncate(len);
+        out
     }
 
     /// "1.2" or "1.3", once that is settled.

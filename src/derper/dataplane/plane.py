@@ -104,6 +104,11 @@ class DataPlane:
         self._native.await_frame(conn, most)
         self._will_flush()
 
+    def begin_websocket(self, conn: Conn) -> None:
+        """Take the stream for WebSocket from here on, both ways; a parked connection stays parked."""
+        self._native.begin_websocket(conn)
+        self._will_flush()
+
     def await_body(self, conn: Conn, length: int) -> None:
         """Hand over the next `length` bytes of a parked connection as they come; `consumed` asks for more."""
         self._native.await_body(conn, length)

@@ -41,7 +41,7 @@ class Guest:
 
     remote: Remote
     http: HttpConnection | None = None  # while it is served pages
-    upgrade: DerpUpgrade | None = None  # while it logs in
+    not_ideal: bool = False  # it would rather be on another node
 
 
 class Introducer:
@@ -93,12 +93,17 @@ class Introducer:
         outcome = decide(head) if head.path == "/derp" and self._http.relays else None
         match outcome:
             case DerpUpgrade():
-                guest.upgrade = outcome
+                guest.not_ideal = outcome.ideal_node is not None
                 self._plane.write(event.conn, outcome.answer(self._login.server_key) + self._login.greeting)
                 self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
+            case WebSocketUpgrade(offers_derp=True):
+                self._plane.write(event.conn, outcome.answer())
+                self._plane.begin_websocket(event.conn)
+                self._plane.write(event.conn, self._login.greeting)
+                self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
             case WebSocketUpgrade():
-                refusal = Refusal(HTTPStatus.NOT_IMPLEMENTED, "WebSocket is not spoken here yet\n")
-                self._serve(event, guest, head, refusal)
+                self._plane.write(event.conn, outcome.answer())
+                self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
                 self._serve(event, guest, head, outcome)
 
@@ -117,10 +122,9 @@ class Introducer:
         except RefusedError as refusal:
             self._plane.close(event.conn, "refused", str(refusal))
             return
-        not_ideal = guest.upgrade is not None and guest.upgrade.ideal_node is not None
         _log.info("client logged in", key=admitted.key, remote=guest.remote.ip, mesh_peer=admitted.mesh_peer)
         self._plane.switch(
-            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, not_ideal=not_ideal, first=admitted.answer
+            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, not_ideal=guest.not_ideal, first=admitted.answer
         )
 
     def _say_goodbye(self, event: Closed) -> None:

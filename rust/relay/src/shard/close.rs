@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::conn::{Conn, NEVER, Stage, Transport};
+use crate::conn::{Conn, Ending, NEVER, Stage, Transport};
 use crate::frame::{Gone, Key};
 use crate::id::ConnId;
 use crate::net::{Net, Stream};
 use crate::seam::{Event, Reason, Totals};
 use crate::stats::Drop;
 use crate::switchboard::Peer;
+use crate::websocket;
 
-use super::send::OVERHEAD;
 use super::{Errand, Shard};
 
 /// How long a connection that has been answered may take to read it and to close.
@@ -24,20 +24,13 @@ impl<S> Conn<S> {
 }
 
 impl<N: Net> Shard<N> {
-    /// Python wants a connection closed, after what is queued for it has left.
+    /// Closes a connection after what it has to be told has left. Its key is free at once, and its packets are lost.
     pub(super) fn close(&mut self, id: ConnId, reason: Reason) {
-        let Some(conn) = self.conns.get(id) else { return };
-        if conn.switched().is_some() {
-            // Its key has to be free at once; what may not wait is offered to the socket, once.
-            self.flush(id);
-            self.finish(id, reason);
-        } else if !conn.is_closing() {
-            self.close_after_writing(id, reason);
+        if self.conns.get(id).is_none_or(|conn| conn.is_closing()) {
+            return;
         }
-    }
-
-    pub(super) fn close_after_writing(&mut self, id: ConnId, reason: Reason) {
-        self.enter(id, Stage::Closing(reason), self.shared.settings.setup_timeout);
+        let ending = self.leave(id, reason);
+        self.enter(id, Stage::Closing(ending), self.shared.settings.setup_timeout);
         self.flush(id);
         self.close_if_written(id);
         self.settle(id);
@@ -46,14 +39,14 @@ impl<N: Net> Shard<N> {
     /// Goes from writing to lingering once everything is written.
     pub(super) fn close_if_written(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        let Stage::Closing(reason) = &conn.stage else { return };
+        let Stage::Closing(ending) = &conn.stage else { return };
         if conn.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty()) {
             return;
         }
-        let reason = reason.clone();
+        let ending = ending.clone();
         conn.say_goodbye();
         conn.input = Vec::new();
-        self.enter(id, Stage::Lingering(reason), LINGER);
+        self.enter(id, Stage::Lingering(ending), LINGER);
         self.settle(id);
     }
 
@@ -67,18 +60,33 @@ impl<N: Net> Shard<N> {
 
     /// Ends a connection now.
     pub(super) fn finish(&mut self, id: ConnId, reason: Reason) {
+        let ending = self.leave(id, reason);
         let Some(mut conn) = self.conns.remove(id) else { return };
-        let lingered = matches!(conn.stage, Stage::Lingering(_));
-        if !conn.blocked && !lingered {
+        if !conn.blocked && !matches!(conn.stage, Stage::Lingering(_)) {
             conn.say_goodbye();
         }
-        let (mut key, mut totals) = (None, Totals::default());
-        if let Some(switched) = conn.switched() {
-            (key, totals) = (Some(switched.member.key), switched.totals);
-            self.unregister(id, &switched.member.key, &switched.peer);
-            self.count_lost(&conn);
-        }
+        let Ending { reason, key, totals } = ending;
         self.events.push(Event::Closed { conn: id, remote: conn.remote, key, reason, totals });
+    }
+
+    /// Takes a connection out of the region, if it was in it. A connection that is closing already keeps its reason.
+    fn leave(&mut self, id: ConnId, reason: Reason) -> Ending {
+        let mut ending = Ending { reason, key: None, totals: Totals::default() };
+        let Some(conn) = self.conns.get_mut(id) else { return ending };
+        match std::mem::replace(&mut conn.stage, Stage::Parked) {
+            Stage::Switched(switched) => {
+                (ending.key, ending.totals) = (Some(switched.member.key), switched.totals);
+                self.unregister(id, &switched.member.key, &switched.peer);
+                self.lose_packets(id);
+            }
+            Stage::Closing(earlier) => ending = earlier,
+            Stage::Lingering(earlier) => {
+                ending = earlier.clone();
+                conn.stage = Stage::Lingering(earlier);
+            }
+            _ => {}
+        }
+        ending
     }
 
     /// Takes a connection out of its key's set. With the last one the key leaves, and its partners are told.
@@ -105,12 +113,16 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    fn count_lost(&self, conn: &Conn<N::Stream>) {
-        let Some(outbox) = &conn.outbox else { return };
+    /// Drops the packets that wait for a connection that has left.
+    fn lose_packets(&mut self, id: ConnId) {
+        let Some(mut outbox) = self.conns.get_mut(id).and_then(|conn| conn.outbox.take()) else { return };
         for disco in [true, false] {
-            for len in outbox.queue(disco).frame_lens() {
-                self.counters().dropped(Drop::GoneDisconnected, disco, len - OVERHEAD);
+            while let Some(len) = outbox.queue_mut(disco).drop_oldest() {
+                self.counters().dropped(Drop::GoneDisconnected, disco, len);
             }
+        }
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.outbox = Some(outbox);
         }
     }
 
@@ -125,12 +137,15 @@ impl<N: Net> Shard<N> {
 impl<S: Stream> Conn<S> {
     /// Tells the peer, through every layer, that nothing more comes.
     fn say_goodbye(&mut self) {
-        if let Transport::Tls(session) = &mut self.transport {
-            let mut alert = Vec::new();
-            session.close_notify(&mut alert);
-            // The connection ends whether or not there is room for this.
-            let _ = self.stream.write(&[std::io::IoSlice::new(&alert)]);
+        let mut words = Vec::new();
+        if self.websocket.is_some() {
+            websocket::append_close(&mut words, websocket::NORMAL);
         }
+        if let Transport::Tls(session) = &mut self.transport {
+            words = session.seal_last(&words);
+        }
+        // The connection ends whether or not there is room for this.
+        let _ = self.stream.write(&[std::io::IoSlice::new(&words)]);
         self.stream.finish();
         self.deadline = NEVER;
     }

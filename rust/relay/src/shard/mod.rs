@@ -38,6 +38,8 @@ const READ_BUDGET: usize = 64 * 1024;
 const BODY_CREDIT: usize = 64 * 1024;
 /// TLS handshakes that are taken a step further in one tick: a flood of them may not hold up those who are in.
 const HANDSHAKES_A_TICK: usize = 8;
+/// Bytes that wait for a blocked connection beyond which its pings are no longer answered.
+const ANSWER_BACKLOG: usize = 16 * 1024;
 /// Empty outboxes kept for the next connection that has something to send.
 const SPARE_OUTBOXES: usize = 64;
 
@@ -252,6 +254,7 @@ impl<N: Net> Shard<N> {
                 Command::Panic => panic!("told to, by a test"),
                 Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),
                 Command::AwaitHead(conn) => self.await_head(conn),
+                Command::BeginWebsocket(conn) => self.begin_websocket(conn),
                 Command::AwaitFrame(conn, most) => self.await_frame(conn, most),
                 Command::AwaitBody(conn, len) => self.await_body(conn, len),
                 Command::Consumed(conn, len) => self.consumed(conn, len),

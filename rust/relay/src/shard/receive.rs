@@ -6,8 +6,9 @@ use crate::id::ConnId;
 use crate::net::{Net, Stream};
 use crate::seam::{Reason, Role};
 use crate::tls::Progress;
+use crate::websocket::{self, Flow};
 
-use super::{READ_BUDGET, Shard};
+use super::{ANSWER_BACKLOG, READ_BUDGET, Shard};
 
 /// The read buffer: what was left of a frame or a TLS record goes in front of what one read brings.
 pub(super) const BUFFER: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET + READ_BUDGET;
@@ -53,7 +54,7 @@ impl<N: Net> Shard<N> {
         let held = match &conn.transport {
             Transport::Tls(session) => session.partial(),
             // Frames are parsed where they are read; other stages append.
-            Transport::Plain if conn.switched().is_some() => &conn.input,
+            Transport::Plain if conn.parses_in_place() => &conn.input,
             Transport::Plain | Transport::Busy => &[][..],
         };
         let start = held.len();
@@ -69,13 +70,12 @@ impl<N: Net> Shard<N> {
             // No TLS record begins with a letter; a request line does.
             conn.transport = Transport::Plain;
             self.control(id, PLAIN_HTTP_ON_TLS);
-            self.close_after_writing(id, Reason::code("plain_http_on_tls"));
+            self.close(id, Reason::code("plain_http_on_tls"));
             return Ok(());
         }
         if conn.transport.is_plain() {
-            if conn.switched().is_none() {
-                conn.input.extend_from_slice(bytes);
-                return self.advance(id);
+            if !conn.parses_in_place() {
+                return self.take_in(id, bytes);
             }
             let input = std::mem::take(&mut conn.input);
             self.keep_spare(input);
@@ -122,16 +122,53 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Plaintext of one record.
+    /// Plaintext, as it comes.
     fn take_in(&mut self, id: ConnId, plain: &[u8]) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
-        if conn.switched().is_some() && conn.input.is_empty() {
+        if conn.websocket.is_some() {
+            return self.unframe(id, plain);
+        }
+        if conn.parses_in_place() && conn.input.is_empty() {
             let used = self.frames(id, plain)?;
             self.hold(id, &plain[used..]);
             return Ok(());
         }
         conn.input.extend_from_slice(plain);
         self.advance(id)
+    }
+
+    /// The stream is WebSocket from here on; what ran ahead is its beginning.
+    pub(super) fn begin_websocket(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.websocket = Some(Box::default());
+        let ahead = std::mem::take(&mut conn.input);
+        let result = self.unframe(id, &ahead);
+        self.conclude(id, result);
+    }
+
+    /// Takes the WebSocket frames off what came, and goes on with their payload.
+    fn unframe(&mut self, id: ConnId, bytes: &[u8]) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        let Some(websocket) = &mut conn.websocket else { return Ok(()) };
+        let mut answers = Vec::new();
+        let flow = websocket.decode(bytes, &mut conn.input, &mut answers);
+        if let Err(violation) = &flow {
+            websocket::append_close(&mut answers, violation.status);
+        }
+        if flow != Ok(Flow::Open) {
+            // This answer is the goodbye.
+            conn.websocket = None;
+        }
+        if !answers.is_empty() && (flow != Ok(Flow::Open) || self.backlog(id) <= ANSWER_BACKLOG) {
+            self.raw(id, &answers);
+        }
+        self.advance(id)?;
+        match flow {
+            Ok(Flow::Open) => {}
+            Ok(Flow::Closed) => self.close(id, Reason::code("eof")),
+            Err(violation) => self.close(id, Reason::with("protocol_error", violation.what)),
+        }
+        Ok(())
     }
 
     /// Keeps the start of a frame until the rest of it comes.
@@ -206,11 +243,16 @@ impl<N: Net> Shard<N> {
 }
 
 impl<S> Conn<S> {
+    /// Whether frames are parsed where they are read; what is left then waits in front of the next read.
+    fn parses_in_place(&self) -> bool {
+        self.switched().is_some() && self.websocket.is_none()
+    }
+
     /// Why a stream that ended here ended: in order, or in the middle of something.
     fn cut_short(&mut self) -> Reason {
         self.deadline = NEVER;
         match &self.stage {
-            Stage::Lingering(reason) => reason.clone(),
+            Stage::Lingering(ending) => ending.reason.clone(),
             Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
             Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
             Stage::Frame { .. } => Reason::with("eof", "in the login"),

@@ -6,10 +6,8 @@ use crate::net::Net;
 use crate::stats::Drop;
 
 use super::introduce::NOT_HERE_BURST;
-use super::{Errand, Shard};
+use super::{ANSWER_BACKLOG, Errand, Shard};
 
-/// Bytes that wait for a blocked connection beyond which its pings are no longer answered.
-const PONG_BACKLOG: usize = 16 * 1024;
 /// From the login to the first change of home that counts as a move.
 const SETTLING: u64 = 5_000;
 /// What one "not here" answer costs, and what a millisecond earns, so that one a second is the rule.
@@ -157,8 +155,7 @@ impl<N: Net> Shard<N> {
 
     fn pong(&mut self, id: ConnId, data: [u8; 8]) {
         self.counters().got_ping.add(1);
-        let waiting = self.conns.get(id).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.undroppable());
-        if waiting > PONG_BACKLOG {
+        if self.backlog(id) > ANSWER_BACKLOG {
             return;
         }
         let mut answer = frame::header(Type::Pong, data.len()).to_vec();

@@ -9,7 +9,8 @@ use crate::net::{Net, Stream};
 use crate::queue::{Outbox, Taken};
 use crate::seam::{Event, Reason};
 use crate::stats::Drop;
-use crate::tls::{TlsError, sealed_len};
+use crate::tls::{HANDSHAKE_ROOM, TlsError, sealed_len};
+use crate::websocket;
 
 use super::receive::is_transient;
 use super::{SPARE_OUTBOXES, Shard};
@@ -17,12 +18,10 @@ use super::{SPARE_OUTBOXES, Shard};
 /// Plaintext bytes for which one write is made: enough that its price no longer matters, little enough that a
 /// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
 const BATCH: usize = 64 * 1024;
-/// One frame may go over [`BATCH`].
-const BIGGEST_FRAME: usize = HEADER + KEY + frame::MAX_PACKET;
+/// One frame may go over [`BATCH`]; with WebSocket, it is three messages.
+const BIGGEST_FRAME: usize = 3 * 4 + HEADER + KEY + frame::MAX_PACKET;
 /// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
-pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4_096;
-/// Header and source key: the bytes of a queued frame that are not packet.
-pub(super) const OVERHEAD: usize = HEADER + KEY;
+pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4 * HANDSHAKE_ROOM;
 
 /// How an attempt to write ended.
 enum Written {
@@ -49,29 +48,46 @@ impl<N: Net> Shard<N> {
             return;
         };
         let evict = conn.blocked && is_full(conn);
+        let is_websocket = conn.websocket.is_some();
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         let queue = outbox.queue_mut(disco);
         let evicted = if evict { queue.drop_oldest() } else { None };
         let header = frame::header(Type::RecvPacket, KEY + packet.len());
-        queue.push([&header, from, packet], self.now as u32);
+        let pieces: [&[u8]; 3] = [&header, from, packet];
+        queue.push(packet.len(), self.now as u32, |bytes| append(bytes, is_websocket, &pieces));
         if let Some(len) = evicted {
-            self.counters().dropped(Drop::QueueHead, disco, len - OVERHEAD);
+            self.counters().dropped(Drop::QueueHead, disco, len);
         }
         self.mark_dirty(to);
     }
 
     /// Queues bytes that are never dropped; `false` where the connection is gone or is closing.
     pub(super) fn control(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        let is_websocket = self.conns.get(id).is_some_and(|conn| conn.websocket.is_some());
+        self.urge(id, |control| append(control, is_websocket, &[bytes]))
+    }
+
+    /// The same for bytes that are WebSocket frames themselves.
+    pub(super) fn raw(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        self.urge(id, |control| control.extend_from_slice(bytes))
+    }
+
+    fn urge(&mut self, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let Some(conn) = self.conns.get_mut(id) else { return false };
         if conn.is_closing() {
             return false;
         }
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
-        outbox.control.extend_from_slice(bytes);
+        write(&mut outbox.control);
         self.mark_dirty(id);
         true
+    }
+
+    /// Bytes that wait for a connection and can never be dropped.
+    pub(super) fn backlog(&self, id: ConnId) -> usize {
+        self.conns.get(id).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.undroppable())
     }
 
     /// Queues bytes that are sealed already, or are not to be: handshake messages and alerts.
@@ -167,6 +183,15 @@ impl<N: Net> Shard<N> {
     }
 }
 
+/// Appends bytes of DERP as the stream frames them.
+fn append(to: &mut Vec<u8>, is_websocket: bool, pieces: &[&[u8]]) {
+    if is_websocket {
+        websocket::append_messages(to, pieces);
+    } else {
+        pieces.iter().for_each(|piece| to.extend_from_slice(piece));
+    }
+}
+
 impl<S: Stream> Conn<S> {
     /// Writes the outbox. Packets that left are added to `taken`.
     fn write_out(
@@ -219,8 +244,8 @@ impl<S: Stream> Conn<S> {
         let control = sent.min(outbox.control.len());
         outbox.control.drain(..control);
         let from_disco = (sent - control).min(disco_len);
-        *taken += outbox.disco.take(from_disco, now, OVERHEAD, &mut outbox.committed);
-        *taken += outbox.other.take(sent - control - from_disco, now, OVERHEAD, &mut outbox.committed);
+        *taken += outbox.disco.take(from_disco, now, &mut outbox.committed);
+        *taken += outbox.other.take(sent - control - from_disco, now, &mut outbox.committed);
         Ok(sent == offered)
     }
 
@@ -259,7 +284,7 @@ impl Outbox {
             let plain_len = plain.len();
             len += seal(plain, &mut buffer[len..])?;
             room = room.saturating_sub(plain_len);
-            *taken += queue.take(plain_len, now, OVERHEAD, &mut self.committed);
+            *taken += queue.take(plain_len, now, &mut self.committed);
         }
         Ok(len)
     }
