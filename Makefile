@@ -1,0 +1,80 @@
+# Everything that is done here by one word. `make` alone says which.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# One interpreter for every build of the extension, or it is built anew each time another asks for it.
+export PYO3_PYTHON := $(CURDIR)/$(PY)
+
+LOCKED := $(VENV)/locked
+EXTENSION := src/derper/dataplane/_native.abi3.so
+RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
+PYTEST_FLAGS ?=
+
+.PHONY: help run test check lint format bench wheel lock clean FORCE
+
+help: ## say what there is
+	@echo 'make TARGET, one of:'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo 'From a clean clone each gets what it needs, and says what it cannot get. APT=no: system packages are yours.'
+
+run: $(EXTENSION) ## start a relay for trying out, and send a first packet through it
+	@$(PY) tools/run.py
+
+test: $(EXTENSION) ## run every test, with the real Tailscale client and the Go server beside ours
+	@tools/needs.sh go test
+	$(PY) tests/interop/parts.py
+	cargo test --locked --workspace --exclude derper-native
+	$(PY) -m pytest $(PYTEST_FLAGS)
+
+check: $(EXTENSION) ## run the tests that need no Go: a minute
+	@tools/needs.sh test
+	cargo test --locked --workspace --exclude derper-native
+	$(PY) -m pytest --ignore=tests/interop $(PYTEST_FLAGS)
+
+lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
+	@tools/needs.sh lint
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path bench/loadgen/Cargo.toml --check
+	cargo clippy --locked --manifest-path bench/loadgen/Cargo.toml --all-targets -- -D warnings
+	$(if $(shell command -v go),tools/golint.sh $(GO_MODULES),@echo 'no go here: the Go modules are not looked at')
+
+format: $(LOCKED) ## bring everything into form
+	$(PY) -m ruff check --fix-only --quiet
+	$(PY) -m ruff format
+	cargo fmt --all
+	cargo fmt --manifest-path bench/loadgen/Cargo.toml
+
+bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: ten quiet minutes (bench/BENCHMARKING.md)
+	@tools/needs.sh go
+	$(PY) bench/compare.py $(BENCH_FLAGS)
+
+wheel: $(LOCKED) ## build the wheel into dist/
+	$(VENV)/bin/maturin build --release --locked --out dist
+
+lock: $(LOCKED) ## write requirements/ anew from pyproject.toml
+	tools/lock.sh $(LOCK_FLAGS)
+
+clean: ## remove all that was made here
+	rm -rf $(VENV) .cache target dist $(EXTENSION) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests bench examples tools -name __pycache__ -prune -exec rm -rf {} +
+
+# Python alone changes nothing here: the package is installed in place.
+$(EXTENSION): $(LOCKED) $(RUST) pyproject.toml
+	$(VENV)/bin/maturin develop --release --locked --quiet
+	@touch $@
+
+$(LOCKED): requirements/dev.txt
+	@PYTHON=$(PYTHON) tools/needs.sh build
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Writes requirements/ from pyproject.toml: exact versions with hashes, for every Python and machine that we run on.
+#
+#   tools/lock.sh             keeps the versions that are locked and still fit
+#   tools/lock.sh --upgrade   takes the newest that fit
+set -eu
+
+UV=uv==0.13.9
+tool=.cache/lock
+
+test -x "$tool/bin/uv" || { .venv/bin/python -m venv "$tool" && "$tool/bin/pip" install --quiet "$UV"; }
+compile() {
+    "$tool/bin/uv" pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" "$@"
+}
+compile -o requirements/run.txt "$@"
+compile -o requirements/dev.txt --group dev --constraints requirements/run.txt "$@"

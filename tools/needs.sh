@@ -1,0 +1,76 @@
+#!/bin/sh
+# Names everything that is missing on this machine, at once, each with how to get it.
+#
+#   tools/needs.sh build   what building and running the server needs
+#   tools/needs.sh go      the Go tool, for the tests with the real Tailscale client and the lints of the Go modules
+#   tools/needs.sh lint    rustfmt and clippy
+#   tools/needs.sh test    what the tests need besides, which root gets from apt here unless APT=no
+#
+# PYTHON names the interpreter (python3 when it is not set). Exit code 1 when something is missing.
+set -eu
+
+PYTHON=${PYTHON:-python3}
+missing=0
+
+# What the tests run beside the server: the command, its Debian package, what for.
+# A line more here is all that a new one needs.
+system_parts() {
+    cat <<'END'
+openssl  openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
+END
+}
+
+lacks() {
+    [ "$missing" -eq 1 ] || echo "This is missing here:" >&2
+    missing=1
+    echo "  - $1" >&2
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+need_build() {
+    if ! has "$PYTHON" || ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        lacks "Python 3.11 or newer as $PYTHON: apt-get install python3 python3-venv, or PYTHON=python3.12 behind make"
+    elif ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
+        lacks "Python's venv module: apt-get install python3-venv"
+    fi
+    if ! has cargo; then
+        lacks "cargo, which is Rust 1.85 or newer: https://rustup.rs"
+    elif ! rust=$(cargo --version 2>&1 | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p') || [ "${rust:-0}" -lt 85 ]; then
+        lacks "Rust 1.85 or newer ($(cargo --version 2>&1 | head -n 1)): rustup update, or https://rustup.rs"
+    fi
+    has cc || lacks "a C compiler, cc: apt-get install gcc libc6-dev"
+}
+
+need_go() {
+    has go || lacks "go, any from 1.21 on, as it fetches the release that is wanted: https://go.dev/dl/ (make check does without)"
+}
+
+need_lint() {
+    cargo fmt --version >/dev/null 2>&1 || lacks "rustfmt: rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || lacks "clippy: rustup component add clippy"
+}
+
+need_test() {
+    absent=$(system_parts | while read -r command package _; do has "$command" || printf ' %s' "$package"; done)
+    [ -n "$absent" ] || return 0
+    if [ "${APT:-yes}" != no ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
+        echo "The tests need system packages that are not here. Installing:$absent   (to prevent that: APT=no)" >&2
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends $absent >/dev/null && return 0
+    fi
+    system_parts | {
+        while read -r command package reason; do has "$command" || echo "$command, for $reason: apt-get install $package"; done
+    } | { while read -r line; do lacks "$line"; done; exit "$missing"; } || missing=1
+}
+
+for what in "$@"; do
+    case $what in
+    build) need_build ;;
+    go) need_go ;;
+    lint) need_lint ;;
+    test) need_test ;;
+    *) echo "usage: $0 build|go|lint|test ..." >&2; exit 2 ;;
+    esac
+done
+exit "$missing"

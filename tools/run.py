@@ -1,0 +1,150 @@
+"""What `make run` does once everything is built: a relay, a first packet through it, and then the relay until Ctrl-C.
+
+The relay is `derper -dev` in a process of its own, the packet is that of `examples/first_packet.py`. Exit code: 0 after
+Ctrl-C or SIGTERM, else what went wrong has been said in a sentence.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+from first_packet import relay_one  # noqa: E402  (the examples are no package)
+
+from derper.errors import DerperError  # noqa: E402  (after it, for the same reason)
+
+PORT: Final = 3340  # the one of -dev
+URL: Final = f"http://127.0.0.1:{PORT}"
+START_SECONDS: Final = 30
+STOP_SECONDS: Final = 10
+LOOK_AGAIN_SECONDS: Final = 0.01
+
+NEXT: Final = f"""
+True now:  a DERP relay serves {URL}, and a packet has crossed it. Ctrl-C ends it.
+Try next:  .venv/bin/python examples/first_packet.py {URL}
+With TLS:  .venv/bin/derper -certmode manual -hostname 127.0.0.1 -certdir .cache/tls -c .cache/tls/derper.key \
+-a 127.0.0.1:3443 -http-port -1 -stun=false   (prints the line for your DERP map, with the pin that clients trust)
+"""
+
+
+async def serve() -> int:
+    """Run all of it; the exit code."""
+    stopped = asyncio.Event()
+    for ordered in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(ordered, stopped.set)
+    if port_is_taken():
+        say(f"port {PORT} is in use: end the program that listens there, perhaps another `make run`, and try again")
+        return 1
+    # In a group of its own: Ctrl-C then reaches us alone, and the relay gets one signal and not two.
+    relay = await asyncio.create_subprocess_exec(sys.executable, "-m", "derper", "-dev", process_group=0)
+    try:
+        show = asyncio.create_task(first_packet(relay))
+        stop = asyncio.create_task(stopped.wait())
+        died = asyncio.create_task(relay.wait())
+        await asyncio.wait((show, stop, died), return_when=asyncio.FIRST_COMPLETED)
+        if show.done() and not show.result():
+            return 1
+        await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
+        show.cancel()
+        return 0 if stopped.is_set() else relay.returncode or 0
+    finally:
+        await end(relay)
+
+
+async def first_packet(relay: Process) -> bool:
+    """Send the packet as soon as the relay listens, and say what came of it; whether it arrived."""
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while not await listens():
+                if relay.returncode is not None:
+                    return True  # it has said why, and its exit code is ours
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        await relay_one(URL, "", say)
+    except (DerperError, OSError, asyncio.IncompleteReadError) as error:
+        say(f"no packet came through the relay: {str(error) or 'nothing happened in time'}")
+        return False
+    say(NEXT)
+    return True
+
+
+async def listens() -> bool:
+    """Whether something accepts connections at our port."""
+    try:
+        _, out = await asyncio.open_connection("127.0.0.1", PORT)
+    except OSError:
+        return False
+    out.close()
+    return True
+
+
+async def end(relay: Process) -> None:
+    """Stop the relay in order, or, if it does not stop, at once."""
+    if relay.returncode is not None:
+        return
+    relay.terminate()
+    try:
+        await asyncio.wait_for(relay.wait(), STOP_SECONDS)
+    except TimeoutError:
+        say(f"the relay does not stop within {STOP_SECONDS} s of SIGTERM: killing it")
+        relay.kill()
+        await relay.wait()
+
+
+def port_is_taken() -> bool:
+    """Whether the relay could not listen, asked the way it will."""
+    for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+        try:
+            with socket.create_server((host, PORT), family=family, dualstack_ipv6=family == socket.AF_INET6):
+                return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+    return False
+
+
+@contextmanager
+def the_terminal() -> Iterator[None]:
+    """Have Ctrl-C come to us alone: `make`, which it would reach too, answers it with an error after our clean end."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR)
+    except OSError:  # nobody sits there
+        yield
+        return
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or else a group in the background may not come to the front
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # the shell knows nothing of our group, and could not wake it
+    before = os.tcgetpgrp(terminal)
+    in_front = before == os.getpgrp()
+    if in_front:
+        os.setpgid(0, 0)
+        os.tcsetpgrp(terminal, os.getpgrp())
+    try:
+        yield
+    finally:
+        if in_front:
+            os.tcsetpgrp(terminal, before)
+        os.close(terminal)
+
+
+def say(line: str) -> None:
+    """Show a line at once, whatever the output is connected to."""
+    print(line, flush=True)
+
+
+def main() -> int:
+    """Run with the terminal in hand."""
+    with the_terminal():
+        return asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
