@@ -22,6 +22,7 @@ mod stats;
 mod switchboard;
 mod timer;
 mod tls;
+mod watch;
 mod websocket;
 
 pub use frame::Key;
@@ -29,5 +30,5 @@ pub use id::ConnId;
 pub use plane::Plane;
 pub use shard::Settings;
 pub use stats::Drops;
-pub use switchboard::Switchboard;
+pub use switchboard::{Census, Switchboard};
 pub use tls::{Certificate, CertificateStore};
