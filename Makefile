@@ -17,7 +17,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 
-.PHONY: help run test check lint format bench wheel lock clean FORCE
+.PHONY: help run test check lint format bench wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
