@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tracked import ROOT, shown, tracked
 
+from derper.cli.missing import MISSING
+
 # Each with a letter in brackets, so that this file does not contain what it looks for.
 MACHINE_PATHS = re.compile(r"(?<![\w.])(/[w]ork|/[r]oot|\.\./[s]hared)/")
 REGISTRIES = re.compile(r"[p]ypi\.org|[p]ythonhosted|[p]roxy\.golang|[r]egistry\.npmjs")
@@ -123,3 +125,15 @@ def test_the_reference_stands_in_one_file_and_the_go_modules_agree_with_it() -> 
     for manifest in tracked("tests/interop/*/go.mod"):
         required = re.search(rf"^(?:require |\t){re.escape(module)} (\S+)$", manifest.read_text(), re.MULTILINE)
         assert required is None or required[1] == version, shown(manifest)
+
+
+def test_the_readme_names_the_tools_that_the_build_wants() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"Rust {CARGO['workspace']['package']['rust-version']} or newer" in readme
+    assert f"Python {PROJECT['project']['requires-python'].removeprefix('>=')} or newer" in readme
+
+
+def test_the_readme_lists_exactly_what_this_release_refuses() -> None:
+    rows = re.findall(r"^\| (.*) \| (`-.*`) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    wanted = [(entry.feature, ", ".join(f"`-{flag.name}`" for flag in entry.flags)) for entry in MISSING]
+    assert rows == wanted
