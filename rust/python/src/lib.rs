@@ -12,8 +12,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use relay::seam::{Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
-use relay::{Census, Certificate, ConnId, Key, Settings};
+use relay::seam::{AcceptLimit, Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
+use relay::{Census, Certificate, ConnId, Key, Rate, Settings};
 
 /// A certificate as Python gives it: name, chain, key.
 type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
@@ -29,6 +29,10 @@ struct Plane {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn rate((per_second, burst): (f64, f64)) -> Rate {
+    Rate { per_second, burst }
 }
 
 impl Plane {
@@ -92,9 +96,16 @@ impl Plane {
         self.with(|plane| plane.events().waker.as_fd().as_raw_fd())
     }
 
-    fn listen(&self, fd: RawFd, tls: bool) -> PyResult<ListenerId> {
+    #[pyo3(signature = (fd, tls, limit=None))]
+    fn listen(&self, fd: RawFd, tls: bool, limit: Option<(f64, f64)>) -> PyResult<ListenerId> {
         let socket = sys::duplicate_fd(fd)?;
-        self.with(|plane| plane.listen(Listener { socket, tls }))
+        let limit = limit.map(|limit| Mutex::new(AcceptLimit::new(rate(limit))));
+        self.with(|plane| plane.listen(Listener { socket, tls, limit }))
+    }
+
+    #[pyo3(signature = (limit=None))]
+    fn limit_clients(&self, limit: Option<(f64, f64)>) -> PyResult<()> {
+        self.with(|plane| plane.limit_clients(limit.map(rate)))
     }
 
     fn unlisten(&self, listener: ListenerId) -> PyResult<()> {

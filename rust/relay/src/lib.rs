@@ -8,6 +8,7 @@
 //! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`.
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod conn;
 mod frame;
 mod id;
@@ -25,6 +26,7 @@ mod tls;
 mod watch;
 mod websocket;
 
+pub use bucket::Rate;
 pub use frame::Key;
 pub use id::ConnId;
 pub use plane::Plane;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use crate::bucket::Rate;
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
 use crate::seam::{Command, EventQueue, Listener, ListenerId};
@@ -151,6 +152,15 @@ impl Plane {
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
         &self.certificates
+    }
+
+    /// Reads no more than this from each client from now on, the connected ones included; `None`: no limit.
+    pub fn limit_clients(&self, rate: Option<Rate>) {
+        *self.shared.client_rate.write().unwrap_or_else(PoisonError::into_inner) = rate;
+        self.shared.is_rate_limited.store(rate.is_some(), Ordering::Release);
+        for shard in 0..self.shared.ports.len() {
+            self.submit_to(shard, [Command::RateChanged]);
+        }
     }
 
     /// Who is connected.

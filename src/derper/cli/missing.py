@@ -80,18 +80,6 @@ MISSING: Final = (
         lambda config: config.admission.url is not None,
         "leave -verify-client-url out",
     ),
-    Missing(
-        "limiting new connections",
-        (flags.ACCEPT_CONNECTION_LIMIT, flags.ACCEPT_CONNECTION_BURST),
-        lambda config: config.relay.accept.is_limit,
-        "leave -accept-connection-limit and -accept-connection-burst out",
-    ),
-    Missing(
-        "limiting the rate of clients",
-        (flags.RATE_CONFIG,),
-        lambda config: config.relay.rate_file is not None,
-        "leave -rate-config out",
-    ),
     Missing("the CONNECT proxy", (flags.ACE,), lambda config: config.pages.ace, "leave -ace out"),
 )
 

@@ -21,7 +21,7 @@ from derper.dataplane.events import (
     Switched,
     Totals,
 )
-from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings
+from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings, Rate
 
 __all__ = [
     "AcceptFailed",
@@ -39,6 +39,7 @@ __all__ = [
     "Head",
     "HeadTooLarge",
     "PlaneSettings",
+    "Rate",
     "Remote",
     "Switched",
     "Totals",

@@ -35,6 +35,13 @@ class PlaneSettings:
     keep_alive_jitter: float = 5.0
 
 
+class Rate(NamedTuple):
+    """A token bucket's measures: what comes a second, and how much there is at most and at first."""
+
+    per_second: float
+    burst: float
+
+
 class Drops(NamedTuple):
     """Dropped packets of one reason and kind (docs/protocol/metrics.md)."""
 
@@ -92,9 +99,16 @@ class DataPlane:
             self._loop = None
         self._native.stop()
 
-    def listen(self, sock: socket.socket, *, tls: bool) -> int:
-        """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once."""
-        return self._native.listen(sock.fileno(), tls)
+    def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
+        """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once.
+
+        With a limit (connections), those beyond it are closed as soon as they are accepted, and counted.
+        """
+        return self._native.listen(sock.fileno(), tls, limit)
+
+    def limit_clients(self, limit: Rate | None) -> None:
+        """Read no more than this (payload bytes) from each client from now on; None: no limit."""
+        self._native.limit_clients(limit)
 
     def unlisten(self, listener: int) -> None:
         """Stop accepting there."""

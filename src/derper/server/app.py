@@ -12,9 +12,9 @@ from structlog.typing import FilteringBoundLogger
 from derper import log
 from derper._version import version
 from derper.config import Config
-from derper.dataplane import DataPlane, PlaneSettings
+from derper.dataplane import DataPlane, PlaneSettings, Rate
 from derper.errors import ConfigError
-from derper.server import certificates
+from derper.server import certificates, rates
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer
@@ -37,8 +37,9 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config) -> int:
     stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(stop_signal, stopped.set)
+        loop.add_signal_handler(stop_signal, stopped.set)
     identity = Identity.load(config)
     plane = DataPlane(
         PlaneSettings(
@@ -56,8 +57,11 @@ async def _serve(config: Config) -> int:
         login = Login(identity, config.admission.refused_app_names)
         mesh = Mesh(plane, identity, config)
         plane.start(Introducer(plane, http, login, mesh).on_event)
+        if config.relay.rate_file is not None:
+            plane.limit_clients(rates.load(config.relay.rate_file))
+        loop.add_signal_handler(signal.SIGHUP, _reload, plane, config)
         with listen(config.listeners.main, config.relay.tcp) as main:
-            plane.listen(main, tls=config.serves_tls)
+            plane.listen(main, tls=config.serves_tls, limit=_accept_limit(config))
             address = _address_of(main)
         _log.info(
             "serving", version=version(), address=address, tls=config.serves_tls, public_key=identity.public,
@@ -71,6 +75,25 @@ async def _serve(config: Config) -> int:
         plane.stop()
         await http.stop()
     return 0
+
+
+def _reload(plane: DataPlane, config: Config) -> None:
+    """Read again what may change while the server runs; what cannot be read stays as it was."""
+    if config.relay.rate_file is None:
+        _log.info("SIGHUP: nothing to reload")
+        return
+    try:
+        limit = rates.load(config.relay.rate_file)
+    except ConfigError as error:
+        _log.error("SIGHUP: the old rate limits stay", reason=str(error))
+        return
+    plane.limit_clients(limit)
+    _log.info("SIGHUP: rate limits reloaded", bytes_per_second=limit and limit.per_second, burst=limit and limit.burst)
+
+
+def _accept_limit(config: Config) -> Rate | None:
+    accept = config.relay.accept
+    return Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
 
 
 def _certify(plane: DataPlane, config: Config, identity: Identity) -> None:
