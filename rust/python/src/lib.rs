@@ -64,6 +64,7 @@ impl Plane {
         let plane = relay::Plane::start(Settings {
             shards,
             queue_depth,
+            mailbox: relay::MAILBOX,
             max_head,
             setup_timeout,
             login_timeout,

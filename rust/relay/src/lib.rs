@@ -19,6 +19,8 @@ mod route;
 pub mod seam;
 mod shard;
 mod stats;
+#[cfg(any(test, feature = "stepping"))]
+pub mod stepping;
 mod switchboard;
 mod timer;
 mod tls;
@@ -26,6 +28,7 @@ mod websocket;
 
 pub use frame::Key;
 pub use id::ConnId;
+pub use mailbox::MAILBOX;
 pub use plane::Plane;
 pub use shard::Settings;
 pub use stats::Drops;

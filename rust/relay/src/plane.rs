@@ -77,29 +77,12 @@ impl Plane {
 
     /// Hands each connection's commands to its shard, in order.
     pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
-        let mut batches: Vec<Vec<Command>> = Vec::new();
-        batches.resize_with(self.shared.ports.len(), Vec::new);
-        for (conn, command) in commands {
-            // A name of no shard names nobody.
-            if let Some(batch) = batches.get_mut(conn.shard()) {
-                batch.push(command);
-            }
-        }
-        for (shard, batch) in batches.into_iter().enumerate() {
-            self.submit_to(shard, batch);
-        }
+        self.shared.submit(commands);
     }
 
     /// Hands commands to one shard and wakes it.
     pub fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
-        let Some(port) = self.shared.ports.get(shard) else { return };
-        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.extend(commands);
-        let has_work = !queue.is_empty();
-        drop(queue);
-        if has_work {
-            port.waker.wake();
-        }
+        self.shared.submit_to(shard, commands);
     }
 
     /// What the shards have to say.
@@ -123,18 +106,13 @@ impl Plane {
     /// Each counter, summed over the shards.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        sum(self.shared.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
-            total.1 = total.1.wrapping_add(more.1);
-        })
+        self.shared.counters()
     }
 
     /// Drops by reason and kind, summed over the shards.
     #[must_use]
     pub fn drops(&self) -> Vec<Drops> {
-        sum(self.shared.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
-            total.packets += more.packets;
-            total.bytes += more.bytes;
-        })
+        self.shared.drops()
     }
 
     /// Ends every connection and waits until every shard has ended.
@@ -146,6 +124,51 @@ impl Plane {
             // A shard that panicked has ended the process already.
             let _ = thread.join();
         }
+    }
+}
+
+/// What every holder of the shards may do, whatever they run over.
+impl<S> Shared<S> {
+    /// Hands each connection's commands to its shard, in order.
+    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
+        let mut batches: Vec<Vec<Command>> = Vec::new();
+        batches.resize_with(self.ports.len(), Vec::new);
+        for (conn, command) in commands {
+            // A name of no shard names nobody.
+            if let Some(batch) = batches.get_mut(conn.shard()) {
+                batch.push(command);
+            }
+        }
+        for (shard, batch) in batches.into_iter().enumerate() {
+            self.submit_to(shard, batch);
+        }
+    }
+
+    /// Hands commands to one shard and wakes it.
+    pub(crate) fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
+        let Some(port) = self.ports.get(shard) else { return };
+        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.extend(commands);
+        let has_work = !queue.is_empty();
+        drop(queue);
+        if has_work {
+            port.waker.wake();
+        }
+    }
+
+    /// Each counter, summed over the shards.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        sum(self.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
+            total.1 = total.1.wrapping_add(more.1);
+        })
+    }
+
+    /// Drops by reason and kind, summed over the shards.
+    pub(crate) fn drops(&self) -> Vec<Drops> {
+        sum(self.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
+            total.packets += more.packets;
+            total.bytes += more.bytes;
+        })
     }
 }
 

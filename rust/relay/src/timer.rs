@@ -55,6 +55,13 @@ impl Wheel {
         })?;
         Some(((self.next_tick + ahead) * TICK_MS).saturating_sub(now_ms))
     }
+
+    /// Walks what must hold; how many hints there are.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn check(&self) -> usize {
+        assert_eq!(self.slots.iter().map(Vec::len).sum::<usize>(), self.armed, "armed counts the hints");
+        self.armed
+    }
 }
 
 #[cfg(test)]

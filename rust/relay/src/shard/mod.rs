@@ -7,6 +7,8 @@
 //! Read on in the order of a connection's life: `introduce` (accept to switch), `receive` (bytes in), `relay` (what
 //! a frame does), `send` (bytes out), `close`.
 
+#[cfg(any(test, feature = "stepping"))]
+mod check;
 mod close;
 mod introduce;
 mod receive;
@@ -14,6 +16,9 @@ mod relay;
 mod send;
 #[cfg(test)]
 mod tests;
+
+#[cfg(any(test, feature = "stepping"))]
+pub use check::Census;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -50,6 +55,8 @@ pub struct Settings {
     pub shards: usize,
     /// Packets that each of a connection's two queues holds.
     pub queue_depth: usize,
+    /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
+    pub mailbox: usize,
     /// Most bytes of a request head.
     pub max_head: usize,
     /// From accepting a connection, or from its last answer, to a whole request head.
@@ -101,7 +108,7 @@ impl<S> Shared<S> {
         let ports = (0..settings.shards)
             .map(|_| {
                 Ok(Port {
-                    mailboxes: (0..settings.shards).map(|_| Mailbox::default()).collect(),
+                    mailboxes: (0..settings.shards).map(|_| Mailbox::new(settings.mailbox)).collect(),
                     commands: Mutex::default(),
                     waker: Waker::new()?,
                     counters: Counters::default(),

@@ -111,7 +111,7 @@ impl<N: Net> Shard<N> {
             return;
         }
         self.outgoing[shard].post(&crate::mailbox::Parcel { to, from, packet });
-        if self.outgoing[shard].is_full() {
+        if self.shared.ports[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
             self.publish();
         }
     }
