@@ -5,13 +5,15 @@ use crate::frame::{self, BadFrame, HEADER};
 use crate::id::ConnId;
 use crate::net::{Net, Stream};
 use crate::seam::{Reason, Role};
-use crate::tls::Progress;
+use crate::tls::{MAX_PARTIAL, Progress};
 use crate::websocket::{self, Flow};
 
 use super::{ANSWER_BACKLOG, READ_BUDGET, Shard};
 
 /// The read buffer: what was left of a frame or a TLS record goes in front of what one read brings.
-pub(super) const BUFFER: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET + READ_BUDGET;
+pub(super) const BUFFER: usize = HELD + READ_BUDGET;
+const BIGGEST_FRAME: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
+const HELD: usize = if BIGGEST_FRAME > MAX_PARTIAL { BIGGEST_FRAME } else { MAX_PARTIAL };
 
 /// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
 const PLAIN_HTTP_ON_TLS: &[u8] =

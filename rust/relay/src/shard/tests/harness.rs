@@ -157,6 +157,11 @@ impl Room {
         self.tls.get_mut(&party).expect("a party over TLS")
     }
 
+    /// Takes the client's end of TLS away: what comes for the party stays sealed.
+    pub(super) fn take_over(&mut self, party: Party) -> ClientConnection {
+        self.tls.remove(&party).expect("a party over TLS")
+    }
+
     /// Sends what the client's end of TLS has to say.
     pub(super) fn flush(&mut self, party: Party) {
         let Some(tls) = self.tls.get_mut(&party) else { return };
@@ -241,5 +246,7 @@ fn client_config(over: Over, world: &World) -> Option<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config =
         ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).expect("a version");
-    Some(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.enable_secret_extraction = true;
+    Some(Arc::new(config))
 }
