@@ -21,19 +21,18 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) enum Transport {
     Plain,
     Tls(Box<Session>),
-    /// TLS, and the session is out of its place because it is being fed.
-    Busy,
+    /// TLS of this version, and the session is out of its place because it is being fed.
+    Busy(Option<&'static str>),
 }
 
 impl Transport {
     /// Takes the session out, to be fed while the rest of the shard is used.
     pub(crate) fn borrow_session(&mut self) -> Option<Box<Session>> {
-        match std::mem::replace(self, Self::Busy) {
+        let Self::Tls(session) = self else { return None };
+        let version = session.version();
+        match std::mem::replace(self, Self::Busy(version)) {
             Self::Tls(session) => Some(session),
-            other => {
-                *self = other;
-                None
-            }
+            Self::Plain | Self::Busy(_) => None,
         }
     }
 
@@ -45,7 +44,8 @@ impl Transport {
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         match self {
             Self::Tls(session) => session.version(),
-            Self::Plain | Self::Busy => None,
+            Self::Busy(version) => *version,
+            Self::Plain => None,
         }
     }
 }
@@ -135,7 +135,7 @@ impl<S> Conn<S> {
     pub(crate) fn new(stream: S, remote: SocketAddr, transport: Transport) -> Self {
         let stage = match transport {
             Transport::Plain => Stage::Head { scanned: 0 },
-            Transport::Tls(_) | Transport::Busy => Stage::Handshake,
+            Transport::Tls(_) | Transport::Busy(_) => Stage::Handshake,
         };
         Self {
             stream,

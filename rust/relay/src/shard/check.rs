@@ -99,7 +99,7 @@ impl<N: Net> Shard<N> {
 impl<S> Conn<S> {
     fn check(&self, id: ConnId) {
         assert!(!self.dirty, "{id:?} was not flushed");
-        assert!(!matches!(self.transport, Transport::Busy), "{id:?} lost its session");
+        assert!(!matches!(self.transport, Transport::Busy(_)), "{id:?} lost its session");
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
         assert_eq!(self.blocked, waits, "{id:?}: something waits, and only for the socket");
         assert_eq!(self.interest, self.wanted(BODY_CREDIT), "{id:?}: what is watched is what is wanted");

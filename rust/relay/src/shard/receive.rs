@@ -57,7 +57,7 @@ impl<N: Net> Shard<N> {
             Transport::Tls(session) => session.partial(),
             // Frames are parsed where they are read; other stages append.
             Transport::Plain if conn.parses_in_place() => &conn.input,
-            Transport::Plain | Transport::Busy => &[][..],
+            Transport::Plain | Transport::Busy(_) => &[][..],
         };
         let start = held.len();
         buffer[..start].copy_from_slice(held);

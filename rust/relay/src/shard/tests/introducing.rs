@@ -224,3 +224,16 @@ fn a_connection_that_lingers_too_long_is_let_go() {
     room.world.pass(300);
     assert_eq!(room.ending(), "answered");
 }
+
+#[test]
+fn a_head_tells_where_it_came_from_and_over_which_tls() {
+    for (over, version) in [(Over::Plain, None), (Over::Tls12, Some("1.2")), (Over::Tls13, Some("1.3"))] {
+        let mut room = Room::new(1);
+        let party = room.connect(over, 0);
+        room.say(party, HEAD);
+        room.world.run();
+        let events = room.world.events();
+        let [Event::Head { remote, tls, .. }] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((usize::from(remote.port()), *tls), (party, version));
+    }
+}
