@@ -237,3 +237,25 @@ fn a_head_tells_where_it_came_from_and_over_which_tls() {
         assert_eq!((usize::from(remote.port()), *tls), (party, version));
     }
 }
+
+#[test]
+fn an_answer_is_written_whole_before_the_connection_closes_and_its_reason_is_kept() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = arrived(&mut room, over);
+        // What the client sends on is thrown away, so that no reset overtakes the answer.
+        room.say(party, b"more");
+        let write = Command::Write { conn, bytes: vec![b'a'; 200_000], tell_drained: false };
+        let reason = crate::seam::Reason::code("answered");
+        room.world.submit([(conn, write), (conn, Command::Close(conn, reason))]);
+        assert_eq!(room.hear(party).len(), 200_000, "{over:?}");
+        room.say(party, b"and more");
+        if over != Over::Plain {
+            room.client(party).send_close_notify();
+            room.flush(party);
+        }
+        room.world.run();
+        room.world.finish(party);
+        assert_eq!(room.ending(), "answered", "{over:?}");
+    }
+}
