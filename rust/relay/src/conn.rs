@@ -126,7 +126,7 @@ pub(crate) struct Conn<S> {
     pub(crate) progress_at: u64,
     /// How long a write may make no progress; [`NEVER`]: for ever.
     pub(crate) write_timeout: u64,
-    /// The earliest hint that the wheel holds for this connection.
+    /// When the earliest hint that the wheel holds for this connection comes up.
     pub(crate) armed_at: u64,
     pub(crate) remote: SocketAddr,
 }

@@ -324,6 +324,10 @@ impl<N: Net> Shard<N> {
     /// A hint came up: acts on every deadline of the connection that has passed, and asks for the next hint.
     fn look_at_clock(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
+        if self.now < conn.armed_at {
+            // A later hint has taken this one's place; acting on both would keep both alive for ever.
+            return;
+        }
         conn.armed_at = NEVER;
         if let Some(reason) = conn.overdue(self.now) {
             if reason.code == "write_timeout" {
@@ -354,8 +358,8 @@ impl<N: Net> Shard<N> {
     fn arm(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let at = conn.next_deadline();
-        if at < conn.armed_at {
-            conn.armed_at = at;
+        if at != NEVER && self.wheel.due(at) < conn.armed_at {
+            conn.armed_at = self.wheel.due(at);
             self.wheel.arm(id, at);
         }
     }

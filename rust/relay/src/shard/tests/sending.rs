@@ -188,3 +188,22 @@ fn a_receiver_that_breaks_while_it_is_written_to_takes_its_queue_with_it() {
         assert_eq!(sent + lost, 3, "{over:?}");
     }
 }
+
+#[test]
+fn a_receiver_that_blocks_often_leaves_no_timers_behind() {
+    let mut room = Room::new(1);
+    let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
+    for _ in 0..500 {
+        // Often at once, and again after each has fallen due.
+        for _ in 0..20 {
+            room.world.set_room(b, Some(0));
+            room.say(a, &packet(2, b"one"));
+            room.world.run();
+            room.world.set_room(b, None);
+            room.world.pass(1);
+        }
+        room.world.pass(3_000);
+    }
+    let hints = room.world.check().hints;
+    assert!(hints < 64, "{hints} hints for two connections");
+}
