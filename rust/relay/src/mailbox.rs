@@ -125,6 +125,11 @@ impl<E> Mailbox<E> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// Whether it takes no batch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_filled_by(&self.inside.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Takes what is here, and leaves `empty` for the next; `true` when its sender may have had to wait.
     pub(crate) fn collect(&self, empty: &mut Batch<E>) -> bool {
         debug_assert!(empty.is_empty(), "the batch left behind holds parcels");

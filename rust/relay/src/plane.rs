@@ -21,7 +21,7 @@ const EXIT_BUG: i32 = 70;
 const THREAD_NAME: &str = "derper-shard-";
 /// How long a shard looks back when it says how busy it is.
 const LOAD_WINDOW_MS: u64 = 200;
-/// How long a shard that may not read on waits before it looks at its clock again.
+/// How long a shard that may not read on waits before it looks at its receivers and its clock again.
 const CONGESTION_PAUSE_MS: u64 = 10;
 
 /// All shards of a process.
@@ -233,11 +233,11 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
             timeout = Some(0);
         }
         if shard.is_congested() {
-            // Senders are not looked at, and would only be reported again and again.
+            // Senders are not read, and would only be reported again and again; receivers have to be looked at.
             shard.net.wait_for_waker(timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS), &port.waker)?;
-        } else {
-            shard.net.wait(timeout, &port.waker, &mut ready)?;
+            timeout = Some(0);
         }
+        shard.net.wait(timeout, &port.waker, &mut ready)?;
         port.waker.is_awake();
         woke = now();
     }

@@ -193,19 +193,19 @@ impl<N: Net> Shard<N> {
     pub(crate) fn tick(&mut self, now: u64, ready: &[Ready]) {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
+        for event in ready {
+            // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
+            if let Ready::Conn { id, write: true, .. } = *event {
+                self.unblock(id);
+            }
+        }
         self.obey();
         self.collect();
         for event in ready {
             match *event {
                 Ready::Listener(id) => self.accept(id),
-                Ready::Conn { id, read, write, broken } => {
-                    if write {
-                        self.unblock(id);
-                    }
-                    if read || broken {
-                        self.readable(id, broken);
-                    }
-                }
+                Ready::Conn { id, read, broken, .. } if read || broken => self.readable(id, broken),
+                Ready::Conn { .. } => {}
             }
         }
         self.expire();
@@ -221,6 +221,13 @@ impl<N: Net> Shard<N> {
         let port = self.port();
         !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
+            || (self.congested && self.may_publish())
+    }
+
+    /// Whether another shard has made room for what waits here for it.
+    fn may_publish(&self) -> bool {
+        let waits = self.outgoing.iter().zip(&self.shared.ports).filter(|(batch, _)| !batch.is_empty());
+        waits.map(|(_, port)| &port.mailboxes[self.index]).any(|mailbox| !mailbox.is_full())
     }
 
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.

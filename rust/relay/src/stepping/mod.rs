@@ -41,7 +41,7 @@ const RESTLESS: usize = 1_000_000;
 
 /// Where a shard's thread is in its loop.
 enum Phase {
-    /// Until then, or until it is woken; a congested one does not look at its connections.
+    /// Until then, or until it is woken; what is ready does not wake a congested one.
     Asleep { until: u64, congested: bool },
     /// It has read the clock and knows what is ready.
     Awake { woke: u64, ready: Vec<Ready> },
@@ -54,6 +54,7 @@ enum Phase {
 struct Stepped {
     shard: Shard<Wires>,
     phase: Phase,
+    held: bool,
 }
 
 /// A data plane and everybody who is connected to it.
@@ -83,7 +84,7 @@ impl World {
                 .map(|index| {
                     let net = Wires::new(index, Arc::clone(&backlog));
                     let shard = Shard::new(index, net, Arc::clone(&shared), 0);
-                    Stepped { shard, phase: Phase::Awake { woke: 0, ready: Vec::new() } }
+                    Stepped { shard, phase: Phase::Awake { woke: 0, ready: Vec::new() }, held: false }
                 })
                 .collect(),
             usher: Usher::default(),
@@ -199,6 +200,11 @@ impl World {
         self.usher.is_switched(party)
     }
 
+    /// Gives a shard's thread no time, or gives it time again.
+    pub fn hold(&mut self, shard: usize, held: bool) {
+        self.shards[shard].held = held;
+    }
+
     /// Hands commands to the shards.
     pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
         self.shared.submit(commands);
@@ -284,8 +290,8 @@ impl World {
         loop {
             self.run();
             let next = self.shards.iter().map(|stepped| match stepped.phase {
-                Phase::Asleep { until, .. } => until,
-                _ => self.now,
+                Phase::Asleep { until, .. } if !stepped.held => until,
+                _ => u64::MAX,
             });
             match next.min() {
                 Some(next) if next <= end => self.now = next,
@@ -308,7 +314,8 @@ impl World {
     pub fn check(&self) -> Census {
         let mut census = Census::default();
         for stepped in &self.shards {
-            assert!(!stepped.shard.has_mail(), "shard {} sleeps over its mail", stepped.shard.index());
+            let sleeps = matches!(stepped.phase, Phase::Asleep { .. }) && !stepped.held;
+            assert!(!sleeps || !stepped.shard.has_mail(), "shard {} sleeps over its mail", stepped.shard.index());
             census += stepped.shard.check();
         }
         let board = self.population();
@@ -325,6 +332,7 @@ impl World {
             return is_signalled(&self.shared.events.waker);
         };
         match stepped.phase {
+            _ if stepped.held => false,
             Phase::Asleep { until, congested } => {
                 is_signalled(&self.shared.ports[actor].waker)
                     || self.now >= until
@@ -335,17 +343,14 @@ impl World {
     }
 
     fn step_shard(&mut self, index: usize) {
-        let Stepped { shard, phase } = &mut self.shards[index];
+        let Stepped { shard, phase, .. } = &mut self.shards[index];
         let waker = &self.shared.ports[index].waker;
         *phase = match std::mem::replace(phase, Phase::Ticked) {
-            Phase::Asleep { congested, .. } => {
+            Phase::Asleep { .. } => {
                 waker.clear();
                 waker.is_awake();
-                let mut ready = if congested { Vec::new() } else { shard.net.ready() };
+                let mut ready = shard.net.ready();
                 self.seeded.shuffle(&mut ready);
-                // As if the rest had become ready a moment later.
-                let some = 1 + self.seeded.below(ready.len().max(1));
-                ready.truncate(some);
                 Phase::Awake { woke: self.now, ready }
             }
             Phase::Awake { woke, ready } => {
