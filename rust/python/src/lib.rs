@@ -79,6 +79,7 @@ impl Plane {
             shards,
             server_key,
             queue_depth,
+            mailbox: relay::MAILBOX,
             max_head,
             setup_timeout,
             login_timeout,

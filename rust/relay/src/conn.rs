@@ -24,19 +24,18 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) enum Transport {
     Plain,
     Tls(Box<Session>),
-    /// TLS, and the session is out of its place because it is being fed.
-    Busy,
+    /// TLS of this version, and the session is out of its place because it is being fed.
+    Busy(Option<&'static str>),
 }
 
 impl Transport {
     /// Takes the session out, to be fed while the rest of the shard is used.
     pub(crate) fn borrow_session(&mut self) -> Option<Box<Session>> {
-        match std::mem::replace(self, Self::Busy) {
+        let Self::Tls(session) = self else { return None };
+        let version = session.version();
+        match std::mem::replace(self, Self::Busy(version)) {
             Self::Tls(session) => Some(session),
-            other => {
-                *self = other;
-                None
-            }
+            Self::Plain | Self::Busy(_) => None,
         }
     }
 
@@ -48,7 +47,7 @@ impl Transport {
     pub(crate) fn dialled_chain(&self) -> Option<Vec<Vec<u8>>> {
         match self {
             Self::Tls(session) => session.dialled_chain(),
-            Self::Plain | Self::Busy => None,
+            Self::Plain | Self::Busy(_) => None,
         }
     }
 
@@ -56,7 +55,8 @@ impl Transport {
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         match self {
             Self::Tls(session) => session.version(),
-            Self::Plain | Self::Busy => None,
+            Self::Busy(version) => *version,
+            Self::Plain => None,
         }
     }
 }
@@ -151,7 +151,7 @@ pub(crate) struct Conn<S> {
     pub(crate) progress_at: u64,
     /// How long a write may make no progress; [`NEVER`]: for ever.
     pub(crate) write_timeout: u64,
-    /// The earliest hint that the wheel holds for this connection.
+    /// When the earliest hint that the wheel holds for this connection comes up.
     pub(crate) armed_at: u64,
     pub(crate) remote: SocketAddr,
 }
@@ -160,7 +160,7 @@ impl<S> Conn<S> {
     pub(crate) fn new(stream: S, remote: SocketAddr, transport: Transport) -> Self {
         let stage = match transport {
             Transport::Plain => Stage::Head { scanned: 0 },
-            Transport::Tls(_) | Transport::Busy => Stage::Handshake,
+            Transport::Tls(_) | Transport::Busy(_) => Stage::Handshake,
         };
         Self {
             stream,

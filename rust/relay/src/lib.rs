@@ -20,6 +20,8 @@ mod route;
 pub mod seam;
 mod shard;
 mod stats;
+#[cfg(any(test, feature = "stepping"))]
+pub mod stepping;
 mod switchboard;
 mod timer;
 mod tls;
@@ -29,6 +31,7 @@ mod websocket;
 pub use bucket::Rate;
 pub use frame::Key;
 pub use id::ConnId;
+pub use mailbox::MAILBOX;
 pub use plane::Plane;
 pub use shard::Settings;
 pub use stats::Drops;

@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::frame::Key;
 use crate::id::ConnId;
 
-/// A mailbox with more bytes than this is full; one batch may go over it.
-const FULL: usize = 1024 * 1024;
+/// Bytes with which a mailbox is full, in production.
+pub const MAILBOX: usize = 1024 * 1024;
 
 /// Frames and errands in the order in which they were posted, each kind among itself.
 #[derive(Debug)]
@@ -48,10 +48,6 @@ impl<E> Batch<E> {
         self.bytes.is_empty() && self.errands.is_empty()
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() >= FULL
-    }
-
     pub(crate) fn parcels(&self) -> Parcels<'_> {
         Parcels(&self.bytes)
     }
@@ -86,12 +82,10 @@ impl<'a> Iterator for Parcels<'a> {
 
 /// Where one shard leaves batches for another.
 #[derive(Debug)]
-pub(crate) struct Mailbox<E>(Mutex<Batch<E>>);
-
-impl<E> Default for Mailbox<E> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
+pub(crate) struct Mailbox<E> {
+    inside: Mutex<Batch<E>>,
+    /// Bytes with which it is full; one batch may go over it.
+    full: usize,
 }
 
 /// What became of a batch that was offered.
@@ -107,14 +101,23 @@ pub(crate) enum Offered {
 }
 
 impl<E> Mailbox<E> {
+    pub(crate) fn new(full: usize) -> Self {
+        Self { inside: Mutex::default(), full }
+    }
+
+    /// Whether a batch alone would fill it.
+    pub(crate) fn is_filled_by(&self, batch: &Batch<E>) -> bool {
+        batch.bytes.len() >= self.full
+    }
+
     /// Leaves `batch` here, unless the mailbox is full; the batch is empty after it was taken.
     pub(crate) fn offer(&self, batch: &mut Batch<E>) -> Offered {
-        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         if inside.is_empty() {
             std::mem::swap(&mut *inside, batch);
             return Offered::Taken { was_empty: true };
         }
-        if inside.is_full() {
+        if self.is_filled_by(&inside) {
             return Offered::Full;
         }
         inside.append(batch);
@@ -123,14 +126,19 @@ impl<E> Mailbox<E> {
 
     /// Whether there is nothing to collect.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Whether it takes no batch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_filled_by(&self.inside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes what is here, and leaves `empty` for the next; `true` when its sender may have had to wait.
     pub(crate) fn collect(&self, empty: &mut Batch<E>) -> bool {
         debug_assert!(empty.is_empty(), "the batch left behind holds parcels");
-        std::mem::swap(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), empty);
-        empty.is_full()
+        std::mem::swap(&mut *self.inside.lock().unwrap_or_else(PoisonError::into_inner), empty);
+        self.is_filled_by(empty)
     }
 }
 
@@ -154,7 +162,7 @@ mod tests {
 
     #[test]
     fn parcels_come_out_whole_and_in_order() {
-        let mailbox = Mailbox::default();
+        let mailbox = Mailbox::new(MAILBOX);
         assert_eq!(mailbox.offer(&mut batch(&[b"a", b""])), Offered::Taken { was_empty: true });
         assert_eq!(mailbox.offer(&mut batch(&[b"ccc"])), Offered::Taken { was_empty: false });
         let mut out = Batch::default();
@@ -164,8 +172,8 @@ mod tests {
 
     #[test]
     fn a_full_mailbox_takes_nothing_and_says_so_to_its_reader() {
-        let mailbox = Mailbox::default();
-        mailbox.offer(&mut batch(&[&[0; FULL]]));
+        let mailbox = Mailbox::new(MAILBOX);
+        mailbox.offer(&mut batch(&[&[0; MAILBOX]]));
         let mut more = batch(&[b"later"]);
         assert_eq!(mailbox.offer(&mut more), Offered::Full);
         assert_eq!(packets(&more), [&b"later"[..]]);

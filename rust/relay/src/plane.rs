@@ -26,7 +26,7 @@ const EXIT_BUG: i32 = 70;
 const THREAD_NAME: &str = "derper-shard-";
 /// How long a shard looks back when it says how busy it is.
 const LOAD_WINDOW_MS: u64 = 200;
-/// How long a shard that may not read on waits before it looks at its clock again.
+/// How long a shard that may not read on waits before it looks at its receivers and its clock again.
 const CONGESTION_PAUSE_MS: u64 = 10;
 
 /// All shards of a process.
@@ -117,29 +117,12 @@ impl Plane {
 
     /// Hands each connection's commands to its shard, in order.
     pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
-        let mut batches: Vec<Vec<Command>> = Vec::new();
-        batches.resize_with(self.shared.ports.len(), Vec::new);
-        for (conn, command) in commands {
-            // A name of no shard names nobody.
-            if let Some(batch) = batches.get_mut(conn.shard()) {
-                batch.push(command);
-            }
-        }
-        for (shard, batch) in batches.into_iter().enumerate() {
-            self.submit_to(shard, batch);
-        }
+        self.shared.submit(commands);
     }
 
     /// Hands commands to one shard and wakes it.
     pub fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
-        let Some(port) = self.shared.ports.get(shard) else { return };
-        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.extend(commands);
-        let has_work = !queue.is_empty();
-        drop(queue);
-        if has_work {
-            port.waker.wake();
-        }
+        self.shared.submit_to(shard, commands);
     }
 
     /// What the shards have to say.
@@ -172,24 +155,13 @@ impl Plane {
     /// Each counter, summed over the shards.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        sum(
-            self.shared.ports.iter().map(|port| port.counters.snapshot().collect()),
-            |total: &mut (_, u64), more| {
-                total.1 = total.1.wrapping_add(more.1);
-            },
-        )
+        self.shared.counters()
     }
 
     /// Drops by reason and kind, summed over the shards.
     #[must_use]
     pub fn drops(&self) -> Vec<Drops> {
-        sum(
-            self.shared.ports.iter().map(|port| port.counters.drops().collect()),
-            |total: &mut Drops, more| {
-                total.packets += more.packets;
-                total.bytes += more.bytes;
-            },
-        )
+        self.shared.drops()
     }
 
     /// Ends every connection and waits until every shard has ended.
@@ -201,6 +173,51 @@ impl Plane {
             // A shard that panicked has ended the process already.
             let _ = thread.join();
         }
+    }
+}
+
+/// What every holder of the shards may do, whatever they run over.
+impl<S> Shared<S> {
+    /// Hands each connection's commands to its shard, in order.
+    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
+        let mut batches: Vec<Vec<Command>> = Vec::new();
+        batches.resize_with(self.ports.len(), Vec::new);
+        for (conn, command) in commands {
+            // A name of no shard names nobody.
+            if let Some(batch) = batches.get_mut(conn.shard()) {
+                batch.push(command);
+            }
+        }
+        for (shard, batch) in batches.into_iter().enumerate() {
+            self.submit_to(shard, batch);
+        }
+    }
+
+    /// Hands commands to one shard and wakes it.
+    pub(crate) fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
+        let Some(port) = self.ports.get(shard) else { return };
+        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.extend(commands);
+        let has_work = !queue.is_empty();
+        drop(queue);
+        if has_work {
+            port.waker.wake();
+        }
+    }
+
+    /// Each counter, summed over the shards.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        sum(self.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
+            total.1 = total.1.wrapping_add(more.1);
+        })
+    }
+
+    /// Drops by reason and kind, summed over the shards.
+    pub(crate) fn drops(&self) -> Vec<Drops> {
+        sum(self.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
+            total.packets += more.packets;
+            total.bytes += more.bytes;
+        })
     }
 }
 
@@ -265,14 +282,14 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
             timeout = Some(0);
         }
         if shard.is_congested() {
-            // Senders are not looked at, and would only be reported again and again.
+            // Senders are not read, and would only be reported again and again; receivers have to be looked at.
             shard.net.wait_for_waker(
                 timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS),
                 &port.waker,
             )?;
-        } else {
-            shard.net.wait(timeout, &port.waker, &mut ready)?;
+            timeout = Some(0);
         }
+        shard.net.wait(timeout, &port.waker, &mut ready)?;
         port.waker.is_awake();
         woke = now();
     }

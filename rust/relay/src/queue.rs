@@ -117,6 +117,12 @@ impl PacketQueue {
     fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
+
+    #[cfg(any(test, feature = "stepping"))]
+    fn check(&self) {
+        let framed: usize = self.entries.iter().map(|entry| entry.len as usize).sum();
+        assert_eq!(self.bytes.len() - self.start, framed, "a queue holds whole frames");
+    }
 }
 
 /// Everything that waits for one connection's socket, in the order of its urgency.
@@ -173,6 +179,15 @@ impl Outbox {
             + self.disco.capacity()
             + self.other.capacity();
         self.is_empty() && capacity <= KEEP_CAPACITY
+    }
+
+    /// Walks what must hold.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn check(&self) {
+        self.disco.check();
+        self.other.check();
+        let all_sent = self.committed_sent == self.committed.len();
+        assert!(!all_sent || self.committed.is_empty(), "bytes that were sent are kept");
     }
 }
 

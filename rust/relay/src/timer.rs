@@ -1,14 +1,15 @@
 //! The timer wheel of one shard: when to look at a connection again. No clock: the time is passed in.
 //!
 //! A wheel holds hints, not truths. A connection knows its own deadlines; a hint that comes up early, late by a
-//! tick or for a connection that has gone costs one look and nothing else. So nothing is ever cancelled.
+//! tick or for a connection that has gone costs one look and nothing else. So nothing is ever cancelled. A
+//! connection knows the earliest of its hints, too; one that is not that is let go.
 
 use crate::id::ConnId;
 
 /// One turn of the wheel is `SLOTS * TICK_MS`, about 131 s: longer than any deadline of an ordinary connection.
 const SLOTS: usize = 1024;
 /// The wheel's resolution in milliseconds.
-const TICK_MS: u64 = 128;
+pub(crate) const TICK_MS: u64 = 128;
 
 pub(crate) struct Wheel {
     slots: Vec<Vec<ConnId>>,
@@ -22,9 +23,14 @@ impl Wheel {
         Self { slots: vec![Vec::new(); SLOTS], next_tick: now_ms / TICK_MS, armed: 0 }
     }
 
-    /// Asks for a look at `id` at or soon after `at_ms`; from one turn of the wheel on, earlier.
+    /// When a hint for `at_ms` comes up: then or soon after; from one turn of the wheel on, earlier.
+    pub(crate) fn due(&self, at_ms: u64) -> u64 {
+        (at_ms / TICK_MS + 1).clamp(self.next_tick, self.next_tick + SLOTS as u64 - 1) * TICK_MS
+    }
+
+    /// Asks for a look at `id` when a hint for `at_ms` comes up.
     pub(crate) fn arm(&mut self, id: ConnId, at_ms: u64) {
-        let tick = (at_ms / TICK_MS + 1).clamp(self.next_tick, self.next_tick + SLOTS as u64 - 1);
+        let tick = self.due(at_ms) / TICK_MS;
         self.slots[tick as usize % SLOTS].push(id);
         self.armed += 1;
     }
@@ -54,6 +60,13 @@ impl Wheel {
             !self.slots[tick as usize % SLOTS].is_empty()
         })?;
         Some(((self.next_tick + ahead) * TICK_MS).saturating_sub(now_ms))
+    }
+
+    /// Walks what must hold; how many hints there are.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn check(&self) -> usize {
+        assert_eq!(self.slots.iter().map(Vec::len).sum::<usize>(), self.armed, "armed counts the hints");
+        self.armed
     }
 }
 

@@ -23,6 +23,10 @@ const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 /// Room for a handshake message that has to go before sealed data: an answer to the peer's KeyUpdate.
 pub(crate) const HANDSHAKE_ROOM: usize = 512;
 
+/// Most bytes that a session keeps between two reads: one record, or the pieces of one handshake message, which a
+/// peer may cut into records of a byte each.
+pub(crate) const MAX_PARTIAL: usize = 64 * 1024;
+
 /// Bytes that sealing `plain` bytes takes at most.
 pub(crate) const fn sealed_len(plain: usize) -> usize {
     plain + (plain / RECORD + 1) * RECORD_OVERHEAD
@@ -66,8 +70,11 @@ enum Connection {
 /// One end of a TLS connection.
 pub struct Session {
     connection: Connection,
-    /// Ciphertext of a record that is not whole yet; empty, without memory, on an idle connection.
+    /// What came of a record or a handshake message that is not whole yet, at most [`MAX_PARTIAL`] bytes; empty,
+    /// without memory, on an idle connection. rustls remembers places in it, and has to be shown it at each call.
     partial: Vec<u8>,
+    /// rustls has given up, and is not to be asked again: it would look for these places.
+    failed: bool,
 }
 
 /// Runs the same code on either end: their types differ, their methods do not.
@@ -84,7 +91,7 @@ impl Session {
     /// The end of a connection that was accepted.
     pub(crate) fn accept(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let connection = Connection::Server(UnbufferedServerConnection::new(config)?);
-        Ok(Self { connection, partial: Vec::new() })
+        Ok(Self { connection, partial: Vec::new(), failed: false })
     }
 
     /// The end of a connection that was dialled; the other end has to prove that it is `server_name`.
@@ -93,7 +100,7 @@ impl Session {
             rustls::Error::General(format!("{server_name} is no name that a certificate can be for"))
         })?;
         let connection = Connection::Client(UnbufferedClientConnection::new(config, name)?);
-        Ok(Self { connection, partial: Vec::new() })
+        Ok(Self { connection, partial: Vec::new(), failed: false })
     }
 
     /// The start of an unfinished record; what is given to [`receive`](Self::receive) next begins with it.
@@ -120,39 +127,54 @@ impl Session {
             let (used, progress) = match step {
                 Ok(step) => step,
                 Err(error) => {
+                    self.failed = true;
                     self.alert(out);
                     return Err(error);
                 }
             };
             at += used;
             if let Some(progress) = progress {
-                self.partial.extend_from_slice(&ciphertext[at..]);
+                let rest = &ciphertext[at..];
+                if rest.len() > MAX_PARTIAL {
+                    self.failed = true;
+                    return Err(rustls::Error::General(format!(
+                        "more than {MAX_PARTIAL} bytes of one message"
+                    ))
+                    .into());
+                }
+                self.partial.extend_from_slice(rest);
                 return Ok(progress);
             }
         }
     }
 
-    /// Encodes the alert that rustls has ready after an error.
+    /// Encodes what rustls had to say before it gave up, the alert last.
     fn alert(&mut self, out: &mut Vec<u8>) {
-        loop {
-            let step = either!(&mut self.connection, end => {
-                let UnbufferedStatus { discard, state, .. } = end.process_tls_records(&mut []);
-                step(discard, state, out, &mut |_: &[u8]| {})
-            });
-            if !matches!(step, Ok((_, None))) {
-                return;
+        either!(&mut self.connection, end => {
+            // As long as there is something to say, it looks at nothing that came.
+            while end.wants_write() {
+                let Ok(ConnectionState::EncodeTlsData(mut data)) = end.process_tls_records(&mut []).state else {
+                    return;
+                };
+                if encode(out, |space| data.encode(space)).is_err() {
+                    return;
+                }
             }
-        }
+        });
     }
 
     /// Seals `plain` into the front of `out`, in as few records as there can be; bytes written.
     ///
     /// `out` has room for [`sealed_len`] bytes and [`HANDSHAKE_ROOM`].
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, TlsError> {
+        if self.failed {
+            return Err(rustls::Error::HandshakeNotComplete.into());
+        }
         either!(&mut self.connection, end => {
             let mut at = 0;
             loop {
-                match end.process_tls_records(&mut []).state? {
+                // All of `partial` has been looked at already, so nothing of it is used up here.
+                match end.process_tls_records(&mut self.partial).state? {
                     ConnectionState::WriteTraffic(mut traffic) => {
                         return match traffic.encrypt(plain, &mut out[at..]) {
                             Ok(len) => Ok(at + len),
@@ -176,11 +198,15 @@ impl Session {
     pub(crate) fn seal_last(&mut self, words: &[u8]) -> Vec<u8> {
         let mut out = vec![0; sealed_len(words.len()) + sealed_len(2) + HANDSHAKE_ROOM];
         let mut len = if words.is_empty() { 0 } else { self.seal(words, &mut out).unwrap_or(0) };
-        either!(&mut self.connection, end => {
-            if let Ok(ConnectionState::WriteTraffic(mut traffic)) = end.process_tls_records(&mut []).state {
-                len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
-            }
-        });
+        if !self.failed {
+            either!(&mut self.connection, end => {
+                if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+                    end.process_tls_records(&mut self.partial).state
+                {
+                    len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
+                }
+            });
+        }
         out.truncate(len);
         out
     }

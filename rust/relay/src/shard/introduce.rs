@@ -283,6 +283,11 @@ impl<N: Net> Shard<N> {
         conn.dirty = false;
         conn.armed_at = NEVER;
         conn.interest = conn.wanted(super::BODY_CREDIT);
+        // The other shard may have read the clock later than this one.
+        conn.progress_at = conn.progress_at.min(self.now);
+        if let Some(switched) = conn.switched_mut() {
+            switched.since_ms = self.now;
+        }
         let (key, remote) = (conn.switched().map(|switched| switched.member.key), conn.remote);
         let id = self.conns.insert(conn);
         let watched = self.conns.get(id).map_or(Ok(()), |conn| self.net.add(&conn.stream, id, conn.interest));

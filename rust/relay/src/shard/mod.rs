@@ -7,6 +7,8 @@
 //! Read on in the order of a connection's life: `introduce` (accept to switch), `receive` (bytes in), `relay` (what
 //! a frame does), `send` (bytes out), `close`.
 
+#[cfg(any(test, feature = "stepping"))]
+mod check;
 mod close;
 mod introduce;
 mod limit;
@@ -16,6 +18,9 @@ mod relay;
 mod send;
 #[cfg(test)]
 mod tests;
+
+#[cfg(any(test, feature = "stepping"))]
+pub use check::Census;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -56,6 +61,8 @@ pub struct Settings {
     pub shards: usize,
     /// Packets that each of a connection's two queues holds.
     pub queue_depth: usize,
+    /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
+    pub mailbox: usize,
     /// Most bytes of a request head.
     pub max_head: usize,
     /// From accepting a connection, or from its last answer, to a whole request head.
@@ -121,7 +128,7 @@ impl<S> Shared<S> {
         let ports = (0..settings.shards)
             .map(|_| {
                 Ok(Port {
-                    mailboxes: (0..settings.shards).map(|_| Mailbox::default()).collect(),
+                    mailboxes: (0..settings.shards).map(|_| Mailbox::new(settings.mailbox)).collect(),
                     commands: Mutex::default(),
                     waker: Waker::new()?,
                     counters: Counters::default(),
@@ -230,19 +237,19 @@ impl<N: Net> Shard<N> {
     pub(crate) fn tick(&mut self, now: u64, ready: &[Ready]) {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
+        for event in ready {
+            // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
+            if let Ready::Conn { id, write: true, .. } = *event {
+                self.unblock(id);
+            }
+        }
         self.obey();
         self.collect();
         for event in ready {
             match *event {
                 Ready::Listener(id) => self.accept(id),
-                Ready::Conn { id, read, write, broken } => {
-                    if write {
-                        self.unblock(id);
-                    }
-                    if read || broken {
-                        self.readable(id, broken);
-                    }
-                }
+                Ready::Conn { id, read, broken, .. } if read || broken => self.readable(id, broken),
+                Ready::Conn { .. } => {}
             }
         }
         self.expire();
@@ -261,6 +268,13 @@ impl<N: Net> Shard<N> {
         !self.unfinished.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
+            || (self.congested && self.may_publish())
+    }
+
+    /// Whether another shard has made room for what waits here for it.
+    fn may_publish(&self) -> bool {
+        let waits = self.outgoing.iter().zip(&self.shared.ports).filter(|(batch, _)| !batch.is_empty());
+        waits.map(|(_, port)| &port.mailboxes[self.index]).any(|mailbox| !mailbox.is_full())
     }
 
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
@@ -371,6 +385,10 @@ impl<N: Net> Shard<N> {
     /// A hint came up: acts on every deadline of the connection that has passed, and asks for the next hint.
     fn look_at_clock(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
+        if self.now < conn.armed_at {
+            // A later hint has taken this one's place; acting on both would keep both alive for ever.
+            return;
+        }
         conn.armed_at = NEVER;
         if let Some(reason) = conn.overdue(self.now) {
             if reason.code == "write_timeout" {
@@ -401,8 +419,8 @@ impl<N: Net> Shard<N> {
     fn arm(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let at = conn.next_deadline();
-        if at < conn.armed_at {
-            conn.armed_at = at;
+        if at != NEVER && self.wheel.due(at) < conn.armed_at {
+            conn.armed_at = self.wheel.due(at);
             self.wheel.arm(id, at);
         }
     }

@@ -5,13 +5,15 @@ use crate::frame::{self, BadFrame, HEADER, Writer};
 use crate::id::ConnId;
 use crate::net::{Net, Stream};
 use crate::seam::{Reason, Role};
-use crate::tls::Progress;
+use crate::tls::{MAX_PARTIAL, Progress};
 use crate::websocket::{self, Flow};
 
 use super::{ANSWER_BACKLOG, READ_BUDGET, Shard};
 
 /// The read buffer: what was left of a frame or a TLS record goes in front of what one read brings.
-pub(super) const BUFFER: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET + READ_BUDGET;
+pub(super) const BUFFER: usize = HELD + READ_BUDGET;
+const BIGGEST_FRAME: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
+const HELD: usize = if BIGGEST_FRAME > MAX_PARTIAL { BIGGEST_FRAME } else { MAX_PARTIAL };
 
 /// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
 const PLAIN_HTTP_ON_TLS: &[u8] =
@@ -55,7 +57,7 @@ impl<N: Net> Shard<N> {
             Transport::Tls(session) => session.partial(),
             // Frames are parsed where they are read; other stages append.
             Transport::Plain if conn.parses_in_place() => &conn.input,
-            Transport::Plain | Transport::Busy => &[][..],
+            Transport::Plain | Transport::Busy(_) => &[][..],
         };
         let start = held.len();
         buffer[..start].copy_from_slice(held);

@@ -100,7 +100,7 @@ impl<N: Net> Shard<N> {
             return;
         }
         self.outgoing[shard].post(parcel);
-        if self.outgoing[shard].is_full() {
+        if self.shared.ports[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
             self.publish();
         }
     }

@@ -1,1 +1,9 @@
+//! Claims about the relay, each shown by parties at in-memory ends, over no TLS and over both its versions.
 
+mod crossing;
+mod harness;
+mod introducing;
+mod leaving;
+mod relaying;
+mod sending;
+mod tls;

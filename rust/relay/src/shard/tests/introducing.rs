@@ -1,0 +1,261 @@
+//! From the first byte to the switch: heads, login frames, and nothing lost or doubled between two readers.
+
+use super::harness::{ALL, Over, Room, frame, from, key, packet, settings};
+use crate::id::ConnId;
+use crate::seam::{Command, Event, Member, Role};
+use crate::stepping::Party;
+
+const HEAD: &[u8] = b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\n";
+const CLIENT_INFO: u8 = 0x02;
+
+fn head_of(room: &mut Room) -> Option<(ConnId, Vec<u8>)> {
+    room.world.run();
+    let events = room.world.events();
+    assert!(events.len() <= 1, "{events:?}");
+    events.into_iter().next().map(|event| match event {
+        Event::Head { conn, head, .. } => (conn, head),
+        other => panic!("{other:?} instead of a head"),
+    })
+}
+
+fn frame_of(room: &mut Room) -> Option<(u8, Vec<u8>)> {
+    room.world.run();
+    let events = room.world.events();
+    assert!(events.len() <= 1, "{events:?}");
+    events.into_iter().next().map(|event| match event {
+        Event::Frame { kind, payload, .. } => (kind, payload),
+        other => panic!("{other:?} instead of a frame"),
+    })
+}
+
+fn switch(room: &mut Room, conn: ConnId, name: u8, first: &[u8]) {
+    let member = Member { key: key(name), role: Role::Client, presence: [].into() };
+    room.world.submit([(conn, Command::Switch { conn, member, first: first.to_vec() })]);
+}
+
+/// A party whose head has come.
+fn arrived(room: &mut Room, over: Over) -> (Party, ConnId) {
+    let party = room.connect(over, 0);
+    room.say(party, HEAD);
+    let (conn, head) = head_of(room).expect("a head");
+    assert_eq!(head, HEAD);
+    (party, conn)
+}
+
+#[test]
+fn a_head_is_told_of_once_it_is_whole_however_it_is_cut() {
+    for over in ALL {
+        for piece in [1, 2, 3, 7, HEAD.len() - 1, usize::MAX] {
+            let mut room = Room::new(1).in_pieces(piece);
+            arrived(&mut room, over);
+        }
+        let mut room = Room::new(1);
+        let party = room.connect(over, 0);
+        for byte in &HEAD[..HEAD.len() - 1] {
+            room.say(party, &[*byte]);
+            assert_eq!(head_of(&mut room), None);
+        }
+        room.say(party, &HEAD[HEAD.len() - 1..]);
+        assert!(head_of(&mut room).is_some());
+    }
+}
+
+#[test]
+fn what_comes_behind_a_head_waits_for_whoever_reads_next() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let party = room.connect(over, 0);
+        room.say(party, &[HEAD, HEAD, b"rest"].concat());
+        let (conn, first) = head_of(&mut room).expect("a head");
+        assert_eq!(first, HEAD);
+        room.world.submit([(conn, Command::AwaitHead(conn))]);
+        assert_eq!(head_of(&mut room), Some((conn, HEAD.to_vec())));
+        room.world.submit([(conn, Command::AwaitBody(conn, 9))]);
+        room.world.run();
+        room.say(party, b" of it");
+        room.world.run();
+        let mut body = Vec::new();
+        for event in room.world.events() {
+            let Event::Data { bytes, .. } = event else { panic!("{event:?}") };
+            body.extend(bytes);
+        }
+        assert_eq!(body, b"rest of i");
+    }
+}
+
+#[test]
+fn a_client_that_starts_fast_loses_nothing_at_any_cut() {
+    let packets: Vec<u8> = (0..6).flat_map(|n| packet(1, &[n; 9])).collect();
+    let login = frame(CLIENT_INFO, b"who I am");
+    let stream = [HEAD, &login, &packets].concat();
+    for over in ALL {
+        for cut in 0..=stream.len() {
+            // With TLS each cut costs a handshake.
+            if over != Over::Plain && cut % 16 != 5 {
+                continue;
+            }
+            let mut room = Room::new(2);
+            let party = room.connect(over, 1);
+            let mut rest = Some(&stream[cut..]);
+            room.say(party, &stream[..cut]);
+            let (conn, _) = head_of(&mut room).unwrap_or_else(|| {
+                room.say(party, rest.take().expect("a rest"));
+                head_of(&mut room).expect("a head")
+            });
+            room.world.submit([(conn, Command::AwaitFrame(conn, 100))]);
+            let login = frame_of(&mut room).unwrap_or_else(|| {
+                room.say(party, rest.take().expect("a rest"));
+                frame_of(&mut room).expect("a frame")
+            });
+            assert_eq!(login, (CLIENT_INFO, b"who I am".to_vec()));
+            switch(&mut room, conn, 1, b"");
+            // The rest meets the connection before, while or after it moves to its shard.
+            for _ in 0..cut % 9 {
+                room.world.step();
+            }
+            if let Some(rest) = rest {
+                room.say(party, rest);
+            }
+            let expected: Vec<_> = (0..6).map(|n| from(1, &[n; 9])).collect();
+            // It sends to itself; four of a depth of four wait at most, and all leave as the socket takes them.
+            assert_eq!(room.frames(party), expected, "{over:?}, cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_parked_connection_reads_nothing() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = arrived(&mut room, over);
+        room.say(party, &[7; 100_000]);
+        room.world.pass(1_000);
+        assert!(room.world.unread(party) >= 100_000, "{over:?}");
+        room.world.submit([(conn, Command::AwaitBody(conn, 100_000))]);
+        let mut came = 0;
+        loop {
+            room.world.run();
+            let events = room.world.events();
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                let Event::Data { bytes, .. } = event else { panic!("{event:?}") };
+                came += bytes.len();
+                room.world.submit([(conn, Command::Consumed(conn, bytes.len()))]);
+            }
+        }
+        assert_eq!((came, room.world.unread(party)), (100_000, 0), "{over:?}");
+    }
+}
+
+#[test]
+fn what_is_written_with_the_switch_comes_before_any_packet() {
+    for over in ALL {
+        let mut room = Room::new(2);
+        let other = room.join_at(over, 2, 0, 0);
+        let (party, conn) = arrived(&mut room, over);
+        room.world.submit([(conn, Command::AwaitFrame(conn, 100))]);
+        room.say(party, &frame(CLIENT_INFO, b""));
+        assert!(frame_of(&mut room).is_some());
+        switch(&mut room, conn, 1, &frame(0x03, b"who you are"));
+        for _ in 0..40 {
+            room.say(other, &packet(1, b"early"));
+            room.world.step();
+        }
+        let frames = room.frames(party);
+        assert_eq!(frames[0], (0x03, b"who you are".to_vec()), "{over:?}");
+        let received = frames.len() as u64 - 1;
+        assert_eq!(received + room.world.dropped("unknown_dest").0, 40, "{over:?}");
+    }
+}
+
+#[test]
+fn a_head_or_a_login_frame_that_is_too_large_is_not_collected() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let party = room.connect(over, 0);
+        room.say(party, &[b'a'; 65_537]);
+        room.world.run();
+        let events = room.world.events();
+        assert!(matches!(events[..], [Event::HeadTooLarge { .. }]), "{events:?}");
+
+        let (party, conn) = arrived(&mut room, over);
+        room.world.submit([(conn, Command::AwaitFrame(conn, 99))]);
+        room.say(party, &frame(CLIENT_INFO, &[0; 100])[..5]);
+        assert_eq!(room.ending(), "login_failed");
+    }
+}
+
+#[test]
+fn whoever_takes_too_long_is_let_go() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let silent = room.connect(over, 0);
+        let slow = room.connect(over, 0);
+        room.say(slow, &HEAD[..10]);
+        room.world.pass(29_000);
+        assert!(room.endings().is_empty());
+        room.world.pass(2_000);
+        let codes: Vec<_> = room.endings().into_iter().map(|reason| reason.code).collect();
+        assert!(codes.contains(&"idle".into()) && codes.contains(&"setup_timeout".into()), "{codes:?}");
+        assert_ne!(silent, slow);
+
+        let (_, conn) = arrived(&mut room, over);
+        room.world.submit([(conn, Command::AwaitFrame(conn, 99))]);
+        room.world.pass(9_000);
+        assert!(room.endings().is_empty());
+        room.world.pass(2_000);
+        assert_eq!(room.ending(), "login_timeout");
+    }
+    let mut room = Room::new(1);
+    room.world.connect(true, 0);
+    room.world.pass(31_000);
+    assert_eq!(room.ending(), "setup_timeout");
+}
+
+#[test]
+fn a_connection_that_lingers_too_long_is_let_go() {
+    let mut room = Room::with(settings(1), 3);
+    let (_, conn) = arrived(&mut room, Over::Plain);
+    room.world.submit([(conn, Command::Close(conn, crate::seam::Reason::code("answered")))]);
+    room.world.pass(1_900);
+    assert!(room.endings().is_empty());
+    room.world.pass(300);
+    assert_eq!(room.ending(), "answered");
+}
+
+#[test]
+fn a_head_tells_where_it_came_from_and_over_which_tls() {
+    for (over, version) in [(Over::Plain, None), (Over::Tls12, Some("1.2")), (Over::Tls13, Some("1.3"))] {
+        let mut room = Room::new(1);
+        let party = room.connect(over, 0);
+        room.say(party, HEAD);
+        room.world.run();
+        let events = room.world.events();
+        let [Event::Head { remote, tls, .. }] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((usize::from(remote.port()), *tls), (party, version));
+    }
+}
+
+#[test]
+fn an_answer_is_written_whole_before_the_connection_closes_and_its_reason_is_kept() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = arrived(&mut room, over);
+        // What the client sends on is thrown away, so that no reset overtakes the answer.
+        room.say(party, b"more");
+        let write = Command::Write { conn, bytes: vec![b'a'; 200_000], tell_drained: false };
+        let reason = crate::seam::Reason::code("answered");
+        room.world.submit([(conn, write), (conn, Command::Close(conn, reason))]);
+        assert_eq!(room.hear(party).len(), 200_000, "{over:?}");
+        room.say(party, b"and more");
+        if over != Over::Plain {
+            room.client(party).send_close_notify();
+            room.flush(party);
+        }
+        room.world.run();
+        room.world.finish(party);
+        assert_eq!(room.ending(), "answered", "{over:?}");
+    }
+}

@@ -1,0 +1,112 @@
+//! How connections end, with their reasons, and that a name never means somebody else.
+
+use super::harness::{ALL, Over, PREFERRED, Room, disco, frame, from, gone, key, packet};
+use crate::seam::{Command, Event, Reason};
+use crate::stepping::Ending;
+
+#[test]
+fn an_ended_or_broken_stream_ends_the_connection() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let a = room.join(over, 1);
+        room.world.finish(a);
+        assert_eq!(room.ending(), "eof");
+        assert_ne!(room.world.ending(a), Ending::Open);
+        let a = room.join(over, 1);
+        room.world.reset(a);
+        assert_eq!(room.ending(), "reset");
+        assert_eq!(room.world.population(), (0, 0));
+        assert_eq!(room.world.check().connections, 0);
+        assert_ne!(room.world.ending(a), Ending::Open);
+    }
+}
+
+#[test]
+fn a_closed_event_names_the_key_the_end_and_what_was_carried() {
+    let mut room = Room::new(1);
+    let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
+    room.say(a, &packet(2, &[1; 10]).repeat(3));
+    room.say(b, &packet(1, &[1; 7]));
+    room.world.run();
+    room.world.finish(a);
+    room.world.run();
+    let events = room.world.events();
+    let [Event::Closed { key: whose, totals, remote, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((*whose, usize::from(remote.port())), (Some(key(1)), a));
+    assert_eq!((totals.packets_in, totals.bytes_in, totals.packets_out, totals.bytes_out), (3, 30, 1, 7));
+}
+
+#[test]
+fn what_python_writes_before_it_closes_a_member_still_leaves() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let a = room.join(over, 1);
+        let conn = room.world.conn(a).expect("a member");
+        let write = Command::Write { conn, bytes: frame(0x15, &[0; 8]), tell_drained: false };
+        room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code("drained")))]);
+        assert_eq!(room.frames(a), [(0x15, vec![0; 8])]);
+        assert_eq!(room.world.population(), (0, 0));
+        assert_eq!(room.world.ending(a), Ending::Finished);
+        room.world.finish(a);
+        assert_eq!(room.ending(), "drained");
+        assert_eq!(room.world.ending(a), Ending::Closed);
+    }
+}
+
+#[test]
+fn a_late_command_meets_nobody() {
+    let mut room = Room::new(1);
+    let a = room.join(Over::Plain, 1);
+    let conn = room.world.conn(a).expect("a member");
+    room.world.reset(a);
+    assert_eq!(room.ending(), "reset");
+    let b = room.join(Over::Plain, 2);
+    let fresh = room.world.conn(b).expect("a member");
+    assert_ne!(conn, fresh);
+    let write = Command::Write { conn, bytes: frame(0x14, b"sick"), tell_drained: true };
+    room.world.submit([
+        (conn, write),
+        (conn, Command::Close(conn, Reason::code("late"))),
+        (conn, Command::AwaitHead(conn)),
+    ]);
+    assert_eq!(room.frames(b), []);
+    assert!(room.endings().is_empty());
+}
+
+#[test]
+fn a_name_used_again_never_gets_what_was_meant_for_its_last_bearer() {
+    for shards in [1, 2, 4] {
+        for seed in 0..40 {
+            let mut room = Room::with(super::harness::settings(shards), seed);
+            let sender = room.join_at(Over::Plain, 1, 0, 0);
+            let home = shards - 1;
+            let mut last = room.join_at(Over::Plain, 2, home, home);
+            for n in 3..12 {
+                // Packets to the last bearer of the slot are under way while another takes its place.
+                room.say(sender, &packet(n - 1, &[n; 10]).repeat(3));
+                room.world.reset(last);
+                for _ in 0..seed % 11 {
+                    room.world.step();
+                }
+                last = room.join_at(Over::Plain, n, home, home);
+                let frames = room.frames(last);
+                assert_eq!(frames, [], "{n} gets what was meant for {}", n - 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_member_that_ends_with_a_bad_frame_is_gone_for_the_others() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (a, b) = (room.join(over, 1), room.join(over, 2));
+        room.say(a, &packet(2, b"hello"));
+        assert_eq!(room.frames(b), [from(1, b"hello")]);
+        room.say(a, &frame(PREFERRED, b""));
+        assert_eq!(room.frames(b), [gone(1, 0)]);
+        assert_eq!(room.ending(), "protocol_error");
+        room.say(b, &packet(1, &disco(0)));
+        assert_eq!(room.frames(b), [gone(1, 1)]);
+    }
+}

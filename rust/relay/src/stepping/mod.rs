@@ -1,0 +1,404 @@
+//! The whole data plane without sockets, threads or a clock: parties at in-memory ends, shards stepped in an order
+//! that a seed repeats, time that passes when it is told to. The code that runs is production's: `Shard::tick`.
+//!
+//! What a thread would do between two ticks is taken apart, so that the others can come in between: it wakes and
+//! reads the clock, ticks, says that it will sleep, looks for mail once more, sleeps. A shard wakes for what would
+//! wake its thread and for nothing else, so a forgotten wake-up shows as mail that nobody collects.
+//!
+//! For tests alone. Read [`World`], then `wire`.
+
+mod seeded;
+mod usher;
+mod wire;
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustls::ServerConfig;
+
+use crate::id::ConnId;
+use crate::net::Ready;
+use crate::seam::{Command, Event, Listener, Waker};
+use crate::shard::{Settings, Shard, Shared};
+
+pub use crate::shard::Census;
+use crate::stats::Drops;
+use crate::tls::{CertificateStore, server_config};
+
+pub use seeded::Seeded;
+pub use wire::Ending;
+
+use usher::Usher;
+use wire::{Backlog, End, Waiting, Wire, Wires, lock};
+
+/// Names whoever is at the far end of a connection, from 0 in the order of their coming.
+pub type Party = usize;
+
+/// How long a shard that may not read on waits for its waker (see `plane`).
+const CONGESTION_PAUSE_MS: u64 = 10;
+/// Steps after which a world that finds no rest is taken for one that never will.
+const RESTLESS: usize = 1_000_000;
+
+/// Where a shard's thread is in its loop.
+enum Phase {
+    /// Until then, or until it is woken; what is ready does not wake a congested one.
+    Asleep { until: u64, congested: bool },
+    /// It has read the clock and knows what is ready.
+    Awake { woke: u64, ready: Vec<Ready> },
+    /// Everything is done; whoever has mail for it need not wake it yet.
+    Ticked,
+    /// It has said that it will sleep.
+    Drowsy,
+}
+
+struct Stepped {
+    shard: Shard<Wires>,
+    phase: Phase,
+    held: bool,
+}
+
+/// A data plane and everybody who is connected to it.
+pub struct World {
+    shared: Arc<Shared<End>>,
+    certificates: Arc<CertificateStore>,
+    shards: Vec<Stepped>,
+    usher: Usher,
+    wires: Vec<Arc<Mutex<Wire>>>,
+    backlog: Backlog,
+    now: u64,
+    seeded: Seeded,
+}
+
+impl World {
+    /// Starts the shards. Everything that is left open from now on is decided by `seed`.
+    ///
+    /// # Panics
+    /// When the system has no descriptors.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        let (certificates, tls) = shared_tls();
+        let shared = Arc::new(Shared::new(settings, tls).expect("descriptors for the wakers"));
+        let backlog = Backlog::default();
+        let mut world = Self {
+            shards: (0..shared.ports.len())
+                .map(|index| {
+                    let net = Wires::new(index, Arc::clone(&backlog));
+                    let shard = Shard::new(index, net, Arc::clone(&shared), 0);
+                    Stepped { shard, phase: Phase::Awake { woke: 0, ready: Vec::new() }, held: false }
+                })
+                .collect(),
+            usher: Usher::default(),
+            wires: Vec::new(),
+            certificates,
+            shared,
+            backlog,
+            now: 0,
+            seeded: Seeded::new(seed),
+        };
+        for (id, tls) in [(1, false), (2, true)] {
+            // Any descriptor will do: nothing is ever done with it.
+            let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
+            let listener = Arc::new(Listener { socket, tls, limit: None });
+            for shard in 0..world.shards.len() {
+                world.shared.submit_to(shard, [Command::Listen(id, Arc::clone(&listener))]);
+            }
+        }
+        // From the first look on, the shards know that somebody wants to be woken.
+        world.usher.attend(&world.shared);
+        world.run();
+        world
+    }
+
+    /// The certificates that clients over TLS are shown; one store for all worlds of a process.
+    #[must_use]
+    pub fn certificates(&self) -> &CertificateStore {
+        &self.certificates
+    }
+
+    /// A new connection; the kernel wakes `shard` for it.
+    pub fn connect(&mut self, tls: bool, shard: usize) -> Party {
+        let party = self.wires.len();
+        let wire = Wire::new();
+        self.wires.push(Arc::clone(&wire));
+        let from = u16::try_from(party).expect("at most 65,536 parties");
+        lock(&self.backlog).push(Waiting { wire, from, tls, shard });
+        party
+    }
+
+    /// Lets a connection be introduced by itself: after a head it has to send the frame of [`introduction`].
+    ///
+    /// Its key, if it has no connection yet, will live on shard `home`.
+    pub fn introduce(&mut self, party: Party, home: usize) {
+        self.usher.expect(party, home);
+    }
+
+    /// A new connection without TLS that introduces itself.
+    pub fn join(&mut self, key: &crate::Key, mesh: bool, shard: usize, home: usize) -> Party {
+        let party = self.connect(false, shard);
+        self.introduce(party, home);
+        self.send(party, &introduction(key, mesh));
+        party
+    }
+
+    /// The party sends bytes; they wait until the server reads them.
+    pub fn send(&mut self, party: Party, bytes: &[u8]) {
+        lock(&self.wires[party]).to_server.extend_from_slice(bytes);
+    }
+
+    /// Bytes that the party has sent and the server has not read.
+    #[must_use]
+    pub fn unread(&self, party: Party) -> usize {
+        lock(&self.wires[party]).to_server.len()
+    }
+
+    /// Takes what has arrived at the party.
+    pub fn receive(&mut self, party: Party) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.wires[party]).to_party)
+    }
+
+    /// From now on the server can write so many bytes to the party and no more; `None`: any number.
+    pub fn set_room(&mut self, party: Party, room: Option<usize>) {
+        lock(&self.wires[party]).room = room;
+    }
+
+    /// One read gives the server at most so many of the party's bytes.
+    pub fn set_piece(&mut self, party: Party, piece: usize) {
+        lock(&self.wires[party]).piece = piece;
+    }
+
+    /// Each read gives the server another, seeded number of the party's bytes.
+    pub fn chop(&mut self, party: Party) {
+        let seeded = Seeded::new(self.seeded.draw());
+        lock(&self.wires[party]).chopped = Some(seeded);
+    }
+
+    /// The party says that it sends no more; it reads on.
+    pub fn finish(&mut self, party: Party) {
+        lock(&self.wires[party]).party_finished = true;
+    }
+
+    /// The party's end breaks.
+    pub fn reset(&mut self, party: Party) {
+        lock(&self.wires[party]).party_reset = true;
+    }
+
+    /// How the connection looks to the party.
+    #[must_use]
+    pub fn ending(&self, party: Party) -> Ending {
+        lock(&self.wires[party]).ending()
+    }
+
+    /// The present name of the party's connection, once it was told of and until it is gone.
+    #[must_use]
+    pub fn conn(&self, party: Party) -> Option<ConnId> {
+        self.usher.conn(party)
+    }
+
+    /// Whether the party's connection has been switched and is not gone.
+    #[must_use]
+    pub fn is_switched(&self, party: Party) -> bool {
+        self.usher.is_switched(party)
+    }
+
+    /// Gives a shard's thread no time, or gives it time again.
+    pub fn hold(&mut self, shard: usize, held: bool) {
+        self.shards[shard].held = held;
+    }
+
+    /// Hands commands to the shards.
+    pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
+        self.shared.submit(commands);
+    }
+
+    /// Takes the events that came since; those of an introduction that went by itself are not among them.
+    pub fn events(&mut self) -> Vec<Event> {
+        self.usher.take_events()
+    }
+
+    /// What has been counted, by metric.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.shared.counters()
+    }
+
+    /// One counter.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters()
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+            .expect("a counter's name")
+    }
+
+    /// What was dropped.
+    #[must_use]
+    pub fn drops(&self) -> Vec<Drops> {
+        self.shared.drops()
+    }
+
+    /// Packets and packet bytes that were dropped for one reason.
+    #[must_use]
+    pub fn dropped(&self, reason: &str) -> (u64, u64) {
+        let drops = self.drops().into_iter().filter(|drops| drops.reason == reason);
+        drops.fold((0, 0), |(packets, bytes), drops| (packets + drops.packets, bytes + drops.bytes))
+    }
+
+    /// Logged-in connections, and their distinct keys.
+    #[must_use]
+    pub fn population(&self) -> (usize, usize) {
+        let census = self.shared.switchboard.census();
+        (census.connections, census.keys_local)
+    }
+
+    /// Milliseconds since the beginning.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Lets one of those who can do something do it; `false` when nobody can.
+    pub fn step(&mut self) -> bool {
+        let able: Vec<usize> = (0..=self.shards.len()).filter(|&actor| self.can_move(actor)).collect();
+        if able.is_empty() {
+            return false;
+        }
+        let actor = able[self.seeded.below(able.len())];
+        if actor == self.shards.len() {
+            self.usher.attend(&self.shared);
+        } else {
+            self.step_shard(actor);
+        }
+        true
+    }
+
+    /// Steps until everybody sleeps.
+    ///
+    /// # Panics
+    /// When they never do, or when one of them should not: a forgotten wake-up, or an invariant that does not hold.
+    pub fn run(&mut self) {
+        let steps = (0..RESTLESS).take_while(|_| self.step()).count();
+        assert!(steps < RESTLESS, "the shards find no rest");
+        self.check();
+    }
+
+    /// Lets time pass, and everything happen that falls due.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now + ms;
+        loop {
+            self.run();
+            let next = self.shards.iter().map(|stepped| match stepped.phase {
+                Phase::Asleep { until, .. } if !stepped.held => until,
+                _ => u64::MAX,
+            });
+            match next.min() {
+                Some(next) if next <= end => self.now = next,
+                _ => break,
+            }
+        }
+        self.now = end;
+        self.run();
+    }
+
+    /// Lets time pass without anybody noticing yet.
+    pub fn skip(&mut self, ms: u64) {
+        self.now += ms;
+    }
+
+    /// Walks everything that must hold while all sleep; what there is in all.
+    ///
+    /// # Panics
+    /// When something does not hold.
+    pub fn check(&self) -> Census {
+        let mut census = Census::default();
+        for stepped in &self.shards {
+            let sleeps = matches!(stepped.phase, Phase::Asleep { .. }) && !stepped.held;
+            assert!(
+                !sleeps || !stepped.shard.has_mail(),
+                "shard {} sleeps over its mail",
+                stepped.shard.index()
+            );
+            census += stepped.shard.check();
+        }
+        let board = self.population();
+        assert_eq!(
+            (census.members, census.keys),
+            board,
+            "the shards and the table count connections and keys"
+        );
+        census
+    }
+
+    fn can_move(&mut self, actor: usize) -> bool {
+        let Some(stepped) = self.shards.get_mut(actor) else {
+            return is_signalled(&self.shared.events.waker);
+        };
+        match stepped.phase {
+            _ if stepped.held => false,
+            Phase::Asleep { until, congested } => {
+                is_signalled(&self.shared.ports[actor].waker)
+                    || self.now >= until
+                    || (!congested && !stepped.shard.net.ready().is_empty())
+            }
+            _ => true,
+        }
+    }
+
+    fn step_shard(&mut self, index: usize) {
+        let Stepped { shard, phase, .. } = &mut self.shards[index];
+        let waker = &self.shared.ports[index].waker;
+        *phase = match std::mem::replace(phase, Phase::Ticked) {
+            Phase::Asleep { .. } => {
+                waker.clear();
+                waker.is_awake();
+                let mut ready = shard.net.ready();
+                self.seeded.shuffle(&mut ready);
+                Phase::Awake { woke: self.now, ready }
+            }
+            Phase::Awake { woke, ready } => {
+                shard.tick(woke, &ready);
+                Phase::Ticked
+            }
+            Phase::Ticked => {
+                waker.will_sleep();
+                Phase::Drowsy
+            }
+            Phase::Drowsy => {
+                let pause = if shard.is_congested() { CONGESTION_PAUSE_MS } else { u64::MAX };
+                let sleep = if shard.has_mail() {
+                    0
+                } else {
+                    shard.sleep_ms(self.now).unwrap_or(u64::MAX).min(pause)
+                };
+                Phase::Asleep { until: self.now.saturating_add(sleep), congested: shard.is_congested() }
+            }
+        };
+    }
+}
+
+/// What a party sends that introduces itself: a head, and a frame with its key and whether it has the mesh key.
+#[must_use]
+pub fn introduction(key: &crate::Key, mesh: bool) -> Vec<u8> {
+    let mut bytes = b"GET /derp HTTP/1.1\r\n\r\n\x02\0\0\0\x21".to_vec();
+    bytes.extend_from_slice(key);
+    bytes.push(u8::from(mesh));
+    bytes
+}
+
+/// Making a configuration takes longer than most histories, so all worlds have one.
+fn shared_tls() -> (Arc<CertificateStore>, Arc<ServerConfig>) {
+    static TLS: OnceLock<(Arc<CertificateStore>, Arc<ServerConfig>)> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let certificates = Arc::new(CertificateStore::default());
+        (Arc::clone(&certificates), server_config(certificates).expect("the one configuration that there is"))
+    })
+    .clone()
+}
+
+fn is_signalled(waker: &Waker) -> bool {
+    let mut fds = [PollFd::new(waker, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}

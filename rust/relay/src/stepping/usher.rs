@@ -1,0 +1,101 @@
+//! Stands in Python's place: takes the events, introduces those who are expected, leaves the rest to the test.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Party;
+use crate::frame::Key;
+use crate::id::ConnId;
+use crate::seam::{Command, Event, Member, Role};
+use crate::shard::Shared;
+
+/// Most payload bytes of an introduction.
+const INTRODUCTION: usize = 33;
+
+#[derive(Default)]
+pub(super) struct Usher {
+    /// Whom it introduces, and the shard of their keys.
+    expected: HashMap<Party, usize>,
+    parties: HashMap<ConnId, Party>,
+    conns: HashMap<Party, (ConnId, bool)>,
+    events: Vec<Event>,
+}
+
+impl Usher {
+    pub(super) fn expect(&mut self, party: Party, home: usize) {
+        self.expected.insert(party, home);
+    }
+
+    pub(super) fn conn(&self, party: Party) -> Option<ConnId> {
+        self.conns.get(&party).map(|(conn, _)| *conn)
+    }
+
+    pub(super) fn is_switched(&self, party: Party) -> bool {
+        self.conns.get(&party).is_some_and(|(_, switched)| *switched)
+    }
+
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Looks what has happened.
+    pub(super) fn attend<S>(&mut self, shared: &Shared<S>) {
+        shared.events.waker.clear();
+        for event in shared.events.drain() {
+            match &event {
+                Event::Head { conn, remote, .. } | Event::HeadTooLarge { conn, remote } => {
+                    self.rename(Party::from(remote.port()), *conn, false);
+                }
+                Event::Switched { conn, member } => {
+                    if let Some(party) = self.parties.remove(conn) {
+                        self.rename(party, *member, true);
+                    }
+                }
+                Event::Closed { conn, remote, .. } => {
+                    self.parties.remove(conn);
+                    self.conns.remove(&Party::from(remote.port()));
+                }
+                _ => {}
+            }
+            if let Some(left) = self.answer(shared, event) {
+                self.events.push(left);
+            }
+        }
+    }
+
+    fn rename(&mut self, party: Party, conn: ConnId, switched: bool) {
+        self.parties.insert(conn, party);
+        self.conns.insert(party, (conn, switched));
+    }
+
+    /// Goes on with an introduction, or gives the event back.
+    fn answer<S>(&self, shared: &Shared<S>, event: Event) -> Option<Event> {
+        let home = |conn| self.parties.get(&conn).and_then(|party| self.expected.get(party));
+        match event {
+            Event::Head { conn, .. } if home(conn).is_some() => {
+                shared.submit([(conn, Command::AwaitFrame(conn, INTRODUCTION))]);
+            }
+            Event::Frame { conn, ref payload, .. } => {
+                let (Some(&home), Some((key, rest))) = (home(conn), payload.split_first_chunk()) else {
+                    return Some(event);
+                };
+                // A key that has no shard yet goes to the busiest.
+                for (shard, port) in shared.ports.iter().enumerate() {
+                    port.load.store(if shard == home { 500 } else { 0 }, Ordering::Relaxed);
+                }
+                let role = if rest == [1] { Role::MeshPeer } else { Role::Client };
+                let member = Member { key: *key, role, presence: presence(key) };
+                shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
+            }
+            Event::Switched { member, .. } if home(member).is_some() => {}
+            other => return Some(other),
+        }
+        None
+    }
+}
+
+/// The shortest `PeerPresent` frame: the key alone.
+fn presence(key: &Key) -> Arc<[u8]> {
+    [&[0x09, 0, 0, 0, 32][..], key].concat().into()
+}
