@@ -53,7 +53,7 @@ impl Plane {
 impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
-                        mesh_write_timeout, link_write_timeout, mesh_max_keys, keep_alive, keep_alive_jitter))]
+                        mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive, keep_alive_jitter))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -69,6 +69,7 @@ impl Plane {
         mesh_write_timeout: u64,
         link_write_timeout: u64,
         mesh_max_keys: usize,
+        verbose_drops: Vec<Key>,
         keep_alive: u64,
         keep_alive_jitter: u64,
     ) -> PyResult<Self> {
@@ -87,6 +88,7 @@ impl Plane {
             mesh_write_timeout,
             link_write_timeout,
             mesh_max_keys,
+            verbose_drops: verbose_drops.into_iter().collect(),
             keep_alive,
             keep_alive_jitter,
         })?;
@@ -221,6 +223,7 @@ const CLOSED: u8 = 6;
 const ACCEPT_FAILED: u8 = 7;
 const DIALLED: u8 = 8;
 const CONNECTED: u8 = 9;
+const DROPPED: u8 = 10;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -255,6 +258,9 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             let chain: Vec<_> = chain.iter().map(|certificate| bytes(certificate)).collect();
             (CONNECTED, conn.as_u64(), chain).into_pyobject(py)?.into_any()
         }
+        Event::Dropped { to, reason, bytes: len } => {
+            (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
+        }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
     })
 }
@@ -273,6 +279,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("ACCEPT_FAILED", ACCEPT_FAILED),
         ("DIALLED", DIALLED),
         ("CONNECTED", CONNECTED),
+        ("DROPPED", DROPPED),
     ] {
         module.add(name, kind)?;
     }

@@ -143,6 +143,15 @@ pub enum Event {
         /// What it carried.
         totals: Totals,
     },
+    /// A packet was dropped whose destination somebody is looking for.
+    Dropped {
+        /// Its destination.
+        to: Key,
+        /// Why, as the metric's label says it.
+        reason: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
     /// A connection could not be accepted; the shard tries again in a second.
     AcceptFailed {
         /// The shard.

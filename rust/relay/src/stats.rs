@@ -107,6 +107,11 @@ impl Drop {
         (Self::GoneDisconnected, "gone_disconnected"),
         (Self::QueueHead, "queue_head"),
     ];
+
+    /// The word for it in metrics and logs.
+    pub(crate) const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// The drops of one reason and kind.

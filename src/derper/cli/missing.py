@@ -51,12 +51,6 @@ MISSING: Final = (
         "use -certmode=manual, or another port than 443 behind a proxy that speaks TLS",
     ),
     Missing(
-        "serving the pages without the relay",
-        (flags.DERP,),
-        lambda config: not config.relay.enabled,
-        "leave -derp=false out",
-    ),
-    Missing(
         "reading the mesh key from a secrets server",
         (flags.SECRETS_URL,),
         lambda config: isinstance(config.mesh.key_source, SecretsServer),

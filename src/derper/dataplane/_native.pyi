@@ -13,6 +13,7 @@ CLOSED: int
 ACCEPT_FAILED: int
 DIALLED: int
 CONNECTED: int
+DROPPED: int
 
 class Plane:
     def __new__(
@@ -28,6 +29,7 @@ class Plane:
         mesh_write_timeout: int,
         link_write_timeout: int,
         mesh_max_keys: int,
+        verbose_drops: list[bytes],
         keep_alive: int,
         keep_alive_jitter: int,
     ) -> Self: ...

@@ -31,6 +31,7 @@ class PlaneSettings:
     mesh_write_timeout: float = 30.0
     link_write_timeout: float = 5.0
     mesh_max_keys: int = 1_000_000  # that one link may announce
+    verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
 
@@ -77,6 +78,7 @@ class DataPlane:
             mesh_write_timeout=_milliseconds(settings.mesh_write_timeout),
             link_write_timeout=_milliseconds(settings.link_write_timeout),
             mesh_max_keys=settings.mesh_max_keys,
+            verbose_drops=[key.raw for key in settings.verbose_drops],
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
         )

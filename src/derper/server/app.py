@@ -47,6 +47,7 @@ async def _serve(config: Config) -> int:
             server_key=identity.public,
             queue_depth=config.relay.send_queue_depth,
             write_timeout=config.relay.tcp.write_timeout,
+            verbose_drops=config.observation.verbose_drops,
         )
     )
     http = HttpServer(config)

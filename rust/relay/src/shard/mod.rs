@@ -23,7 +23,7 @@ mod tests;
 pub use check::Census;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -75,6 +75,8 @@ pub struct Settings {
     pub mesh_write_timeout: u64,
     /// The same for a link to a node that we dialled.
     pub link_write_timeout: u64,
+    /// Destinations whose dropped packets are told of, one by one.
+    pub verbose_drops: HashSet<Key>,
     /// The key of this node: a watcher with it is a node that has dialled itself.
     pub server_key: Key,
     /// Most keys that one link may announce; the rest is ignored and counted.

@@ -5,6 +5,7 @@ use crate::frame::{self, Gone, Inbound, Key, Type};
 use crate::id::ConnId;
 use crate::mailbox::Parcel;
 use crate::net::Net;
+use crate::seam::Event;
 use crate::stats::Drop;
 
 use super::{ANSWER_BACKLOG, Shard};
@@ -54,7 +55,7 @@ impl<N: Net> Shard<N> {
         switched.totals.bytes_in += packet.len() as u64;
         let (from, local, hint) = (switched.member.key, switched.local, switched.last_route);
         let Some((route, active)) = self.route(local, hint, to) else {
-            self.counters().dropped(Drop::UnknownDestination, disco, packet.len());
+            self.count_drop(Drop::UnknownDestination, to, disco, packet.len());
             if disco {
                 self.not_here(id, to);
             }
@@ -102,6 +103,15 @@ impl<N: Net> Shard<N> {
         self.outgoing[shard].post(parcel);
         if self.shared.ports[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
             self.publish();
+        }
+    }
+
+    /// Counts a dropped packet, and says so where somebody is looking for the drops of its destination.
+    pub(super) fn count_drop(&mut self, why: Drop, to: &Key, disco: bool, bytes: usize) {
+        self.counters().dropped(why, disco, bytes);
+        let watched = &self.shared.settings.verbose_drops;
+        if !watched.is_empty() && watched.contains(to) {
+            self.events.push(Event::Dropped { to: *to, reason: why.name(), bytes });
         }
     }
 

@@ -54,7 +54,7 @@ impl<N: Net> Shard<N> {
             self.flush(to);
         }
         let Some(conn) = self.conns.get_mut(to) else {
-            self.counters().dropped(Drop::GoneDisconnected, disco, packet.len());
+            self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
             return;
         };
         let evict = conn.blocked && is_full(conn);
@@ -74,7 +74,7 @@ impl<N: Net> Shard<N> {
             queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, packet]));
         }
         if let Some(len) = evicted {
-            self.counters().dropped(Drop::QueueHead, disco, len);
+            self.count_drop(Drop::QueueHead, key, disco, len);
         }
         self.mark_dirty(to);
     }

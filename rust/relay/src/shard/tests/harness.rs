@@ -88,6 +88,7 @@ pub(super) fn settings(shards: usize) -> Settings {
         mesh_write_timeout: 30_000,
         link_write_timeout: 5_000,
         mesh_max_keys: 1_000,
+        verbose_drops: [].into(),
         server_key: key(0),
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
