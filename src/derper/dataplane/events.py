@@ -113,9 +113,12 @@ class AcceptFailed(NamedTuple):
     error: str
 
 
+Notice: TypeAlias = Dropped | AcceptFailed
+"""An event of no one connection."""
+
 Event: TypeAlias = (
-    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | Dropped | AcceptFailed
-)
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | Notice
+)  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
