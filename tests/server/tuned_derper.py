@@ -49,7 +49,7 @@ class TunedPlane(DataPlane):
         super().start(note)
 
     def _tell(self) -> None:
-        connections, keys = self.population()
+        connections, keys = self.census()[:2]
         drops = {f"{drops.reason} {drops.kind}": drops.packets for drops in self.drops()}
         told = {"connections": connections, "keys": keys, "drops": drops, "shards": self._shards}
         log.verbatim("counted " + json.dumps(self.counters() | told))
