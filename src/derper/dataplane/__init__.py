@@ -18,6 +18,7 @@ from derper.dataplane.events import (
     Head,
     HeadTooLarge,
     Remote,
+    StunFailed,
     Switched,
     Totals,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "PlaneSettings",
     "Rate",
     "Remote",
+    "StunFailed",
     "Switched",
     "Totals",
 ]

@@ -105,7 +105,15 @@ class AcceptFailed(NamedTuple):
     error: str
 
 
-Event: TypeAlias = Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | AcceptFailed
+class StunFailed(NamedTuple):
+    """STUN requests could not be read; said at most once a minute, and they are read on."""
+
+    error: str
+
+
+Event: TypeAlias = (
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | AcceptFailed | StunFailed
+)
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
@@ -120,6 +128,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
     _native.ACCEPT_FAILED: AcceptFailed,
+    _native.STUN_FAILED: StunFailed,
 }
 
 

@@ -23,6 +23,7 @@ from derper.dataplane import (
     Head,
     HeadTooLarge,
     Remote,
+    StunFailed,
     Switched,
 )
 from derper.errors import ProtocolError
@@ -88,8 +89,8 @@ class Introducer:
             case HeadTooLarge():
                 self._guests.setdefault(event.conn, Guest(event.remote))
                 self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")
-            case AcceptFailed():
-                _log.error("cannot accept connections, trying again in a second", reason=event.error)
+            case AcceptFailed() | StunFailed():
+                _complain(event)
 
     def _introduce(self, event: Head) -> None:
         guest = self._guests.setdefault(event.conn, Guest(event.remote))
@@ -164,5 +165,12 @@ class Introducer:
         self._plane.close(conn, code, detail)
 
 
+def _complain(event: AcceptFailed | StunFailed) -> None:
+    if isinstance(event, AcceptFailed):
+        _log.error("cannot accept connections, trying again in a second", reason=event.error)
+    else:
+        _log.error("cannot read STUN requests, going on", reason=event.error)
+
+
 def _conn_of(event: Event) -> Conn:
-    return 0 if isinstance(event, AcceptFailed) else event.conn
+    return 0 if isinstance(event, AcceptFailed | StunFailed) else event.conn
