@@ -115,6 +115,11 @@ impl Plane {
         self.with(|plane| plane.unlisten(listener))
     }
 
+    fn serve_stun(&self, fd: RawFd, any_client: bool) -> PyResult<()> {
+        let socket = sys::duplicate_fd(fd)?;
+        Ok(self.with(|plane| plane.serve_stun(socket, any_client))??)
+    }
+
     fn set_certificates(&self, certificates: Vec<CertificateTuple>) -> PyResult<()> {
         let certificates =
             certificates.into_iter().map(|(name, chain, key)| Certificate { name, chain, key }).collect();
@@ -190,6 +195,10 @@ impl Plane {
         self.with(|plane| plane.counters())
     }
 
+    fn stun_counters(&self) -> PyResult<Vec<(&'static str, u64)>> {
+        self.with(|plane| plane.stun_counters())
+    }
+
     fn drops(&self) -> PyResult<Vec<(&'static str, &'static str, u64, u64)>> {
         self.with(|plane| plane.drops().into_iter().map(|d| (d.reason, d.kind, d.packets, d.bytes)).collect())
     }
@@ -224,6 +233,7 @@ const ACCEPT_FAILED: u8 = 7;
 const DIALLED: u8 = 8;
 const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
+const STUN_FAILED: u8 = 11;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -262,6 +272,7 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
         }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
+        Event::StunFailed { error } => (STUN_FAILED, error).into_pyobject(py)?.into_any(),
     })
 }
 
@@ -280,6 +291,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DIALLED", DIALLED),
         ("CONNECTED", CONNECTED),
         ("DROPPED", DROPPED),
+        ("STUN_FAILED", STUN_FAILED),
     ] {
         module.add(name, kind)?;
     }

@@ -5,11 +5,13 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`.
+//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`;
+//! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
 mod bucket;
 mod conn;
+mod datagrams;
 mod frame;
 mod id;
 mod mailbox;
@@ -22,6 +24,7 @@ mod shard;
 mod stats;
 #[cfg(any(test, feature = "stepping"))]
 pub mod stepping;
+mod stun;
 mod switchboard;
 mod timer;
 mod tls;

@@ -159,6 +159,11 @@ pub enum Event {
         /// The system's words.
         error: String,
     },
+    /// STUN requests could not be read; it goes on, and says so again after a minute at the soonest.
+    StunFailed {
+        /// The system's words.
+        error: String,
+    },
 }
 
 /// What Python says. A command for a connection that is gone, or not in a state for it, does nothing.

@@ -31,13 +31,6 @@ class Missing:
 
 MISSING: Final = (
     Missing(
-        "STUN",
-        (flags.STUN, flags.STUN_PORT),
-        lambda config: config.stun_address is not None,
-        "use -stun=false",
-        dispensable=True,
-    ),
-    Missing(
         "the plain HTTP listener beside HTTPS",
         (flags.HTTP_PORT,),
         lambda config: config.http_address is not None,

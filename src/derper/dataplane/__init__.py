@@ -20,6 +20,7 @@ from derper.dataplane.events import (
     HeadTooLarge,
     Notice,
     Remote,
+    StunFailed,
     Switched,
     Totals,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "PlaneSettings",
     "Rate",
     "Remote",
+    "StunFailed",
     "Switched",
     "Totals",
 ]

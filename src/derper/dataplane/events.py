@@ -113,7 +113,13 @@ class AcceptFailed(NamedTuple):
     error: str
 
 
-Notice: TypeAlias = Dropped | AcceptFailed
+class StunFailed(NamedTuple):
+    """STUN requests could not be read; said at most once a minute, and they are read on."""
+
+    error: str
+
+
+Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
 """An event of no one connection."""
 
 Event: TypeAlias = (
@@ -134,6 +140,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     ),
     _native.DROPPED: Dropped,
     _native.ACCEPT_FAILED: AcceptFailed,
+    _native.STUN_FAILED: StunFailed,
 }
 
 

@@ -116,6 +116,14 @@ class DataPlane:
         """Stop accepting there."""
         self._native.unlisten(listener)
 
+    def serve_stun(self, sock: socket.socket, *, any_client: bool) -> None:
+        """Answer STUN on a bound UDP socket, once; it stays the caller's, who may close it at once.
+
+        Raises:
+            OSError: it is no such socket, or there is one already.
+        """
+        self._native.serve_stun(sock.fileno(), any_client)
+
     def set_certificates(self, certificates: list[tuple[str | None, list[bytes], bytes]]) -> None:
         """Serve these from the next handshake on: server name (None: any or none), chain and private key in DER.
 
@@ -185,6 +193,10 @@ class DataPlane:
     def counters(self) -> dict[str, int]:
         """Give all counters by the names of their metrics, without `derp_`."""
         return dict(self._native.counters())
+
+    def stun_counters(self) -> dict[str, int]:
+        """Give STUN's counters by the names of their metrics, with the label's value behind; zeros without STUN."""
+        return dict(self._native.stun_counters())
 
     def drops(self) -> list[Drops]:
         """Give the dropped packets by reason and kind."""

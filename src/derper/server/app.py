@@ -11,14 +11,14 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper._version import version
-from derper.config import Config
+from derper.config import Config, ListenAddress
 from derper.dataplane import DataPlane, PlaneSettings, Rate
 from derper.errors import ConfigError
 from derper.server import certificates, rates
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer
-from derper.server.listeners import listen
+from derper.server.listeners import bind_stun, listen
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 
@@ -64,6 +64,8 @@ async def _serve(config: Config) -> int:
         with listen(config.listeners.main, config.relay.tcp) as main:
             plane.listen(main, tls=config.serves_tls, limit=_accept_limit(config))
             address = _address_of(main)
+        if config.stun_address is not None:
+            _answer_stun(plane, config.stun_address, any_client=config.listeners.stun_any)
         _log.info(
             "serving", version=version(), address=address, tls=config.serves_tls, public_key=identity.public,
             mesh_key=identity.mesh_key is not None, shards=config.relay.shards,
@@ -107,6 +109,12 @@ def _certify(plane: DataPlane, config: Config, identity: Identity) -> None:
     if node is not None:
         _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
         log.verbatim(node)
+
+
+def _answer_stun(plane: DataPlane, address: ListenAddress, *, any_client: bool) -> None:
+    with bind_stun(address) as sock:
+        plane.serve_stun(sock, any_client=any_client)
+        _log.info("answering STUN", address=_address_of(sock), any_client=any_client)
 
 
 def _address_of(sock: socket.socket) -> str:

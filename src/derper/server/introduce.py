@@ -25,6 +25,7 @@ from derper.dataplane import (
     HeadTooLarge,
     Notice,
     Remote,
+    StunFailed,
     Switched,
 )
 from derper.errors import ProtocolError
@@ -170,5 +171,7 @@ def _take_notice(event: Notice) -> None:
     match event:
         case AcceptFailed():
             _log.error("cannot accept connections, trying again in a second", reason=event.error)
+        case StunFailed():
+            _log.error("cannot read STUN requests, going on", reason=event.error)
         case Dropped():
             _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)
