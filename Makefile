@@ -30,12 +30,12 @@ run: $(EXTENSION) ## start a relay for trying out, and send a first packet throu
 test: $(EXTENSION) ## run every test, with the real Tailscale client and the Go server beside ours
 	@tools/needs.sh go test
 	$(PY) tests/interop/parts.py
-	cargo test --locked --workspace --exclude derper-native
+	cargo test --locked --workspace
 	$(PY) -m pytest $(PYTEST_FLAGS)
 
 check: $(EXTENSION) ## run the tests that need no Go: a minute
 	@tools/needs.sh test
-	cargo test --locked --workspace --exclude derper-native
+	cargo test --locked --workspace
 	$(PY) -m pytest --ignore=tests/interop $(PYTEST_FLAGS)
 
 lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
