@@ -67,7 +67,8 @@ class Bystanders:
     def _round(self) -> None:
         first = self._rounds * _IN_FLIGHT
         packets = [
-            number.to_bytes(8, "big") * (_SIZES[number % len(_SIZES)] // 8) for number in range(first, first + _IN_FLIGHT)
+            number.to_bytes(8, "big") * (_SIZES[number % len(_SIZES)] // 8)
+            for number in range(first, first + _IN_FLIGHT)
         ]
         for sender, receiver in (self._pair, self._pair[::-1]):
             for packet in packets:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -77,10 +77,8 @@ class Wire:
 
     def offer(self, data: bytes) -> None:
         """Send what the server takes of it, which may end the connection meanwhile."""
-        try:
+        with suppress(ConnectionError, ssl.SSLError):
             self.sock.sendall(data)
-        except (ConnectionError, ssl.SSLError):
-            pass
 
     def some(self) -> bytes:
         """Give the next bytes, or none when the stream has ended."""
@@ -117,12 +115,22 @@ class Wire:
             if not came:
                 raise WireError(f"wanted {length} bytes, got {data!r} and the end")
             data += came
-        self._ahead = data[length:]
+        self.unread(data[length:])
         return data[:length]
 
     def send_without_tls(self, data: bytes) -> None:
         """Send bytes past the TLS session."""
         socket.socket.sendall(self.sock, data)
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too far."""
+        self._ahead = data + self._ahead
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that TLS chose."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return self.sock.selected_alpn_protocol()
 
     def finish(self) -> None:
         """Say that nothing more is sent, as a program that dies does: without a word of TLS."""
@@ -156,7 +164,11 @@ class Client:
 
     @classmethod
     def join(
-        cls, door: Door, key: NodePrivate | None = None, info: ClientInfo | None = None, receive_buffer: int | None = None
+        cls,
+        door: Door,
+        key: NodePrivate | None = None,
+        info: ClientInfo | None = None,
+        receive_buffer: int | None = None,
     ) -> Self:
         """Connect and log in."""
         client = cls(door.connect(receive_buffer), key)
@@ -169,6 +181,10 @@ class Client:
         self.wire.send(upgrade_request(HOST, fast_start=fast_start))
         if not fast_start:
             UpgradeAnswer.parse(self.wire.head())
+        return self.greeted()
+
+    def greeted(self) -> NodePublic:
+        """Read ServerKey."""
         server = ServerKey.decode(self.frame()).key
         self._box = LoginBox(self.private, server)
         return server

@@ -94,17 +94,22 @@ def recorded(hall: Hall) -> Recorded:
     """`python -m derper` as it is, with the keys of the recorded logins and HTTP exchanges."""
     keys = vectors("login")["client_info"]
 
-    def get(name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True) -> Server:
+    def get(name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True, private: str = "") -> Server:
         return hall.get(
             f"{name}-tls" if tls else name,
             lambda folder: Server(
                 folder,
                 *flags,
                 tls=tls,
-                private=NodePrivate(bytes.fromhex(keys["server_private"])),
+                private=NodePrivate(bytes.fromhex(private or keys["server_private"])),
                 mesh_key=MeshKey.from_text(keys["server_mesh_key"]) if with_mesh_key else None,
             ),
         )
 
     return get
 
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def two_shards(request: pytest.FixtureRequest, hall: Hall) -> Server:
+    """The one of those with two shards."""
+    return _tuned(hall, Kind(tls=request.param, shards=2))

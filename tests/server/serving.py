@@ -42,7 +42,7 @@ class Server:
         before: words before the command, `prlimit` for instance.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  keywords, each of which few tests need
         self,
         folder: Path,
         *flags: str,
@@ -65,7 +65,7 @@ class Server:
         self.certificate = folder / f"{hostname}.crt"
         program = ["-m", "derper"] if tuning is None else [str(HERE / "tuned_derper.py"), json.dumps(dict(tuning))]
         mode = ("-certmode", "manual", "-certdir", str(folder), "-http-port", "-1") if tls else ()
-        self._command = [
+        self.command = [
             *before, sys.executable, *program, *mode, "-hostname", hostname, "-a", f"{HOST}:0", "-stun=false",
             "-c", str(key_file), *meshing, *flags,
         ]  # fmt: skip
@@ -78,9 +78,15 @@ class Server:
 
     def start(self) -> Self:
         """Start it; returns when it serves."""
-        home = {name: value for name, value in os.environ.items() if not name.startswith(("DERPER_", "TS_", "TAILSCALE_"))}
+        home = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DERPER_", "TS_", "TAILSCALE_"))
+        }
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=home | {"HOME": str(self.folder)}
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=home | {"HOME": str(self.folder)},
         )
         threading.Thread(target=self._read, daemon=True).start()
         self.logged(r"event=serving", seconds=START_SECONDS)
@@ -105,6 +111,10 @@ class Server:
         if self._door is None:
             self._door = Door(self.port, client_context(self.certificate) if self._tls else None)
         return self._door
+
+    def new_context(self) -> ssl.SSLContext:
+        """Give TLS settings of its own to a client, to be changed by it."""
+        return client_context(self.certificate)
 
     @property
     def raw_door(self) -> Door:
@@ -209,4 +219,6 @@ def vectors(name: str) -> dict[str, Any]:
 class Recorded(Protocol):
     """Gives the server of a name, which was made for it if need be."""
 
-    def __call__(self, name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True) -> Server: ...
+    def __call__(
+        self, name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True, private: str = ""
+    ) -> Server: ...

@@ -91,7 +91,9 @@ def test_an_unusual_frame_has_the_recorded_outcome(either_relay: Server, b: Clie
             if case["login"] == "ordinary-eof":
                 a.wire.finish()
             assert a.wire.rest() == b""
-            either_relay.logged(rf'event="client gone" key={a.key} .*reason=(protocol_error|eof|closed_by_mesh_peer)', since)
+            either_relay.logged(
+                rf'event="client gone" key={a.key} .*reason=(protocol_error|eof|closed_by_mesh_peer)', since
+            )
             assert b.fence() == []
         else:
             a.wire.send(bytes_of(case))

@@ -78,7 +78,9 @@ def test_a_login_has_the_recorded_outcome(server: Server, case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in RECORDED["cases"] if not case.get("server_has_mesh_key", True)], ids=lambda case: case["name"]
+    "case",
+    [case for case in RECORDED["cases"] if not case.get("server_has_mesh_key", True)],
+    ids=lambda case: case["name"],
 )
 def test_a_mesh_key_means_nothing_to_a_server_that_has_none(meshless: Server, case: Case) -> None:
     check(meshless, case, bytes.fromhex(case["send"]))
@@ -93,10 +95,11 @@ def test_a_login_frame_has_at_most_262144_bytes(server: Server, case: Case) -> N
     check(server, case, frame)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("session", vectors("login")["sessions"], ids=lambda session: session["name"])
-def test_a_recorded_client_is_greeted_and_welcomed(server: Server, session: Case) -> None:
-    if session["server_private"] != RECORDED["server_private"]:
-        pytest.skip("recorded with another server key")
+def test_a_recorded_client_is_greeted_and_welcomed(recorded: Recorded, session: Case, tls: bool) -> None:  # noqa: FBT001
+    is_other = session["server_private"] != RECORDED["server_private"]
+    server = recorded("other-key" if is_other else "plain", tls=tls, private=session["server_private"])
     client = Client(server.door.connect(), NodePrivate(bytes.fromhex(session["client_private"])))
     with client:
         client.wire.send(upgrade_request(HOST, fast_start=True))

@@ -5,7 +5,7 @@
 The first word sets defaults of the data plane's settings, in JSON; beside those
     "bug_for": a public key in hex, at whose login there is a bug.
 SIGUSR1 makes the first shard fail as a bug would. SIGUSR2 writes a line `counted {...}` to the log: counters, drops,
-population, and on which shard each key's last connection lives. All else is the program as it is.
+census, and on which shard each key's last connection lives. All else is the program as it is.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 
 from derper import log
 from derper.cli.derper import main
-from derper.dataplane import DataPlane, Event, Frame, Switched
+from derper.dataplane import DataPlane, Event, Frame, PlaneSettings, Switched
 from derper.protocol.reader import RawFrame
 from derper.server import app
 from derper.server.login import LoggedIn, Login
@@ -43,16 +43,15 @@ class TunedPlane(DataPlane):
             if isinstance(event, Frame):
                 self._keys[event.conn] = event.payload[:_KEY_LEN].hex()
             elif isinstance(event, Switched):
-                self._shards[self._keys.pop(event.conn)] = event.member >> _SHARD_SHIFT
+                self._shards[self._keys.pop(event.conn, "")] = event.member >> _SHARD_SHIFT
             on_event(event)
 
         super().start(note)
 
     def _tell(self) -> None:
-        connections, keys = self.census()[:2]
         drops = {f"{drops.reason} {drops.kind}": drops.packets for drops in self.drops()}
-        told = {"connections": connections, "keys": keys, "drops": drops, "shards": self._shards}
-        log.verbatim("counted " + json.dumps(self.counters() | told))
+        told = {"drops": drops, "shards": self._shards}
+        log.verbatim("counted " + json.dumps(self.counters() | self.census()._asdict() | told))
 
 
 def login_with_a_bug_for(key: str) -> type[Login]:
@@ -73,7 +72,7 @@ def tune(settings: dict[str, Any]) -> None:
     if (key := settings.pop("bug_for", None)) is not None:
         vars(app)["Login"] = login_with_a_bug_for(key)
     vars(app)["DataPlane"] = TunedPlane
-    vars(app)["PlaneSettings"] = functools.partial(app.PlaneSettings, **settings)
+    vars(app)["PlaneSettings"] = functools.partial(PlaneSettings, **settings)
 
 
 if __name__ == "__main__":
