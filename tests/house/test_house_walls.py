@@ -9,7 +9,7 @@ from tracked import ROOT, shown, tracked
 
 UNSAFE_LINES = 300
 # The goal is 40 %. The data plane came first, so for now it is more: lower this as the Python around it grows.
-MOST_RUST = 0.55
+MOST_RUST = 0.60
 
 # A module for tests alone: in the file, or, when it ends with a semicolon, in files of its own.
 TEST_MODULE = re.compile(
