@@ -17,7 +17,8 @@ missing=0
 # A line more here is all that a new one needs.
 system_parts() {
     cat <<'END'
-openssl  openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
+openssl   openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
+chromium  chromium  the tests of WebSocket, as the browser that browsers' clients run in
 END
 }
 
