@@ -15,6 +15,7 @@ DIALLED: int
 CONNECTED: int
 DROPPED: int
 STUN_FAILED: int
+LINKED: int
 
 class Plane:
     def __new__(
