@@ -10,6 +10,7 @@
 
 mod conn;
 mod frame;
+mod histogram;
 mod id;
 mod mailbox;
 mod net;
@@ -26,9 +27,10 @@ mod watch;
 mod websocket;
 
 pub use frame::Key;
+pub use histogram::Spread;
 pub use id::ConnId;
 pub use plane::Plane;
 pub use shard::Settings;
 pub use stats::Drops;
-pub use switchboard::{Census, Switchboard};
+pub use switchboard::{Audit, Census, Switchboard};
 pub use tls::{Certificate, CertificateStore};

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
 use crate::seam::{Command, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared};
-use crate::stats::Drops;
+use crate::stats::{Counters, Drops};
 use crate::switchboard::Switchboard;
 use crate::tls::{CertificateStore, Session, client_config, server_config};
 
@@ -159,27 +160,40 @@ impl Plane {
         &self.shared.switchboard
     }
 
+    fn each_shards(&self) -> impl Iterator<Item = &Counters> {
+        self.shared.ports.iter().map(|port| &port.counters)
+    }
+
     /// Each counter, summed over the shards.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        sum(
-            self.shared.ports.iter().map(|port| port.counters.snapshot().collect()),
-            |total: &mut (_, u64), more| {
-                total.1 = total.1.wrapping_add(more.1);
-            },
-        )
+        sum(self.each_shards().map(|counters| counters.snapshot().collect()), |total: &mut (_, u64), more| {
+            total.1 = total.1.wrapping_add(more.1);
+        })
     }
 
     /// Drops by reason and kind, summed over the shards.
     #[must_use]
     pub fn drops(&self) -> Vec<Drops> {
+        sum(self.each_shards().map(|counters| counters.drops().collect()), |total: &mut Drops, more| {
+            total.packets += more.packets;
+            total.bytes += more.bytes;
+        })
+    }
+
+    /// Each histogram, summed over the shards.
+    #[must_use]
+    pub fn histograms(&self) -> Vec<Spread> {
         sum(
-            self.shared.ports.iter().map(|port| port.counters.drops().collect()),
-            |total: &mut Drops, more| {
-                total.packets += more.packets;
-                total.bytes += more.bytes;
-            },
+            self.each_shards().map(|counters| counters.histograms.spreads().collect()),
+            |total: &mut Spread, more| total.add(&more),
         )
+    }
+
+    /// How long packets wait in queues of late, in milliseconds.
+    #[must_use]
+    pub fn average_queue_ms(&self) -> f64 {
+        MovingAverage::together(self.each_shards().map(|counters| &counters.queue_duration))
     }
 
     /// Ends every connection and waits until every shard has ended.

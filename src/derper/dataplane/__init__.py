@@ -21,10 +21,11 @@ from derper.dataplane.events import (
     Switched,
     Totals,
 )
-from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings
+from derper.dataplane.plane import Audit, Census, DataPlane, Drops, PlaneSettings, Spread
 
 __all__ = [
     "AcceptFailed",
+    "Audit",
     "Census",
     "Closed",
     "Conn",
@@ -40,6 +41,7 @@ __all__ = [
     "HeadTooLarge",
     "PlaneSettings",
     "Remote",
+    "Spread",
     "Switched",
     "Totals",
 ]

@@ -14,15 +14,20 @@ from derper._version import version
 from derper.config import Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.errors import ConfigError
-from derper.server import certificates
+from derper.server import certificates, pages
+from derper.server.debug import DebugPages
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer
 from derper.server.listeners import listen
 from derper.server.login import Login
 from derper.server.mesh import Mesh
+from derper.server.metrics import Metrics
 
 _log: FilteringBoundLogger = structlog.get_logger()
+
+RTT_INTERVAL = 10.0
+"""Seconds between two looks at a connection's round trip."""
 
 
 def run(config: Config) -> int:
@@ -46,16 +51,20 @@ async def _serve(config: Config) -> int:
             server_key=identity.public,
             queue_depth=config.relay.send_queue_depth,
             write_timeout=config.relay.tcp.write_timeout,
+            rtt_interval=RTT_INTERVAL if config.observation.rtt_stats else None,
         )
     )
     http = HttpServer(config)
-    await http.start()
     try:
         if config.serves_tls:
             _certify(plane, config, identity)
         login = Login(identity, config.admission.refused_app_names)
         mesh = Mesh(plane, identity, config)
-        plane.start(Introducer(plane, http, login, mesh).on_event)
+        introducer = Introducer(plane, http, login, mesh)
+        metrics = Metrics(plane, introducer, serves_tls=config.serves_tls)
+        debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
+        await http.start(pages.application(config, debug.routes()))
+        plane.start(introducer.on_event)
         with listen(config.listeners.main, config.relay.tcp) as main:
             plane.listen(main, tls=config.serves_tls)
             address = _address_of(main)
