@@ -57,7 +57,7 @@ async def _serve(config: Config) -> int:
     http = HttpServer(config)
     try:
         if config.serves_tls:
-            _certify(plane, config, identity)
+            certify(plane, config, identity)
         login = Login(identity, config.admission.refused_app_names)
         mesh = Mesh(plane, identity, config)
         introducer = Introducer(plane, http, login, mesh)
@@ -82,7 +82,8 @@ async def _serve(config: Config) -> int:
     return 0
 
 
-def _certify(plane: DataPlane, config: Config, identity: Identity) -> None:
+def certify(plane: DataPlane, config: Config, identity: Identity) -> None:
+    """Give the data plane the certificate that was set up by hand, and tell its pin."""
     certificate = certificates.load_manual(config.tls, identity.public, datetime.now(UTC))
     try:
         plane.set_certificates([(certificate.sni, list(certificate.chain), certificate.key)])
