@@ -13,10 +13,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use relay::seam::{AcceptLimit, Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
-use relay::{Census, Certificate, ConnId, Key, Rate, Settings};
+use relay::{Audit, Census, Certificate, ConnId, Key, Rate, Settings, Spread};
 
 /// A certificate as Python gives it: name, chain, key.
 type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
+
+/// A histogram as Python gets it: name, bounds, counts, sum.
+type HistogramTuple = (&'static str, Vec<u64>, Vec<u64>, u64);
 
 /// The data plane: one thread a shard, none of which ever takes the interpreter's lock.
 #[pyclass(frozen)]
@@ -53,7 +56,8 @@ impl Plane {
 impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
-                        mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive, keep_alive_jitter))]
+                        mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
+                        keep_alive_jitter, rtt_interval))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -72,6 +76,7 @@ impl Plane {
         verbose_drops: Vec<Key>,
         keep_alive: u64,
         keep_alive_jitter: u64,
+        rtt_interval: u64,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
             return Err(PyValueError::new_err(format!("wanted 1 to 256 shards, got {shards}")));
@@ -91,6 +96,7 @@ impl Plane {
             verbose_drops: verbose_drops.into_iter().collect(),
             keep_alive,
             keep_alive_jitter,
+            rtt_interval,
         })?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
     }
@@ -203,11 +209,25 @@ impl Plane {
         self.with(|plane| plane.drops().into_iter().map(|d| (d.reason, d.kind, d.packets, d.bytes)).collect())
     }
 
+    fn histograms(&self) -> PyResult<Vec<HistogramTuple>> {
+        let tuple = |spread: Spread| (spread.name, spread.bounds.to_vec(), spread.counts, spread.sum);
+        self.with(|plane| plane.histograms().into_iter().map(tuple).collect())
+    }
+
+    fn average_queue_ms(&self) -> PyResult<f64> {
+        self.with(|plane| plane.average_queue_ms())
+    }
+
     fn census(&self) -> PyResult<(usize, usize, usize, usize, usize, usize)> {
         let census = self.with(|plane| plane.switchboard().census())?;
         let Census { connections, keys_local, keys_total, duplicate_keys, duplicate_connections, watchers } =
             census;
         Ok((connections, keys_local, keys_total, duplicate_keys, duplicate_connections, watchers))
+    }
+
+    fn audit(&self) -> PyResult<(usize, usize, usize)> {
+        let Audit { counted, in_table, stray_keys } = self.with(|plane| plane.switchboard().audit())?;
+        Ok((counted, in_table, stray_keys))
     }
 
     fn panic(&self, shard: usize) -> PyResult<()> {

@@ -107,6 +107,8 @@ pub(crate) struct Switched {
     pub(crate) watch: Option<Box<Watch>>,
     pub(crate) since_ms: u64,
     pub(crate) keep_alive_at: u64,
+    /// When its round trip is looked up next.
+    pub(crate) rtt_at: u64,
     /// Its last `NotePreferred` said yes.
     pub(crate) home: bool,
     /// "Not here" answers that may still be sent.
@@ -130,6 +132,8 @@ pub(crate) struct Linked {
 pub(crate) struct Conn<S> {
     pub(crate) stream: S,
     pub(crate) transport: Transport,
+    /// "1.2" or "1.3" once TLS is agreed on.
+    pub(crate) tls: Option<&'static str>,
     /// Present once the stream is framed as WebSocket.
     pub(crate) websocket: Option<Box<websocket::Decoder>>,
     pub(crate) stage: Stage,
@@ -167,6 +171,7 @@ impl<S> Conn<S> {
         Self {
             stream,
             transport,
+            tls: None,
             websocket: None,
             stage,
             skip: 0,
@@ -245,8 +250,8 @@ impl<S> Conn<S> {
     /// When its next deadline is.
     pub(crate) fn next_deadline(&self) -> u64 {
         let write = if self.blocked { self.progress_at.saturating_add(self.write_timeout) } else { NEVER };
-        let keep_alive = self.switched().map_or(NEVER, |switched| switched.keep_alive_at);
-        self.deadline.min(write).min(keep_alive)
+        let planned = self.switched().map_or(NEVER, |switched| switched.keep_alive_at.min(switched.rtt_at));
+        self.deadline.min(write).min(planned)
     }
 }
 

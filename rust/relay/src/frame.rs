@@ -54,6 +54,13 @@ pub(crate) fn is_disco(packet: &[u8]) -> bool {
     packet.len() >= MIN_DISCO && packet.starts_with(DISCO_MAGIC)
 }
 
+/// Whether a whole `PeerPresent` frame says that its client would rather be on another node.
+pub(crate) fn is_not_ideal(presence: &[u8]) -> bool {
+    const FLAGS: usize = HEADER + KEY + 16 + 2; // after the address and the port
+    const NOT_IDEAL: u8 = 8;
+    presence.get(FLAGS).is_some_and(|flags| flags & NOT_IDEAL != 0)
+}
+
 /// The five header bytes of a frame.
 pub(crate) fn header(kind: Type, payload: usize) -> [u8; HEADER] {
     let len = (payload as u32).to_be_bytes();

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -36,6 +37,8 @@ pub(crate) trait Stream {
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Says that nothing more will be written.
     fn finish(&mut self);
+    /// The round trip to the other end, as the system last estimated it.
+    fn rtt(&self) -> io::Result<Duration>;
 }
 
 /// Where streams come from and who tells that they are ready.
@@ -74,6 +77,10 @@ impl Stream for Socket {
     fn finish(&mut self) {
         // A peer that has reset meanwhile makes this fail, and then there is nobody left to tell.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
+
+    fn rtt(&self) -> io::Result<Duration> {
+        sys::tcp_rtt(self.0.as_fd())
     }
 }
 

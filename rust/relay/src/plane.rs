@@ -13,11 +13,12 @@ use rustls::ClientConfig;
 
 use crate::bucket::Rate;
 use crate::datagrams::{Responder, Stun};
+use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
 use crate::seam::{Command, Event, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared};
-use crate::stats::Drops;
+use crate::stats::{Counters, Drops};
 use crate::stun::Clients;
 use crate::switchboard::Switchboard;
 use crate::tls::{CertificateStore, Session, client_config, server_config};
@@ -171,6 +172,10 @@ impl Plane {
         &self.shared.switchboard
     }
 
+    fn each_shards(&self) -> impl Iterator<Item = &Counters> {
+        self.shared.ports.iter().map(|port| &port.counters)
+    }
+
     /// Each counter, summed over the shards.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -187,6 +192,21 @@ impl Plane {
     #[must_use]
     pub fn drops(&self) -> Vec<Drops> {
         self.shared.drops()
+    }
+
+    /// Each histogram, summed over the shards.
+    #[must_use]
+    pub fn histograms(&self) -> Vec<Spread> {
+        sum(
+            self.each_shards().map(|counters| counters.histograms.spreads().collect()),
+            |total: &mut Spread, more| total.add(&more),
+        )
+    }
+
+    /// How long packets wait in queues of late, in milliseconds.
+    #[must_use]
+    pub fn average_queue_ms(&self) -> f64 {
+        MovingAverage::together(self.each_shards().map(|counters| &counters.queue_duration))
     }
 
     /// Ends every connection and waits until every shard has ended.

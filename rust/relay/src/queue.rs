@@ -134,6 +134,8 @@ pub(crate) struct Outbox {
     pub(crate) committed_sent: usize,
     /// Whole frames, or bytes of an HTTP answer, that are never dropped.
     pub(crate) control: Vec<u8>,
+    /// How many times something was put there since the last flush.
+    pub(crate) control_frames: u64,
     /// NAT-traversal packets; they overtake `other`.
     pub(crate) disco: PacketQueue,
     /// All other packets.

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::histogram::{Histograms, MovingAverage};
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         /// What one shard has counted since the start (`docs/protocol/metrics.md`, Relay).
@@ -10,10 +12,13 @@ macro_rules! counters {
             $($(#[$doc])* pub(crate) $name: Counter,)+
             /// By [`Drop`] reason; disco packets, then all others.
             drops: [[Dropped; 2]; Drop::ALL.len()],
+            pub(crate) histograms: Histograms,
+            /// Milliseconds that packets waited in queues.
+            pub(crate) queue_duration: MovingAverage,
         }
 
         impl Counters {
-            /// The counters' names and values; the names are those of the metrics without `derp_`.
+            /// Names and values; a name that is a metric's is so without `derp_`.
             pub(crate) fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name.get()),)+].into_iter()
             }
@@ -22,11 +27,10 @@ macro_rules! counters {
 }
 
 counters! {
-    /// `SendPacket` frames read, and their packet bytes.
-    packets_received,
-    bytes_received,
-    /// The disco ones of them.
+    /// `SendPacket` frames read, by kind, and their packet bytes.
     packets_received_disco,
+    packets_received_other,
+    bytes_received,
     /// `RecvPacket` frames written, and their packet bytes.
     packets_sent,
     bytes_sent,
@@ -59,10 +63,19 @@ counters! {
     /// `NotePreferred` changes more than 5 s after login.
     home_moves_in,
     home_moves_out,
-    /// Milliseconds that packets waited in queues, all together.
-    queued_ms,
     /// Routes that a sender with too many partners forgot.
     routes_forgotten,
+    /// Connections whose round trip the kernel cannot tell: it failed, or they are WebSocket.
+    rtt_errors,
+    rtt_non_tcp,
+    /// Connections taken from listeners that speak TLS.
+    tls_accepts,
+    /// Now: logged-in connections whose last `NotePreferred` said yes, that would rather be on another node, and by
+    /// their TLS.
+    current_home_connections,
+    current_notideal_connections,
+    current_tls12_connections,
+    current_tls13_connections,
 }
 
 /// A number that one thread writes and any thread reads.
@@ -73,6 +86,11 @@ impl Counter {
     /// Adds `n`. Only the owning shard may call this: with one writer no locked instruction is needed.
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Takes `n` back, of a number that says what is now; the same thread as for [`add`](Self::add).
+    pub(crate) fn take_back(&self, n: u64) {
+        self.add(n.wrapping_neg());
     }
 
     pub(crate) fn get(&self) -> u64 {

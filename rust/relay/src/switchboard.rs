@@ -256,6 +256,31 @@ impl Switchboard {
         }
         census
     }
+
+    /// Looks for contradictions in the table.
+    pub fn audit(&self) -> Audit {
+        // Connections are counted under the table's lock.
+        let peers = self.read();
+        let is_stray = |entry: &&Entry| {
+            entry.connections == 0 && (entry.forwarders.is_empty() || entry.presence.is_some())
+        };
+        Audit {
+            counted: self.connections.load(Ordering::Relaxed),
+            in_table: peers.values().map(|entry| entry.connections).sum(),
+            stray_keys: peers.values().filter(is_stray).count(),
+        }
+    }
+}
+
+/// Whether the table agrees with itself. In a sound table both numbers of connections are the same, and nothing is stray.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Connections, as they were counted when they came and went.
+    pub counted: usize,
+    /// Connections, as the keys' entries have them.
+    pub in_table: usize,
+    /// Keys that nobody has, and keys that are announced to other nodes with no connection here.
+    pub stray_keys: usize,
 }
 
 /// Numbers of the present moment (`docs/protocol/metrics.md`, Relay).

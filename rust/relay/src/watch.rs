@@ -12,12 +12,14 @@ use crate::frame::Key;
 pub(crate) struct Watch {
     queue: VecDeque<Key>,
     queued: HashSet<Key>,
+    /// Times that it was written to since it knew everything.
+    pub(crate) batches: u64,
 }
 
 impl Watch {
     /// A watcher that knows nothing yet of these keys.
     pub(crate) fn new(keys: Vec<Key>) -> Self {
-        Self { queued: keys.iter().copied().collect(), queue: keys.into() }
+        Self { queued: keys.iter().copied().collect(), queue: keys.into(), batches: 0 }
     }
 
     /// Notes that a key has come, come again or gone.
@@ -32,7 +34,7 @@ impl Watch {
         let key = self.queue.pop_front()?;
         self.queued.remove(&key);
         if self.queue.is_empty() {
-            *self = Self::default();
+            (self.queue, self.queued) = Default::default();
         }
         Some(key)
     }

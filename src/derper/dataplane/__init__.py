@@ -25,10 +25,11 @@ from derper.dataplane.events import (
     Switched,
     Totals,
 )
-from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings, Rate
+from derper.dataplane.plane import Audit, Census, DataPlane, Drops, PlaneSettings, Rate, Spread
 
 __all__ = [
     "AcceptFailed",
+    "Audit",
     "Census",
     "Closed",
     "Conn",
@@ -48,6 +49,7 @@ __all__ = [
     "PlaneSettings",
     "Rate",
     "Remote",
+    "Spread",
     "StunFailed",
     "Switched",
     "Totals",

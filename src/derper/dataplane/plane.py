@@ -34,6 +34,7 @@ class PlaneSettings:
     verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
+    rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
 
 
 class Rate(NamedTuple):
@@ -63,6 +64,23 @@ class Census(NamedTuple):
     watchers: int
 
 
+class Spread(NamedTuple):
+    """How the values of one histogram spread."""
+
+    name: str
+    bounds: tuple[int, ...]  # the buckets' upper bounds, which belong to them
+    counts: tuple[int, ...]  # of each bucket alone, and one more without a bound
+    sum: int
+
+
+class Audit(NamedTuple):
+    """In a sound table both numbers of connections are the same, and no key is stray."""
+
+    counted: int  # connections, as they came and went
+    in_table: int  # connections, as the keys have them
+    stray_keys: int
+
+
 class DataPlane:
     """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
 
@@ -81,6 +99,7 @@ class DataPlane:
             verbose_drops=[key.raw for key in settings.verbose_drops],
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
+            rtt_interval=_milliseconds(settings.rtt_interval or 0),
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
@@ -191,7 +210,7 @@ class DataPlane:
         self._will_flush()
 
     def counters(self) -> dict[str, int]:
-        """Give all counters by the names of their metrics, without `derp_`."""
+        """Give all counters, and the numbers that the shards keep of now; metrics by their names without `derp_`."""
         return dict(self._native.counters())
 
     def stun_counters(self) -> dict[str, int]:
@@ -201,6 +220,19 @@ class DataPlane:
     def drops(self) -> list[Drops]:
         """Give the dropped packets by reason and kind."""
         return [Drops(*entry) for entry in self._native.drops()]
+
+    def histograms(self) -> list[Spread]:
+        """Give all histograms by the names of their metrics, without `derp_`."""
+        raw = self._native.histograms()
+        return [Spread(name, tuple(bounds), tuple(counts), total) for name, bounds, counts, total in raw]
+
+    def average_queue_ms(self) -> float:
+        """Say how many milliseconds packets wait in queues of late."""
+        return self._native.average_queue_ms()
+
+    def audit(self) -> Audit:
+        """Look whether the table of keys agrees with itself."""
+        return Audit(*self._native.audit())
 
     def census(self) -> Census:
         """Count who is here now."""

@@ -14,15 +14,20 @@ from derper._version import version
 from derper.config import Config, ListenAddress
 from derper.dataplane import DataPlane, PlaneSettings, Rate
 from derper.errors import ConfigError
-from derper.server import certificates, rates
+from derper.server import certificates, pages, rates
+from derper.server.debug import DebugPages
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer
 from derper.server.listeners import bind_stun, listen
 from derper.server.login import Login
 from derper.server.mesh import Mesh
+from derper.server.metrics import Metrics
 
 _log: FilteringBoundLogger = structlog.get_logger()
+
+RTT_INTERVAL = 10.0
+"""Seconds between two looks at a connection's round trip."""
 
 
 def run(config: Config) -> int:
@@ -48,16 +53,20 @@ async def _serve(config: Config) -> int:
             queue_depth=config.relay.send_queue_depth,
             write_timeout=config.relay.tcp.write_timeout,
             verbose_drops=config.observation.verbose_drops,
+            rtt_interval=RTT_INTERVAL if config.observation.rtt_stats else None,
         )
     )
     http = HttpServer(config)
-    await http.start()
     try:
         if config.serves_tls:
-            _certify(plane, config, identity)
+            certify(plane, config, identity)
         login = Login(identity, config.admission.refused_app_names)
         mesh = Mesh(plane, identity, config)
-        plane.start(Introducer(plane, http, login, mesh).on_event)
+        introducer = Introducer(plane, http, login, mesh)
+        metrics = Metrics(plane, introducer, serves_tls=config.serves_tls)
+        debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
+        await http.start(pages.application(config, debug.routes()))
+        plane.start(introducer.on_event)
         if config.relay.rate_file is not None:
             plane.limit_clients(rates.load(config.relay.rate_file))
         loop.add_signal_handler(signal.SIGHUP, _reload, plane, config)
@@ -99,7 +108,8 @@ def _accept_limit(config: Config) -> Rate | None:
     return Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
 
 
-def _certify(plane: DataPlane, config: Config, identity: Identity) -> None:
+def certify(plane: DataPlane, config: Config, identity: Identity) -> None:
+    """Give the data plane the certificate that was set up by hand, and tell its pin."""
     certificate = certificates.load_manual(config.tls, identity.public, datetime.now(UTC))
     try:
         plane.set_certificates([(certificate.sni, list(certificate.chain), certificate.key)])

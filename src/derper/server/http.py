@@ -15,7 +15,6 @@ from aiohttp.abc import AbstractAccessLogger
 from derper.config import Config
 from derper.dataplane import Conn, DataPlane, Remote
 from derper.protocol.upgrade import Refusal, RequestHead
-from derper.server import pages
 
 _WRITE_LIMIT = 64 * 1024
 """Bytes written and not yet known to have left, beyond which aiohttp is asked to pause."""
@@ -79,6 +78,11 @@ class HttpConnection(asyncio.Transport):
         """Tell aiohttp that the connection is gone."""
         self._closing = True
         self._protocol.connection_lost(None)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether there is a request whose answer is not written yet."""
+        return not self._answered
 
     def _go_on(self) -> None:
         if self._closing:
@@ -145,26 +149,28 @@ class HttpServer:
 
     def __init__(self, config: Config) -> None:
         self.relays = config.relay.enabled
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, application: web.Application) -> None:
+        """Make ready to serve it."""
         self._runner = web.AppRunner(
-            pages.application(config),
+            application,
             handle_signals=False,
             access_log_class=_AnsweredLogger,
             shutdown_timeout=0,  # the data plane has closed every connection by then
             keepalive_timeout=0,  # the data plane's deadlines hold
             tcp_keepalive=False,
         )
-
-    async def start(self) -> None:
-        """Make ready to serve."""
         await self._runner.setup()
 
     async def stop(self) -> None:
         """Let requests that are being served end."""
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     def connect(self, plane: DataPlane, conn: Conn, remote: Remote) -> HttpConnection:
         """Serve pages on a connection that has sent its first request head."""
-        server = self._runner.server
+        server = None if self._runner is None else self._runner.server
         if server is None:
             raise RuntimeError("the HTTP server was not started")
         return HttpConnection(plane, conn, remote, server())

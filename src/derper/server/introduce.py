@@ -4,6 +4,7 @@ Every event of the data plane comes in here. A connection is a `Guest` until it 
 `_guests` is all that Python holds of connections. A bug while one guest is served costs that guest alone.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -48,6 +49,7 @@ class Guest:
     remote: Remote
     http: HttpConnection | None = None  # while it is served pages
     not_ideal: bool = False  # it would rather be on another node
+    tls: str | None = None  # the version under its last request
 
 
 class Introducer:
@@ -56,6 +58,7 @@ class Introducer:
     def __init__(self, plane: DataPlane, http: HttpServer, login: Login, mesh: Mesh) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
+        self.tls_requests: Counter[str] = Counter()  # by version
         self._plane = plane
         self._mesh = mesh
         self._http = http
@@ -75,6 +78,11 @@ class Introducer:
         except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
             _log.exception("this is a bug; the connection is closed", event_type=type(event).__name__)
             self._plane.close(event.conn, "bug")
+
+    def tls_being_served(self) -> Counter[str]:
+        """Count the connections over TLS, by its version, that have a request open and do not relay yet."""
+        guests = self._guests.values()
+        return Counter(guest.tls for guest in guests if guest.tls and (guest.http is None or guest.http.is_serving))
 
     def _act_on(self, event: Event) -> None:
         match event:
@@ -101,6 +109,9 @@ class Introducer:
         except ProtocolError as error:
             self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", str(error))
             return
+        guest.tls = event.tls
+        if event.tls:
+            self.tls_requests[event.tls] += 1
         outcome = decide(head) if head.path == "/derp" and self._http.relays else None
         match outcome:
             case DerpUpgrade():

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
@@ -10,13 +10,15 @@ from aiohttp import web
 from derper._version import version
 from derper.config import Config
 from derper.protocol.upgrade import Refusal
+from derper.server.access import may_see
 
-_BROWSER_HEADERS: Final = {
+POLICY: Final = (
+    "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; "
+    "block-all-mixed-content; object-src 'none'"
+)
+BROWSER_HEADERS: Final = {
     "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
-    "Content-Security-Policy": (
-        "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; "
-        "block-all-mixed-content; object-src 'none'"
-    ),
+    "Content-Security-Policy": POLICY,
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
 }
@@ -35,10 +37,11 @@ network that cannot reach each other directly relay their packets, encrypted end
 </html>
 """
 _DISABLED: Final = "<p>The relay is <b>disabled</b> on this server.</p>\n"
+_DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
 
 
-def application(config: Config) -> web.Application:
-    """Give the application for the main listener."""
+def application(config: Config, debug: Iterable[web.AbstractRouteDef]) -> web.Application:
+    """Give the application for the main listener; `debug` are the routes of the debug pages."""
     app = web.Application()
     app.on_response_prepare.append(_drop_server_header)
     app.router.add_route("*", "/derp", _derp)
@@ -46,6 +49,7 @@ def application(config: Config) -> web.Application:
     app.router.add_route("*", "/derp/latency-check", _probe)
     app.router.add_route("*", "/generate_204", _generate_204)
     app.router.add_route("*", "/robots.txt", _robots)
+    app.router.add_routes(debug)
     app.router.add_route("*", "/{anything:.*}", _home(config))
     return app
 
@@ -80,17 +84,18 @@ async def _generate_204(request: web.Request) -> web.Response:
 
 
 async def _robots(_request: web.Request) -> web.Response:
-    return web.Response(text="User-agent: *\nDisallow: /\n", headers=_BROWSER_HEADERS)
+    return web.Response(text="User-agent: *\nDisallow: /\n", headers=BROWSER_HEADERS)
 
 
 def _home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
     home = config.pages.home
     note = "" if config.relay.enabled else _DISABLED
-    page = "" if home == "blank" else _HOME.format(note=note, version=html.escape(version()))
 
-    async def show(_request: web.Request) -> web.Response:
+    async def show(request: web.Request) -> web.Response:
         if home not in ("", "blank"):
-            return web.Response(status=302, headers={**_BROWSER_HEADERS, "Location": home})
-        return web.Response(text=page, content_type="text/html", headers=_BROWSER_HEADERS)
+            return web.Response(status=302, headers={**BROWSER_HEADERS, "Location": home})
+        debug = _DEBUG if may_see(request, config.pages.debug) else ""
+        page = "" if home == "blank" else _HOME.format(note=note + debug, version=html.escape(version()))
+        return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
 
     return show

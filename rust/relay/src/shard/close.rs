@@ -66,6 +66,8 @@ impl<N: Net> Shard<N> {
         match std::mem::replace(&mut conn.stage, Stage::Parked) {
             Stage::Switched(switched) => {
                 (ending.key, ending.totals) = (Some(switched.member.key), switched.totals);
+                let tls = conn.tls;
+                self.count_out(&switched, tls);
                 if switched.watch.is_some() {
                     self.stop_watching(id);
                 }

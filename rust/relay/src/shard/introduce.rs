@@ -55,6 +55,7 @@ impl<N: Net> Shard<N> {
                         self.counters().tls_connections_accepted.add(1);
                     }
                     let transport = if listener.tls {
+                        self.counters().tls_accepts.add(1);
                         match Session::accept(Arc::clone(&self.shared.tls)) {
                             Ok(session) => Transport::Tls(Box::new(session)),
                             Err(error) => return self.accept_failed(&io::Error::other(error.to_string())),
@@ -113,6 +114,7 @@ impl<N: Net> Shard<N> {
     /// The TLS handshake is done: a client sends its request head, of a node that we dialled Python wants to know.
     pub(super) fn shake_hands(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.tls = conn.transport.tls_version();
         match conn.transport.dialled_chain() {
             None => conn.stage = Stage::Head { scanned: 0 },
             Some(chain) => {
@@ -187,7 +189,7 @@ impl<N: Net> Shard<N> {
                     self.park(id);
                     self.events.push(Event::HeadTooLarge { conn: id, remote });
                 } else if let Some(end) = end {
-                    let tls = conn.transport.tls_version();
+                    let tls = conn.tls;
                     let head = receive::take_front(&mut conn.input, end);
                     self.park(id);
                     self.events.push(Event::Head { conn: id, head, remote, tls });
@@ -263,6 +265,7 @@ impl<N: Net> Shard<N> {
             watch: None,
             since_ms: self.now,
             keep_alive_at: NEVER,
+            rtt_at: NEVER,
             home: false,
             not_here: Bucket::full(),
             allowance: Bucket::full(),
@@ -329,6 +332,7 @@ impl<N: Net> Shard<N> {
         }
         self.announce(&key);
         self.events.push(Event::Switched { conn: old, member: id });
+        self.count_in(id);
         self.plan_keep_alive(id);
         self.mark_dirty(id);
         self.settle(id);

@@ -89,7 +89,7 @@ impl<N: Net> Shard<N> {
     /// Writes what a watcher does not know yet, as much as may wait for its socket; the rest comes when that has left.
     pub(super) fn feed_watcher(&mut self, id: ConnId) {
         let mut room = FEED.saturating_sub(self.backlog(id));
-        let mut is_unfinished = false;
+        let (mut is_unfinished, mut told) = (false, 0);
         while let Some(watch) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()?.watch.as_mut()) {
             if watch.is_empty() {
                 break;
@@ -110,6 +110,10 @@ impl<N: Net> Shard<N> {
                 }
             };
             room = room.saturating_sub(len);
+            told += 1;
+        }
+        if told > 0 {
+            self.count_batch(id, told);
         }
         if is_unfinished && self.conns.get(id).is_some_and(|conn| !conn.blocked) {
             self.unfinished.push(id);

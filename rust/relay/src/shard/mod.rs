@@ -5,8 +5,9 @@
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
 //! Read on in the order of a connection's life: `introduce` (accept to switch), `receive` (bytes in), `relay` (what
-//! a frame does), `send` (bytes out), `close`.
+//! a frame does), `send` (bytes out), `close`; `census` keeps count of who is there.
 
+mod census;
 #[cfg(any(test, feature = "stepping"))]
 mod check;
 mod close;
@@ -85,6 +86,8 @@ pub struct Settings {
     pub keep_alive: u64,
     /// Drawn anew each time and added to that, at most.
     pub keep_alive_jitter: u64,
+    /// Between two looks at the round trip of one connection; 0: it is not looked at.
+    pub rtt_interval: u64,
 }
 
 /// What a shard asks another to do.
@@ -404,6 +407,7 @@ impl<N: Net> Shard<N> {
             self.control(id, &frame::header(frame::Type::KeepAlive, 0));
             self.plan_keep_alive(id);
         }
+        self.sample_rtt(id);
         self.arm(id);
     }
 

@@ -45,11 +45,8 @@ impl<N: Net> Shard<N> {
     fn send_packet(&mut self, id: ConnId, to: &Key, packet: &[u8]) {
         let disco = frame::is_disco(packet);
         let counters = self.counters();
-        counters.packets_received.add(1);
+        if disco { &counters.packets_received_disco } else { &counters.packets_received_other }.add(1);
         counters.bytes_received.add(packet.len() as u64);
-        if disco {
-            counters.packets_received_disco.add(1);
-        }
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
         switched.totals.packets_in += 1;
         switched.totals.bytes_in += packet.len() as u64;
@@ -143,8 +140,14 @@ impl<N: Net> Shard<N> {
             return;
         }
         switched.home = home;
-        if now - switched.since_ms > SETTLING {
-            let counters = self.counters();
+        let has_settled = now - switched.since_ms > SETTLING;
+        let counters = self.counters();
+        if home {
+            counters.current_home_connections.add(1);
+        } else {
+            counters.current_home_connections.take_back(1);
+        }
+        if has_settled {
             if home { &counters.home_moves_in } else { &counters.home_moves_out }.add(1);
         }
     }

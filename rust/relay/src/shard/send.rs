@@ -98,6 +98,7 @@ impl<N: Net> Shard<N> {
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         write(&mut outbox.control);
+        outbox.control_frames += 1;
         self.mark_dirty(id);
         true
     }
@@ -167,10 +168,13 @@ impl<N: Net> Shard<N> {
         }
         let Some(mut outbox) = conn.outbox.take() else { return };
         let mut taken = Taken::default();
+        let answers = std::mem::take(&mut outbox.control_frames);
         let written = conn.write_out(&mut outbox, &mut self.seal_buffer, self.now as u32, &mut taken);
         let mut received = Taken::default();
+        let mut frames = 0;
         if let Some(switched) = conn.switched_mut() {
             received = taken;
+            frames = taken.frames + answers;
             switched.totals.packets_out += taken.frames;
             switched.totals.bytes_out += taken.bytes;
         }
@@ -199,7 +203,10 @@ impl<N: Net> Shard<N> {
         let counters = self.counters();
         counters.packets_sent.add(received.frames);
         counters.bytes_sent.add(received.bytes);
-        counters.queued_ms.add(taken.waited_ms);
+        counters.queue_duration.add(taken.frames, taken.waited_ms);
+        if frames > 0 {
+            counters.histograms.buffered_write_frames.observe(frames);
+        }
     }
 }
 

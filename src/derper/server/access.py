@@ -1,0 +1,57 @@
+"""Who may see the debug pages (docs/protocol/http.md, Debug access)."""
+
+import hmac
+from ipaddress import IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from derper.config import DebugAccess, IPAddress, IPNetwork
+
+_TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_network("fd7a:115c:a1e0::/48"))
+
+
+def may_see(request: web.Request, access: DebugAccess) -> bool:
+    """Judge a request by the key that it brings or by where it comes from.
+
+    Behind a proxy every request comes from the proxy, so its address opens nothing.
+    """
+    if request.method == "GET" and _has_key(request.query.get("debugkey", ""), access.key_file):
+        return True
+    if any(request.headers.getall("X-Forwarded-For", ())):
+        return False
+    address = remote_address(request)
+    return address is not None and is_trusted(address, access)
+
+
+def remote_address(request: web.Request) -> IPAddress | None:
+    """Give the other end's address."""
+    try:
+        return _unmapped(ip_address(request.remote or ""))
+    except ValueError:
+        return None
+
+
+def is_trusted(address: IPAddress, access: DebugAccess) -> bool:
+    """Whether whoever connects from there may see the pages without more."""
+    address = _unmapped(address)
+    if address.is_loopback or (access.address is not None and address == _unmapped(access.address)):
+        return True
+    return any(address in network for network in (*_TAILSCALE, *access.networks))
+
+
+def _unmapped(address: IPAddress) -> IPAddress:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _has_key(key: str, file: Path | None) -> bool:
+    if not key or file is None:
+        return False
+    try:
+        # Read each time: a key that is taken out of the file opens nothing from that moment on.
+        wanted = file.read_bytes().strip()
+    except OSError:
+        return False
+    return hmac.compare_digest(key.encode(), wanted)

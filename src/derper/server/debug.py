@@ -1,0 +1,113 @@
+"""The debug pages: what runs here, counted and checked (docs/protocol/http.md, metrics.md). `access` has who sees them.
+
+What is gathered on the loop's thread costs the same with one client as with many, but for one walk over the keys; what
+the kernel has to be asked is asked in another thread.
+"""
+
+import asyncio
+import html
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from aiohttp import web
+
+from derper._version import version
+from derper.config import Config
+from derper.server import exposition, expvar, process
+from derper.server.access import may_see, remote_address
+from derper.server.metrics import Metrics
+from derper.server.pages import BROWSER_HEADERS, POLICY
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+
+_HEADERS: Final = BROWSER_HEADERS | {"Content-Security-Policy": f"{POLICY}; style-src 'self' 'unsafe-inline'"}
+_NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
+_INDEX: Final = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>DERP relay, debug</title></head>
+<body>
+<h1>DERP relay, debug</h1>
+<ul>
+{items}
+</ul>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DebugPages:
+    """The pages of one server; `routes` is what they are served by."""
+
+    config: Config
+    metrics: Metrics
+    has_mesh_key: bool
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give the routes below `/debug`, the last of which takes all that is left there."""
+        return [
+            web.route("*", "/debug", _go_to_index),
+            web.route("*", "/debug/", self._guarded(self._index)),
+            *(web.route("*", f"/debug/{name}", self._guarded(page, hint=True)) for name, _, page in self._pages()),
+            web.route("*", "/debug/{anything:.*}", self._guarded(_nothing)),
+        ]
+
+    def _pages(self) -> list[tuple[str, str, Handler]]:
+        return [
+            ("vars", "Metrics (JSON)", self._vars),
+            ("varz", "Metrics (Prometheus)", self._varz),
+            ("check", "Consistency check", self._check),
+        ]
+
+    def _guarded(self, page: Handler, *, hint: bool = False) -> Handler:
+        async def show(request: web.Request) -> web.Response:
+            if may_see(request, self.config.pages.debug):
+                return await page(request)
+            how = f"; to permit access, set TS_ALLOW_DEBUG_IP={remote_address(request)}"
+            text = f"debug access denied{how if hint and self.config.dev else ''}\n"
+            return web.Response(status=403, text=text, headers=_NO_SNIFFING)
+
+        return show
+
+    async def _index(self, _request: web.Request) -> web.Response:
+        facts = {
+            "Uptime": str(timedelta(seconds=int(process.uptime()))),
+            "Version": version(),
+            "Machine": socket.gethostname(),
+            "TLS hostname": self.config.tls.hostname,
+            "Mesh key": str(self.has_mesh_key).lower(),
+        }
+        items = [f"<li><b>{name}:</b> {html.escape(value)}</li>" for name, value in facts.items()]
+        items += [f'<li><a href="/debug/{name}">{title}</a></li>' for name, title, _ in self._pages()]
+        page = _INDEX.format(items="\n".join(items))
+        return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
+
+    async def _varz(self, _request: web.Request) -> web.Response:
+        told = await asyncio.to_thread(lambda: [*process.server_families(), *process.library_families()])
+        text = exposition.text([*self.metrics.families(), *told])
+        return web.Response(text=text, headers=_HEADERS)
+
+    async def _vars(self, _request: web.Request) -> web.Response:
+        told = await asyncio.to_thread(lambda: [*process.server_families()])
+        command_line = process.command_line([self.config.tls.acme.eab_key])
+        members = {"cmdline": command_line, **expvar.variables([*self.metrics.families(), *told])}
+        return web.Response(
+            text=f"{json.dumps(members, indent=1)}\n", content_type="application/json", headers=_HEADERS
+        )
+
+    async def _check(self, _request: web.Request) -> web.Response:
+        if found := self.metrics.contradictions():
+            return web.Response(status=500, text=", ".join(found), headers=_HEADERS)
+        return web.Response(text="derp.Server ConsistencyCheck okay", headers=_HEADERS)
+
+
+async def _go_to_index(request: web.Request) -> web.Response:
+    return web.Response(status=307, headers={"Location": str(request.rel_url.with_path("/debug/", keep_query=True))})
+
+
+async def _nothing(_request: web.Request) -> web.Response:
+    return web.Response(status=404, text="404 page not found\n", headers=_NO_SNIFFING)

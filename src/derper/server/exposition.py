@@ -1,0 +1,92 @@
+"""Metric families, and the Prometheus text that they are written as (docs/protocol/metrics.md). No I/O, no clock.
+
+The client library's own writer is not used: it puts `_total` behind each counter's name and a `# HELP` before every
+family, and the names and lines that dashboards know have neither.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import accumulate
+from typing import Self, TypeAlias
+
+Number: TypeAlias = int | float
+
+
+class Type(StrEnum):
+    """What a family's `# TYPE` line says."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One number for each set of label values."""
+
+    labels: tuple[str, ...]  # their names, in the order in which they are written
+    values: Mapping[tuple[str, ...], Number]
+
+    @classmethod
+    def by(cls, label: str, values: Mapping[str, Number]) -> Self:
+        """Make the samples of one label."""
+        return cls((label,), {(at,): value for at, value in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How values spread."""
+
+    bounds: tuple[int, ...]  # the buckets' upper bounds, which belong to them
+    counts: tuple[int, ...]  # of each bucket alone, and one more without a bound
+    sum: int
+
+    def cumulative(self) -> Iterator[tuple[str, int]]:
+        """Give each bound and how many values are at most that, the last one being all."""
+        return zip([*map(str, self.bounds), "+Inf"], accumulate(self.counts), strict=True)
+
+
+Value: TypeAlias = Number | Labelled | Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric."""
+
+    name: str
+    type: Type | None  # None: no `# TYPE` line
+    value: Value
+    help: str = ""
+
+
+def text(families: Iterable[Family]) -> str:
+    """Write families as Prometheus reads them."""
+    return "".join(f"{line}\n" for family in families for line in _lines(family))
+
+
+def _lines(family: Family) -> Iterator[str]:
+    if family.type is not None:
+        yield f"# TYPE {family.name} {family.type}"
+    if family.help:
+        yield f"# HELP {family.name} {family.help}"
+    match family.value:
+        case Labelled(labels, values):
+            for at, value in values.items():
+                yield _sample(family.name, zip(labels, at, strict=True), value)
+        case Histogram() as histogram:
+            for bound, count in histogram.cumulative():
+                yield _sample(f"{family.name}_bucket", [("le", bound)], count)
+            yield _sample(f"{family.name}_sum", (), histogram.sum)
+            yield _sample(f"{family.name}_count", (), sum(histogram.counts))
+        case value:
+            yield _sample(family.name, (), value)
+
+
+def _sample(name: str, labels: Iterable[tuple[str, str]], value: Number) -> str:
+    inside = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+    return f"{name}{{{inside}}} {value!r}" if inside else f"{name} {value!r}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,79 @@
+"""This process and its machine as metrics: what the kernel says of them. Reads `/proc`, so not on the loop's thread."""
+
+import contextlib
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import ProcessCollector
+
+from derper._version import version
+from derper.server.exposition import Family, Labelled, Type
+
+_PROC: Final = Path("/proc")
+_COLUMNS: Final = {"receive": 0, "transmit": 8}
+"""Of /proc/net/dev, behind the interface's name: bytes that came in, and that went out."""
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]*@")
+
+_start: Final = time.time()
+_collector: Final = ProcessCollector(registry=None)
+
+
+def uptime() -> float:
+    """Give the seconds since this module was loaded, which is when the server starts."""
+    return time.time() - _start
+
+
+def server_families() -> Iterator[Family]:
+    """Give what the reference says of its process."""
+    yield Family("process_start_unix_time", None, int(_start))
+    yield Family("uptime_sec", Type.COUNTER, int(uptime()))
+    boot = re.search(r"^btime (\d+)$", _read("stat"), re.MULTILINE)
+    if boot:
+        yield Family("node_boot_time_seconds", None, int(boot[1]))
+    yield Family("derp_current_file_descriptors", Type.GAUGE, sum(1 for _ in (_PROC / "self/fd").iterdir()))
+    yield Family("version", None, Labelled(("version", "binary"), {(version(), _binary()): 1}))
+
+
+def library_families() -> Iterator[Family]:
+    """Give what Prometheus' client libraries say of any process."""
+    for metric in _collector.collect():
+        for sample in metric.samples:
+            yield Family(sample.name, Type(metric.type), sample.value)
+    yield Family("process_virtual_memory_max_bytes", Type.GAUGE, _most_memory())
+    for way, total in _network_bytes().items():
+        yield Family(f"process_network_{way}_bytes_total", Type.COUNTER, total)
+
+
+def command_line(secrets: Sequence[str]) -> list[str]:
+    """Give the words that the program was started with, without these secrets and without passwords in URLs."""
+    words = list(sys.argv)
+    for secret in filter(None, secrets):
+        words = [word.replace(secret, "(secret)") for word in words]
+    return [_CREDENTIALS.sub("(secret)@", word) for word in words]
+
+
+def _binary() -> str:
+    program = Path(sys.argv[0])
+    return program.parent.name if program.name == "__main__.py" else program.name
+
+
+def _most_memory() -> float:
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return float(2**64 if soft == resource.RLIM_INFINITY else soft)
+
+
+def _network_bytes() -> dict[str, int]:
+    """Sum over the interfaces of the network namespace, the one to itself included."""
+    rows = [line.partition(":")[2].split() for line in _read("self/net/dev").splitlines()[2:]]
+    return {way: sum(int(row[at]) for row in rows) for way, at in _COLUMNS.items()} if rows else {}
+
+
+def _read(name: str) -> str:
+    with contextlib.suppress(OSError):
+        return (_PROC / name).read_text()
+    return ""

@@ -1,0 +1,179 @@
+"""The whole server in the test's own loop, with clients that speak the protocol to it over real sockets."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self, cast
+
+from derper.cli.flags import DERPER_FLAGS
+from derper.cli.goflags import parse
+from derper.cli.settings import Surroundings, config_from
+from derper.config import Config
+from derper.dataplane import DataPlane, PlaneSettings, Remote
+from derper.protocol import ClientInfo, FrameReader, LoginBox, NodePrivate, NodePublic, RawFrame, ServerKey
+from derper.protocol.decode import SERVER_LIMITS
+from derper.protocol.keys import MeshKey
+from derper.protocol.login import LOGIN_LIMITS, NONCE_LEN, client_info_frame, open_server_info
+from derper.protocol.upgrade import RequestHead, UpgradeAnswer, upgrade_request
+from derper.server import pages
+from derper.server.app import certify
+from derper.server.debug import DebugPages
+from derper.server.http import HttpServer
+from derper.server.identity import Identity
+from derper.server.introduce import Introducer
+from derper.server.listeners import listen
+from derper.server.login import Login
+from derper.server.mesh import Mesh
+from derper.server.metrics import Metrics
+
+SECONDS = 20.0  # until something that has to happen is given up
+
+
+def config_of(folder: Path, *flags: str, **environ: str) -> Config:
+    """A configuration as the program makes it; the listener's port is the kernel's choice."""
+    words = ("-c", str(folder / "derper.key"), "-a", "127.0.0.1:0", "-stun=false", "-http-port=-1", *flags)
+    return config_from(parse(DERPER_FLAGS, words), Surroundings(environ, is_root=False, cores=2))
+
+
+@dataclass
+class Server:
+    plane: DataPlane
+    http: HttpServer
+    metrics: Metrics
+    port: int
+    tls: bool
+    connections: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """The status and body of a page, asked for on a connection of its own."""
+        stream, out = await connect(self)
+        out.write(f"GET {path} HTTP/1.1\r\nHost: derp.example.test\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await stream.read()).decode().partition("\r\n\r\n")
+        out.close()
+        return int(head.split()[1]), body
+
+    async def sample(self, name: str) -> float:
+        """A sample of /debug/varz by its name and labels, as they are written; 0 when it is not there."""
+        _, text = await self.get("/debug/varz")
+        return next((float(line.split()[-1]) for line in text.splitlines() if line.rpartition(" ")[0] == name), 0)
+
+    async def wait_for(self, name: str, value: float) -> None:
+        """Return when a sample has reached this value, from below or from above."""
+        was_below = await self.sample(name) < value
+        async with asyncio.timeout(SECONDS):
+            while True:  # nothing tells of a metric but asking again
+                now = await self.sample(name)
+                if now == value or (now < value) != was_below:
+                    return
+                await asyncio.sleep(0.01)
+
+
+async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    tls = None
+    if server.tls:
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    stream, out = await asyncio.open_connection("127.0.0.1", server.port, ssl=tls)
+    server.connections.append(out)
+    return stream, out
+
+
+@asynccontextmanager
+async def serving(config: Config, *, rtt_interval: float = 10.0, shards: int = 2) -> AsyncIterator[Server]:
+    identity = Identity.load(config)
+    settings = PlaneSettings(
+        shards=shards, server_key=identity.public, rtt_interval=rtt_interval if config.observation.rtt_stats else None
+    )
+    plane, http = DataPlane(settings), HttpServer(config)
+    try:
+        if config.serves_tls:
+            certify(plane, config, identity)
+        introducer = Introducer(plane, http, Login(identity, frozenset()), Mesh(plane, identity, config))
+        metrics = Metrics(plane, introducer, serves_tls=config.serves_tls)
+        debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
+        await http.start(pages.application(config, debug.routes()))
+        plane.start(introducer.on_event)
+        with listen(config.listeners.main, config.relay.tcp) as sock:
+            plane.listen(sock, tls=config.serves_tls)
+            server = Server(plane, http, metrics, sock.getsockname()[1], config.serves_tls)
+            yield server
+            for out in server.connections:
+                out.close()
+            await asyncio.gather(*(out.wait_closed() for out in server.connections), return_exceptions=True)
+    finally:
+        plane.stop()
+        await http.stop()
+
+
+@dataclass
+class Client:
+    """One logged-in connection."""
+
+    key: NodePublic
+    stream: asyncio.StreamReader
+    out: asyncio.StreamWriter
+    frames: FrameReader
+
+    @classmethod
+    async def log_in(
+        cls,
+        server: Server,
+        *,
+        private: NodePrivate | None = None,
+        mesh_key: MeshKey | None = None,
+        ideal_node: str | None = None,
+    ) -> Self:
+        stream, out = await connect(server)
+        out.write(upgrade_request("derp.example.test", ideal_node=ideal_node))
+        UpgradeAnswer.parse(await stream.readuntil(b"\r\n\r\n"))
+        private = private or NodePrivate.from_entropy(os.urandom(32))
+        client = cls(private.public(), stream, out, FrameReader(LOGIN_LIMITS))
+        box = LoginBox(private, ServerKey.decode(await client.next_frame()).key)
+        info = ClientInfo(mesh_key=mesh_key)
+        out.write(client_info_frame(client.key, info, box, os.urandom(NONCE_LEN)))
+        open_server_info(await client.next_frame(), box)
+        client.frames.allow(SERVER_LIMITS)
+        return client
+
+    async def next_frame(self) -> RawFrame:
+        async with asyncio.timeout(SECONDS):
+            while (frame := self.frames.next_frame()) is None:
+                data = await self.stream.read(65_536)
+                assert data, "the relay closed the connection"
+                self.frames.feed(data)
+        return frame
+
+
+class _Sink:
+    """Stands in for the data plane under a connection that comes from nowhere."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.done = asyncio.Event()
+
+    def write(self, _conn: int, data: bytes, *, tell_drained: bool = False) -> None:
+        assert not tell_drained
+        self.written += data
+
+    def await_head(self, _conn: int) -> None:
+        self.done.set()
+
+    def close(self, _conn: int, _code: str, _detail: str = "") -> None:
+        self.done.set()
+
+
+async def answer_to(http: HttpServer, request: bytes, remote: str) -> tuple[int, dict[str, str], bytes]:
+    """What a request gets that comes from this address: status, headers, body."""
+    sink = _Sink()
+    connection = http.connect(cast("DataPlane", sink), 1, Remote(remote, 4711))
+    connection.request_received(RequestHead.parse(request), request, None)
+    async with asyncio.timeout(SECONDS):
+        await sink.done.wait()
+    connection.connection_lost()
+    head, _, body = sink.written.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body

@@ -1,0 +1,158 @@
+"""Who may see the debug pages: the recorded exchanges of the reference, and each way that has to stay shut."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from live import Server, answer_to, config_of, serving
+
+from derper.config import DebugAccess
+from derper.server.access import is_trusted
+
+RECORDED: Final = json.loads((Path(__file__).parents[1] / "vectors" / "http.json").read_text())
+PAGES: Final = ("/debug", "/debug/", "/debug/varz", "/debug/vars", "/debug/check", "/debug/nothing")
+FAULTY: Final = "/debug/check while a key has two connections: the reference finds fault"
+OTHER: Final = "192.0.2.99"
+
+
+def path_of(exchange: dict[str, Any]) -> str:
+    target: str = (exchange.get("request") or " ").split(" ")[1]
+    return target.partition("?")[0]
+
+
+EXCHANGES: Final = [
+    exchange
+    for exchange in RECORDED["exchanges"]
+    if path_of(exchange) in PAGES and exchange["server"] in ("plain", "dev", "debug-access")
+    if exchange["name"] != FAULTY
+]
+
+
+@asynccontextmanager
+async def recorded_server(name: str, folder: Path) -> AsyncIterator[Server]:
+    """A server with the flags and environment of a recorded one, as far as the debug pages look at them."""
+    (folder / "mesh.key").write_text("99" * 32)
+    (folder / "debugkey").write_text("s3cret-key\n")
+    flags = ["-hostname=derp.example.test", "-mesh-psk-file", str(folder / "mesh.key")]
+    environ = RECORDED["servers"][name].get("environment", {})
+    if "TS_DEBUG_KEY_PATH" in environ:
+        environ = environ | {"TS_DEBUG_KEY_PATH": str(folder / "debugkey")}
+    if name == "dev":
+        flags = ["-dev"]
+    async with serving(config_of(folder, *flags, **environ)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange["name"])
+async def test_a_recorded_request_gets_what_the_reference_answered(exchange: dict[str, Any], tmp_path: Path) -> None:
+    async with recorded_server(exchange["server"], tmp_path) as server:
+        remote = RECORDED["clients"][exchange["from"]]
+        status, headers, body = await answer_to(server.http, exchange["request"].encode(), remote)
+    assert status == int(exchange["status_line"].split()[1])
+    wanted = dict(exchange["headers"])
+    framing = {"Date", "Content-Length", "Transfer-Encoding"}
+    if status != 307:
+        assert {n: v for n, v in headers.items() if n not in framing | {"Connection"}} == {
+            n: v for n, v in wanted.items() if n not in framing
+        }
+    assert headers.get("Location") == wanted.get("Location")
+    if "body" in exchange and status != 307:
+        assert body.decode() == exchange["body"]
+    if "page_items" in exchange:
+        assert [name for name, _ in exchange["page_items"]] == [
+            line.partition("<b>")[2].partition(":</b>")[0] for line in body.decode().splitlines() if "<b>" in line
+        ]
+        assert "<b>Mesh key:</b> true" in body.decode()
+
+
+NOBODY: Final = DebugAccess(None, (), None)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.1", "100.64.0.0", "100.127.255.255", "::ffff:100.64.0.9",
+     "fd7a:115c:a1e0::", "fd7a:115c:a1e0:ffff:ffff:ffff:ffff:ffff"],
+)  # fmt: skip
+def test_loopback_and_tailscale_addresses_are_trusted(address: str) -> None:
+    assert is_trusted(ip_address(address), NOBODY)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.0", "10.0.0.1", "192.168.1.1", "169.254.0.1",
+     "0.0.0.0", "::", "fe80::1", "fd7a:115c:a1e1::", "fd7a:115c:a1df:ffff::", "::ffff:192.0.2.99", "64:ff9b::7f00:1",
+     "::127.0.0.1", "2002:7f00:1::"],
+)  # fmt: skip
+def test_no_other_address_is_trusted_unless_it_was_said(address: str) -> None:
+    assert not is_trusted(ip_address(address), NOBODY)
+
+
+@pytest.mark.parametrize("allowed", ["192.0.2.98", "::ffff:192.0.2.98"])
+@pytest.mark.parametrize("remote", ["192.0.2.98", "::ffff:192.0.2.98"])
+def test_an_allowed_address_is_the_same_in_both_of_its_forms(allowed: str, remote: str) -> None:
+    assert is_trusted(ip_address(remote), DebugAccess(ip_address(allowed), (), None))
+
+
+def test_a_trusted_network_ends_where_it_ends() -> None:
+    access = DebugAccess(None, (ip_network("198.51.100.0/24"), ip_network("2001:db8:7::/48")), None)
+    assert is_trusted(ip_address("198.51.100.255"), access)
+    assert is_trusted(ip_address("::ffff:198.51.100.0"), access)
+    assert is_trusted(ip_address("2001:db8:7:ffff::1"), access)
+    assert not is_trusted(ip_address("198.51.101.0"), access)
+    assert not is_trusted(ip_address("2001:db8:8::"), access)
+    assert not is_trusted(ip_address("::"), DebugAccess(None, (IPv4Network("0.0.0.0/0"),), None))
+
+
+def check(target: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: a", *headers, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?debugkey=", "?debugkey=%20", "?debugkey=s3cret-key%0A", "?DebugKey=s3cret-key", "?debugkey=%FF"]
+)
+async def test_what_is_not_the_key_opens_nothing(query: str, tmp_path: Path) -> None:
+    async with recorded_server("debug-access", tmp_path) as server:
+        assert (await answer_to(server.http, check(f"/debug/check{query}"), OTHER))[0] == 403
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n"])
+async def test_a_key_file_without_a_key_opens_nothing(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "debugkey"
+    if content is not None:
+        file.write_bytes(content)
+    async with serving(config_of(tmp_path, "-hostname=a", TS_DEBUG_KEY_PATH=str(file))) as server:
+        for query in ("", "?debugkey=", "?debugkey=x"):
+            assert (await answer_to(server.http, check(f"/debug/check{query}"), OTHER))[0] == 403
+
+
+async def test_the_key_is_looked_up_each_time(tmp_path: Path) -> None:
+    async with recorded_server("debug-access", tmp_path) as server:
+        assert (await answer_to(server.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 200
+        (tmp_path / "debugkey").write_text("other")
+        assert (await answer_to(server.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 403
+        assert (await answer_to(server.http, check("/debug/check?debugkey=other"), OTHER))[0] == 200
+
+
+@pytest.mark.parametrize("headers", [["X-Forwarded-For: 127.0.0.1"], ["x-forwarded-for:", "X-FORWARDED-FOR: ::1"]])
+async def test_behind_a_proxy_loopback_is_nobody(headers: list[str], tmp_path: Path) -> None:
+    async with recorded_server("plain", tmp_path) as server:
+        assert (await answer_to(server.http, check("/debug/varz", *headers), "127.0.0.1"))[0] == 403
+
+
+@pytest.mark.parametrize(
+    "target", ["/%64ebug/varz", "//debug/varz", "/debug/../debug/varz", "/debug%2Fvarz", "/DEBUG/varz"]
+)
+async def test_no_spelling_of_a_page_gets_around_the_rules(target: str, tmp_path: Path) -> None:
+    async with recorded_server("plain", tmp_path) as server:
+        _, _, body = await answer_to(server.http, check(target), OTHER)
+        assert b"derp_accepts" not in body
+
+
+async def test_the_home_page_links_the_debug_pages_for_who_may_see_them(tmp_path: Path) -> None:
+    async with recorded_server("plain", tmp_path) as server:
+        assert b'"/debug/"' in (await answer_to(server.http, check("/"), "127.0.0.1"))[2]
+        assert b'"/debug/"' not in (await answer_to(server.http, check("/"), OTHER))[2]

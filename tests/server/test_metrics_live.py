@@ -1,0 +1,185 @@
+"""What the metrics say while real clients come, talk and go."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+from live import Client, Server, config_of, serving
+
+from derper.protocol import NodePrivate
+from derper.protocol.frames import (
+    FrameType,
+    NotePreferred,
+    Ping,
+    SendPacket,
+    WatchConns,
+)
+from derper.protocol.keys import MeshKey
+from derper.server import process
+
+MESH_KEY = "99d33123bb50e4f52a9eeace228d56bdfbd09aebfc68088becdef2be1dcbdd4f"
+DISCO = "TS\U0001f4ac".encode() + bytes(32 + 24 + 16)
+OKAY = (200, "derp.Server ConsistencyCheck okay")
+
+
+async def answered(client: Client) -> None:
+    """Return when the relay has done all that the client asked for until now."""
+    client.out.write(Ping(bytes(8)).encode())
+    while (await client.next_frame()).type != FrameType.PONG:
+        pass
+
+
+async def samples(server: Server, **wanted: float) -> dict[str, float]:
+    return {name: await server.sample(f"derp_{name}") for name in wanted}
+
+
+async def test_packets_are_counted_by_kind_on_their_way_in_and_out(tmp_path: Path) -> None:
+    async with serving(config_of(tmp_path)) as server:
+        alice, bob = await Client.log_in(server), await Client.log_in(server)
+        alice.out.write(SendPacket(bob.key, DISCO).encode() + SendPacket(bob.key, bytes(100)).encode() * 2)
+        for _ in range(3):
+            assert (await bob.next_frame()).type == FrameType.RECV_PACKET
+        wanted: dict[str, float] = {
+            "accepts": 2,
+            "packets_received": 3,
+            "bytes_received": 200 + len(DISCO),
+            'packets_received_kind{kind="disco"}': 1,
+            'packets_received_kind{kind="other"}': 2,
+            "packets_sent": 3,
+            "bytes_sent": 200 + len(DISCO),
+        }
+        assert await samples(server, **wanted) == wanted
+        assert await server.sample("derp_buffered_write_frames_sum") >= 3
+        assert await server.sample("derp_average_queue_duration_ms") < 1_000
+
+
+async def test_a_packet_for_nobody_is_a_drop_and_told_to_its_sender(tmp_path: Path) -> None:
+    async with serving(config_of(tmp_path)) as server:
+        alice = await Client.log_in(server)
+        alice.out.write(SendPacket(NodePrivate(os.urandom(32)).public(), DISCO).encode())
+        await answered(alice)
+        wanted: dict[str, float] = {
+            'packets_dropped{reason="unknown_dest",kind="disco"}': 1,
+            'bytes_dropped{reason="unknown_dest",kind="disco"}': len(DISCO),
+            'packets_dropped{reason="unknown_dest",kind="other"}': 0,
+            "peer_gone_not_here_frames": 1,
+            "got_ping": 1,
+            "sent_pong": 1,
+        }
+        assert await samples(server, **wanted) == wanted
+
+
+async def test_who_is_here_rises_and_falls_with_the_connections(tmp_path: Path) -> None:
+    async with serving(config_of(tmp_path)) as server:
+        client = await Client.log_in(server, ideal_node="elsewhere")
+        client.out.write(NotePreferred(True).encode())
+        await answered(client)
+        gauges = ("current_connections", "clients_local", "clients_total", "current_home_connections",
+                  "current_notideal_connections")  # fmt: skip
+        there: dict[str, float] = dict.fromkeys(gauges, 1)
+        assert await samples(server, **there) == there
+        client.out.write(NotePreferred(True).encode() + NotePreferred(False).encode())
+        await answered(client)
+        assert await server.sample("derp_current_home_connections") == 0
+        client.out.write(NotePreferred(True).encode())
+        await answered(client)
+        client.out.close()
+        await server.wait_for("derp_current_connections", 0)
+        gone = dict.fromkeys(gauges, 0.0)
+        assert await samples(server, **gone) == gone
+        assert await server.sample("derp_clients_remote") == 0
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_two_connections_of_one_key_are_counted_and_consistent(shards: int, tmp_path: Path) -> None:
+    async with serving(config_of(tmp_path), shards=shards) as server:
+        private = NodePrivate(os.urandom(32))
+        clients = [await Client.log_in(server, private=private) for _ in range(2)]
+        for client in clients:
+            await answered(client)
+        wanted: dict[str, float] = {
+            "current_connections": 2,
+            "clients_local": 1,
+            "current_dup_client_keys": 1,
+            "current_dup_client_conns": 2,
+            "total_dup_client_conns": 1,
+        }
+        assert await samples(server, **wanted) == wanted
+        assert await server.get("/debug/check") == OKAY
+        clients[0].out.close()
+        await server.wait_for("derp_current_dup_client_keys", 0)
+        assert await server.get("/debug/check") == OKAY
+
+
+async def test_what_watchers_are_told_is_counted_by_batch(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "-dev", TAILSCALE_DERPER_MESH_KEY=MESH_KEY)
+    async with serving(config) as server:
+        watcher = await Client.log_in(server, mesh_key=MeshKey.from_text(MESH_KEY))
+        watcher.out.write(WatchConns().encode())
+        await answered(watcher)
+        await Client.log_in(server)
+        while (await watcher.next_frame()).type != FrameType.PEER_PRESENT:
+            pass
+        assert await server.sample("derp_watchers") == 1
+        assert await server.sample("derp_mesh_update_batch_size_count") == 2
+        assert await server.sample("derp_mesh_update_batch_size_sum") == 2
+        assert await server.sample('derp_mesh_update_loop_count_bucket{le="1"}') == 2
+        watcher.out.close()
+        await server.wait_for("derp_watchers", 0)
+
+
+async def test_round_trips_are_sampled_again_and_again(tmp_path: Path) -> None:
+    async with serving(config_of(tmp_path), rtt_interval=0.05) as server:
+        await Client.log_in(server)
+        await server.wait_for('derp_tcp_rtt{le="10ms"}', 3)
+
+
+async def test_round_trips_are_not_looked_at_when_they_are_switched_off(tmp_path: Path) -> None:
+    config = config_of(tmp_path, TS_DERP_DISABLE_RTT_STATS="1")
+    async with serving(config, rtt_interval=0.05) as server:
+        client = await Client.log_in(server)
+        await answered(client)
+        await asyncio.sleep(0.4)
+        assert "derp_tcp_rtt{" not in (await server.get("/debug/varz"))[1]
+
+
+async def test_tls_is_counted_by_version_for_as_long_as_it_is_used(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "-certmode=manual", "-hostname=127.0.0.1", "-certdir", str(tmp_path))
+    async with serving(config) as server:
+        client = await Client.log_in(server)
+        await answered(client)
+        # The relay connection, and the one that asks.
+        assert await server.sample('derper_tls_active_version{version="1.3"}') == 2
+        assert await server.sample('derper_tls_request_version{version="1.3"}') == 3
+        assert await server.sample("tls_listener_accepted_connections") == 4
+        client.out.close()
+        await server.wait_for('derper_tls_active_version{version="1.3"}', 1)
+
+
+async def test_the_json_has_the_same_numbers(tmp_path: Path) -> None:
+    async with serving(config_of(tmp_path)) as server:
+        client = await Client.log_in(server)
+        await answered(client)
+        status, text = await server.get("/debug/vars")
+        told = json.loads(text)
+        assert status == 200
+        assert list(told) == sorted(told)
+        assert (told["derp"]["accepts"], told["derp"]["gauge_current_connections"]) == (1, 1)
+        assert told["derp_packets_dropped"] == "MultiLabelMap"
+        assert told["derp"]["counter_buffered_write_frames"]["count"] >= 1
+
+
+def test_the_command_line_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "derper",
+        "-acme-eab-key=c2VjcmV0",
+        "-acme-eab-key",
+        "c2VjcmV0",
+        "-verify-client-url=https://me:pw@a.test/x",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    shown = process.command_line(["c2VjcmV0", ""])
+    assert shown == ["derper", "-acme-eab-key=(secret)", "-acme-eab-key", "(secret)",
+                     "-verify-client-url=https://(secret)@a.test/x"]  # fmt: skip
