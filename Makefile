@@ -6,6 +6,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # One interpreter for every build of the extension, or it is built anew each time another asks for it.
 export PYO3_PYTHON := $(CURDIR)/$(PY)
@@ -16,7 +17,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 
-.PHONY: help run test check lint format bench wheel lock clean FORCE
+.PHONY: help run test check lint format bench wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
@@ -70,11 +71,13 @@ clean: ## remove all that was made here
 
 # Python alone changes nothing here: the package is installed in place.
 $(EXTENSION): $(LOCKED) $(RUST) pyproject.toml
-	$(VENV)/bin/maturin develop --release --locked --quiet
+	@echo 'building the extension and installing the package in place (the first time: a minute or two of Rust) ...'
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(LOCKED): requirements/dev.txt
 	@PYTHON=$(PYTHON) tools/needs.sh build
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@echo 'installing the locked requirements into $(VENV) ...'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r $<
 	@touch $@

@@ -79,10 +79,9 @@ class Client:
             pass
         return frame
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the connection."""
         self.out.close()
-        await self.out.wait_closed()
 
 
 def pinned_tls() -> ssl.SSLContext:
@@ -119,8 +118,8 @@ async def relay_one(url: str, pin: str, say: Callable[[str], object]) -> None:
         if came != RecvPacket(alice.key, packet):
             raise NetworkError(f"sent {packet!r}, but {came.packet!r} came from {came.source}")
         say(f"{came.packet.decode()!r} went from {came.source.short()} to {bob.key.short()}: it arrived")
-        await alice.close()
-        await bob.close()
+        alice.close()
+        bob.close()
 
 
 def main(words: list[str]) -> int:

@@ -114,15 +114,19 @@ class SecretsServer:
 
 @dataclass(frozen=True, slots=True)
 class MeshPeer:
-    """Another node of the region: `https://host:port/derp`, dialled at `dial_host` and the same port."""
+    """Another node of the region: `https://host:port/derp`, dialled at `dial_host` and the same port.
+
+    With `every_address` the name to dial is that of many nodes behind one certificate name, each address one of them.
+    """
 
     host: str
     port: int
     dial_host: str
+    every_address: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `host`, `host:port`, either with `/dialhost` behind it."""
+        """Read `host`, `host:port`, either with `/dialhost` or `/dns:name-of-many-nodes` behind it."""
         named, slash, dial_host = text.partition("/")
         host, colon, port = named.rpartition(":") if not named.endswith("]") else (named, "", "")
         if not colon:
@@ -131,7 +135,11 @@ class MeshPeer:
             raise ConfigError(f"-mesh-with has '{text}'; write each node as 'host' or 'host/dialhost'")
         if not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
             raise ConfigError(f"-mesh-with has '{text}', whose port is no number from 1 to {MAX_PORT}")
-        return cls(host.strip("[]"), int(port), (dial_host or host).strip("[]"))
+        many = dial_host.startswith("dns:")
+        dial_host = dial_host.removeprefix("dns:") if many else dial_host or host
+        if not dial_host:
+            raise ConfigError(f"-mesh-with has '{text}', where 'dns:' wants a name behind it")
+        return cls(host.strip("[]"), int(port), dial_host.strip("[]"), every_address=many)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
 // An extension function takes its arguments by value, as Python gives them.
 #![allow(clippy::needless_pass_by_value)]
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use relay::seam::{Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
-use relay::{Certificate, ConnId, Key, Settings};
+use relay::{Census, Certificate, ConnId, Key, Settings};
 
 /// A certificate as Python gives it: name, chain, key.
 type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
@@ -37,24 +38,33 @@ impl Plane {
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut relay::Plane) -> T) -> PyResult<T> {
-        lock(&self.running).as_mut().map(use_it).ok_or_else(|| PyRuntimeError::new_err("the data plane was stopped"))
+        lock(&self.running)
+            .as_mut()
+            .map(use_it)
+            .ok_or_else(|| PyRuntimeError::new_err("the data plane was stopped"))
     }
 }
 
 #[pymethods]
 impl Plane {
     #[new]
-    #[pyo3(signature = (*, shards, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
-                        mesh_write_timeout, keep_alive, keep_alive_jitter))]
-    #[expect(clippy::too_many_arguments, reason = "keywords on the Python side, where the settings are one object")]
+    #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
+                        mesh_write_timeout, link_write_timeout, mesh_max_keys, keep_alive, keep_alive_jitter))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "keywords on the Python side, where the settings are one object"
+    )]
     fn new(
         shards: usize,
+        server_key: Key,
         queue_depth: usize,
         max_head: usize,
         setup_timeout: u64,
         login_timeout: u64,
         write_timeout: u64,
         mesh_write_timeout: u64,
+        link_write_timeout: u64,
+        mesh_max_keys: usize,
         keep_alive: u64,
         keep_alive_jitter: u64,
     ) -> PyResult<Self> {
@@ -63,6 +73,7 @@ impl Plane {
         }
         let plane = relay::Plane::start(Settings {
             shards,
+            server_key,
             queue_depth,
             mailbox: relay::MAILBOX,
             max_head,
@@ -70,6 +81,8 @@ impl Plane {
             login_timeout,
             write_timeout,
             mesh_write_timeout,
+            link_write_timeout,
+            mesh_max_keys,
             keep_alive,
             keep_alive_jitter,
         })?;
@@ -93,6 +106,20 @@ impl Plane {
         let certificates =
             certificates.into_iter().map(|(name, chain, key)| Certificate { name, chain, key }).collect();
         self.with(|plane| plane.certificates().replace(certificates))?.map_err(PyValueError::new_err)
+    }
+
+    fn trust(&self, roots: Vec<Vec<u8>>) -> PyResult<()> {
+        self.with(|plane| plane.trust(roots))?.map_err(PyValueError::new_err)
+    }
+
+    fn dial(&self, token: u64, fd: RawFd, ip: IpAddr, port: u16, server_name: &str) -> PyResult<()> {
+        let socket = sys::duplicate_fd(fd)?;
+        let remote = SocketAddr::new(ip, port);
+        self.with(|plane| plane.dial(token, socket, remote, server_name))?.map_err(PyValueError::new_err)
+    }
+
+    fn link(&self, conn: u64, first: Vec<u8>) {
+        self.stage(conn, |conn| Command::Link { conn, first });
     }
 
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -131,9 +158,10 @@ impl Plane {
         self.stage(conn, |conn| Command::Consumed(conn, length));
     }
 
-    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, not_ideal: bool, first: Vec<u8>) {
+    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, first: Vec<u8>) {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
-        self.stage(conn, |conn| Command::Switch { conn, member: Member { key, role, not_ideal }, first });
+        let member = Member { key, role, presence: presence.into() };
+        self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
     fn close(&self, conn: u64, code: String, detail: String) {
@@ -153,8 +181,11 @@ impl Plane {
         self.with(|plane| plane.drops().into_iter().map(|d| (d.reason, d.kind, d.packets, d.bytes)).collect())
     }
 
-    fn population(&self) -> PyResult<(usize, usize)> {
-        self.with(|plane| (plane.switchboard().connections(), plane.switchboard().keys()))
+    fn census(&self) -> PyResult<(usize, usize, usize, usize, usize, usize)> {
+        let census = self.with(|plane| plane.switchboard().census())?;
+        let Census { connections, keys_local, keys_total, duplicate_keys, duplicate_connections, watchers } =
+            census;
+        Ok((connections, keys_local, keys_total, duplicate_keys, duplicate_connections, watchers))
     }
 
     fn panic(&self, shard: usize) -> PyResult<()> {
@@ -177,6 +208,8 @@ const DRAINED: u8 = 4;
 const SWITCHED: u8 = 5;
 const CLOSED: u8 = 6;
 const ACCEPT_FAILED: u8 = 7;
+const DIALLED: u8 = 8;
+const CONNECTED: u8 = 9;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -191,14 +224,25 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         Event::Frame { conn, kind, payload } => {
             (FRAME, conn.as_u64(), kind, bytes(&payload)).into_pyobject(py)?.into_any()
         }
-        Event::Data { conn, bytes: data } => (DATA, conn.as_u64(), bytes(&data)).into_pyobject(py)?.into_any(),
+        Event::Data { conn, bytes: data } => {
+            (DATA, conn.as_u64(), bytes(&data)).into_pyobject(py)?.into_any()
+        }
         Event::Drained { conn } => (DRAINED, conn.as_u64()).into_pyobject(py)?.into_any(),
-        Event::Switched { conn, member } => (SWITCHED, conn.as_u64(), member.as_u64()).into_pyobject(py)?.into_any(),
+        Event::Switched { conn, member } => {
+            (SWITCHED, conn.as_u64(), member.as_u64()).into_pyobject(py)?.into_any()
+        }
         Event::Closed { conn, remote, key, reason, totals } => {
             let Totals { packets_in, bytes_in, packets_out, bytes_out } = totals;
             let key = key.map(|key| bytes(&key));
             let totals = (packets_in, bytes_in, packets_out, bytes_out);
-            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, totals).into_pyobject(py)?.into_any()
+            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, totals)
+                .into_pyobject(py)?
+                .into_any()
+        }
+        Event::Dialled { token, conn } => (DIALLED, conn.as_u64(), token).into_pyobject(py)?.into_any(),
+        Event::Connected { conn, chain } => {
+            let chain: Vec<_> = chain.iter().map(|certificate| bytes(certificate)).collect();
+            (CONNECTED, conn.as_u64(), chain).into_pyobject(py)?.into_any()
         }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
     })
@@ -216,6 +260,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("SWITCHED", SWITCHED),
         ("CLOSED", CLOSED),
         ("ACCEPT_FAILED", ACCEPT_FAILED),
+        ("DIALLED", DIALLED),
+        ("CONNECTED", CONNECTED),
     ] {
         module.add(name, kind)?;
     }

@@ -2,6 +2,7 @@
 //!
 //! A connection belongs to one shard at a time and is touched by no other. Only `shard/` changes it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::queue::Outbox;
 use crate::seam::{Member, Reason, Totals};
 use crate::switchboard::Peer;
 use crate::tls::Session;
+use crate::watch::Watch;
 use crate::websocket;
 
 /// A time that never comes.
@@ -38,6 +40,14 @@ impl Transport {
 
     pub(crate) const fn is_plain(&self) -> bool {
         matches!(self, Self::Plain)
+    }
+
+    /// The certificates of a node that we dialled; none where the other end dialled us.
+    pub(crate) fn dialled_chain(&self) -> Option<Vec<Vec<u8>>> {
+        match self {
+            Self::Tls(session) => session.dialled_chain(),
+            Self::Plain | Self::Busy(_) => None,
+        }
     }
 
     /// "1.2" or "1.3", or none without TLS.
@@ -74,6 +84,8 @@ pub(crate) enum Stage {
     Body { left: u64, unused: usize },
     /// Frames are relayed.
     Switched(Switched),
+    /// We dialled this node: it announces its clients, and is sent what is for them.
+    Linked(Linked),
     /// What is queued is written, then the connection ends.
     Closing(Ending),
     /// All is written and said; what still comes is thrown away, so that the answer is not lost to a reset.
@@ -90,8 +102,8 @@ pub(crate) struct Switched {
     /// Index of the route that its last packet took: most senders have few partners at a time.
     pub(crate) last_route: usize,
     pub(crate) totals: Totals,
-    /// Payload bytes of an unknown frame that are still to be thrown away.
-    pub(crate) skip: usize,
+    /// What it has yet to be told, if it watches.
+    pub(crate) watch: Option<Box<Watch>>,
     pub(crate) since_ms: u64,
     pub(crate) keep_alive_at: u64,
     /// Its last `NotePreferred` said yes.
@@ -101,6 +113,13 @@ pub(crate) struct Switched {
     pub(crate) not_here_at: u64,
 }
 
+/// A link to another node of the region.
+#[derive(Default, Debug)]
+pub(crate) struct Linked {
+    /// The keys that it has announced. Invariant: for each of them the switchboard knows this link as a forwarder.
+    pub(crate) keys: HashSet<Key>,
+}
+
 /// One connection.
 pub(crate) struct Conn<S> {
     pub(crate) stream: S,
@@ -108,6 +127,8 @@ pub(crate) struct Conn<S> {
     /// Present once the stream is framed as WebSocket.
     pub(crate) websocket: Option<Box<websocket::Decoder>>,
     pub(crate) stage: Stage,
+    /// Payload bytes of a frame of no interest that are still to be thrown away.
+    pub(crate) skip: usize,
     /// Bytes that came and have not been used: less than a frame when switched, what ran ahead when parked.
     pub(crate) input: Vec<u8>,
     /// Present while something waits for the socket.
@@ -142,6 +163,7 @@ impl<S> Conn<S> {
             transport,
             websocket: None,
             stage,
+            skip: 0,
             input: Vec::new(),
             outbox: None,
             blocked: false,
@@ -161,6 +183,11 @@ impl<S> Conn<S> {
             Stage::Switched(switched) => Some(switched),
             _ => None,
         }
+    }
+
+    /// Whether frames are what comes.
+    pub(crate) fn speaks_derp(&self) -> bool {
+        matches!(self.stage, Stage::Switched(_) | Stage::Linked(_))
     }
 
     pub(crate) fn switched_mut(&mut self) -> Option<&mut Switched> {
@@ -183,7 +210,10 @@ impl<S> Conn<S> {
     /// What has taken too long, if anything has.
     pub(crate) fn overdue(&self, now: u64) -> Option<Reason> {
         if self.blocked && now >= self.progress_at.saturating_add(self.write_timeout) {
-            return Some(Reason::with("write_timeout", format!("no progress for {} ms", now - self.progress_at)));
+            return Some(Reason::with(
+                "write_timeout",
+                format!("no progress for {} ms", now - self.progress_at),
+            ));
         }
         if now < self.deadline {
             return None;
@@ -193,11 +223,14 @@ impl<S> Conn<S> {
             Stage::Head { .. } if self.input.is_empty() => Reason::code("idle"),
             Stage::Head { .. } => {
                 let came = self.input.len();
-                Reason::with("setup_timeout", format!("the request head was not whole in time ({came} bytes)"))
+                Reason::with(
+                    "setup_timeout",
+                    format!("the request head was not whole in time ({came} bytes)"),
+                )
             }
             Stage::Frame { .. } => Reason::with("login_timeout", "no whole ClientInfo frame in time"),
             Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
-            Stage::Parked | Stage::Switched(_) => Reason::code("timeout"),
+            Stage::Parked | Stage::Switched(_) | Stage::Linked(_) => Reason::code("timeout"),
             Stage::Closing(ending) | Stage::Lingering(ending) => ending.reason.clone(),
         })
     }
@@ -213,7 +246,6 @@ impl<S> Conn<S> {
 /// A key that has connections on this shard.
 #[derive(Debug)]
 pub(crate) struct Local {
-    pub(crate) key: Key,
     /// Its connections; the one that spoke last, or came last, is the last and the active one.
     /// Empty only while the key's next connection is on its way here from another shard.
     pub(crate) connections: Vec<ConnId>,

@@ -13,6 +13,10 @@ pub(crate) const KEY: usize = 32;
 pub(crate) const MAX_UNKNOWN: usize = MAX_PACKET + KEY;
 /// Most payload bytes of a `Ping`; its first eight are echoed.
 const MAX_PING: usize = 1_000;
+/// Most payload bytes of a `PeerPresent` or `PeerGone` that is read: far more than either has today.
+const MAX_ANNOUNCEMENT: usize = 1_024;
+/// Most payload bytes of any frame that a client takes from a node.
+const MAX_FROM_NODE: usize = 1_048_576;
 /// What a packet of the NAT-traversal protocol begins with: "TS" and U+1F4AC.
 const DISCO_MAGIC: &[u8] = "TS\u{1F4AC}".as_bytes();
 /// Magic, sender's key and nonce: no disco packet is shorter.
@@ -27,6 +31,7 @@ pub(crate) enum Type {
     KeepAlive = 0x06,
     NotePreferred = 0x07,
     PeerGone = 0x08,
+    PeerPresent = 0x09,
     ForwardPacket = 0x0a,
     WatchConns = 0x10,
     ClosePeer = 0x11,
@@ -86,6 +91,10 @@ pub(crate) enum Inbound<'a> {
     Watch,
     /// Close every connection of this key.
     ClosePeer(&'a Key),
+    /// From a node that we dialled: it has a connection of this key.
+    Present(&'a Key),
+    /// From a node that we dialled: it has none of this key any more, or never had.
+    Gone(&'a Key),
     /// A type that means nothing here, of the past or of the future: counted, then forgotten.
     Unknown,
 }
@@ -108,9 +117,20 @@ impl Type {
         })
     }
 
-    /// Payload bytes, least and most, of a frame that a client sends.
+    /// The type of a frame that a node sends to one that dialled it.
+    const fn from_node(kind: u8) -> Option<Self> {
+        Some(match kind {
+            0x08 => Self::PeerGone,
+            0x09 => Self::PeerPresent,
+            0x12 => Self::Ping,
+            _ => return None,
+        })
+    }
+
+    /// Payload bytes, least and most.
     const fn payload(self) -> (usize, usize) {
         match self {
+            Self::PeerGone | Self::PeerPresent => (KEY, MAX_ANNOUNCEMENT),
             Self::SendPacket => (KEY, KEY + MAX_PACKET),
             Self::ForwardPacket => (2 * KEY, 2 * KEY + MAX_PACKET),
             Self::NotePreferred => (1, 1),
@@ -126,12 +146,31 @@ pub(crate) fn needs_mesh(kind: u8) -> bool {
     matches!(Type::from_client(kind), Some(Type::ForwardPacket | Type::WatchConns | Type::ClosePeer))
 }
 
-/// Judges a frame by its header alone, before any payload is kept: the bound on what one client may make us buffer.
+/// Which end of a connection wrote a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Writer {
+    /// Whoever dialled us.
+    Client,
+    /// A node that we dialled.
+    Node,
+}
+
+impl Writer {
+    const fn type_of(self, kind: u8) -> Option<Type> {
+        match self {
+            Self::Client => Type::from_client(kind),
+            Self::Node => Type::from_node(kind),
+        }
+    }
+}
+
+/// Judges a frame by its header alone, before any payload is kept: the bound on what one peer may make us buffer.
 ///
 /// `true`: collect the payload and [`parse`] it. `false`: throw the payload away as it comes.
-pub(crate) fn admit(kind: u8, len: usize) -> Result<bool, BadFrame> {
-    let known = Type::from_client(kind);
-    let (least, most) = known.map_or((0, MAX_UNKNOWN), Type::payload);
+pub(crate) fn admit(writer: Writer, kind: u8, len: usize) -> Result<bool, BadFrame> {
+    let known = writer.type_of(kind);
+    let most_unknown = if writer == Writer::Client { MAX_UNKNOWN } else { MAX_FROM_NODE };
+    let (least, most) = known.map_or((0, most_unknown), Type::payload);
     if (least..=most).contains(&len) {
         return Ok(known.is_some());
     }
@@ -141,8 +180,9 @@ pub(crate) fn admit(kind: u8, len: usize) -> Result<bool, BadFrame> {
 }
 
 /// Parses an admitted frame; a payload that does not fit its type reads as [`Inbound::Unknown`].
-pub(crate) fn parse(kind: u8, payload: &[u8]) -> Inbound<'_> {
-    Type::from_client(kind)
+pub(crate) fn parse(writer: Writer, kind: u8, payload: &[u8]) -> Inbound<'_> {
+    writer
+        .type_of(kind)
         .and_then(|known| match known {
             Type::SendPacket => payload.split_first_chunk().map(|(to, packet)| Inbound::Send { to, packet }),
             Type::ForwardPacket => payload.split_first_chunk().and_then(|(from, rest)| {
@@ -150,6 +190,8 @@ pub(crate) fn parse(kind: u8, payload: &[u8]) -> Inbound<'_> {
             }),
             Type::NotePreferred => payload.first().map(|preferred| Inbound::Preferred(*preferred != 0)),
             Type::WatchConns => Some(Inbound::Watch),
+            Type::PeerPresent => payload.first_chunk().map(Inbound::Present),
+            Type::PeerGone => payload.first_chunk().map(Inbound::Gone),
             Type::ClosePeer => payload.first_chunk().map(Inbound::ClosePeer),
             Type::Ping => payload.first_chunk().map(|data| Inbound::Ping(*data)),
             _ => None,
@@ -163,26 +205,30 @@ mod tests {
 
     #[test]
     fn a_frame_is_refused_by_its_header_alone() {
-        assert_eq!(admit(0x04, KEY), Ok(true));
-        assert_eq!(admit(0x04, KEY + MAX_PACKET), Ok(true));
-        assert!(admit(0x04, KEY - 1).is_err());
+        assert_eq!(admit(Writer::Client, 0x04, KEY), Ok(true));
+        assert_eq!(admit(Writer::Client, 0x04, KEY + MAX_PACKET), Ok(true));
+        assert!(admit(Writer::Client, 0x04, KEY - 1).is_err());
         assert_eq!(
-            admit(0x04, KEY + MAX_PACKET + 1),
+            admit(Writer::Client, 0x04, KEY + MAX_PACKET + 1),
             Err(BadFrame("SendPacket frame (type 0x04) of 65569 payload bytes, wanted 32 to 65568".into()))
         );
-        assert!(admit(0x12, 7).is_err() && admit(0x12, 1_001).is_err());
-        assert_eq!(admit(0x12, 1_000), Ok(true));
-        assert_eq!(admit(0xff, MAX_UNKNOWN), Ok(false));
-        assert!(admit(0xff, u32::MAX as usize).is_err());
+        assert!(admit(Writer::Client, 0x12, 7).is_err() && admit(Writer::Client, 0x12, 1_001).is_err());
+        assert_eq!(admit(Writer::Client, 0x12, 1_000), Ok(true));
+        assert_eq!(admit(Writer::Client, 0xff, MAX_UNKNOWN), Ok(false));
+        assert!(admit(Writer::Client, 0xff, u32::MAX as usize).is_err());
     }
 
     #[test]
     fn every_admitted_frame_parses() {
-        let payload = vec![7; KEY + MAX_PACKET];
-        for kind in 0..=255 {
-            let Some((least, most)) = Type::from_client(kind).map(Type::payload) else { continue };
-            for len in [least, most.min(payload.len())] {
-                assert_ne!(parse(kind, &payload[..len]), Inbound::Unknown, "type {kind:#x}, {len} bytes");
+        let payload = vec![7; 2 * KEY + MAX_PACKET];
+        for (writer, kind) in (0..=255).flat_map(|kind| [(Writer::Client, kind), (Writer::Node, kind)]) {
+            let Some((least, most)) = writer.type_of(kind).map(Type::payload) else { continue };
+            for len in [least, most] {
+                assert_ne!(
+                    parse(writer, kind, &payload[..len]),
+                    Inbound::Unknown,
+                    "type {kind:#x}, {len} bytes"
+                );
             }
         }
     }

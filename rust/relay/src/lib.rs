@@ -24,6 +24,7 @@ pub mod stepping;
 mod switchboard;
 mod timer;
 mod tls;
+mod watch;
 mod websocket;
 
 pub use frame::Key;
@@ -32,5 +33,5 @@ pub use mailbox::MAILBOX;
 pub use plane::Plane;
 pub use shard::Settings;
 pub use stats::Drops;
-pub use switchboard::Switchboard;
+pub use switchboard::{Census, Switchboard};
 pub use tls::{Certificate, CertificateStore};

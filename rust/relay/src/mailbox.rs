@@ -14,7 +14,7 @@ pub const MAILBOX: usize = 1024 * 1024;
 /// Frames and errands in the order in which they were posted, each kind among itself.
 #[derive(Debug)]
 pub(crate) struct Batch<E> {
-    /// Parcels back to back: destination (8 bytes), source key, length (4 bytes), packet.
+    /// Parcels back to back: destination (8 bytes), its key, source key, length (4 bytes), packet.
     bytes: Vec<u8>,
     pub(crate) errands: Vec<E>,
 }
@@ -29,6 +29,8 @@ impl<E> Default for Batch<E> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parcel<'a> {
     pub(crate) to: ConnId,
+    /// Whose packet it is: not the connection's own key where that is a link to another node.
+    pub(crate) key: &'a Key,
     pub(crate) from: &'a Key,
     pub(crate) packet: &'a [u8],
 }
@@ -36,6 +38,7 @@ pub(crate) struct Parcel<'a> {
 impl<E> Batch<E> {
     pub(crate) fn post(&mut self, parcel: &Parcel<'_>) {
         self.bytes.extend_from_slice(&parcel.to.as_u64().to_ne_bytes());
+        self.bytes.extend_from_slice(parcel.key);
         self.bytes.extend_from_slice(parcel.from);
         self.bytes.extend_from_slice(&(parcel.packet.len() as u32).to_ne_bytes());
         self.bytes.extend_from_slice(parcel.packet);
@@ -68,11 +71,12 @@ impl<'a> Iterator for Parcels<'a> {
 
     fn next(&mut self) -> Option<Parcel<'a>> {
         let (to, rest) = self.0.split_first_chunk()?;
+        let (key, rest) = rest.split_first_chunk()?;
         let (from, rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let (packet, rest) = rest.split_at_checked(u32::from_ne_bytes(*len) as usize)?;
         self.0 = rest;
-        Some(Parcel { to: ConnId::from_u64(u64::from_ne_bytes(*to)), from, packet })
+        Some(Parcel { to: ConnId::from_u64(u64::from_ne_bytes(*to)), key, from, packet })
     }
 }
 
@@ -147,7 +151,7 @@ mod tests {
     fn batch(packets: &[&[u8]]) -> Batch<()> {
         let mut batch = Batch::default();
         for packet in packets {
-            batch.post(&Parcel { to: ConnId::from_u64(3), from: &KEY, packet });
+            batch.post(&Parcel { to: ConnId::from_u64(3), key: &[8; 32], from: &KEY, packet });
         }
         batch
     }

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
 
 use crate::id::ConnId;
@@ -44,6 +44,8 @@ pub(crate) trait Net {
     fn listen(&mut self, id: ListenerId, listener: &Arc<Listener>) -> io::Result<()>;
     fn unlisten(&mut self, listener: &Listener);
     fn accept(&mut self, listener: &Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    /// Takes over a connected, non-blocking socket.
+    fn take_over(&mut self, socket: OwnedFd) -> io::Result<Self::Stream>;
     /// Begins to watch a stream.
     fn add(&mut self, stream: &Self::Stream, id: ConnId, interest: Interest) -> io::Result<()>;
     fn change(&mut self, stream: &Self::Stream, id: ConnId, interest: Interest) -> io::Result<()>;
@@ -63,7 +65,9 @@ impl Stream for Socket {
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(match slices {
             [one] => rustix::net::send(&self.0, one, SendFlags::NOSIGNAL),
-            all => rustix::net::sendmsg(&self.0, all, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
+            all => {
+                rustix::net::sendmsg(&self.0, all, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+            }
         }?)
     }
 
@@ -93,7 +97,12 @@ impl Epoll {
     }
 
     /// Waits until something is ready, the waker is used or the time is over.
-    pub(crate) fn wait(&self, timeout_ms: Option<u64>, waker: &Waker, ready: &mut Vec<Ready>) -> io::Result<()> {
+    pub(crate) fn wait(
+        &self,
+        timeout_ms: Option<u64>,
+        waker: &Waker,
+        ready: &mut Vec<Ready>,
+    ) -> io::Result<()> {
         let timeout = timeout_ms.map(timespec);
         let mut space = [const { MaybeUninit::uninit() }; EVENTS];
         let events = match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
@@ -160,6 +169,10 @@ impl Net for Epoll {
         let address = address.and_then(|any| SocketAddr::try_from(any).ok());
         let address = address.ok_or_else(|| io::Error::other("a connection from no IP address"))?;
         Ok((Socket(socket), SocketAddr::new(address.ip().to_canonical(), address.port())))
+    }
+
+    fn take_over(&mut self, socket: OwnedFd) -> io::Result<Socket> {
+        Ok(Socket(socket))
     }
 
     fn add(&mut self, stream: &Socket, id: ConnId, interest: Interest) -> io::Result<()> {

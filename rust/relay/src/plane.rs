@@ -1,11 +1,15 @@
 //! The running data plane: one thread a shard, and the handle by which Python holds them.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
 
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
@@ -13,7 +17,7 @@ use crate::seam::{Command, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared};
 use crate::stats::Drops;
 use crate::switchboard::Switchboard;
-use crate::tls::{CertificateStore, server_config};
+use crate::tls::{CertificateStore, Session, client_config, server_config};
 
 /// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
 const EXIT_BUG: i32 = 70;
@@ -28,6 +32,8 @@ const CONGESTION_PAUSE_MS: u64 = 10;
 pub struct Plane {
     shared: Arc<Shared<Socket>>,
     certificates: Arc<CertificateStore>,
+    /// How other nodes are dialled, once it was said whom to trust.
+    outgoing: Option<Arc<ClientConfig>>,
     threads: Vec<JoinHandle<()>>,
     listeners: ListenerId,
 }
@@ -40,7 +46,8 @@ impl Plane {
     pub fn start(settings: Settings) -> io::Result<Self> {
         end_on_panic();
         let certificates = Arc::new(CertificateStore::default());
-        let tls = server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
+        let tls =
+            server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
         let shards = settings.shards;
         let shared = Arc::new(Shared::new(settings, tls)?);
         let start = Instant::now();
@@ -50,12 +57,15 @@ impl Plane {
                 let shard = Shard::new(index, net, Arc::clone(&shared), 0);
                 std::thread::Builder::new().name(format!("{THREAD_NAME}{index}")).spawn(move || {
                     if let Err(error) = run(shard, start) {
-                        give_up(&format!("{THREAD_NAME}{index}"), &format!("cannot wait for events: {error}"));
+                        give_up(
+                            &format!("{THREAD_NAME}{index}"),
+                            &format!("cannot wait for events: {error}"),
+                        );
                     }
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { shared, certificates, threads, listeners: 0 })
+        Ok(Self { shared, certificates, outgoing: None, threads, listeners: 0 })
     }
 
     /// Accepts connections on a bound and listening socket, on every shard.
@@ -73,6 +83,35 @@ impl Plane {
         for shard in 0..self.shared.ports.len() {
             self.submit_to(shard, [Command::Unlisten(listener)]);
         }
+    }
+
+    /// Trusts these root certificates (DER) when nodes are dialled from now on.
+    ///
+    /// # Errors
+    /// A sentence: TLS cannot be set up.
+    pub fn trust(&mut self, roots: Vec<Vec<u8>>) -> Result<(), String> {
+        self.outgoing = Some(client_config(roots).map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    /// Begins to speak TLS on a connected socket to a node that has to prove to be `server_name`.
+    ///
+    /// # Errors
+    /// A sentence: nobody is trusted yet, or that is no server name.
+    pub fn dial(
+        &self,
+        token: u64,
+        socket: OwnedFd,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Result<(), String> {
+        let config = self.outgoing.clone().ok_or("no root certificates are trusted")?;
+        let session = Session::dial(config, server_name).map_err(|error| error.to_string())?;
+        self.submit_to(
+            self.shared.place(),
+            [Command::Dial { token, socket, remote, session: Box::new(session) }],
+        );
+        Ok(())
     }
 
     /// Hands each connection's commands to its shard, in order.
@@ -234,7 +273,10 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
         }
         if shard.is_congested() {
             // Senders are not read, and would only be reported again and again; receivers have to be looked at.
-            shard.net.wait_for_waker(timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS), &port.waker)?;
+            shard.net.wait_for_waker(
+                timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS),
+                &port.waker,
+            )?;
             timeout = Some(0);
         }
         shard.net.wait(timeout, &port.waker, &mut ready)?;

@@ -44,6 +44,11 @@ impl PacketQueue {
         self.entries.len()
     }
 
+    /// Bytes of the queued frames.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -100,7 +105,6 @@ impl PacketQueue {
         }
         taken
     }
-
 
     fn advance(&mut self, len: usize) {
         self.start += len;
@@ -170,8 +174,10 @@ impl Outbox {
 
     /// Whether its buffers are small enough to be kept for the next connection that has something to send.
     pub(crate) fn is_worth_keeping(&self) -> bool {
-        let capacity =
-            self.committed.capacity() + self.control.capacity() + self.disco.capacity() + self.other.capacity();
+        let capacity = self.committed.capacity()
+            + self.control.capacity()
+            + self.disco.capacity()
+            + self.other.capacity();
         self.is_empty() && capacity <= KEEP_CAPACITY
     }
 

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_sender_with_too_many_partners_forgets_the_oldest() {
-        let board = Switchboard::default();
+        let board = Switchboard::new(1);
         let mut routes = Routes::default();
         for n in 0..MAX_ROUTES {
             assert!(!routes.insert(&key(n), board.claim(&key(n), || 0)).1);
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_destination_that_came_back_is_told_of_anew() {
-        let board = Switchboard::default();
+        let board = Switchboard::new(1);
         let mut routes = Routes::default();
         let (index, _) = routes.insert(&key(1), board.claim(&key(1), || 0));
         routes.at(index).note(ConnId::from_u64(1));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_destination_that_reconnects_all_the_time_costs_no_more_memory() {
-        let board = Switchboard::default();
+        let board = Switchboard::new(1);
         let mut routes = Routes::default();
         let (index, _) = routes.insert(&key(1), board.claim(&key(1), || 0));
         for n in 1..1_000 {

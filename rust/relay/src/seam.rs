@@ -6,12 +6,13 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::frame::Key;
 use crate::id::ConnId;
+use crate::tls::Session;
 
 /// What a connection may do once it is switched (`docs/protocol/mesh.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +30,8 @@ pub struct Member {
     pub key: Key,
     /// What it may do.
     pub role: Role,
-    /// It sent `Ideal-Node`: it would rather be elsewhere.
-    pub not_ideal: bool,
+    /// How other nodes are told of it: a whole `PeerPresent` frame.
+    pub presence: Arc<[u8]>,
 }
 
 /// Why a connection ended: a code for metrics and logs, and what came.
@@ -68,6 +69,20 @@ pub struct Totals {
 /// What Python is told.
 #[derive(Debug)]
 pub enum Event {
+    /// A socket to another node was taken over; its TLS handshake goes on.
+    Dialled {
+        /// What the dialler said.
+        token: u64,
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The TLS handshake with a dialled node is done. The connection is parked.
+    Connected {
+        /// The connection.
+        conn: ConnId,
+        /// The certificates that it presented, leaf first, in DER.
+        chain: Vec<Vec<u8>>,
+    },
     /// A whole request head came, up to and with its blank line. The connection is parked until an answer comes.
     Head {
         /// The connection.
@@ -137,7 +152,6 @@ pub enum Event {
 }
 
 /// What Python says. A command for a connection that is gone, or not in a state for it, does nothing.
-#[derive(Debug)]
 pub enum Command {
     /// Queue bytes: of an HTTP answer, or whole frames for a switched connection.
     Write {
@@ -167,10 +181,28 @@ pub enum Command {
         /// Whole frames.
         first: Vec<u8>,
     },
+    /// Shake hands as a TLS client on a connected socket; `token` is said back.
+    Dial {
+        /// Whatever tells the dialler its connections apart.
+        token: u64,
+        /// The socket, connected.
+        socket: OwnedFd,
+        /// The other end.
+        remote: SocketAddr,
+        /// The client's end of TLS.
+        session: Box<Session>,
+    },
+    /// The node that was dialled has let us in: forward to it, and believe what it announces.
+    Link {
+        /// The connection.
+        conn: ConnId,
+        /// Whole frames, written before anything else.
+        first: Vec<u8>,
+    },
     /// Write what is queued, then close.
     Close(ConnId, Reason),
     /// Accept on this listener from now on.
-    Listen(ListenerId, std::sync::Arc<Listener>),
+    Listen(ListenerId, Arc<Listener>),
     /// Stop accepting there, and let go of the socket.
     Unlisten(ListenerId),
     /// End the shard; its connections are dropped.

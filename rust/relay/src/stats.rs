@@ -22,8 +22,6 @@ macro_rules! counters {
 }
 
 counters! {
-    /// TCP connections accepted.
-    accepts,
     /// `SendPacket` frames read, and their packet bytes.
     packets_received,
     bytes_received,
@@ -32,8 +30,15 @@ counters! {
     /// `RecvPacket` frames written, and their packet bytes.
     packets_sent,
     bytes_sent,
-    /// `ForwardPacket` frames read from other nodes.
+    /// `ForwardPacket` frames read from other nodes, and queued for them.
     packets_forwarded_in,
+    packets_forwarded_out,
+    /// A key got a second forwarder, or fell back to one; a forwarder was to be removed that was none.
+    multiforwarder_created,
+    multiforwarder_deleted,
+    packet_forwarder_delete_other_value,
+    /// Keys that a node announced beyond the number that is taken from one link.
+    mesh_keys_refused,
     /// `Ping` read, `Pong` written.
     got_ping,
     sent_pong,

@@ -1,28 +1,26 @@
-//! Who is where: the one table of the process, from a key to the connection that gets its packets.
+//! Who is where: the one table of the region, from a key to whatever gets its packets.
 //!
-//! Shards register and unregister their connections here; senders look a destination up once and keep what they
-//! got, a [`Peer`], whose `active` tells at any later moment, without a lock, where packets go now. The table's
-//! lock is held for one look-up or one change, never while anything else is done.
+//! Shards register connections and forwarders here; senders look a destination up once and keep what they got, a
+//! [`Peer`], whose `active` tells at any later moment, without a lock, where packets go now. The table's lock is held
+//! for one look-up or one change, never while anything else is done.
 //!
 //! All connections of one key live on one shard, so which of them is the active one is that shard's own affair.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::frame::Key;
 use crate::id::ConnId;
 
-/// A key that is connected here.
+/// A key that is in the region.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// Where all of its connections live.
-    pub(crate) shard: usize,
-    /// The connection that gets its packets, as a number; 0 before the first has arrived at its shard and, for
-    /// ever, after the last has left: then the key, if it comes back, has another `Peer`.
+    /// Where its connections live; means something while it has any.
+    shard: AtomicUsize,
+    /// What gets its packets, as a number: its active connection, else a link to a node that has it. 0: nothing yet,
+    /// or, for ever, nothing any more: if the key comes back it has another `Peer`.
     active: AtomicU64,
-    /// Connections that have been claimed and not yet released. Changed under the table's lock only.
-    connections: AtomicUsize,
 }
 
 impl Peer {
@@ -30,87 +28,333 @@ impl Peer {
         ConnId::from_u64(self.active.load(Ordering::Acquire))
     }
 
-    /// Only the peer's own shard may call this.
+    /// Only the peer's own shard may call this, and only while it has connections there.
     pub(crate) fn set_active(&self, conn: ConnId) {
         self.active.store(conn.as_u64(), Ordering::Release);
     }
+
+    pub(crate) fn shard(&self) -> usize {
+        self.shard.load(Ordering::Acquire)
+    }
+}
+
+/// What the table knows of a key. Never without both connections and forwarders.
+#[derive(Debug)]
+struct Entry {
+    peer: Arc<Peer>,
+    /// Connections here that have been claimed and not yet released.
+    connections: usize,
+    /// How its latest connection is announced to other nodes: a whole `PeerPresent` frame. Absent until one arrived.
+    presence: Option<Arc<[u8]>>,
+    /// Links to nodes that have the key, the first announced first.
+    forwarders: Vec<ConnId>,
+}
+
+impl Entry {
+    fn new() -> Self {
+        let peer = Arc::new(Peer { shard: AtomicUsize::new(0), active: AtomicU64::new(0) });
+        Self { peer, connections: 0, presence: None, forwarders: Vec::new() }
+    }
+
+    /// The forwarder in use, if nothing here is to be preferred to it.
+    fn forwarder(&self) -> ConnId {
+        self.forwarders.first().copied().unwrap_or(ConnId::NOBODY)
+    }
+}
+
+/// What is left of a key when a connection or a forwarder of it is taken away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Left {
+    /// It is still connected here.
+    Here,
+    /// Another node has it.
+    Elsewhere,
+    /// It has left the region.
+    Nowhere,
+}
+
+/// What adding or removing a forwarder did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Forwarders {
+    /// There was none, or there is none now.
+    Only,
+    /// There is a second, or there is one left of two.
+    Several,
+    /// It was known already, or never.
+    Unchanged,
 }
 
 /// The table.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Switchboard {
-    peers: RwLock<HashMap<Key, Arc<Peer>>>,
+    peers: RwLock<HashMap<Key, Entry>>,
     connections: AtomicUsize,
+    /// A packet came from another node, or a key was announced by one.
+    meshed: AtomicBool,
+    /// Watchers by shard: who has to hear of changes.
+    watchers: Vec<AtomicUsize>,
 }
 
 impl Switchboard {
-    /// Where packets for `key` go, if it is here.
-    pub(crate) fn find(&self, key: &Key) -> Option<Arc<Peer>> {
-        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    /// Counts one more connection of `key`; `place` chooses the shard of a key that has none yet.
-    pub(crate) fn claim(&self, key: &Key, place: impl FnOnce() -> usize) -> Arc<Peer> {
-        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        let peer = peers.entry(*key).or_insert_with(|| {
-            let (active, connections) = (AtomicU64::new(0), AtomicUsize::new(0));
-            Arc::new(Peer { shard: place(), active, connections })
-        });
-        peer.connections.fetch_add(1, Ordering::Relaxed);
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Arc::clone(peer)
-    }
-
-    /// Takes one connection of `key` back; `true` when it was the last: the key has left.
-    pub(crate) fn release(&self, key: &Key, peer: &Arc<Peer>) -> bool {
-        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        if peer.connections.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return false;
+    pub(crate) fn new(shards: usize) -> Self {
+        let watchers = (0..shards).map(|_| AtomicUsize::new(0)).collect();
+        Self {
+            peers: RwLock::default(),
+            connections: AtomicUsize::new(0),
+            meshed: AtomicBool::new(false),
+            watchers,
         }
-        peer.set_active(ConnId::NOBODY);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Key, Entry>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Key, Entry>> {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where packets for `key` go, if it is in the region.
+    pub(crate) fn find(&self, key: &Key) -> Option<Arc<Peer>> {
+        self.read().get(key).map(|entry| Arc::clone(&entry.peer))
+    }
+
+    /// The connection here that gets packets for `key`; a node that has it does not count.
+    pub(crate) fn find_here(&self, key: &Key) -> Option<ConnId> {
+        let peers = self.read();
+        let entry = peers.get(key)?;
+        let active = entry.peer.active();
+        (active != ConnId::NOBODY && !entry.forwarders.contains(&active)).then_some(active)
+    }
+
+    /// Whether this node has anything to do with others: if not, no key can come or go over a link.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.meshed.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more connection of `key`; `place` chooses the shard of a key that has none here.
+    pub(crate) fn claim(&self, key: &Key, place: impl FnOnce() -> usize) -> Arc<Peer> {
+        let mut peers = self.write();
+        let entry = peers.entry(*key).or_insert_with(Entry::new);
+        if entry.connections == 0 {
+            entry.peer.shard.store(place(), Ordering::Release);
+        }
+        entry.connections += 1;
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(&entry.peer)
+    }
+
+    /// A claimed connection has arrived at its shard, and gets the key's packets from now on.
+    pub(crate) fn arrive(&self, key: &Key, conn: ConnId, presence: Arc<[u8]>) {
+        if let Some(entry) = self.write().get_mut(key) {
+            entry.presence = Some(presence);
+            entry.peer.set_active(conn);
+        }
+    }
+
+    /// Takes one connection of `key` back; `heir` gets its packets if it is still connected here.
+    pub(crate) fn release(&self, key: &Key, heir: ConnId) -> Left {
+        let mut peers = self.write();
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(entry) = peers.get_mut(key) else { return Left::Nowhere };
+        entry.connections -= 1;
+        entry.peer.set_active(if heir == ConnId::NOBODY { entry.forwarder() } else { heir });
+        if entry.connections > 0 {
+            return Left::Here;
+        }
+        entry.presence = None;
+        if !entry.forwarders.is_empty() {
+            return Left::Elsewhere;
+        }
         peers.remove(key);
-        true
+        Left::Nowhere
     }
 
-    /// Keys that are connected here.
-    pub fn keys(&self) -> usize {
-        self.peers.read().unwrap_or_else(PoisonError::into_inner).len()
+    /// Notes that there are other nodes.
+    pub(crate) fn mesh(&self) {
+        self.meshed.store(true, Ordering::Relaxed);
     }
 
-    /// Logged-in connections, several of one key included.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+    /// Another node says, over `link`, that it has `key`.
+    pub(crate) fn add_forwarder(&self, key: &Key, link: ConnId) -> Forwarders {
+        let mut peers = self.write();
+        let entry = peers.entry(*key).or_insert_with(Entry::new);
+        if entry.forwarders.contains(&link) {
+            return Forwarders::Unchanged;
+        }
+        entry.forwarders.push(link);
+        if entry.presence.is_none() && entry.forwarders.len() == 1 {
+            entry.peer.set_active(link);
+        }
+        if entry.forwarders.len() == 2 { Forwarders::Several } else { Forwarders::Only }
     }
+
+    /// A node no longer has `key`, or its link is lost.
+    pub(crate) fn remove_forwarder(&self, key: &Key, link: ConnId) -> (Forwarders, Left) {
+        let mut peers = self.write();
+        let Some(entry) = peers.get_mut(key) else { return (Forwarders::Unchanged, Left::Nowhere) };
+        let before = entry.forwarders.len();
+        entry.forwarders.retain(|other| *other != link);
+        let left = match (entry.connections, entry.forwarders.len()) {
+            (0, 0) => Left::Nowhere,
+            (0, _) => Left::Elsewhere,
+            _ => Left::Here,
+        };
+        if entry.peer.active() == link {
+            entry.peer.set_active(entry.forwarder());
+        }
+        let change = match (before - entry.forwarders.len(), before) {
+            (0, _) => Forwarders::Unchanged,
+            (_, 2) => Forwarders::Several,
+            _ => Forwarders::Only,
+        };
+        if left == Left::Nowhere {
+            peers.remove(key);
+        }
+        (change, left)
+    }
+
+    /// How `key` is announced to other nodes; `None` when it is not connected here.
+    pub(crate) fn presence(&self, key: &Key) -> Option<Arc<[u8]>> {
+        self.read().get(key)?.presence.clone()
+    }
+
+    /// Every key that is connected here.
+    pub(crate) fn local_keys(&self) -> Vec<Key> {
+        self.read().iter().filter(|(_, entry)| entry.connections > 0).map(|(key, _)| *key).collect()
+    }
+
+    /// Counts a shard's watchers. A watcher is counted before it looks at the table, so that no change escapes it.
+    pub(crate) fn set_watchers(&self, shard: usize, count: usize) {
+        self.watchers[shard].store(count, Ordering::SeqCst);
+    }
+
+    /// The shards that have watchers.
+    pub(crate) fn watching(&self) -> impl Iterator<Item = usize> + '_ {
+        self.watchers
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| count.load(Ordering::SeqCst) > 0)
+            .map(|(shard, _)| shard)
+    }
+
+    /// Whether packets for `key` may go over `link`.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn is_forwarder(&self, key: &Key, link: ConnId) -> bool {
+        self.read().get(key).is_some_and(|entry| entry.forwarders.contains(&link))
+    }
+
+    /// Walks what must hold while nothing is under way.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn check(&self) {
+        for (key, entry) in self.read().iter() {
+            let (is_here, forwarder) = (entry.connections > 0, entry.forwarders.first());
+            assert!(is_here || forwarder.is_some(), "{key:x?} is nowhere");
+            assert_eq!(is_here, entry.presence.is_some(), "{key:x?} is announced while it is here");
+            assert_ne!(is_here, forwarder == Some(&entry.peer.active()), "{key:x?}: local wins over mesh");
+        }
+    }
+
+    /// How many there are now.
+    pub fn census(&self) -> Census {
+        let peers = self.read();
+        let mut census = Census {
+            connections: self.connections.load(Ordering::Relaxed),
+            keys_total: peers.len(),
+            watchers: self.watchers.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
+            ..Census::default()
+        };
+        for entry in peers.values() {
+            census.keys_local += usize::from(entry.connections > 0);
+            if entry.connections > 1 {
+                census.duplicate_keys += 1;
+                census.duplicate_connections += entry.connections;
+            }
+        }
+        census
+    }
+}
+
+/// Numbers of the present moment (`docs/protocol/metrics.md`, Relay).
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Logged-in connections, mesh peers' and several of one key included.
+    pub connections: usize,
+    /// Distinct keys connected here.
+    pub keys_local: usize,
+    /// Distinct keys known in the region.
+    pub keys_total: usize,
+    /// Keys with two or more connections.
+    pub duplicate_keys: usize,
+    /// Connections of such keys.
+    pub duplicate_connections: usize,
+    /// Connections that watch.
+    pub watchers: usize,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KEY: Key = [1; 32];
+    const LINK: ConnId = ConnId::from_u64(90);
+    const OTHER_LINK: ConnId = ConnId::from_u64(91);
+
+    fn arrive(board: &Switchboard, conn: u64) -> Arc<Peer> {
+        let peer = board.claim(&KEY, || 0);
+        board.arrive(&KEY, ConnId::from_u64(conn), Arc::from([]));
+        peer
+    }
+
     #[test]
     fn a_key_stays_on_its_shard_while_it_has_a_connection_and_may_move_after() {
-        let board = Switchboard::default();
-        let key = [1; 32];
-        let first = board.claim(&key, || 0);
-        let second = board.claim(&key, || 1);
-        assert_eq!((first.shard, second.shard), (0, 0));
-        assert_eq!((board.keys(), board.connections()), (1, 2));
-        assert!(!board.release(&key, &first));
-        assert!(board.release(&key, &second));
-        assert_eq!((board.keys(), board.connections()), (0, 0));
-        assert_eq!(board.claim(&key, || 1).shard, 1);
+        let board = Switchboard::new(2);
+        let first = board.claim(&KEY, || 0);
+        let second = board.claim(&KEY, || 1);
+        assert_eq!((first.shard(), second.shard()), (0, 0));
+        assert_eq!((board.census().keys_local, board.census().connections), (1, 2));
+        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Here);
+        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        assert_eq!(board.census(), Census::default());
+        assert_eq!(board.claim(&KEY, || 1).shard(), 1);
     }
 
     #[test]
     fn a_sender_that_kept_a_peer_sees_that_it_left_and_never_sees_it_again() {
-        let board = Switchboard::default();
-        let key = [1; 32];
-        let kept = board.claim(&key, || 0);
-        kept.set_active(ConnId::from_u64(5));
-        assert!(board.release(&key, &kept));
-        board.claim(&key, || 0).set_active(ConnId::from_u64(6));
-        assert_eq!(kept.active(), ConnId::NOBODY);
-        assert_eq!(board.find(&key).map(|peer| peer.active()), Some(ConnId::from_u64(6)));
+        let board = Switchboard::new(1);
+        let kept = arrive(&board, 5);
+        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        let back = arrive(&board, 6);
+        assert_eq!((kept.active(), back.active()), (ConnId::NOBODY, ConnId::from_u64(6)));
+    }
+
+    #[test]
+    fn local_wins_over_mesh_and_the_first_announced_forwarder_over_the_second() {
+        let board = Switchboard::new(1);
+        assert_eq!(board.add_forwarder(&KEY, LINK), Forwarders::Only);
+        assert_eq!(board.add_forwarder(&KEY, OTHER_LINK), Forwarders::Several);
+        assert_eq!(board.add_forwarder(&KEY, LINK), Forwarders::Unchanged);
+        let peer = board.find(&KEY).expect("announced");
+        assert_eq!(peer.active(), LINK);
+        arrive(&board, 5);
+        assert_eq!(peer.active(), ConnId::from_u64(5));
+        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Elsewhere);
+        assert_eq!(peer.active(), LINK);
+        assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Several, Left::Elsewhere));
+        assert_eq!(peer.active(), OTHER_LINK);
+        assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Unchanged, Left::Elsewhere));
+        assert_eq!(board.remove_forwarder(&KEY, OTHER_LINK), (Forwarders::Only, Left::Nowhere));
+        assert_eq!(peer.active(), ConnId::NOBODY);
+    }
+
+    #[test]
+    fn a_forwarder_that_goes_while_the_key_is_here_changes_nothing() {
+        let board = Switchboard::new(1);
+        let peer = arrive(&board, 5);
+        board.add_forwarder(&KEY, LINK);
+        assert_eq!(peer.active(), ConnId::from_u64(5));
+        assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Only, Left::Here));
+        assert_eq!(peer.active(), ConnId::from_u64(5));
+        assert_eq!(board.census().keys_total, 1);
     }
 }

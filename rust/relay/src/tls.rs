@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CipherSuite, ServerConfig};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
 
 /// Most plaintext bytes in one record (RFC 8446, 5.1).
 const RECORD: usize = 16 * 1024;
@@ -58,9 +59,17 @@ pub(crate) enum Progress {
     PeerClosed,
 }
 
-/// The server's end of one TLS connection.
-pub(crate) struct Session {
-    connection: UnbufferedServerConnection,
+/// Either end's state, as rustls has it.
+enum Connection {
+    /// Somebody dialled us.
+    Server(UnbufferedServerConnection),
+    /// We dialled another node.
+    Client(UnbufferedClientConnection),
+}
+
+/// One end of a TLS connection.
+pub struct Session {
+    connection: Connection,
     /// What came of a record or a handshake message that is not whole yet, at most [`MAX_PARTIAL`] bytes; empty,
     /// without memory, on an idle connection. rustls remembers places in it, and has to be shown it at each call.
     partial: Vec<u8>,
@@ -68,9 +77,32 @@ pub(crate) struct Session {
     failed: bool,
 }
 
+/// Runs the same code on either end: their types differ, their methods do not.
+macro_rules! either {
+    ($connection:expr, $end:ident => $code:expr) => {
+        match $connection {
+            Connection::Server($end) => $code,
+            Connection::Client($end) => $code,
+        }
+    };
+}
+
 impl Session {
-    pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self { connection: UnbufferedServerConnection::new(config)?, partial: Vec::new(), failed: false })
+    /// The end of a connection that was accepted.
+    pub(crate) fn accept(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+        Ok(Self::new(Connection::Server(UnbufferedServerConnection::new(config)?)))
+    }
+
+    /// The end of a connection that was dialled; the other end has to prove that it is `server_name`.
+    pub(crate) fn dial(config: Arc<ClientConfig>, server_name: &str) -> Result<Self, TlsError> {
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
+            rustls::Error::General(format!("{server_name} is no name that a certificate can be for"))
+        })?;
+        Ok(Self::new(Connection::Client(UnbufferedClientConnection::new(config, name)?)))
+    }
+
+    const fn new(connection: Connection) -> Self {
+        Self { connection, partial: Vec::new(), failed: false }
     }
 
     /// The start of an unfinished record; what is given to [`receive`](Self::receive) next begins with it.
@@ -90,41 +122,27 @@ impl Session {
         self.partial = Vec::new();
         let mut at = 0;
         loop {
-            let UnbufferedStatus { mut discard, state, .. } =
-                self.connection.process_tls_records(&mut ciphertext[at..]);
-            let progress = match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        plain(record.payload);
-                    }
-                    None
-                }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    encode(out, |space| data.encode(space))?;
-                    None
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    None
-                }
-                Ok(ConnectionState::BlockedHandshake) => Some(Progress::Handshaking),
-                Ok(ConnectionState::WriteTraffic(_)) => Some(Progress::Established),
-                // Early data is never offered; should rustls say so all the same, it is as good as the end.
-                Ok(_) => Some(Progress::PeerClosed),
+            let step = either!(&mut self.connection, end => {
+                let UnbufferedStatus { discard, state, .. } = end.process_tls_records(&mut ciphertext[at..]);
+                step(discard, state, out, &mut plain)
+            });
+            let (used, progress) = match step {
+                Ok(step) => step,
                 Err(error) => {
                     self.failed = true;
                     self.alert(out);
-                    return Err(error.into());
+                    return Err(error);
                 }
             };
-            at += discard;
+            at += used;
             if let Some(progress) = progress {
                 let rest = &ciphertext[at..];
                 if rest.len() > MAX_PARTIAL {
                     self.failed = true;
-                    return Err(rustls::Error::General(format!("more than {MAX_PARTIAL} bytes of one message")).into());
+                    return Err(rustls::Error::General(format!(
+                        "more than {MAX_PARTIAL} bytes of one message"
+                    ))
+                    .into());
                 }
                 self.partial.extend_from_slice(rest);
                 return Ok(progress);
@@ -135,12 +153,12 @@ impl Session {
     /// Encodes what rustls had to say before it gave up, the alert last.
     fn alert(&mut self, out: &mut Vec<u8>) {
         // As long as there is something to say, it looks at nothing that came.
-        while self.connection.wants_write() {
-            let Ok(ConnectionState::EncodeTlsData(mut data)) = self.connection.process_tls_records(&mut []).state
-            else {
-                return;
-            };
-            if encode(out, |space| data.encode(space)).is_err() {
+        while either!(&self.connection, end => end.wants_write()) {
+            let step = either!(&mut self.connection, end => {
+                let UnbufferedStatus { discard, state, .. } = end.process_tls_records(&mut []);
+                step(discard, state, out, &mut |_: &[u8]| {})
+            });
+            if step.is_err() {
                 return;
             }
         }
@@ -153,51 +171,101 @@ impl Session {
         if self.failed {
             return Err(rustls::Error::HandshakeNotComplete.into());
         }
-        let mut at = 0;
-        loop {
-            // All of `partial` has been looked at already, so nothing of it is used up here.
-            match self.connection.process_tls_records(&mut self.partial).state? {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    return match traffic.encrypt(plain, &mut out[at..]) {
-                        Ok(len) => Ok(at + len),
-                        Err(EncryptError::EncryptExhausted) => Err(rustls::Error::EncryptError.into()),
-                        Err(error) => Err(rustls::Error::General(error.to_string()).into()),
-                    };
+        either!(&mut self.connection, end => {
+            let mut at = 0;
+            loop {
+                // All of `partial` has been looked at already, so nothing of it is used up here.
+                match end.process_tls_records(&mut self.partial).state? {
+                    ConnectionState::WriteTraffic(mut traffic) => {
+                        return match traffic.encrypt(plain, &mut out[at..]) {
+                            Ok(len) => Ok(at + len),
+                            Err(error) => Err(rustls::Error::General(error.to_string()).into()),
+                        };
+                    }
+                    ConnectionState::EncodeTlsData(mut data) => {
+                        // An answer to the peer's KeyUpdate, queued by rustls.
+                        at += data.encode(&mut out[at..]).map_err(|e| rustls::Error::General(e.to_string()))?;
+                    }
+                    ConnectionState::TransmitTlsData(data) => data.done(),
+                    // The peer has said close_notify; it still reads.
+                    ConnectionState::PeerClosed => {}
+                    _ => return Err(rustls::Error::HandshakeNotComplete.into()),
                 }
-                ConnectionState::EncodeTlsData(mut data) => {
-                    // An answer to the peer's KeyUpdate, queued by rustls.
-                    at += data.encode(&mut out[at..]).map_err(|e| rustls::Error::General(e.to_string()))?;
-                }
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                // The peer has said close_notify; it still reads.
-                ConnectionState::PeerClosed => {}
-                _ => return Err(rustls::Error::HandshakeNotComplete.into()),
             }
-        }
+        })
     }
 
     /// Seals the last words and a close_notify alert, as far as the handshake has come.
     pub(crate) fn seal_last(&mut self, words: &[u8]) -> Vec<u8> {
         let mut out = vec![0; sealed_len(words.len()) + sealed_len(2) + HANDSHAKE_ROOM];
         let mut len = if words.is_empty() { 0 } else { self.seal(words, &mut out).unwrap_or(0) };
-        if !self.failed
-            && let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-                self.connection.process_tls_records(&mut self.partial).state
-        {
-            len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
+        if self.failed {
+            return Vec::new();
         }
+        either!(&mut self.connection, end => {
+            let state = end.process_tls_records(&mut self.partial).state;
+            if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
+                len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
+            }
+        });
         out.truncate(len);
         out
     }
 
     /// "1.2" or "1.3", once that is settled.
     pub(crate) fn version(&self) -> Option<&'static str> {
-        match self.connection.protocol_version()? {
+        match either!(&self.connection, end => end.protocol_version())? {
             rustls::ProtocolVersion::TLSv1_2 => Some("1.2"),
             rustls::ProtocolVersion::TLSv1_3 => Some("1.3"),
             _ => None,
         }
     }
+
+    /// The certificates that a dialled node presented, leaf first; none where the other end dialled us.
+    pub(crate) fn dialled_chain(&self) -> Option<Vec<Vec<u8>>> {
+        match &self.connection {
+            Connection::Server(_) => None,
+            Connection::Client(end) => Some(
+                end.peer_certificates()
+                    .into_iter()
+                    .flatten()
+                    .map(|certificate| certificate.to_vec())
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// Does what one state of a session asks for; bytes used, and how the session stands if it waits for more.
+fn step<End>(
+    mut discard: usize,
+    state: Result<ConnectionState<'_, '_, End>, rustls::Error>,
+    out: &mut Vec<u8>,
+    plain: &mut impl FnMut(&[u8]),
+) -> Result<(usize, Option<Progress>), TlsError> {
+    let progress = match state? {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                let record = record?;
+                discard += record.discard;
+                plain(record.payload);
+            }
+            None
+        }
+        ConnectionState::EncodeTlsData(mut data) => {
+            encode(out, |space| data.encode(space))?;
+            None
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            None
+        }
+        ConnectionState::BlockedHandshake => Some(Progress::Handshaking),
+        ConnectionState::WriteTraffic(_) => Some(Progress::Established),
+        // Early data is never offered; should rustls say so all the same, it is as good as the end.
+        _ => Some(Progress::PeerClosed),
+    };
+    Ok((discard, progress))
 }
 
 /// Appends to `out` what `encode` writes, asking for room as rustls names it.
@@ -214,7 +282,9 @@ fn encode(
                 out.truncate(start + len);
                 return Ok(());
             }
-            Err(EncodeError::InsufficientSize(wanted)) if wanted.required_size > room => room = wanted.required_size,
+            Err(EncodeError::InsufficientSize(wanted)) if wanted.required_size > room => {
+                room = wanted.required_size
+            }
             Err(error) => return Err(rustls::Error::General(error.to_string()).into()),
         }
     }
@@ -277,8 +347,8 @@ impl ResolvesServerCert for CertificateStore {
     }
 }
 
-/// The configuration of every session: TLS 1.2 and 1.3, ALPN `http/1.1`, no tickets (`docs/protocol/tls.md`).
-pub(crate) fn server_config(certificates: Arc<CertificateStore>) -> Result<Arc<ServerConfig>, TlsError> {
+/// What both ends are made with: the ciphers and key exchanges, in the order of preference.
+fn provider() -> Arc<CryptoProvider> {
     let mut provider: CryptoProvider = aws_lc_rs::default_provider();
     // Where a client does not care, AES-128 before AES-256: 3 % less work a packet.
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
@@ -292,13 +362,32 @@ pub(crate) fn server_config(certificates: Arc<CertificateStore>) -> Result<Arc<S
         aws_lc_rs::kx_group::SECP256R1,
         aws_lc_rs::kx_group::SECP384R1,
     ];
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+    Arc::new(provider)
+}
+
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// The configuration of every accepted session: TLS 1.2 and 1.3, ALPN `http/1.1`, no tickets (`docs/protocol/tls.md`).
+pub(crate) fn server_config(certificates: Arc<CertificateStore>) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Clients of a relay keep no tickets, and making them costs 12 µs a handshake.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// The configuration of every dialled session, which trusts these roots (DER); unreadable ones are passed over.
+pub(crate) fn client_config(roots: Vec<Vec<u8>>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut trusted = RootCertStore::empty();
+    trusted.add_parsable_certificates(roots.into_iter().map(CertificateDer::from));
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .with_root_certificates(trusted)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }

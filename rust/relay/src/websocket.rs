@@ -105,18 +105,26 @@ impl Decoder {
         match (frame.opcode, self.message) {
             (CLOSE | PING | PONG, _) => {
                 if !frame.is_final || frame.left > MAX_CONTROL {
-                    return violation(PROTOCOL_ERROR, "a control frame that is fragmented or longer than 125 bytes");
+                    return violation(
+                        PROTOCOL_ERROR,
+                        "a control frame that is fragmented or longer than 125 bytes",
+                    );
                 }
             }
             (BINARY, None) => self.message = Some(0),
             (CONTINUATION, Some(_)) => {}
             (TEXT, None) => return violation(UNSUPPORTED_DATA, "a text message; DERP's are binary"),
-            (opcode, _) => return violation(PROTOCOL_ERROR, format!("a frame with opcode {opcode:#x} out of place")),
+            (opcode, _) => {
+                return violation(PROTOCOL_ERROR, format!("a frame with opcode {opcode:#x} out of place"));
+            }
         }
         if let (BINARY | CONTINUATION, Some(len)) = (frame.opcode, &mut self.message) {
             *len = len.saturating_add(frame.left);
             if *len > MAX_MESSAGE {
-                return violation(MESSAGE_TOO_BIG, format!("a message of {len} bytes, at most {MAX_MESSAGE}"));
+                return violation(
+                    MESSAGE_TOO_BIG,
+                    format!("a message of {len} bytes, at most {MAX_MESSAGE}"),
+                );
             }
         }
         self.frame = Some(frame);

@@ -57,12 +57,6 @@ MISSING: Final = (
         "leave -derp=false out",
     ),
     Missing(
-        "dialling the region's other nodes",
-        (flags.MESH_WITH,),
-        lambda config: bool(config.mesh.peers),
-        "leave -mesh-with out",
-    ),
-    Missing(
         "reading the mesh key from a secrets server",
         (flags.SECRETS_URL,),
         lambda config: isinstance(config.mesh.key_source, SecretsServer),

@@ -9,7 +9,9 @@ from derper.dataplane.events import (
     AcceptFailed,
     Closed,
     Conn,
+    Connected,
     Data,
+    Dialled,
     Drained,
     Event,
     Frame,
@@ -19,14 +21,17 @@ from derper.dataplane.events import (
     Switched,
     Totals,
 )
-from derper.dataplane.plane import DataPlane, Drops, PlaneSettings
+from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings
 
 __all__ = [
     "AcceptFailed",
+    "Census",
     "Closed",
     "Conn",
+    "Connected",
     "Data",
     "DataPlane",
+    "Dialled",
     "Drained",
     "Drops",
     "Event",

@@ -66,6 +66,20 @@ class Drained(NamedTuple):
     conn: Conn
 
 
+class Dialled(NamedTuple):
+    """A socket was taken over, and TLS with the node at its other end goes on; `conn` is 0 if it could not be."""
+
+    conn: Conn
+    token: int  # what `dial` was given
+
+
+class Connected(NamedTuple):
+    """The TLS handshake with a dialled node is done; the connection is parked."""
+
+    conn: Conn
+    chain: list[bytes]  # DER, leaf first
+
+
 class Switched(NamedTuple):
     """The connection relays from now on, under the name `member`."""
 
@@ -91,7 +105,7 @@ class AcceptFailed(NamedTuple):
     error: str
 
 
-Event: TypeAlias = Head | HeadTooLarge | Frame | Data | Drained | Switched | Closed | AcceptFailed
+Event: TypeAlias = Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | AcceptFailed
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
@@ -99,6 +113,8 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.FRAME: Frame,
     _native.DATA: Data,
     _native.DRAINED: Drained,
+    _native.DIALLED: Dialled,
+    _native.CONNECTED: Connected,
     _native.SWITCHED: Switched,
     _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)

@@ -8,10 +8,12 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from derper.dataplane import _native
 from derper.dataplane.events import Conn, Event, event_from
+from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
 
 
@@ -20,12 +22,15 @@ class PlaneSettings:
     """Sizes and times; times in seconds (docs/protocol/relay.md, Timeouts)."""
 
     shards: int
+    server_key: NodePublic
     queue_depth: int = 32  # packets in each of a connection's two queues
     max_head: int = 65_536  # bytes
     setup_timeout: float = 30.0
     login_timeout: float = 10.0
     write_timeout: float | None = 2.0  # without progress, for clients; None: none
     mesh_write_timeout: float = 30.0
+    link_write_timeout: float = 5.0
+    mesh_max_keys: int = 1_000_000  # that one link may announce
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
 
@@ -39,18 +44,32 @@ class Drops(NamedTuple):
     bytes: int
 
 
+class Census(NamedTuple):
+    """Who is here now (docs/protocol/metrics.md, Relay)."""
+
+    connections: int  # logged in, mesh peers and several of one key included
+    keys_local: int
+    keys_total: int  # in the region
+    duplicate_keys: int
+    duplicate_connections: int
+    watchers: int
+
+
 class DataPlane:
     """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
 
     def __init__(self, settings: PlaneSettings) -> None:
         self._native = _native.Plane(
             shards=settings.shards,
+            server_key=settings.server_key.raw,
             queue_depth=settings.queue_depth,
             max_head=settings.max_head,
             setup_timeout=_milliseconds(settings.setup_timeout),
             login_timeout=_milliseconds(settings.login_timeout),
             write_timeout=_milliseconds(settings.write_timeout or 0),
             mesh_write_timeout=_milliseconds(settings.mesh_write_timeout),
+            link_write_timeout=_milliseconds(settings.link_write_timeout),
+            mesh_max_keys=settings.mesh_max_keys,
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
         )
@@ -119,9 +138,27 @@ class DataPlane:
         self._native.consumed(conn, length)
         self._will_flush()
 
-    def switch(self, conn: Conn, key: NodePublic, *, mesh_peer: bool, not_ideal: bool, first: bytes) -> None:
-        """Relay from now on; the frames `first` are written before any packet."""
-        self._native.switch(conn, key.raw, mesh_peer, not_ideal, first)
+    def switch(self, conn: Conn, key: NodePublic, *, mesh_peer: bool, presence: PeerPresent, first: bytes) -> None:
+        """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
+        self._native.switch(conn, key.raw, mesh_peer, presence.encode(), first)
+        self._will_flush()
+
+    def trust(self, roots: list[bytes]) -> None:
+        """Trust these root certificates (DER) when nodes are dialled; unreadable ones are passed over."""
+        self._native.trust(roots)
+
+    def dial(self, token: int, sock: socket.socket, server_name: str) -> None:
+        """Speak TLS, as a client, on a connected socket, which stays the caller's; `Dialled` brings `token` back.
+
+        Raises:
+            ValueError: no certificate can be for that name.
+        """
+        ip, port = sock.getpeername()[:2]
+        self._native.dial(token, sock.fileno(), ip_address(ip), port, server_name)
+
+    def link(self, conn: Conn, first: bytes) -> None:
+        """Forward to the node at the other end of a parked connection, and believe what it announces, from now on."""
+        self._native.link(conn, first)
         self._will_flush()
 
     def close(self, conn: Conn, code: str, detail: str = "") -> None:
@@ -137,9 +174,9 @@ class DataPlane:
         """Give the dropped packets by reason and kind."""
         return [Drops(*entry) for entry in self._native.drops()]
 
-    def population(self) -> tuple[int, int]:
-        """Count the logged-in connections, and their distinct keys."""
-        return self._native.population()
+    def census(self) -> Census:
+        """Count who is here now."""
+        return Census(*self._native.census())
 
     def panic(self, shard: int) -> None:
         """Make a shard fail as a bug would, which ends the process: for the test of just that."""

@@ -20,6 +20,7 @@ from derper.server.identity import Identity
 from derper.server.introduce import Introducer
 from derper.server.listeners import listen
 from derper.server.login import Login
+from derper.server.mesh import Mesh
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -42,6 +43,7 @@ async def _serve(config: Config) -> int:
     plane = DataPlane(
         PlaneSettings(
             shards=config.relay.shards,
+            server_key=identity.public,
             queue_depth=config.relay.send_queue_depth,
             write_timeout=config.relay.tcp.write_timeout,
         )
@@ -52,7 +54,8 @@ async def _serve(config: Config) -> int:
         if config.serves_tls:
             _certify(plane, config, identity)
         login = Login(identity, config.admission.refused_app_names)
-        plane.start(Introducer(plane, http, login).on_event)
+        mesh = Mesh(plane, identity, config)
+        plane.start(Introducer(plane, http, login, mesh).on_event)
         with listen(config.listeners.main, config.relay.tcp) as main:
             plane.listen(main, tls=config.serves_tls)
             address = _address_of(main)
@@ -60,8 +63,10 @@ async def _serve(config: Config) -> int:
             "serving", version=version(), address=address, tls=config.serves_tls, public_key=identity.public,
             mesh_key=identity.mesh_key is not None, shards=config.relay.shards,
         )  # fmt: skip
+        mesh.start()
         await stopped.wait()
-        _log.info("stopping", connections=plane.population()[0])
+        _log.info("stopping", connections=plane.census().connections)
+        await mesh.stop()
     finally:
         plane.stop()
         await http.stop()

@@ -6,6 +6,7 @@ Every event of the data plane comes in here. A connection is a `Guest` until it 
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -25,12 +26,14 @@ from derper.dataplane import (
     Switched,
 )
 from derper.errors import ProtocolError
+from derper.protocol.frames import Endpoint
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.http import HttpConnection, HttpServer, plain_answer
 from derper.server.login import Login, RefusedError
+from derper.server.mesh import Mesh
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -45,10 +48,13 @@ class Guest:
 
 
 class Introducer:
-    """Introduces every connection of a data plane; `login` is absent where the relay is switched off."""
+    """Introduces every connection of a data plane but those that we dialled ourselves."""
 
-    def __init__(self, plane: DataPlane, http: HttpServer, login: Login) -> None:
+    def __init__(self, plane: DataPlane, http: HttpServer, login: Login, mesh: Mesh) -> None:
+        self.derp_accepts = 0
+        self.websocket_accepts = 0
         self._plane = plane
+        self._mesh = mesh
         self._http = http
         self._login = login
         self._guests: dict[Conn, Guest] = {}
@@ -64,6 +70,8 @@ class Introducer:
             self._plane.close(_conn_of(event), "bug")
 
     def _act_on(self, event: Event) -> None:
+        if self._mesh.takes(event):
+            return
         match event:
             case Head():
                 self._introduce(event)
@@ -93,10 +101,13 @@ class Introducer:
         outcome = decide(head) if head.path == "/derp" and self._http.relays else None
         match outcome:
             case DerpUpgrade():
+                self.derp_accepts += 1
                 guest.not_ideal = outcome.ideal_node is not None
                 self._plane.write(event.conn, outcome.answer(self._login.server_key) + self._login.greeting)
                 self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
             case WebSocketUpgrade(offers_derp=True):
+                self.derp_accepts += 1
+                self.websocket_accepts += 1
                 self._plane.write(event.conn, outcome.answer())
                 self._plane.begin_websocket(event.conn)
                 self._plane.write(event.conn, self._login.greeting)
@@ -123,8 +134,10 @@ class Introducer:
             self._plane.close(event.conn, "refused", str(refusal))
             return
         _log.info("client logged in", key=admitted.key, remote=guest.remote.ip, mesh_peer=admitted.mesh_peer)
+        remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
+        presence = admitted.presence(remote, not_ideal=guest.not_ideal)
         self._plane.switch(
-            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, not_ideal=guest.not_ideal, first=admitted.answer
+            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, presence=presence, first=admitted.answer
         )
 
     def _say_goodbye(self, event: Closed) -> None:

@@ -40,21 +40,26 @@ def _listen(family: socket.AddressFamily, host: str, port: int, tcp: Tcp) -> soc
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-        # Accepted sockets inherit these, which saves five system calls a connection.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
-        if tcp.keepalive_time > 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(tcp.keepalive_time)))
-        if tcp.user_timeout > 0:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(tcp.user_timeout * 1000)))
-        sock.setblocking(False)
+        # Accepted sockets inherit the options, which saves five system calls a connection.
+        tune(sock, tcp)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def tune(sock: socket.socket, tcp: Tcp) -> None:
+    """Make a socket, or those that a listening one will accept, fit for relaying; it no longer blocks."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
+    if tcp.keepalive_time > 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(tcp.keepalive_time)))
+    if tcp.user_timeout > 0:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(tcp.user_timeout * 1000)))
 
 
 def _advice(error: OSError) -> str:

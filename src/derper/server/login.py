@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from derper.protocol.frames import NO_FLAGS, Endpoint, PeerFlags, PeerPresent
 from derper.protocol.keys import NodePublic, admits_to_mesh
 from derper.protocol.login import NONCE_LEN, ClientLogin, ServerInfo, ServerKey, server_info_frame
 from derper.protocol.reader import RawFrame
@@ -19,7 +20,20 @@ class LoggedIn:
 
     key: NodePublic
     mesh_peer: bool
+    is_prober: bool
+    app_name: str
     answer: bytes  # the ServerInfo frame
+
+    def presence(self, remote: Endpoint, *, not_ideal: bool) -> PeerPresent:
+        """Say how the other nodes of the region are told of it."""
+        flags = NO_FLAGS
+        if self.mesh_peer:
+            flags |= PeerFlags.MESH_PEER
+        if self.is_prober:
+            flags |= PeerFlags.PROBER
+        if not_ideal:
+            flags |= PeerFlags.NOT_IDEAL
+        return PeerPresent(self.key, remote, flags or PeerFlags.REGULAR, self.app_name)
 
 
 class Login:
@@ -44,4 +58,4 @@ class Login:
         if not mesh_peer and login.info.app_name in self._refused_app_names:
             raise RefusedError(f"app name {login.info.app_name!r} is not allowed")
         answer = server_info_frame(self._server_info, login.box, os.urandom(NONCE_LEN))
-        return LoggedIn(login.key, mesh_peer, answer)
+        return LoggedIn(login.key, mesh_peer, login.info.is_prober, login.info.app_name, answer)

@@ -1,17 +1,15 @@
 //! How a connection ends, and who has to be told.
 
-use std::sync::Arc;
-
 use crate::conn::{Conn, Ending, NEVER, Stage, Transport};
-use crate::frame::{Gone, Key};
+use crate::frame::Key;
 use crate::id::ConnId;
 use crate::net::{Net, Stream};
 use crate::seam::{Event, Reason, Totals};
 use crate::stats::Drop;
-use crate::switchboard::Peer;
+use crate::switchboard::Left;
 use crate::websocket;
 
-use super::{Errand, Shard};
+use super::Shard;
 
 /// How long a connection that has been answered may take to read it and to close.
 const LINGER: u64 = 2_000;
@@ -50,14 +48,6 @@ impl<N: Net> Shard<N> {
         self.settle(id);
     }
 
-    /// Closes every connection of a key of this shard.
-    pub(super) fn close_key(&mut self, key: &Key) {
-        let Some(local) = self.local_by_key.get(key).and_then(|index| self.locals[*index].as_ref()) else { return };
-        for id in local.connections.clone() {
-            self.finish(id, Reason::code("closed_by_mesh_peer"));
-        }
-    }
-
     /// Ends a connection now.
     pub(super) fn finish(&mut self, id: ConnId, reason: Reason) {
         let ending = self.leave(id, reason);
@@ -76,7 +66,16 @@ impl<N: Net> Shard<N> {
         match std::mem::replace(&mut conn.stage, Stage::Parked) {
             Stage::Switched(switched) => {
                 (ending.key, ending.totals) = (Some(switched.member.key), switched.totals);
-                self.unregister(id, &switched.member.key, &switched.peer);
+                if switched.watch.is_some() {
+                    self.stop_watching(id);
+                }
+                self.unregister(id, &switched.member.key);
+                self.lose_packets(id);
+            }
+            Stage::Linked(linked) => {
+                for key in &linked.keys {
+                    self.lost_at(id, key);
+                }
                 self.lose_packets(id);
             }
             Stage::Closing(earlier) => ending = earlier,
@@ -89,28 +88,31 @@ impl<N: Net> Shard<N> {
         ending
     }
 
-    /// Takes a connection out of its key's set. With the last one the key leaves, and its partners are told.
-    pub(super) fn unregister(&mut self, id: ConnId, key: &Key, peer: &Arc<Peer>) {
-        let key_left = self.shared.switchboard.release(key, peer);
-        let Some(&index) = self.local_by_key.get(key) else { return };
-        let Some(local) = &mut self.locals[index] else { return };
-        local.connections.retain(|other| *other != id);
-        if !key_left {
-            // None is left here while the key's next connection is on its way from another shard.
-            peer.set_active(local.connections.last().copied().unwrap_or(ConnId::NOBODY));
-            return;
+    /// Takes a connection out of its key's set. With the last one the key leaves this node, maybe the region.
+    pub(super) fn unregister(&mut self, id: ConnId, key: &Key) {
+        let index = self.local_by_key.get(key).copied();
+        let mut heir = ConnId::NOBODY;
+        if let Some(local) = index.and_then(|index| self.locals[index].as_mut()) {
+            local.connections.retain(|other| *other != id);
+            heir = local.connections.last().copied().unwrap_or(heir);
         }
+        let left = self.shared.switchboard.release(key, heir);
+        let (Some(index), true) = (index, left != Left::Here) else { return };
         let Some(local) = self.locals[index].take() else { return };
         self.free_locals.push(index);
         self.local_by_key.remove(key);
-        for to in local.routes.told() {
-            if to.shard() == self.index {
-                self.tell_gone(to, &local.key, Gone::Disconnected);
-            } else {
-                let errand = Errand::PeerGone { to, key: local.key, why: Gone::Disconnected };
-                self.outgoing[to.shard()].errands.push(errand);
+        self.announce(key);
+        if left == Left::Elsewhere {
+            // Another node has it now: who was sent its packets hears of it when that one loses it, too.
+            for to in local.routes.told() {
+                self.remote_sources.note(key, to);
             }
+            return;
         }
+        for to in local.routes.told() {
+            self.tell_gone_anywhere(to, key);
+        }
+        self.left_region(key);
     }
 
     /// Drops the packets that wait for a connection that has left.

@@ -1,6 +1,8 @@
 //! From accepting a connection to switching it: what Python decides, step by step.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::conn::{Conn, Local, NEVER, Stage, Switched, Transport};
@@ -9,7 +11,6 @@ use crate::id::ConnId;
 use crate::net::{Interest, Net};
 use crate::route::Routes;
 use crate::seam::{Event, Listener, ListenerId, Member, Reason, Role, Totals};
-use crate::switchboard::Peer;
 use crate::tls::Session;
 
 use super::{Errand, Shard, receive};
@@ -48,7 +49,7 @@ impl<N: Net> Shard<N> {
             match self.net.accept(&listener) {
                 Ok((stream, remote)) => {
                     let transport = if listener.tls {
-                        match Session::new(Arc::clone(&self.shared.tls)) {
+                        match Session::accept(Arc::clone(&self.shared.tls)) {
                             Ok(session) => Transport::Tls(Box::new(session)),
                             Err(error) => return self.accept_failed(&io::Error::other(error.to_string())),
                         }
@@ -59,7 +60,11 @@ impl<N: Net> Shard<N> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Whoever was next in line has given up already.
-                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => return self.accept_failed(&error),
             }
         }
@@ -86,20 +91,44 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    fn introduce(&mut self, mut conn: Conn<N::Stream>) {
+    /// Shakes hands, as a client, with another node.
+    pub(super) fn dial(&mut self, token: u64, socket: OwnedFd, remote: SocketAddr, session: Box<Session>) {
+        let mut id = ConnId::NOBODY;
+        match self.net.take_over(socket) {
+            Ok(stream) => id = self.introduce(Conn::new(stream, remote, Transport::Tls(session))),
+            Err(error) => self.accept_failed(&error),
+        }
+        self.events.push(Event::Dialled { token, conn: id });
+        // The client speaks first.
+        let result = self.decrypt(id, &mut []);
+        self.conclude(id, result);
+    }
+
+    /// The TLS handshake is done: a client sends its request head, of a node that we dialled Python wants to know.
+    pub(super) fn shake_hands(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        match conn.transport.dialled_chain() {
+            None => conn.stage = Stage::Head { scanned: 0 },
+            Some(chain) => {
+                self.park(id);
+                self.events.push(Event::Connected { conn: id, chain });
+            }
+        }
+    }
+
+    fn introduce(&mut self, mut conn: Conn<N::Stream>) -> ConnId {
         let settings = &self.shared.settings;
         conn.deadline = self.now + settings.setup_timeout;
         conn.write_timeout = settings.setup_timeout;
         conn.interest = Interest { read: true, write: false };
         let id = self.conns.insert(Box::new(conn));
-        let Some(conn) = self.conns.get(id) else { return };
-        match self.net.add(&conn.stream, id, conn.interest) {
-            Ok(()) => self.arm(id),
-            Err(error) => {
-                self.conns.remove(id);
-                self.accept_failed(&error);
-            }
+        let watched = self.conns.get(id).map_or(Ok(()), |conn| self.net.add(&conn.stream, id, conn.interest));
+        if let Err(error) = watched {
+            self.conns.remove(id);
+            self.accept_failed(&error);
         }
+        self.arm(id);
+        id
     }
 
     pub(super) fn await_head(&mut self, id: ConnId) {
@@ -111,7 +140,6 @@ impl<N: Net> Shard<N> {
 
     pub(super) fn await_frame(&mut self, id: ConnId, most: usize) {
         if self.is_parked(id) {
-            self.counters().accepts.add(1);
             self.enter(id, Stage::Frame { most }, self.shared.settings.login_timeout);
             self.resume(id);
         }
@@ -125,18 +153,19 @@ impl<N: Net> Shard<N> {
     }
 
     pub(super) fn consumed(&mut self, id: ConnId, len: usize) {
-        if let Some(Conn { stage: Stage::Body { unused, .. }, .. }) = self.conns.get_mut(id).map(Box::as_mut) {
+        if let Some(Conn { stage: Stage::Body { unused, .. }, .. }) = self.conns.get_mut(id).map(Box::as_mut)
+        {
             *unused = unused.saturating_sub(len);
             self.settle(id);
         }
     }
 
-    fn is_parked(&self, id: ConnId) -> bool {
+    pub(super) fn is_parked(&self, id: ConnId) -> bool {
         self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Parked))
     }
 
     /// Goes on with what came while the connection was parked.
-    fn resume(&mut self, id: ConnId) {
+    pub(super) fn resume(&mut self, id: ConnId) {
         let result = self.advance(id);
         self.conclude(id, result);
     }
@@ -164,7 +193,8 @@ impl<N: Net> Shard<N> {
             Stage::Frame { most } => {
                 let Some((kind, len)) = read_header(&conn.input) else { return Ok(()) };
                 if len > *most {
-                    let detail = format!("login frame (type {kind:#04x}) of {len} payload bytes, at most {most}");
+                    let detail =
+                        format!("login frame (type {kind:#04x}) of {len} payload bytes, at most {most}");
                     return Err(Reason::with("login_failed", detail));
                 }
                 let whole = crate::frame::HEADER + len;
@@ -187,7 +217,7 @@ impl<N: Net> Shard<N> {
                     self.events.push(Event::Data { conn: id, bytes });
                 }
             }
-            Stage::Switched(_) => return self.relay_input(id),
+            Stage::Switched(_) | Stage::Linked(_) => return self.relay_input(id),
             Stage::Lingering(_) => conn.input = Vec::new(),
             Stage::Handshake | Stage::Parked | Stage::Closing(_) => {}
         }
@@ -223,24 +253,25 @@ impl<N: Net> Shard<N> {
             local: usize::MAX,
             last_route: 0,
             totals: Totals::default(),
-            skip: 0,
+            watch: None,
             since_ms: self.now,
             keep_alive_at: NEVER,
             home: false,
             not_here_credit: NOT_HERE_BURST,
             not_here_at: self.now,
         });
-        if peer.shard == self.index {
+        let shard = peer.shard();
+        if shard == self.index {
             self.register(id, id);
         } else if let Some(conn) = self.conns.remove(id) {
             // Watched until now, and the descriptor is open: this cannot fail.
             let _ = self.net.remove(&conn.stream);
-            self.outgoing[peer.shard].errands.push(Errand::Adopt(conn, peer, id));
+            self.outgoing[shard].errands.push(Errand::Adopt(conn, id));
         }
     }
 
     /// Takes over a connection that was introduced on another shard.
-    pub(super) fn adopt(&mut self, mut conn: Box<Conn<N::Stream>>, peer: Arc<Peer>, old: ConnId) {
+    pub(super) fn adopt(&mut self, mut conn: Box<Conn<N::Stream>>, old: ConnId) {
         conn.dirty = false;
         conn.armed_at = NEVER;
         conn.interest = conn.wanted(super::BODY_CREDIT);
@@ -255,7 +286,7 @@ impl<N: Net> Shard<N> {
         if let Err(error) = watched {
             self.conns.remove(id);
             if let Some(key) = key {
-                self.unregister(id, &key, &peer);
+                self.unregister(id, &key);
             }
             let reason = Reason::with("no_resources", error.to_string());
             self.events.push(Event::Closed { conn: old, remote, key, reason, totals: Totals::default() });
@@ -268,17 +299,17 @@ impl<N: Net> Shard<N> {
     fn register(&mut self, id: ConnId, old: ConnId) {
         let free = self.free_locals.last().copied().unwrap_or(self.locals.len());
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
-        let key = switched.member.key;
+        let (key, presence) = (switched.member.key, Arc::clone(&switched.member.presence));
         let local = self.local_by_key.get(&key).copied().unwrap_or(free);
         switched.local = local;
-        switched.peer.set_active(id);
+        self.shared.switchboard.arrive(&key, id, presence);
         if let Some(Some(entry)) = self.locals.get(local) {
             if !entry.connections.is_empty() {
                 self.counters().total_dup_client_conns.add(1);
             }
         } else {
             let routes = Routes::default();
-            let entry = Some(Local { key, connections: Vec::with_capacity(1), routes });
+            let entry = Some(Local { connections: Vec::with_capacity(1), routes });
             match self.free_locals.pop() {
                 Some(index) => self.locals[index] = entry,
                 None => self.locals.push(entry),
@@ -288,6 +319,7 @@ impl<N: Net> Shard<N> {
         if let Some(entry) = &mut self.locals[local] {
             entry.connections.push(id);
         }
+        self.announce(&key);
         self.events.push(Event::Switched { conn: old, member: id });
         self.plan_keep_alive(id);
         self.mark_dirty(id);

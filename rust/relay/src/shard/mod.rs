@@ -11,6 +11,7 @@
 mod check;
 mod close;
 mod introduce;
+mod mesh;
 mod receive;
 mod relay;
 mod send;
@@ -34,8 +35,10 @@ use crate::net::{Net, Ready};
 use crate::queue::Outbox;
 use crate::seam::{Command, Event, EventQueue, Listener, ListenerId, Waker};
 use crate::stats::Counters;
-use crate::switchboard::{Peer, Switchboard};
+use crate::switchboard::Switchboard;
 use crate::timer::Wheel;
+
+use self::mesh::RemoteSources;
 
 /// Bytes that one ready connection may bring in one tick: the fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
@@ -67,6 +70,12 @@ pub struct Settings {
     pub write_timeout: u64,
     /// The same for a mesh peer.
     pub mesh_write_timeout: u64,
+    /// The same for a link to a node that we dialled.
+    pub link_write_timeout: u64,
+    /// The key of this node: a watcher with it is a node that has dialled itself.
+    pub server_key: Key,
+    /// Most keys that one link may announce; the rest is ignored and counted.
+    pub mesh_max_keys: usize,
     /// Between two `KeepAlive` frames to one connection, at least.
     pub keep_alive: u64,
     /// Drawn anew each time and added to that, at most.
@@ -75,10 +84,14 @@ pub struct Settings {
 
 /// What a shard asks another to do.
 pub(crate) enum Errand<S> {
-    /// Take over this connection: its key lives with you.
-    Adopt(Box<Conn<S>>, Arc<Peer>, ConnId),
+    /// Take over this connection, which was known by that name: its key lives with you.
+    Adopt(Box<Conn<S>>, ConnId),
     /// Tell a connection of yours that a key has left.
-    PeerGone { to: ConnId, key: Key, why: Gone },
+    PeerGone { to: ConnId, key: Key },
+    /// Tell your watchers that a key has come or gone.
+    Changed(Key),
+    /// A key has left the region: tell whom you sent packets of it that came over a link.
+    LeftRegion(Key),
     /// Close every connection of a key of yours.
     ClosePeer(Key),
 }
@@ -116,14 +129,17 @@ impl<S> Shared<S> {
                 })
             })
             .collect::<std::io::Result<_>>()?;
-        Ok(Self { settings, tls, switchboard: Switchboard::default(), events: EventQueue::new()?, ports })
+        let switchboard = Switchboard::new(settings.shards);
+        Ok(Self { settings, tls, switchboard, events: EventQueue::new()?, ports })
     }
 
     /// The shard for a key that has none: the busiest that still has room, so that a quiet server uses one.
-    fn place(&self) -> usize {
+    pub(crate) fn place(&self) -> usize {
         const FULL: u32 = 600;
         let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
-        let roomy = (0..self.ports.len()).filter(|shard| load(shard) < FULL).max_by_key(|shard| (load(shard), self.ports.len() - shard));
+        let roomy = (0..self.ports.len())
+            .filter(|shard| load(shard) < FULL)
+            .max_by_key(|shard| (load(shard), self.ports.len() - shard));
         roomy.or_else(|| (0..self.ports.len()).min_by_key(load)).unwrap_or(0)
     }
 }
@@ -149,6 +165,12 @@ pub(crate) struct Shard<N: Net> {
     handshakes_left: usize,
     stopped: bool,
     wheel: Wheel,
+    /// The watchers among the connections.
+    watchers: Vec<ConnId>,
+    /// Whom packets of keys at other nodes were sent to, as far as they came in over this shard's connections.
+    remote_sources: RemoteSources,
+    /// Connections with more to write than one tick allows.
+    unfinished: Vec<ConnId>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
     /// Lent to whoever reads; see `receive`.
@@ -156,6 +178,7 @@ pub(crate) struct Shard<N: Net> {
     seal_buffer: Vec<u8>,
     /// Lent to whoever needs to collect names for a moment.
     scratch: Vec<ConnId>,
+    #[expect(clippy::vec_box, reason = "a connection holds its outbox by a pointer, which is what is lent")]
     spare_outboxes: Vec<Box<Outbox>>,
     /// Empty buffers, with memory, for connections that hold a part of a frame.
     spare_inputs: Vec<Vec<u8>>,
@@ -178,6 +201,9 @@ impl<N: Net> Shard<N> {
             handshakes_left: 0,
             stopped: false,
             wheel: Wheel::new(now),
+            watchers: Vec::new(),
+            remote_sources: RemoteSources::default(),
+            unfinished: Vec::new(),
             dirty: Vec::new(),
             events: Vec::new(),
             read_buffer: vec![0; receive::BUFFER],
@@ -209,6 +235,7 @@ impl<N: Net> Shard<N> {
             }
         }
         self.expire();
+        self.resume_unfinished();
         self.flush_dirty();
         self.publish();
         if !self.events.is_empty() {
@@ -219,7 +246,8 @@ impl<N: Net> Shard<N> {
     /// Whether something came since the last tick that no descriptor tells of.
     pub(crate) fn has_mail(&self) -> bool {
         let port = self.port();
-        !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.unfinished.is_empty()
+            || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
     }
@@ -259,7 +287,8 @@ impl<N: Net> Shard<N> {
     }
 
     fn obey(&mut self) {
-        let commands = std::mem::take(&mut *self.port().commands.lock().unwrap_or_else(PoisonError::into_inner));
+        let commands =
+            std::mem::take(&mut *self.port().commands.lock().unwrap_or_else(PoisonError::into_inner));
         for command in commands {
             match command {
                 Command::Listen(id, listener) => self.listen(id, listener),
@@ -273,6 +302,8 @@ impl<N: Net> Shard<N> {
                 Command::AwaitBody(conn, len) => self.await_body(conn, len),
                 Command::Consumed(conn, len) => self.consumed(conn, len),
                 Command::Switch { conn, member, first } => self.switch(conn, member, &first),
+                Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),
+                Command::Link { conn, first } => self.link(conn, &first),
                 Command::Close(conn, reason) => self.close(conn, reason),
             }
         }
@@ -287,12 +318,14 @@ impl<N: Net> Shard<N> {
                 self.shared.ports[from].waker.wake();
             }
             for parcel in batch.parcels() {
-                self.enqueue(parcel.to, parcel.from, parcel.packet);
+                self.enqueue(&parcel);
             }
             for errand in batch.errands.drain(..) {
                 match errand {
-                    Errand::Adopt(conn, peer, old) => self.adopt(conn, peer, old),
-                    Errand::PeerGone { to, key, why } => self.tell_gone(to, &key, why),
+                    Errand::Adopt(conn, old) => self.adopt(conn, old),
+                    Errand::PeerGone { to, key } => self.tell_gone(to, &key, Gone::Disconnected),
+                    Errand::Changed(key) => self.tell_watchers(&key),
+                    Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
                 }
             }

@@ -1,7 +1,7 @@
 //! Bytes in: from the socket, through TLS, to whatever the connection's stage does with them.
 
 use crate::conn::{Conn, NEVER, Stage, Transport};
-use crate::frame::{self, BadFrame, HEADER};
+use crate::frame::{self, BadFrame, HEADER, Writer};
 use crate::id::ConnId;
 use crate::net::{Net, Stream};
 use crate::seam::{Reason, Role};
@@ -31,7 +31,7 @@ impl<N: Net> Shard<N> {
             return;
         }
         match conn.stage {
-            Stage::Switched(_) if self.congested => return,
+            Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
             Stage::Handshake if self.handshakes_left == 0 => return,
             Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
@@ -88,8 +88,9 @@ impl<N: Net> Shard<N> {
         self.decrypt(id, bytes)
     }
 
-    fn decrypt(&mut self, id: ConnId, ciphertext: &mut [u8]) -> Result<(), Reason> {
-        let Some(mut session) = self.conns.get_mut(id).and_then(|conn| conn.transport.borrow_session()) else {
+    pub(super) fn decrypt(&mut self, id: ConnId, ciphertext: &mut [u8]) -> Result<(), Reason> {
+        let Some(mut session) = self.conns.get_mut(id).and_then(|conn| conn.transport.borrow_session())
+        else {
             return Ok(());
         };
         let mut answer = Vec::new();
@@ -108,8 +109,7 @@ impl<N: Net> Shard<N> {
         match progress {
             Ok(Progress::Established) => {
                 if self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Handshake)) {
-                    let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
-                    conn.stage = Stage::Head { scanned: 0 };
+                    self.shake_hands(id);
                     return self.advance(id);
                 }
                 result
@@ -214,31 +214,40 @@ impl<N: Net> Shard<N> {
         loop {
             let rest = &bytes[at..];
             // Looked up for each frame: relaying the last one may have ended the connection.
-            let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return Ok(at) };
-            if switched.skip > 0 {
-                let thrown = switched.skip.min(rest.len());
-                switched.skip -= thrown;
+            let Some(conn) = self.conns.get_mut(id) else { return Ok(at) };
+            if conn.skip > 0 {
+                let thrown = conn.skip.min(rest.len());
+                conn.skip -= thrown;
                 at += thrown;
-                if switched.skip > 0 {
+                if conn.skip > 0 {
                     return Ok(at);
                 }
                 continue;
             }
+            let (writer, is_mesh) = match &conn.stage {
+                Stage::Switched(switched) => (Writer::Client, switched.member.role == Role::MeshPeer),
+                Stage::Linked(_) => (Writer::Node, false),
+                _ => return Ok(at),
+            };
             let Some((kind, len)) = frame::read_header(rest) else { return Ok(at) };
-            if switched.member.role != Role::MeshPeer && frame::needs_mesh(kind) {
-                let detail = format!("insufficient permissions: frame type {kind:#04x} from an ordinary client");
+            if writer == Writer::Client && !is_mesh && frame::needs_mesh(kind) {
+                let detail =
+                    format!("insufficient permissions: frame type {kind:#04x} from an ordinary client");
                 return Err(Reason::with("protocol_error", detail));
             }
-            let known = frame::admit(kind, len).map_err(|BadFrame(why)| Reason::with("protocol_error", why))?;
+            let known = frame::admit(writer, kind, len)
+                .map_err(|BadFrame(why)| Reason::with("protocol_error", why))?;
             if !known {
-                switched.skip = len;
-                self.counters().unknown_frames.add(1);
-                self.speak(id);
+                conn.skip = len;
+                if writer == Writer::Client {
+                    self.counters().unknown_frames.add(1);
+                    self.speak(id);
+                }
                 at += HEADER;
                 continue;
             }
             let Some(payload) = rest.get(HEADER..HEADER + len) else { return Ok(at) };
-            self.relay(id, frame::parse(kind, payload));
+            self.relay(id, frame::parse(writer, kind, payload));
             at += HEADER + len;
         }
     }
@@ -247,7 +256,7 @@ impl<N: Net> Shard<N> {
 impl<S> Conn<S> {
     /// Whether frames are parsed where they are read; what is left then waits in front of the next read.
     fn parses_in_place(&self) -> bool {
-        self.switched().is_some() && self.websocket.is_none()
+        self.speaks_derp() && self.websocket.is_none()
     }
 
     /// Why a stream that ended here ended: in order, or in the middle of something.

@@ -2,11 +2,12 @@
 
 use crate::frame::{self, Gone, Inbound, Key, Type};
 use crate::id::ConnId;
+use crate::mailbox::Parcel;
 use crate::net::Net;
 use crate::stats::Drop;
 
 use super::introduce::NOT_HERE_BURST;
-use super::{ANSWER_BACKLOG, Errand, Shard};
+use super::{ANSWER_BACKLOG, Shard};
 
 /// From the login to the first change of home that counts as a move.
 const SETTLING: u64 = 5_000;
@@ -21,8 +22,11 @@ impl<N: Net> Shard<N> {
             Inbound::Forward { from, to, packet } => self.forward(id, from, to, packet),
             Inbound::Preferred(home) => self.note_preferred(id, home),
             Inbound::Ping(data) => self.pong(id, data),
-            Inbound::ClosePeer(key) => self.close_peer(*key),
-            Inbound::Watch | Inbound::Unknown => self.counters().unknown_frames.add(1),
+            Inbound::Watch => self.watch(id),
+            Inbound::ClosePeer(key) => self.close_peer(key),
+            Inbound::Present(key) => self.found_at(id, key),
+            Inbound::Gone(key) => self.forget_at(id, key),
+            Inbound::Unknown => {}
         }
     }
 
@@ -61,7 +65,7 @@ impl<N: Net> Shard<N> {
         {
             switched.last_route = route;
         }
-        self.deliver(active, &from, packet);
+        self.deliver(&Parcel { to: active, key: to, from: &from, packet });
     }
 
     /// The connection that gets packets for `to` now, and the index of the route to it, which notes that it does.
@@ -88,36 +92,21 @@ impl<N: Net> Shard<N> {
         Some((index, active))
     }
 
-    /// A packet from another node: delivered here or nowhere. The zero key is no source; only a faulty node sends it.
-    fn forward(&mut self, id: ConnId, from: &Key, to: &Key, packet: &[u8]) {
-        self.counters().packets_forwarded_in.add(1);
-        let disco = frame::is_disco(packet);
-        let active = self.shared.switchboard.find(to).map(|peer| peer.active());
-        match active {
-            Some(active) if active != ConnId::NOBODY && *from != [0; 32] => self.deliver(active, from, packet),
-            _ => {
-                self.counters().dropped(Drop::UnknownDestinationOnForward, disco, packet.len());
-                if disco {
-                    self.not_here(id, to);
-                }
-            }
-        }
-    }
-
-    fn deliver(&mut self, to: ConnId, from: &Key, packet: &[u8]) {
-        let shard = to.shard();
+    /// Queues a packet for whatever gets the packets of `key`.
+    pub(super) fn deliver(&mut self, parcel: &Parcel<'_>) {
+        let shard = parcel.to.shard();
         if shard == self.index {
-            self.enqueue(to, from, packet);
+            self.enqueue(parcel);
             return;
         }
-        self.outgoing[shard].post(&crate::mailbox::Parcel { to, from, packet });
+        self.outgoing[shard].post(parcel);
         if self.shared.ports[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
             self.publish();
         }
     }
 
     /// Tells a sender that nobody has this key, as often as it may be told.
-    fn not_here(&mut self, id: ConnId, key: &Key) {
+    pub(super) fn not_here(&mut self, id: ConnId, key: &Key) {
         let now = self.now;
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
         let credit = switched.not_here_credit.saturating_add(now - switched.not_here_at).min(NOT_HERE_BURST);
@@ -129,9 +118,10 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Writes a `PeerGone` to a connection of this shard.
+    /// Writes a `PeerGone` to a connection of this shard; a link is none of those who are told.
     pub(super) fn tell_gone(&mut self, id: ConnId, key: &Key, why: Gone) {
-        if self.control(id, &frame::peer_gone(key, why)) {
+        let is_told = self.conns.get(id).is_some_and(|conn| conn.switched().is_some());
+        if is_told && self.control(id, &frame::peer_gone(key, why)) {
             let counters = self.counters();
             match why {
                 Gone::Disconnected => counters.peer_gone_disconnected_frames.add(1),
@@ -162,14 +152,6 @@ impl<N: Net> Shard<N> {
         answer.extend_from_slice(&data);
         if self.control(id, &answer) {
             self.counters().sent_pong.add(1);
-        }
-    }
-
-    fn close_peer(&mut self, key: Key) {
-        match self.shared.switchboard.find(&key) {
-            Some(peer) if peer.shard == self.index => self.close_key(&key),
-            Some(peer) => self.outgoing[peer.shard].errands.push(Errand::ClosePeer(key)),
-            None => {}
         }
     }
 }

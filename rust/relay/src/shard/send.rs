@@ -2,9 +2,10 @@
 
 use std::io::IoSlice;
 
-use crate::conn::{Conn, Transport};
-use crate::frame::{self, HEADER, KEY, Key, Type};
+use crate::conn::{Conn, Stage, Transport};
+use crate::frame::{self, HEADER, KEY, Type};
 use crate::id::ConnId;
+use crate::mailbox::Parcel;
 use crate::net::{Net, Stream};
 use crate::queue::{Outbox, Taken};
 use crate::seam::{Event, Reason};
@@ -19,9 +20,13 @@ use super::{SPARE_OUTBOXES, Shard};
 /// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
 const BATCH: usize = 64 * 1024;
 /// One frame may go over [`BATCH`]; with WebSocket, it is three messages.
-const BIGGEST_FRAME: usize = 3 * 4 + HEADER + KEY + frame::MAX_PACKET;
+const BIGGEST_FRAME: usize = 3 * 4 + HEADER + 2 * KEY + frame::MAX_PACKET;
 /// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
 pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4 * HANDSHAKE_ROOM;
+
+/// Packets that a link to another node may hold in each queue, and their bytes: it carries the packets of many.
+pub(super) const LINK_DEPTH: usize = 4_096;
+const LINK_BYTES: usize = 4 * 1024 * 1024;
 
 /// How an attempt to write ended.
 enum Written {
@@ -34,11 +39,16 @@ enum Written {
 impl<N: Net> Shard<N> {
     /// Queues a packet for a connection of this shard. A full queue drops its oldest, but only once the socket
     /// takes no more.
-    pub(super) fn enqueue(&mut self, to: ConnId, from: &Key, packet: &[u8]) {
+    pub(super) fn enqueue(&mut self, parcel: &Parcel<'_>) {
+        let &Parcel { to, key, from, packet } = parcel;
         let disco = frame::is_disco(packet);
         let depth = self.shared.settings.queue_depth;
         let is_full = |conn: &Conn<N::Stream>| {
-            conn.outbox.as_ref().is_some_and(|outbox| outbox.queue(disco).len() >= depth)
+            let queue = conn.outbox.as_ref().map(|outbox| outbox.queue(disco));
+            queue.is_some_and(|queue| match conn.stage {
+                Stage::Linked(_) => queue.len() >= LINK_DEPTH || queue.bytes() >= LINK_BYTES,
+                _ => queue.len() >= depth,
+            })
         };
         if self.conns.get(to).is_some_and(|conn| is_full(conn) && !conn.blocked) {
             self.flush(to);
@@ -48,14 +58,21 @@ impl<N: Net> Shard<N> {
             return;
         };
         let evict = conn.blocked && is_full(conn);
+        let is_link = matches!(conn.stage, Stage::Linked(_));
         let is_websocket = conn.websocket.is_some();
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         let queue = outbox.queue_mut(disco);
         let evicted = if evict { queue.drop_oldest() } else { None };
-        let header = frame::header(Type::RecvPacket, KEY + packet.len());
-        let pieces: [&[u8]; 3] = [&header, from, packet];
-        queue.push(packet.len(), self.now as u32, |bytes| append(bytes, is_websocket, &pieces));
+        let now = self.now as u32;
+        if is_link {
+            let header = frame::header(Type::ForwardPacket, 2 * KEY + packet.len());
+            queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, key, packet]));
+            self.counters().packets_forwarded_out.add(1);
+        } else {
+            let header = frame::header(Type::RecvPacket, KEY + packet.len());
+            queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, packet]));
+        }
         if let Some(len) = evicted {
             self.counters().dropped(Drop::QueueHead, disco, len);
         }
@@ -151,7 +168,9 @@ impl<N: Net> Shard<N> {
         let Some(mut outbox) = conn.outbox.take() else { return };
         let mut taken = Taken::default();
         let written = conn.write_out(&mut outbox, &mut self.seal_buffer, self.now as u32, &mut taken);
+        let mut received = Taken::default();
         if let Some(switched) = conn.switched_mut() {
+            received = taken;
             switched.totals.packets_out += taken.frames;
             switched.totals.bytes_out += taken.bytes;
         }
@@ -170,6 +189,7 @@ impl<N: Net> Shard<N> {
                     self.events.push(Event::Drained { conn: id });
                 }
                 self.close_if_written(id);
+                self.feed_watcher(id);
             }
             Err(reason) => {
                 conn.outbox = Some(outbox);
@@ -177,8 +197,8 @@ impl<N: Net> Shard<N> {
             }
         }
         let counters = self.counters();
-        counters.packets_sent.add(taken.frames);
-        counters.bytes_sent.add(taken.bytes);
+        counters.packets_sent.add(received.frames);
+        counters.bytes_sent.add(received.bytes);
         counters.queued_ms.add(taken.waited_ms);
     }
 }
@@ -203,7 +223,8 @@ impl<S: Stream> Conn<S> {
     ) -> Result<Written, Reason> {
         loop {
             if !outbox.committed.is_empty() {
-                let Some(len) = self.offer(&[IoSlice::new(&outbox.committed[outbox.committed_sent..])])? else {
+                let Some(len) = self.offer(&[IoSlice::new(&outbox.committed[outbox.committed_sent..])])?
+                else {
                     return Ok(Written::Blocked);
                 };
                 outbox.sent(len);

@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::seeded::Seeded;
@@ -203,6 +204,10 @@ impl Net for Wires {
         let Some(at) = backlog.iter().position(mine) else { return Err(io::ErrorKind::WouldBlock.into()) };
         let waiting = backlog.remove(at);
         Ok((End(waiting.wire), SocketAddr::from((Ipv4Addr::LOCALHOST, waiting.from))))
+    }
+
+    fn take_over(&mut self, _: OwnedFd) -> io::Result<End> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn add(&mut self, stream: &End, id: ConnId, interest: Interest) -> io::Result<()> {

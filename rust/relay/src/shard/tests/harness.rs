@@ -10,7 +10,7 @@ use rustls::{ClientConnection, RootCertStore};
 use crate::frame::{HEADER, KEY, Key};
 use crate::seam::{Event, Reason};
 use crate::shard::Settings;
-use crate::stepping::{Party, World, introduction};
+use crate::stepping::{Guest, Party, World, introduction};
 use crate::tls::Certificate;
 
 pub(super) const SEND: u8 = 0x04;
@@ -86,6 +86,9 @@ pub(super) fn settings(shards: usize) -> Settings {
         login_timeout: 10_000,
         write_timeout: 2_000,
         mesh_write_timeout: 30_000,
+        link_write_timeout: 5_000,
+        server_key: [0xee; KEY],
+        mesh_max_keys: 1_000,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
     }
@@ -138,7 +141,7 @@ impl Room {
     pub(super) fn join_at(&mut self, over: Over, name: u8, shard: usize, home: usize) -> Party {
         let party = self.connect(over, shard);
         self.world.introduce(party, home);
-        self.say(party, &introduction(&key(name), false));
+        self.say(party, &introduction(&key(name), Guest::Client));
         self.world.run();
         assert!(self.world.is_switched(party), "{name} is not logged in: {:?}", self.world.events());
         party

@@ -1,0 +1,246 @@
+//! The other nodes of the region (`docs/protocol/mesh.md`): watchers of ours, links of ours, packets from afar.
+
+use std::collections::HashMap;
+
+use crate::conn::{Linked, NEVER, Stage};
+use crate::frame::{self, Gone, Key};
+use crate::id::ConnId;
+use crate::mailbox::Parcel;
+use crate::net::Net;
+use crate::seam::Reason;
+use crate::stats::Drop;
+use crate::switchboard::{Forwarders, Left};
+use crate::watch::Watch;
+
+use super::{Errand, Shard};
+
+/// Bytes of announcements that are written to a watcher at a time.
+const FEED: usize = 64 * 1024;
+/// Most keys at other nodes whose receivers are remembered; of one key beyond that, nobody hears that it left.
+const MAX_REMOTE_SOURCES: usize = 1_000_000;
+/// Most receivers that are remembered of one key at another node.
+const MAX_RECEIVERS: usize = 65_536;
+
+/// Which connections were sent packets of keys that are at other nodes: they are told when these leave the region.
+#[derive(Default)]
+pub(super) struct RemoteSources {
+    receivers: HashMap<Key, Vec<ConnId>>,
+}
+
+impl RemoteSources {
+    pub(super) fn note(&mut self, key: &Key, to: ConnId) {
+        if let Some(receivers) = self.receivers.get_mut(key) {
+            if !receivers.contains(&to) && receivers.len() < MAX_RECEIVERS {
+                receivers.push(to);
+            }
+        } else if self.receivers.len() < MAX_REMOTE_SOURCES {
+            self.receivers.insert(*key, vec![to]);
+        }
+    }
+
+    fn forget(&mut self, key: &Key) -> Vec<ConnId> {
+        self.receivers.remove(key).unwrap_or_default()
+    }
+}
+
+impl<N: Net> Shard<N> {
+    // Watchers: nodes that dialled us.
+
+    /// A mesh peer wants to hear of every client that is here, and that comes and goes.
+    pub(super) fn watch(&mut self, id: ConnId) {
+        let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
+        if switched.watch.is_some() || switched.member.key == self.shared.settings.server_key {
+            return;
+        }
+        self.watchers.push(id);
+        self.shared.switchboard.set_watchers(self.index, self.watchers.len());
+        let keys = self.shared.switchboard.local_keys();
+        if let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) {
+            switched.watch = Some(Box::new(Watch::new(keys)));
+        }
+        self.feed_watcher(id);
+    }
+
+    pub(super) fn stop_watching(&mut self, id: ConnId) {
+        self.watchers.retain(|other| *other != id);
+        self.shared.switchboard.set_watchers(self.index, self.watchers.len());
+    }
+
+    /// A key of this node has come, come again or gone: every watcher on every shard hears of it.
+    pub(super) fn announce(&mut self, key: &Key) {
+        for shard in self.shared.switchboard.watching() {
+            if shard != self.index {
+                self.outgoing[shard].errands.push(Errand::Changed(*key));
+            }
+        }
+        self.tell_watchers(key);
+    }
+
+    pub(super) fn tell_watchers(&mut self, key: &Key) {
+        for at in 0..self.watchers.len() {
+            let id = self.watchers[at];
+            if let Some(watch) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()?.watch.as_mut()) {
+                watch.changed(key);
+            }
+            self.feed_watcher(id);
+        }
+    }
+
+    /// Writes what a watcher does not know yet, as much as may wait for its socket; the rest comes when that has left.
+    pub(super) fn feed_watcher(&mut self, id: ConnId) {
+        let mut room = FEED.saturating_sub(self.backlog(id));
+        let mut is_unfinished = false;
+        while let Some(watch) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()?.watch.as_mut()) {
+            if watch.is_empty() {
+                break;
+            }
+            if room == 0 {
+                is_unfinished = true;
+                break;
+            }
+            let Some(key) = watch.next() else { break };
+            let len = match self.shared.switchboard.presence(&key) {
+                Some(presence) => {
+                    self.control(id, &presence);
+                    presence.len()
+                }
+                None => {
+                    self.tell_gone(id, &key, Gone::Disconnected);
+                    frame::HEADER + frame::KEY + 1
+                }
+            };
+            room = room.saturating_sub(len);
+        }
+        if is_unfinished && self.conns.get(id).is_some_and(|conn| !conn.blocked) {
+            self.unfinished.push(id);
+        }
+    }
+
+    /// Goes on with what would have made the last tick too long.
+    pub(super) fn resume_unfinished(&mut self) {
+        for id in std::mem::take(&mut self.unfinished) {
+            self.feed_watcher(id);
+        }
+    }
+
+    /// A mesh peer wants every connection of a key closed.
+    pub(super) fn close_peer(&mut self, key: &Key) {
+        match self.shared.switchboard.find(key).map(|peer| peer.shard()) {
+            Some(shard) if shard != self.index => self.outgoing[shard].errands.push(Errand::ClosePeer(*key)),
+            Some(_) => self.close_key(key),
+            None => {}
+        }
+    }
+
+    /// Closes every connection of a key of this shard.
+    pub(super) fn close_key(&mut self, key: &Key) {
+        let Some(local) = self.local_by_key.get(key).and_then(|index| self.locals[*index].as_ref()) else {
+            return;
+        };
+        for id in local.connections.clone() {
+            self.finish(id, Reason::code("closed_by_mesh_peer"));
+        }
+    }
+
+    /// A packet from another node: delivered here or nowhere. The zero key is no source; only a faulty node sends it.
+    pub(super) fn forward(&mut self, id: ConnId, from: &Key, to: &Key, packet: &[u8]) {
+        self.shared.switchboard.mesh();
+        self.counters().packets_forwarded_in.add(1);
+        let active = self.shared.switchboard.find_here(to).filter(|_| *from != [0; 32]);
+        if let Some(active) = active {
+            self.remote_sources.note(from, active);
+            self.deliver(&Parcel { to: active, key: to, from, packet });
+            return;
+        }
+        let disco = frame::is_disco(packet);
+        self.counters().dropped(Drop::UnknownDestinationOnForward, disco, packet.len());
+        if disco {
+            self.not_here(id, to);
+        }
+    }
+
+    // Links: nodes that we dialled.
+
+    /// The login at a node that we dialled is done.
+    pub(super) fn link(&mut self, id: ConnId, first: &[u8]) {
+        if !self.is_parked(id) {
+            return;
+        }
+        self.control(id, first);
+        self.shared.switchboard.mesh();
+        self.enter(id, Stage::Linked(Linked::default()), NEVER);
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.write_timeout = self.shared.settings.link_write_timeout;
+        }
+        self.resume(id);
+    }
+
+    /// A node has a key.
+    pub(super) fn found_at(&mut self, link: ConnId, key: &Key) {
+        let most = self.shared.settings.mesh_max_keys;
+        let Some(Stage::Linked(linked)) = self.conns.get_mut(link).map(|conn| &mut conn.stage) else {
+            return;
+        };
+        if linked.keys.contains(key) {
+            return;
+        }
+        if linked.keys.len() >= most {
+            self.counters().mesh_keys_refused.add(1);
+            return;
+        }
+        linked.keys.insert(*key);
+        if self.shared.switchboard.add_forwarder(key, link) == Forwarders::Several {
+            self.counters().multiforwarder_created.add(1);
+        }
+    }
+
+    /// A node says that it does not have a key, or no more.
+    pub(super) fn forget_at(&mut self, link: ConnId, key: &Key) {
+        let Some(Stage::Linked(linked)) = self.conns.get_mut(link).map(|conn| &mut conn.stage) else {
+            return;
+        };
+        linked.keys.remove(key);
+        self.lost_at(link, key);
+    }
+
+    /// Packets for `key` no longer go over `link`.
+    pub(super) fn lost_at(&mut self, link: ConnId, key: &Key) {
+        let (change, left) = self.shared.switchboard.remove_forwarder(key, link);
+        match change {
+            Forwarders::Several => self.counters().multiforwarder_deleted.add(1),
+            Forwarders::Unchanged => self.counters().packet_forwarder_delete_other_value.add(1),
+            Forwarders::Only => {}
+        }
+        if left == Left::Nowhere && change != Forwarders::Unchanged {
+            self.left_region(key);
+        }
+    }
+
+    /// A key has left the region: whom any shard sent packets of it that came over a link is told.
+    pub(super) fn left_region(&mut self, key: &Key) {
+        if !self.shared.switchboard.is_meshed() {
+            return;
+        }
+        for shard in 0..self.outgoing.len() {
+            if shard != self.index {
+                self.outgoing[shard].errands.push(Errand::LeftRegion(*key));
+            }
+        }
+        self.tell_of_remote(key);
+    }
+
+    pub(super) fn tell_of_remote(&mut self, key: &Key) {
+        for to in self.remote_sources.forget(key) {
+            self.tell_gone_anywhere(to, key);
+        }
+    }
+
+    /// Tells a connection of any shard that a key has left.
+    pub(super) fn tell_gone_anywhere(&mut self, to: ConnId, key: &Key) {
+        if to.shard() == self.index {
+            self.tell_gone(to, key, Gone::Disconnected);
+        } else {
+            self.outgoing[to.shard()].errands.push(Errand::PeerGone { to, key: *key });
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What one watcher has yet to be told: a set of keys, not a queue of events.
+//!
+//! A key is written as it is when its turn comes, so a watcher that is slow is told less often, and never of more than
+//! there is. Memory is bounded by the number of keys (`docs/protocol/mesh.md`).
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::frame::Key;
+
+/// The keys whose latest state a watcher does not know yet.
+#[derive(Default, Debug)]
+pub(crate) struct Watch {
+    queue: VecDeque<Key>,
+    queued: HashSet<Key>,
+}
+
+impl Watch {
+    /// A watcher that knows nothing yet of these keys.
+    pub(crate) fn new(keys: Vec<Key>) -> Self {
+        Self { queued: keys.iter().copied().collect(), queue: keys.into() }
+    }
+
+    /// Notes that a key has come, come again or gone.
+    pub(crate) fn changed(&mut self, key: &Key) {
+        if self.queued.insert(*key) {
+            self.queue.push_back(*key);
+        }
+    }
+
+    /// The key whose turn it is.
+    pub(crate) fn next(&mut self) -> Option<Key> {
+        let key = self.queue.pop_front()?;
+        self.queued.remove(&key);
+        if self.queue.is_empty() {
+            *self = Self::default();
+        }
+        Some(key)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_changes_often_before_it_is_told_is_told_once() {
+        let mut watch = Watch::new(vec![[1; 32], [2; 32]]);
+        watch.changed(&[2; 32]);
+        watch.changed(&[3; 32]);
+        watch.changed(&[3; 32]);
+        let told: Vec<_> = std::iter::from_fn(|| watch.next()).collect();
+        assert_eq!(told, [[1; 32], [2; 32], [3; 32]]);
+        watch.changed(&[1; 32]);
+        assert_eq!(watch.next(), Some([1; 32]));
+        assert!(watch.is_empty());
+    }
+}

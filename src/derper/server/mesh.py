@@ -1,0 +1,251 @@
+"""The other nodes of the region: one link to each, dialled from here and kept (docs/protocol/mesh.md).
+
+A link is a DERP login with the server's own key and the mesh key, over TLS that the data plane speaks; from `link` on
+it is the data plane's, and here only its end is awaited. Packets that come *from* the other nodes come in over the
+links that they dial, as those of ordinary connections.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import count
+from typing import TypeVar
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper import log
+from derper.config import Config, MeshPeer
+from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head
+from derper.errors import NetworkError, ProtocolError
+from derper.protocol import metacert
+from derper.protocol.frames import WatchConns
+from derper.protocol.keys import NodePublic
+from derper.protocol.login import (
+    MAX_SERVER_INFO,
+    MAX_SERVER_KEY,
+    NONCE_LEN,
+    ClientInfo,
+    LoginBox,
+    ServerKey,
+    client_info_frame,
+    open_server_info,
+)
+from derper.protocol.reader import RawFrame
+from derper.protocol.upgrade import UpgradeAnswer, upgrade_request
+from derper.server import roots
+from derper.server.identity import Identity
+from derper.server.listeners import tune
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+RETRY_SECONDS = 5.0
+STEP_SECONDS = 10.0
+"""For each step of a login; the connect and the TLS handshake are one step each."""
+LOOK_UP_SECONDS = 30.0
+"""Between two look-ups of a name that stands for many nodes."""
+
+
+class LinkState(StrEnum):
+    """How a link stands."""
+
+    DIALLING = "dialling"
+    UP = "up"
+    DOWN = "down"  # until the next try
+    OURSELVES = "ourselves"  # given up for good
+
+
+class _OurselvesError(Exception):
+    """The node at the other end has our own key."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A connection that we dialled, until it is gone: its events, in order."""
+
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    conn: Conn = 0
+
+
+class Mesh:
+    """All links of this node. `start` dials, and whoever gets the data plane's events asks `takes` first."""
+
+    def __init__(self, plane: DataPlane, identity: Identity, config: Config) -> None:
+        self.links: dict[str, LinkState] = {}
+        self._plane = plane
+        self._identity = identity
+        self._peers = config.mesh.peers
+        self._tcp = config.relay.tcp
+        self._tokens = count(1)
+        self._dialling: dict[int, _Call] = {}
+        self._calls: dict[Conn, _Call] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        if self._peers:
+            plane.trust(roots.load(config.roots))
+
+    def start(self) -> None:
+        """Dial every node, and again whenever a link is lost."""
+        for peer in self._peers:
+            work = self._keep_many(peer) if peer.every_address else self._keep(peer, peer.dial_host)
+            self._tasks.add(self._spawn(work))
+
+    async def stop(self) -> None:
+        """Dial no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def takes(self, event: Event) -> bool:
+        """Take an event of a connection that was dialled here; False: it belongs to somebody else."""
+        if isinstance(event, Dialled):
+            call = self._dialling.pop(event.token)
+            call.conn = event.conn
+            self._calls[event.conn] = call
+        conn: Conn = getattr(event, "conn", 0)
+        found = self._calls.get(conn)
+        if found is None:
+            return False
+        found.events.put_nowait(event)
+        if isinstance(event, Closed) or not conn:
+            del self._calls[conn]
+        return True
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _keep_many(self, peer: MeshPeer) -> None:
+        """Keep one link to each address of the name, as the name is resolved now."""
+        kept: dict[str, asyncio.Task[None]] = {}
+        while True:
+            try:
+                addresses = set(await _addresses(peer.dial_host, peer.port))
+            except OSError as error:
+                _log.warning("cannot look the region's nodes up", name=peer.dial_host, reason=log.in_one_line(error))
+            else:
+                for address in kept.keys() - addresses:
+                    kept.pop(address).cancel()
+                for address in addresses - kept.keys():
+                    kept[address] = self._spawn(self._keep(peer, address))
+                    self._tasks.add(kept[address])
+            await asyncio.sleep(LOOK_UP_SECONDS)
+
+    async def _keep(self, peer: MeshPeer, address: str) -> None:
+        name = _authority(peer) if address == peer.host else f"{_authority(peer)}/{address}"
+        try:
+            while True:
+                self.links[name] = LinkState.DIALLING
+                try:
+                    reason = await self._link(peer, address, name)
+                except (NetworkError, ProtocolError, OSError) as error:
+                    reason = log.in_one_line(error)
+                self.links[name] = LinkState.DOWN
+                _log.warning("no link to a node, trying again", node=name, reason=reason)
+                await asyncio.sleep(RETRY_SECONDS)
+        except _OurselvesError:
+            self.links[name] = LinkState.OURSELVES
+            _log.info("a node of the region is this one; it is not dialled again", node=name)
+        except asyncio.CancelledError:
+            del self.links[name]
+            raise
+
+    async def _link(self, peer: MeshPeer, address: str, name: str) -> str:
+        """Set a link up and wait for its end; why it ended."""
+        call = await self._dial(peer, address)
+        try:
+            try:
+                key = await self._log_in(peer, call)
+            except TimeoutError as error:
+                raise NetworkError(f"no answer within {STEP_SECONDS:.0f} s") from error
+            self.links[name] = LinkState.UP
+            _log.info("linked to a node", node=name, key=key)
+            closed = await _next(call, Closed, None)
+            return f"{closed.code} {closed.detail}".strip()
+        finally:
+            self._plane.close(call.conn, "done")
+
+    async def _dial(self, peer: MeshPeer, address: str) -> _Call:
+        call = _Call()
+        token = next(self._tokens)
+        with await _connect(address, peer.port) as sock:
+            tune(sock, self._tcp)
+            self._dialling[token] = call
+            try:
+                self._plane.dial(token, sock, peer.host)
+            except ValueError as error:
+                del self._dialling[token]
+                raise NetworkError(str(error)) from error
+        if not (await _next(call, Dialled)).conn:
+            raise NetworkError("the system has no room for another connection")
+        return call
+
+    async def _log_in(self, peer: MeshPeer, call: _Call) -> NodePublic:
+        """Go from the TLS handshake to a link; the other node's key."""
+        plane, conn = self._plane, call.conn
+        meta = metacert.find((await _next(call, Connected)).chain)
+        fast_start = meta is not None and meta.allows_fast_start
+        plane.write(conn, upgrade_request(_authority(peer), fast_start=fast_start))
+        if not fast_start:
+            plane.await_head(conn)
+            UpgradeAnswer.parse((await _next(call, Head)).head)
+        plane.await_frame(conn, MAX_SERVER_KEY)
+        key = ServerKey.decode(_raw(await _next(call, Frame))).key
+        if key == self._identity.public:
+            raise _OurselvesError
+        box = LoginBox(self._identity.private, key)
+        info = ClientInfo(mesh_key=self._identity.mesh_key)
+        plane.write(conn, client_info_frame(self._identity.public, info, box, os.urandom(NONCE_LEN)))
+        plane.await_frame(conn, MAX_SERVER_INFO)
+        open_server_info(_raw(await _next(call, Frame)), box)
+        plane.link(conn, WatchConns().encode())
+        return key
+
+
+def _authority(peer: MeshPeer) -> str:
+    host = f"[{peer.host}]" if ":" in peer.host else peer.host
+    return host if peer.port == 443 else f"{host}:{peer.port}"  # noqa: PLR2004  the scheme's own
+
+
+def _raw(event: Frame) -> RawFrame:
+    return RawFrame(event.type, event.payload)
+
+
+_E = TypeVar("_E", Dialled, Connected, Head, Frame, Closed)
+
+
+async def _next(call: _Call, kind: type[_E], seconds: float | None = STEP_SECONDS) -> _E:
+    """Wait for the connection's next event, which has to be of this kind."""
+    async with asyncio.timeout(seconds):
+        event = await call.events.get()
+    if isinstance(event, kind):
+        return event
+    if isinstance(event, Closed):
+        raise NetworkError(f"closed: {event.code} {event.detail}".strip())
+    raise NetworkError(f"wanted {kind.__name__}, got {type(event).__name__}")
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    """Give a socket that is connected to the first of the host's addresses that answers."""
+    errors: list[OSError] = []
+    for address in await _addresses(host, port):
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except OSError as error:
+            sock.close()
+            errors.append(error)
+        else:
+            return sock
+    reason = log.in_one_line(errors[0]) if errors else "the name has no address"
+    raise NetworkError(f"cannot connect to {host} port {port}: {reason}")

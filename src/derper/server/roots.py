@@ -1,0 +1,33 @@
+"""Whom outgoing TLS trusts: the root certificates that the configuration names, or the system's."""
+
+import re
+import ssl
+from pathlib import Path
+
+from derper.config import TrustedRoots
+from derper.errors import ConfigError
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def load(roots: TrustedRoots) -> list[bytes]:
+    """Give the roots in DER.
+
+    Raises:
+        ConfigError: the file that was named cannot be read.
+    """
+    if roots.file is not None:
+        return _read(roots.file)
+    system = ssl.get_default_verify_paths()
+    folders = roots.directories or tuple(Path(folder) for folder in (system.capath,) if folder)
+    if not roots.directories and system.cafile:
+        return _read(Path(system.cafile))
+    return [root for folder in folders for path in sorted(folder.glob("*")) if path.is_file() for root in _read(path)]
+
+
+def _read(path: Path) -> list[bytes]:
+    try:
+        text = path.read_text("ascii", "replace")
+    except OSError as error:
+        raise ConfigError(f"the root certificates in {path} cannot be read: {error.strerror}") from error
+    return [ssl.PEM_cert_to_DER_cert(block) for block in _CERTIFICATE.findall(text)]

@@ -1,0 +1,125 @@
+"""What stands in the repository holds elsewhere: no machine's paths, no dead links, no command that is not there."""
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tracked import ROOT, shown, tracked
+
+# Each with a letter in brackets, so that this file does not contain what it looks for.
+MACHINE_PATHS = re.compile(r"(?<![\w.])(/[w]ork|/[r]oot|\.\./[s]hared)/")
+REGISTRIES = re.compile(r"[p]ypi\.org|[p]ythonhosted|[p]roxy\.golang|[r]egistry\.npmjs")
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+MAKE = re.compile(r"\bmake ([a-z]+)\b")
+CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`|^ {4}.*$", re.MULTILINE | re.DOTALL)
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" not in data:
+            yield shown(path), data.decode()
+
+
+@pytest.mark.parametrize("unwanted", [MACHINE_PATHS, REGISTRIES], ids=["paths of a machine", "hosts of registries"])
+def test_no_file_names(unwanted: re.Pattern[str]) -> None:
+    assert {name: found[0] for name, text in texts() if (found := unwanted.search(text))} == {}
+
+
+def without_code(markdown: str) -> str:
+    return CODE.sub("", markdown)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings can be linked to."""
+    fenced = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.*?) *#*$", fenced.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_to_a_file_finds_it_and_its_heading() -> None:
+    dead = []
+    for page in tracked("*.md"):
+        for link in LINK.findall(without_code(page.read_text())):
+            if re.match(r"[a-z]+:", link):
+                continue
+            target, _, anchor = link.partition("#")
+            path = (page.parent / target).resolve() if target else page
+            found = path.exists() and path.is_relative_to(ROOT)
+            if not found or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
+                dead.append(f"{shown(page)}: {link}")
+    assert dead == []
+
+
+def targets() -> set[str]:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    return set(phony[1].split())
+
+
+def test_every_make_command_in_the_pages_is_a_target() -> None:
+    commands = {
+        (shown(page), word)
+        for page in tracked("*.md")
+        for code in CODE.finditer(page.read_text())
+        for word in MAKE.findall(code[0])
+    }
+    assert commands
+    assert sorted(command for command in commands if command[1] not in targets()) == []
+
+
+def test_make_alone_shows_every_target() -> None:
+    told = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert set(re.findall(r"^ +([a-z]+) ", told, re.MULTILINE)) == targets()
+
+
+def test_the_version_stands_in_one_place() -> None:
+    version = CARGO["workspace"]["package"]["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
+    for manifest in tracked("rust/*/Cargo.toml"):
+        assert tomllib.loads(manifest.read_text())["package"]["version"] == {"workspace": True}, shown(manifest)
+    repeated = [shown(path) for path in tracked("src/*.py", "src/*.pyi", "rust/*.rs") if version in path.read_text()]
+    assert repeated == []
+    assert metadata.version("derper") == version, "installed from an older source: run make"
+
+
+def locked(name: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / name).read_text()
+    pinned = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text, re.MULTILINE)
+    assert len(pinned) == len(re.findall(r"^\S+==.*\\\n    --hash=sha256:", text, re.MULTILINE))
+    return {canonicalize_name(package): version for package, version in pinned}
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("run.txt", PROJECT["project"]["dependencies"]),
+        ("dev.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]),
+    ],
+)
+def test_the_lock_has_what_the_project_asks_for(name: str, wanted: list[str]) -> None:
+    have = locked(name)
+    for requirement in map(Requirement, wanted):
+        version = have.get(canonicalize_name(requirement.name))
+        assert version in requirement.specifier if version else False, f"{requirement}: run make lock"
+
+
+def test_both_locks_agree() -> None:
+    assert locked("run.txt").items() <= locked("dev.txt").items()
+
+
+def test_the_reference_stands_in_one_file_and_the_go_modules_agree_with_it() -> None:
+    module, version = (ROOT / "REFERENCE").read_text().split()
+    for manifest in tracked("tests/interop/*/go.mod"):
+        required = re.search(rf"^(?:require |\t){re.escape(module)} (\S+)$", manifest.read_text(), re.MULTILINE)
+        assert required is None or required[1] == version, shown(manifest)

@@ -1,0 +1,49 @@
+"""The extension's stub names exactly what the built module has: mypy believes the one, Python runs the other."""
+
+import ast
+import inspect
+
+from tracked import ROOT
+
+from derper.dataplane import _native
+
+STUB = ast.parse((ROOT / "src/derper/dataplane/_native.pyi").read_text())
+
+
+Surface = dict[str, dict[str, list[str]] | str]  # a class's methods with their parameters, or a constant's type
+
+
+def signature(function: ast.FunctionDef) -> list[str]:
+    arguments = function.args
+    return [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def stubbed() -> Surface:
+    names: Surface = {}
+    for node in STUB.body:
+        if isinstance(node, ast.ClassDef):
+            names[node.name] = {item.name: signature(item) for item in node.body if isinstance(item, ast.FunctionDef)}
+        elif isinstance(node, ast.AnnAssign):
+            names[ast.unparse(node.target)] = ast.unparse(node.annotation)
+    return names
+
+
+def built() -> Surface:
+    names: Surface = {}
+    for name, value in vars(_native).items():
+        if inspect.isclass(value):
+            methods = [method for method in vars(value) if not method.startswith("__")]
+            construct = {"__new__": ["cls", *inspect.signature(value).parameters]}
+            names[name] = construct | {name: list(inspect.signature(vars(value)[name]).parameters) for name in methods}
+        elif not name.startswith("__"):
+            names[name] = type(value).__name__
+    return names
+
+
+def test_the_stub_has_the_modules_classes_methods_parameters_and_constants() -> None:
+    assert stubbed() == built()
+
+
+def test_each_kind_of_event_has_a_number_of_its_own() -> None:
+    numbers = [getattr(_native, name) for name, kind in stubbed().items() if kind == "int"]
+    assert sorted(numbers) == list(range(len(numbers)))
