@@ -295,6 +295,12 @@ impl Waker {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
+    /// Whether nobody has woken the sleeper since it said that it will sleep.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
     /// Resets the eventfd after it woke the caller.
     pub fn clear(&self) {
         // Nothing to read means that nobody has written: what was wanted.

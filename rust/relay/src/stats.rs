@@ -68,8 +68,6 @@ counters! {
     /// Connections whose round trip the kernel cannot tell: it failed, or they are WebSocket.
     rtt_errors,
     rtt_non_tcp,
-    /// Connections taken from listeners that speak TLS.
-    tls_accepts,
     /// Now: logged-in connections whose last `NotePreferred` said yes, that would rather be on another node, and by
     /// their TLS.
     current_home_connections,

@@ -238,6 +238,23 @@ impl Switchboard {
             .map(|(shard, _)| shard)
     }
 
+    /// Whether packets for `key` may go over `link`.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn is_forwarder(&self, key: &Key, link: ConnId) -> bool {
+        self.read().get(key).is_some_and(|entry| entry.forwarders.contains(&link))
+    }
+
+    /// Walks what must hold while nothing is under way.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn check(&self) {
+        for (key, entry) in self.read().iter() {
+            let (is_here, forwarder) = (entry.connections > 0, entry.forwarders.first());
+            assert!(is_here || forwarder.is_some(), "{key:x?} is nowhere");
+            assert_eq!(is_here, entry.presence.is_some(), "{key:x?} is announced while it is here");
+            assert_ne!(is_here, forwarder == Some(&entry.peer.active()), "{key:x?}: local wins over mesh");
+        }
+    }
+
     /// How many there are now.
     pub fn census(&self) -> Census {
         let peers = self.read();

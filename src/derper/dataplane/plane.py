@@ -101,6 +101,7 @@ class DataPlane:
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
         )
+        self.client_rate: Rate | None = None  # in force
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._flush_is_due = False
@@ -130,6 +131,7 @@ class DataPlane:
     def limit_clients(self, limit: Rate | None) -> None:
         """Read no more than this (payload bytes) from each client from now on; None: no limit."""
         self._native.limit_clients(limit)
+        self.client_rate = limit
 
     def unlisten(self, listener: int) -> None:
         """Stop accepting there."""

@@ -63,7 +63,7 @@ async def _serve(config: Config) -> int:
         login = Login(identity, config.admission.refused_app_names)
         mesh = Mesh(plane, identity, config)
         introducer = Introducer(plane, http, login, mesh)
-        metrics = Metrics(plane, introducer, serves_tls=config.serves_tls)
+        metrics = Metrics(plane, introducer, config)
         debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
         await http.start(pages.application(config, debug.routes()))
         plane.start(introducer.on_event)

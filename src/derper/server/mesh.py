@@ -206,7 +206,9 @@ class Mesh:
             # A watcher hears of itself at once, so something always comes.
             await _next(call, Linked)
         except NetworkError as error:
-            raise NetworkError(f"it took our login and let us watch nothing; is its mesh key another? ({error})") from error
+            raise NetworkError(
+                f"it took our login and let us watch nothing; is its mesh key another? ({error})"
+            ) from error
         return key
 
 

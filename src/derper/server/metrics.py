@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from derper.dataplane import DataPlane
+from derper.config import Config
+from derper.dataplane import DataPlane, Rate
 from derper.server.exposition import Family, Histogram, Labelled, Type
 from derper.server.introduce import Introducer
 
@@ -36,16 +37,21 @@ _PLAIN_COUNTERS: Final = (
 _NEVER_HERE: Final = ("dup_client", "queue_tail", "write_error")
 """Reasons for which the reference drops, or once did, and we never do: their samples are there for its dashboards."""
 _KINDS: Final = ("disco", "other")
+_STUN: Final = (
+    ("stun_requests", "disposition", ("success", "not_stun", "read_error", "write_error")),
+    ("stun_addrfamily", "family", ("ipv4", "ipv6")),
+)
 _RTT_LABELS: Final = ("10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms", "inf")
 
 
 class Metrics:
     """The server's own metrics; those of its process are in `process`."""
 
-    def __init__(self, plane: DataPlane, introducer: Introducer, *, serves_tls: bool) -> None:
+    def __init__(self, plane: DataPlane, introducer: Introducer, config: Config) -> None:
         self._plane = plane
+        self._has_rate_config = config.relay.rate_file is not None
         self._introducer = introducer
-        self._serves_tls = serves_tls
+        self._serves_tls = config.serves_tls
 
     def families(self) -> Iterator[Family]:
         """Gather all, as they are now; on the loop's thread."""
@@ -56,7 +62,9 @@ class Metrics:
         yield from self._dropped()
         yield from self._spread(counters)
         yield from self._tls(counters)
-        # STUN's families come here, with STUN; those of bootstrap DNS with it.
+        yield from self._limits(counters)
+        yield from self._stun()
+        # The families of bootstrap DNS come here, with it.
 
     def contradictions(self) -> list[str]:
         """Look for what does not fit together; nothing, if all does. Several connections of one key do."""
@@ -116,8 +124,24 @@ class Metrics:
         seen = dict.fromkeys(self._introducer.tls_requests, 0) | active
         yield Family("derper_tls_active_version", Type.GAUGE, Labelled.by("version", seen))
         if self._serves_tls:
-            yield Family("tls_listener_accepted_connections", Type.COUNTER, counters["tls_accepts"])
-            # What the accept limit refuses comes here, with that limit.
+            for what in ("accepted", "rejected"):
+                yield Family(f"tls_listener_{what}_connections", Type.COUNTER, counters[f"tls_connections_{what}"])
+
+    def _limits(self, counters: dict[str, int]) -> Iterator[Family]:
+        if not self._has_rate_config:
+            return
+        rate = self._plane.client_rate or Rate(0, 0)
+        yield Family("derp_rate_limit_per_client_bytes_per_second", None, rate.per_second)
+        yield Family("derp_rate_limit_per_client_burst_bytes", None, rate.burst)
+        yield Family("derp_rate_limit_per_client_waited", Type.COUNTER, counters["rate_limit_per_client_waited"])
+
+    def _stun(self) -> Iterator[Family]:
+        counted = self._plane.stun_counters()
+        for name, label, values in _STUN:
+            value = Labelled.by(label, {value: counted[f"{name}_{value}"] for value in values})
+            yield Family(name, Type.COUNTER, value)
+        yield Family("stun_no_local_addr", Type.COUNTER, counted["stun_no_local_addr"])
+        yield Family("stun_kernel_drops", Type.COUNTER, counted["stun_kernel_drops"])
 
 
 def _relayed(counters: dict[str, int]) -> Iterator[Family]:

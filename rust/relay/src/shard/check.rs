@@ -3,10 +3,12 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use crate::conn::{Conn, Transport};
+use crate::conn::{Conn, Stage, Switched, Transport};
 use crate::id::ConnId;
+use crate::mailbox::Batch;
 use crate::net::Net;
 
+use super::send::LINK_DEPTH;
 use super::{BODY_CREDIT, Shard};
 
 /// What a shard holds.
@@ -22,6 +24,8 @@ pub struct Census {
     pub queued_disco: usize,
     /// Other packets that wait for a socket.
     pub queued_other: usize,
+    /// Connections that watch.
+    pub watchers: usize,
     /// Hints in the timer wheel.
     pub hints: usize,
 }
@@ -33,6 +37,7 @@ impl AddAssign for Census {
         self.keys += other.keys;
         self.queued_disco += other.queued_disco;
         self.queued_other += other.queued_other;
+        self.watchers += other.watchers;
         self.hints += other.hints;
     }
 }
@@ -44,57 +49,71 @@ impl<N: Net> Shard<N> {
     /// When something does not hold.
     pub(crate) fn check(&self) -> Census {
         assert!(self.dirty.is_empty() && self.events.is_empty(), "a tick left something undone");
-        assert!(
-            self.congested || self.outgoing.iter().all(|batch| batch.is_empty()),
-            "parcels were not published"
-        );
+        assert!(self.congested || self.outgoing.iter().all(Batch::is_empty), "parcels were not published");
         let mut census = Census { hints: self.wheel.check(), ..Census::default() };
         for id in self.conns.ids() {
-            let Some(conn) = self.conns.get(id) else { unreachable!("a name of the table") };
+            let Some(conn) = self.conns.get(id) else { continue };
             conn.check(id);
             census.connections += 1;
             if let Some(outbox) = &conn.outbox {
                 outbox.check();
                 census.queued_disco += outbox.disco.len();
                 census.queued_other += outbox.other.len();
-                let depth = self.shared.settings.queue_depth;
+                let is_link = matches!(conn.stage, Stage::Linked(_));
+                let most = if is_link { LINK_DEPTH } else { self.shared.settings.queue_depth };
                 let deepest = outbox.disco.len().max(outbox.other.len());
-                assert!(deepest <= depth, "{id:?} has {deepest} packets queued, {depth} at most");
+                assert!(deepest <= most, "{id:?} has {deepest} packets queued, {most} at most");
             }
-            let Some(switched) = conn.switched() else { continue };
-            census.members += 1;
-            let key = &switched.member.key;
-            let local = self.locals[switched.local].as_ref();
-            let local = local.unwrap_or_else(|| panic!("{id:?} has no local key"));
-            assert_eq!(
-                self.local_by_key.get(key),
-                Some(&switched.local),
-                "{id:?} stands under another's key"
-            );
-            let times = local.connections.iter().filter(|other| **other == id).count();
-            assert_eq!(times, 1, "{id:?} stands {times} times under its key");
-            assert_eq!(switched.peer.shard(), self.index, "{id:?} lives on another shard than its key");
-            assert_eq!(Some(&switched.peer.active()), local.connections.last(), "the active one spoke last");
-            let table = self.shared.switchboard.find(key);
-            assert!(
-                table.is_some_and(|peer| Arc::ptr_eq(&peer, &switched.peer)),
-                "{id:?} is not in the table"
-            );
+            match &conn.stage {
+                Stage::Switched(switched) => {
+                    census.members += 1;
+                    self.check_member(id, switched);
+                }
+                Stage::Linked(linked) => {
+                    for key in &linked.keys {
+                        let forwards = self.shared.switchboard.is_forwarder(key, id);
+                        assert!(forwards, "{id:?} gets packets for what it announced");
+                    }
+                }
+                _ => {}
+            }
         }
-        for (index, local) in self.locals.iter().enumerate() {
-            let Some(local) = local else {
-                assert!(self.free_locals.contains(&index), "a place without a key is free");
-                continue;
-            };
+        for (key, index) in &self.local_by_key {
+            let Some(local) = &self.locals[*index] else { panic!("a key without a place") };
             census.keys += 1;
             for id in &local.connections {
                 let switched = self.conns.get(*id).and_then(|conn| conn.switched());
-                assert_eq!(switched.map(|switched| switched.local), Some(index), "{id:?} knows its place");
+                assert_eq!(
+                    switched.map(|switched| switched.member.key),
+                    Some(*key),
+                    "{id:?} has another key"
+                );
             }
         }
-        assert_eq!(self.local_by_key.len(), census.keys);
-        assert_eq!(self.locals.len(), census.keys + self.free_locals.len());
+        assert!(self.free_locals.iter().all(|index| self.locals[*index].is_none()), "a place is not free");
+        assert_eq!(
+            self.locals.len(),
+            census.keys + self.free_locals.len(),
+            "each place has a key or is free"
+        );
+        for id in &self.watchers {
+            let switched = self.conns.get(*id).and_then(|conn| conn.switched());
+            assert!(switched.is_some_and(|switched| switched.watch.is_some()), "{id:?} does not watch");
+            census.watchers += 1;
+        }
         census
+    }
+
+    fn check_member(&self, id: ConnId, switched: &Switched) {
+        let key = &switched.member.key;
+        assert_eq!(self.local_by_key.get(key), Some(&switched.local), "{id:?} knows the place of its key");
+        let Some(local) = &self.locals[switched.local] else { panic!("{id:?} has no local key") };
+        let times = local.connections.iter().filter(|other| **other == id).count();
+        assert_eq!(times, 1, "{id:?} stands {times} times under its key");
+        assert_eq!(switched.peer.shard(), self.index, "{id:?} lives on another shard than its key");
+        assert_eq!(Some(&switched.peer.active()), local.connections.last(), "the active one spoke last");
+        let table = self.shared.switchboard.find(key);
+        assert!(table.is_some_and(|peer| Arc::ptr_eq(&peer, &switched.peer)), "{id:?} is not in the table");
     }
 }
 

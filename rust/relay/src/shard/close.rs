@@ -126,6 +126,8 @@ impl<N: Net> Shard<N> {
             }
         }
         if let Some(conn) = self.conns.get_mut(id) {
+            // Nothing waits for the socket any more, so nothing can be late.
+            conn.blocked &= !outbox.is_empty();
             conn.outbox = Some(outbox);
         }
     }

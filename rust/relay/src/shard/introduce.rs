@@ -55,7 +55,6 @@ impl<N: Net> Shard<N> {
                         self.counters().tls_connections_accepted.add(1);
                     }
                     let transport = if listener.tls {
-                        self.counters().tls_accepts.add(1);
                         match Session::accept(Arc::clone(&self.shared.tls)) {
                             Ok(session) => Transport::Tls(Box::new(session)),
                             Err(error) => return self.accept_failed(&io::Error::other(error.to_string())),

@@ -25,7 +25,7 @@ const BIGGEST_FRAME: usize = 3 * 4 + HEADER + 2 * KEY + frame::MAX_PACKET;
 pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4 * HANDSHAKE_ROOM;
 
 /// Packets that a link to another node may hold in each queue, and their bytes: it carries the packets of many.
-const LINK_DEPTH: usize = 4_096;
+pub(super) const LINK_DEPTH: usize = 4_096;
 const LINK_BYTES: usize = 4 * 1024 * 1024;
 
 /// How an attempt to write ended.

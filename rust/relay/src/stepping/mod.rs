@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustls::ServerConfig;
 
+use crate::Key;
 use crate::id::ConnId;
 use crate::net::Ready;
 use crate::seam::{Command, Event, Listener, Waker};
@@ -23,6 +24,7 @@ use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
 use crate::stats::Drops;
+use crate::switchboard;
 use crate::tls::{CertificateStore, server_config};
 
 pub use seeded::Seeded;
@@ -133,10 +135,10 @@ impl World {
     }
 
     /// A new connection without TLS that introduces itself.
-    pub fn join(&mut self, key: &crate::Key, mesh: bool, shard: usize, home: usize) -> Party {
+    pub fn join(&mut self, key: &Key, guest: Guest, shard: usize, home: usize) -> Party {
         let party = self.connect(false, shard);
         self.introduce(party, home);
-        self.send(party, &introduction(key, mesh));
+        self.send(party, &introduction(key, guest));
         party
     }
 
@@ -247,10 +249,16 @@ impl World {
         drops.fold((0, 0), |(packets, bytes), drops| (packets + drops.packets, bytes + drops.bytes))
     }
 
+    /// What the table counts.
+    #[must_use]
+    pub fn board(&self) -> switchboard::Census {
+        self.shared.switchboard.census()
+    }
+
     /// Logged-in connections, and their distinct keys.
     #[must_use]
     pub fn population(&self) -> (usize, usize) {
-        let census = self.shared.switchboard.census();
+        let census = self.board();
         (census.connections, census.keys_local)
     }
 
@@ -275,14 +283,14 @@ impl World {
         true
     }
 
-    /// Steps until everybody sleeps.
+    /// Steps until everybody sleeps; what there is then.
     ///
     /// # Panics
     /// When they never do, or when one of them should not: a forgotten wake-up, or an invariant that does not hold.
-    pub fn run(&mut self) {
+    pub fn run(&mut self) -> Census {
         let steps = (0..RESTLESS).take_while(|_| self.step()).count();
         assert!(steps < RESTLESS, "the shards find no rest");
-        self.check();
+        self.check()
     }
 
     /// Lets time pass, and everything happen that falls due.
@@ -323,12 +331,13 @@ impl World {
             );
             census += stepped.shard.check();
         }
-        let board = self.population();
-        assert_eq!(
-            (census.members, census.keys),
-            board,
-            "the shards and the table count connections and keys"
-        );
+        if self.shards.iter().all(|stepped| !stepped.held) {
+            let board = self.board();
+            let counted = (board.connections, board.keys_local, board.watchers);
+            let there = (census.members, census.keys, census.watchers);
+            assert_eq!(there, counted, "the table counts members, keys and watchers");
+            self.shared.switchboard.check();
+        }
         census
     }
 
@@ -379,13 +388,34 @@ impl World {
     }
 }
 
-/// What a party sends that introduces itself: a head, and a frame with its key and whether it has the mesh key.
+/// Who introduces itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guest {
+    /// An ordinary client.
+    Client,
+    /// A client with the mesh key: it may watch, forward and close.
+    MeshPeer,
+    /// Another node, as if it had been dialled.
+    Node,
+}
+
+/// What a party sends that introduces itself: a head, and a frame with its key and what it is.
 #[must_use]
-pub fn introduction(key: &crate::Key, mesh: bool) -> Vec<u8> {
+pub fn introduction(key: &Key, guest: Guest) -> Vec<u8> {
     let mut bytes = b"GET /derp HTTP/1.1\r\n\r\n\x02\0\0\0\x21".to_vec();
     bytes.extend_from_slice(key);
-    bytes.push(u8::from(mesh));
+    bytes.push(guest as u8);
     bytes
+}
+
+/// How a client is announced to watchers here: a `PeerPresent` frame with no address and no name.
+#[must_use]
+pub fn presence(key: &Key, guest: Guest) -> Vec<u8> {
+    let mut frame = b"\x09\0\0\0\x34".to_vec();
+    frame.extend_from_slice(key);
+    frame.extend_from_slice(&[0; 18]);
+    frame.extend_from_slice(&[if guest == Guest::MeshPeer { 2 } else { 1 }, 0]);
+    frame
 }
 
 /// Making a configuration takes longer than most histories, so all worlds have one.
@@ -400,5 +430,7 @@ fn shared_tls() -> (Arc<CertificateStore>, Arc<ServerConfig>) {
 
 fn is_signalled(waker: &Waker) -> bool {
     let mut fds = [PollFd::new(waker, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    // Whoever wakes a sleeper first takes its sleep from it: saves most looks.
+    !waker.is_asleep()
+        && poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }

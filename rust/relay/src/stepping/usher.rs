@@ -1,11 +1,9 @@
 //! Stands in Python's place: takes the events, introduces those who are expected, leaves the rest to the test.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Party;
-use crate::frame::Key;
+use super::{Guest, Party, presence};
 use crate::id::ConnId;
 use crate::seam::{Command, Event, Member, Role};
 use crate::shard::Shared;
@@ -70,7 +68,7 @@ impl Usher {
     }
 
     /// Goes on with an introduction, or gives the event back.
-    fn answer<S>(&self, shared: &Shared<S>, event: Event) -> Option<Event> {
+    fn answer<S>(&mut self, shared: &Shared<S>, event: Event) -> Option<Event> {
         let home = |conn| self.parties.get(&conn).and_then(|party| self.expected.get(party));
         match event {
             Event::Head { conn, .. } if home(conn).is_some() => {
@@ -84,8 +82,17 @@ impl Usher {
                 for (shard, port) in shared.ports.iter().enumerate() {
                     port.load.store(if shard == home { 500 } else { 0 }, Ordering::Relaxed);
                 }
-                let role = if rest == [1] { Role::MeshPeer } else { Role::Client };
-                let member = Member { key: *key, role, presence: presence(key) };
+                let (role, guest) = match rest {
+                    [2] => {
+                        let party = self.parties[&conn];
+                        self.conns.insert(party, (conn, true));
+                        shared.submit([(conn, Command::Link { conn, first: Vec::new() })]);
+                        return None;
+                    }
+                    [1] => (Role::MeshPeer, Guest::MeshPeer),
+                    _ => (Role::Client, Guest::Client),
+                };
+                let member = Member { key: *key, role, presence: presence(key, guest).into() };
                 shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
             }
             Event::Switched { member, .. } if home(member).is_some() => {}
@@ -93,9 +100,4 @@ impl Usher {
         }
         None
     }
-}
-
-/// The shortest `PeerPresent` frame: the key alone.
-fn presence(key: &Key) -> Arc<[u8]> {
-    [&[0x09, 0, 0, 0, 32][..], key].concat().into()
 }

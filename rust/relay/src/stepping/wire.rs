@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use super::seeded::Seeded;
 use crate::id::ConnId;
@@ -89,6 +90,10 @@ impl Drop for End {
 }
 
 impl Stream for End {
+    fn rtt(&self) -> io::Result<Duration> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut wire = lock(&self.0);
         if wire.party_reset {

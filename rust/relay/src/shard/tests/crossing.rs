@@ -1,6 +1,7 @@
 //! Several shards: connections that move, packets that cross, mailboxes that fill up.
 
 use super::harness::{ALL, Over, PING, PREFERRED, Room, disco, frame, from, gone, packet, settings};
+use crate::stepping::Guest;
 
 #[test]
 fn packets_cross_between_any_two_shards_in_order() {
@@ -25,7 +26,8 @@ fn packets_cross_between_any_two_shards_in_order() {
 fn all_connections_of_a_key_live_on_one_shard() {
     for seed in 0..50 {
         let mut room = Room::with(settings(4), seed);
-        let conns: Vec<_> = (0..4).map(|shard| room.world.join(&[7; 32], false, shard, 3 - shard)).collect();
+        let conns: Vec<_> =
+            (0..4).map(|shard| room.world.join(&[7; 32], Guest::Client, shard, 3 - shard)).collect();
         room.world.run();
         let shards: Vec<_> =
             conns.iter().filter_map(|conn| room.world.conn(*conn)).map(|conn| conn.shard()).collect();
@@ -73,7 +75,7 @@ fn a_full_mailbox_holds_up_its_senders_and_loses_nothing() {
                     assert!(own.eq(&expected), "from {source} to {name}, seed {seed}");
                 }
             }
-            assert_eq!(room.world.counter("packets_received"), 1_600);
+            assert_eq!(room.world.counter("packets_received_other"), 1_600);
             assert_eq!(room.world.counter("packets_sent"), 1_600);
         }
     }
@@ -128,7 +130,7 @@ fn a_clock_that_one_shard_has_read_earlier_than_another_does_no_harm() {
         let mut room = Room::with(settings(2), seed);
         let busy = room.join_at(Over::Plain, 2, 1, 1);
         // Accepted on shard 0, at home on shard 1, which is awake for another's sake; time passes between any steps.
-        let a = room.world.join(&[1; 32], false, 0, 1);
+        let a = room.world.join(&[1; 32], Guest::Client, 0, 1);
         room.say(a, &[frame(PREFERRED, &[1]), packet(9, &disco(1)).repeat(5)].concat());
         for _ in 0..100 {
             room.say(busy, &frame(PING, b"12345678"));

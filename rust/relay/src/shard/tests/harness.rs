@@ -1,6 +1,6 @@
 //! A world and the parties' side of TLS: what a client would say and hear.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::ClientConfig;
@@ -10,7 +10,7 @@ use rustls::{ClientConnection, RootCertStore};
 use crate::frame::{HEADER, KEY, Key};
 use crate::seam::{Event, Reason};
 use crate::shard::Settings;
-use crate::stepping::{Party, World, introduction};
+use crate::stepping::{Guest, Party, World, introduction};
 use crate::tls::Certificate;
 
 pub(super) const SEND: u8 = 0x04;
@@ -87,9 +87,10 @@ pub(super) fn settings(shards: usize) -> Settings {
         write_timeout: 2_000,
         mesh_write_timeout: 30_000,
         link_write_timeout: 5_000,
+        server_key: [0xee; KEY],
         mesh_max_keys: 1_000,
-        verbose_drops: [].into(),
-        server_key: key(0),
+        verbose_drops: HashSet::new(),
+        rtt_interval: 0,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
     }
@@ -142,7 +143,7 @@ impl Room {
     pub(super) fn join_at(&mut self, over: Over, name: u8, shard: usize, home: usize) -> Party {
         let party = self.connect(over, shard);
         self.world.introduce(party, home);
-        self.say(party, &introduction(&key(name), false));
+        self.say(party, &introduction(&key(name), Guest::Client));
         self.world.run();
         assert!(self.world.is_switched(party), "{name} is not logged in: {:?}", self.world.events());
         party

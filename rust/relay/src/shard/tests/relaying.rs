@@ -11,7 +11,7 @@ fn a_packet_arrives_under_its_senders_key() {
             room.say(a, &packet(2, data));
             assert_eq!(room.frames(b), [from(1, data)], "{over:?}, {} bytes", data.len());
             assert_eq!(room.frames(a), []);
-            assert_eq!(room.world.counter("packets_received"), 1);
+            assert_eq!(room.world.counter("packets_received_other"), 1);
             assert_eq!(room.world.counter("packets_sent"), 1);
             assert_eq!(room.world.counter("bytes_received"), data.len() as u64);
             assert_eq!(room.world.counter("bytes_sent"), data.len() as u64);

@@ -1,0 +1,170 @@
+//! The stepping driver as Python's tests have it. Its types stand in `tests/switchboard/_stepping.pyi`.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+
+use pyo3::exceptions::PyAssertionError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use relay::seam::{Command, Event, Reason};
+use relay::stepping::{Ending, Guest, Party, World as Stepped};
+use relay::{Key, Settings};
+
+/// A data plane without sockets, threads or a clock, and everybody who is connected to it.
+#[pyclass(unsendable)]
+struct World(Stepped);
+
+thread_local! {
+    static LAST_WORDS: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs code in which an invariant may turn out not to hold; then it is a test that fails.
+fn held<T>(code: impl FnOnce() -> T) -> PyResult<T> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|_| PyAssertionError::new_err(LAST_WORDS.take()))
+}
+
+#[pymethods]
+impl World {
+    #[new]
+    #[pyo3(signature = (*, shards, seed, queue_depth, mailbox, write_timeout, mesh_write_timeout, link_write_timeout,
+                        keep_alive, server_key))]
+    #[expect(clippy::too_many_arguments, reason = "keywords on the Python side")]
+    fn new(
+        shards: usize,
+        seed: u64,
+        queue_depth: usize,
+        mailbox: usize,
+        write_timeout: u64,
+        mesh_write_timeout: u64,
+        link_write_timeout: u64,
+        keep_alive: u64,
+        server_key: Key,
+    ) -> PyResult<Self> {
+        let settings = Settings {
+            shards,
+            queue_depth,
+            mailbox,
+            max_head: 4_096,
+            setup_timeout: 30_000,
+            login_timeout: 10_000,
+            write_timeout,
+            mesh_write_timeout,
+            link_write_timeout,
+            server_key,
+            mesh_max_keys: 1_000,
+            verbose_drops: HashSet::new(),
+            keep_alive,
+            keep_alive_jitter: 0,
+            rtt_interval: 0,
+        };
+        held(|| Self(Stepped::new(settings, seed)))
+    }
+
+    /// A new connection; `guest` is 0 for a client, 1 for a mesh peer, 2 for a node that was dialled.
+    fn join(&mut self, key: Key, guest: u8, shard: usize, home: usize) -> Party {
+        let guest = match guest {
+            0 => Guest::Client,
+            1 => Guest::MeshPeer,
+            _ => Guest::Node,
+        };
+        self.0.join(&key, guest, shard, home)
+    }
+
+    fn send(&mut self, party: Party, data: &[u8]) {
+        self.0.send(party, data);
+    }
+
+    fn receive<'py>(&mut self, py: Python<'py>, party: Party) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.receive(party))
+    }
+
+    fn unread(&self, party: Party) -> usize {
+        self.0.unread(party)
+    }
+
+    fn set_room(&mut self, party: Party, room: Option<usize>) {
+        self.0.set_room(party, room);
+    }
+
+    fn chop(&mut self, party: Party) {
+        self.0.chop(party);
+    }
+
+    fn finish(&mut self, party: Party) {
+        self.0.finish(party);
+    }
+
+    fn reset(&mut self, party: Party) {
+        self.0.reset(party);
+    }
+
+    /// Closes the party's connection as Python would.
+    fn close(&self, party: Party) {
+        if let Some(conn) = self.0.conn(party) {
+            self.0.submit([(
+                conn,
+                Command::Close(conn, Reason { code: "kicked".into(), detail: String::new() }),
+            )]);
+        }
+    }
+
+    fn is_open(&self, party: Party) -> bool {
+        self.0.ending(party) == Ending::Open
+    }
+
+    fn is_switched(&self, party: Party) -> bool {
+        self.0.is_switched(party)
+    }
+
+    fn step(&mut self) -> PyResult<bool> {
+        held(|| self.0.step())
+    }
+
+    /// Lets everything happen; disco and other packets that are queued for sockets then.
+    fn run(&mut self) -> PyResult<(usize, usize)> {
+        let census = held(|| self.0.run())?;
+        Ok((census.queued_disco, census.queued_other))
+    }
+
+    fn pass_time(&mut self, ms: u64) -> PyResult<()> {
+        held(|| self.0.pass(ms))
+    }
+
+    /// The counters that are not 0.
+    fn counters(&self) -> HashMap<&'static str, u64> {
+        self.0.counters().into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Packets and bytes that were dropped, by reason and kind, where any were.
+    fn drops(&self) -> HashMap<(&'static str, &'static str), (u64, u64)> {
+        let drops = self.0.drops().into_iter().filter(|drops| drops.packets > 0);
+        drops.map(|drops| ((drops.reason, drops.kind), (drops.packets, drops.bytes))).collect()
+    }
+
+    /// Connections, local keys, all keys, keys with several connections, the connections of these, watchers.
+    fn board(&self) -> (usize, usize, usize, usize, usize, usize) {
+        let board = self.0.board();
+        let duplicate = (board.duplicate_keys, board.duplicate_connections);
+        (board.connections, board.keys_local, board.keys_total, duplicate.0, duplicate.1, board.watchers)
+    }
+
+    /// The parties whose connections ended since the last look, and why.
+    fn endings(&mut self) -> Vec<(Party, String)> {
+        let closed = |event| match event {
+            Event::Closed { remote, reason, .. } => {
+                Some((Party::from(remote.port()), reason.code.into_owned()))
+            }
+            _ => None,
+        };
+        self.0.events().into_iter().filter_map(closed).collect()
+    }
+}
+
+#[pymodule]
+fn _stepping(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // A test that shrinks its history fails a thousand times before it says so.
+    set_hook(Box::new(|info| LAST_WORDS.set(info.to_string())));
+    module.add_class::<World>()
+}

@@ -1,0 +1,162 @@
+"""What can happen in a history. Whoever tells it only chooses numbers, so that a seed or a shrinking test can."""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from both import SERVER_KEY, Both
+from model import (
+    CLOSE_PEER,
+    FORWARD,
+    NOBODY,
+    PEER_GONE,
+    PEER_PRESENT,
+    PING,
+    PREFERRED,
+    SEND,
+    WATCH,
+    Connection,
+    Frame,
+    Guest,
+    Key,
+    is_disco,
+)
+
+Choose: TypeAlias = Callable[[int], int]
+"""Gives a number below the one that it is given."""
+
+KEYS: Final[list[Key]] = [bytes([n]) * 32 for n in range(1, 6)] + [SERVER_KEY]
+SIZES: Final = [0, 1, 57, 300]
+GUESTS: Final = [Guest.CLIENT, Guest.CLIENT, Guest.CLIENT, Guest.MESH_PEER, Guest.NODE]
+SMALL_TALK: Final = [Frame(PING, b"abcdefgh"), Frame(PING, bytes(9)), Frame(PREFERRED, b"\1"), Frame(PREFERRED, b"\0")]
+SMALL_TALK_OF_THE_FUTURE: Final = [Frame(0x7F), Frame(0x7F, b"?")]
+OFFENCES: Final = [Frame(SEND), Frame(PING), Frame(WATCH), Frame(FORWARD, bytes(64)), Frame(CLOSE_PEER, bytes(32))]
+TICKS: Final = [1, 8, 14, 15, 16, 50, 200, 500]
+GRAIN: Final = 128  # ms
+
+
+def words(frame: Frame) -> str:
+    """Write a frame as it reads best: keys by their first byte, packets by their serial number."""
+    keys = {SEND: 1, FORWARD: 2, PEER_GONE: 1, PEER_PRESENT: 1, CLOSE_PEER: 1}.get(frame.type, 0)
+    names = [frame.payload[at * 32 : at * 32 + 1].hex() for at in range(keys)]
+    packet = frame.payload[keys * 32 :]
+    disco = is_disco(packet)
+    mark = packet[62 if disco else 0 :][:4].hex()
+    return " ".join([f"{frame.type:#04x}", *names, "disco" if disco else "", f"{mark}, {len(packet)} bytes"])
+
+
+class History:
+    """One history, as it goes on."""
+
+    def __init__(self, *, shards: int, seed: int) -> None:
+        self.shards = shards
+        self.both = Both(shards=shards, seed=seed)
+        self.serial = 0
+        self.told: list[str] = []
+
+    def those(self, *guests: Guest) -> list[Connection]:
+        return [conn for conn in self.both.conns if conn.guest in guests or not guests]
+
+    def packet(self, choose: Choose) -> bytes:
+        """Make a packet unlike any other."""
+        self.serial += 1
+        head = b"TS\xf0\x9f\x92\xac" + bytes(56) if choose(2) else b""
+        return head + self.serial.to_bytes(4, "big") + bytes(SIZES[choose(len(SIZES))])
+
+    def tell(self, what: str, *whom: object) -> None:
+        self.told.append(" ".join([what, *(conn.tag() if isinstance(conn, Connection) else str(conn) for conn in whom)]))
+
+    # Events. Each may happen when `possible` says so.
+
+    def connect(self, choose: Choose) -> None:
+        key, guest = KEYS[choose(len(KEYS))], GUESTS[choose(len(GUESTS))]
+        shard, home, chopped = choose(self.shards), choose(self.shards), choose(2)
+        conn = self.both.connect(key, guest, shard=shard, home=home)
+        self.tell("connect", conn, f"accepted at {shard}, home {home}", "chopped" if chopped else "")
+        if chopped:
+            self.both.real.chop(conn.party)
+
+    def send(self, choose: Choose) -> None:
+        conns = self.those(Guest.CLIENT, Guest.MESH_PEER)
+        conn = conns[choose(len(conns))]
+        frames = [Frame(SEND, KEYS[choose(len(KEYS))] + self.packet(choose)) for _ in range(1 + choose(6))]
+        self.say(conn, frames)
+
+    def forward(self, choose: Choose) -> None:
+        sources = [*KEYS, NOBODY]
+        conns = self.those(Guest.MESH_PEER)
+        conn = conns[choose(len(conns))]
+        frames = [
+            Frame(FORWARD, sources[choose(len(sources))] + KEYS[choose(len(KEYS))] + self.packet(choose))
+            for _ in range(1 + choose(4))
+        ]
+        self.say(conn, frames)
+
+    def announce(self, choose: Choose) -> None:
+        conns = self.those(Guest.NODE)
+        conn = conns[choose(len(conns))]
+        frames = []
+        for _ in range(1 + choose(4)):
+            key, news = KEYS[choose(len(KEYS))], choose(3)
+            frames.append(Frame(PEER_PRESENT, key) if news < 2 else Frame(PEER_GONE, key + bytes([choose(2)])))
+        self.say(conn, frames)
+
+    def watch(self, choose: Choose) -> None:
+        conns = self.those(Guest.MESH_PEER)
+        self.say(conns[choose(len(conns))], [Frame(WATCH)])
+
+    def close_peer(self, choose: Choose) -> None:
+        conns = self.those(Guest.MESH_PEER)
+        self.say(conns[choose(len(conns))], [Frame(CLOSE_PEER, KEYS[choose(len(KEYS))])])
+
+    def talk(self, choose: Choose) -> None:
+        conn = self.both.conns[choose(len(self.both.conns))]
+        talk = SMALL_TALK + SMALL_TALK_OF_THE_FUTURE
+        self.say(conn, [talk[choose(len(talk))]])
+
+    def offend(self, choose: Choose) -> None:
+        conns = self.those(Guest.CLIENT)
+        self.say(conns[choose(len(conns))], [OFFENCES[choose(len(OFFENCES))]])
+
+    def stall(self, choose: Choose) -> None:
+        conn = self.both.conns[choose(len(self.both.conns))]
+        self.tell("stall", conn)
+        self.both.stall(conn)
+
+    def resume(self, choose: Choose) -> None:
+        stalled = [conn for conn in self.both.conns if conn.stalled]
+        conn = stalled[choose(len(stalled))]
+        self.tell("resume", conn)
+        self.both.resume(conn)
+
+    def leave(self, choose: Choose) -> None:
+        conn = self.both.conns[choose(len(self.both.conns))]
+        # Whom Python closes is first told what it has to be told, which is another claim than these.
+        how = [self.both.finish, self.both.reset, self.both.close][choose(2 if conn.stalled else 3)]
+        self.tell(how.__name__, conn)
+        how(conn)
+
+    def pass_time(self, choose: Choose) -> None:
+        ticks = TICKS[choose(len(TICKS))]
+        self.tell(f"pass {ticks * GRAIN} ms")
+        self.both.pass_time(ticks * GRAIN)
+
+    def say(self, conn: Connection, frames: list[Frame]) -> None:
+        self.tell("say", conn, *(f"\n    {words(frame)}" for frame in frames))
+        self.both.say(conn, frames)
+
+    def possible(self) -> list[Callable[[Choose], None]]:
+        """Give the events that can happen now; what is there twice should happen twice as often."""
+        events = [self.connect, self.pass_time]
+        if len(self.both.conns) < 4:
+            events += [self.connect, self.connect]
+        if self.both.conns:
+            events += [self.talk, self.stall, self.leave]
+        if any(conn.stalled for conn in self.both.conns):
+            events += [self.resume]
+        if self.those(Guest.CLIENT):
+            events += [self.send, self.send, self.send, self.offend]
+        if self.those(Guest.MESH_PEER):
+            events += [self.send, self.forward, self.forward, self.watch, self.close_peer]
+        if self.those(Guest.NODE):
+            events += [self.announce, self.announce]
+        return events

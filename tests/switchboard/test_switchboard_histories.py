@@ -1,0 +1,92 @@
+"""Random histories, told to the model and to the real switchboard, which have to agree after each event.
+
+Most are told by seeds, because that is quick; some by Hypothesis, because that tells a failing one in its shortest form.
+`DERPER_HISTORIES` says how many, `DERPER_FIRST_SEED` where the seeds begin.
+"""
+
+import os
+from collections.abc import Callable
+from random import Random
+from typing import Any, ClassVar, Final
+
+import pytest
+from history import Choose, History
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "3000"))
+FIRST_SEED: Final = int(os.environ.get("DERPER_FIRST_SEED", "0"))
+EVENTS: Final = 40
+SHARDS: Final = [1, 2, 4]
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+def test_model_and_switchboard_agree_on_every_seeded_history(shards: int) -> None:
+    for seed in range(FIRST_SEED, FIRST_SEED + HISTORIES // len(SHARDS)):
+        history = History(shards=shards, seed=seed)
+        choose = Random(seed).randrange
+        try:
+            for _ in range(EVENTS):
+                events = history.possible()
+                events[choose(len(events))](choose)
+                history.both.agree()
+        except AssertionError as error:
+            error.add_note(f"seed {seed}, {shards} shards:\n" + "\n".join(history.told))
+            raise
+
+
+def event(name: str) -> Any:
+    """Make a rule of an event of `History`."""
+
+    def happen(self: "Shrinking", data: st.DataObject) -> None:
+        def choose(bound: int) -> int:
+            return data.draw(st.integers(0, bound - 1))
+
+        method: Callable[[Choose], None] = getattr(self.history, name)
+        method(choose)
+
+    happen.__name__ = name
+    can_happen = precondition(lambda self: any(method.__name__ == name for method in self.history.possible()))
+    return can_happen(rule(data=st.data())(happen))
+
+
+class Shrinking(RuleBasedStateMachine):
+    shards: ClassVar[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history = History(shards=self.shards, seed=0)
+
+    connect = event("connect")
+    send = event("send")
+    forward = event("forward")
+    announce = event("announce")
+    watch = event("watch")
+    close_peer = event("close_peer")
+    talk = event("talk")
+    offend = event("offend")
+    stall = event("stall")
+    resume = event("resume")
+    leave = event("leave")
+    pass_time = event("pass_time")
+
+    @invariant()
+    def both_agree(self) -> None:
+        self.history.both.agree()
+
+
+def shrinking(shards: int) -> Any:
+    case = type(f"Shrinking{shards}", (Shrinking,), {"shards": shards}).TestCase
+    case.settings = settings(
+        max_examples=max(10, HISTORIES // 100),
+        stateful_step_count=EVENTS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    return case
+
+
+TestHistoriesOnOneShard = shrinking(1)
+TestHistoriesOnTwoShards = shrinking(2)
+TestHistoriesOnFourShards = shrinking(4)
