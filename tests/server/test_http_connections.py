@@ -121,7 +121,7 @@ GOOD_HEADS = [
     pytest.param(line(b"GET /robots.txt?" + b"a" * 20_000 + b" HTTP/1.1"), id="a query of 20 kB"),
     pytest.param(line(b"GET /robots.txt HTTP/1.1", *[b"A: b"] * 500), id="500 headers"),
     pytest.param(line(b"GET http://x/robots.txt HTTP/1.1"), id="a target in absolute form"),
-    pytest.param(line(b"PUT /robots.txt HTTP/1.1", b"Content-Encoding:br", b"Content-Length: 1") + b"a", id="a body in brotli"),
+    pytest.param(line(b"PUT /robots.txt HTTP/1.1", b"Content-Encoding: br", b"Content-Length: 1") + b"a", id="brotli"),
 ]  # fmt: skip
 ODD_HEADS = [
     *GOOD_HEADS,
