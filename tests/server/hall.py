@@ -113,3 +113,9 @@ def recorded(hall: Hall) -> Recorded:
 def two_shards(request: pytest.FixtureRequest, hall: Hall) -> Server:
     """The one of those with two shards."""
     return _tuned(hall, Kind(tls=request.param, shards=2))
+
+
+@pytest.fixture
+def plain_relay(hall: Hall) -> Server:
+    """The one of those without TLS and with one shard, for what depends on neither."""
+    return _tuned(hall, Kind(tls=False, shards=1))

@@ -17,8 +17,7 @@ EXIT_BUG = 70
 KEEP_ALIVE_SECONDS = 0.4
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(("tls", "shards"), [(False, 1), (True, 2)], ids=["plain-1", "tls-2"])
 def test_a_panic_in_a_shard_ends_the_process_at_once_and_says_why(tmp_path: Path, shards: int, tls: bool) -> None:  # noqa: FBT001
     server = Server(tmp_path, "-shards", str(shards), tls=tls, tuning={}).start()
     with Client.join(server.door) as client, Client.join(server.door) as another, closing(server.door.connect()):

@@ -119,13 +119,14 @@ GOOD_HEADS = [
     pytest.param(b"GET /robots.txt HTTP/1.1\nHost: x\n\n", id="lines that end in a line feed alone"),
     pytest.param(line(b"GET /robots.txt HTTP/1.1", b"A: " + b"a" * 20_000), id="a header of 20 kB"),
     pytest.param(line(b"GET /robots.txt?" + b"a" * 20_000 + b" HTTP/1.1"), id="a query of 20 kB"),
-    pytest.param(line(b"GET /robots.txt HTTP/1.1", *[b"A: b"] * 500), id="500 headers"),
+    pytest.param(line(b"GET /robots.txt HTTP/1.1", *[b"A: b"] * 100), id="100 headers"),
     pytest.param(line(b"GET http://x/robots.txt HTTP/1.1"), id="a target in absolute form"),
-    pytest.param(line(b"PUT /robots.txt HTTP/1.1", b"Content-Encoding:br", b"Content-Length: 1") + b"a", id="a body in brotli"),
+    pytest.param(line(b"PUT /robots.txt HTTP/1.1", b"Content-Encoding: br", b"Content-Length: 1") + b"a", id="brotli"),
 ]  # fmt: skip
 ODD_HEADS = [
     *GOOD_HEADS,
     pytest.param(line(b"GET / HTTP/1.1", b"A: b", b" c"), id="a folded header"),
+    pytest.param(line(b"GET / HTTP/1.1", *[b"A: b"] * 500), id="500 headers"),
     pytest.param(line(b"GET / HTTP/1.1", *[b"A: b"] * 5_000), id="5,000 headers"),
     pytest.param(line(b"PUT / HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 3"), id="two lengths"),
     pytest.param(line(b"POST / HTTP/1.1", b"Content-Length: 2, 2") + b"ab", id="a length twice in one header"),

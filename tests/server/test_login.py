@@ -1,7 +1,6 @@
 """Every login that the reference was shown is taken or refused as the reference does, or better.
 
-The recordings are `client_info` and `sessions` of `tests/vectors/login.json`. `present_flags` of a mesh peer are not
-compared: only who watches connections is told them, which this server does not offer yet.
+The recordings are `client_info` and `sessions` of `tests/vectors/login.json`.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import pytest
 from derpwire import HOST, Client
 from serving import Recorded, Server, vectors
 
-from derper.protocol.frames import ClosePeer
+from derper.protocol.frames import ClosePeer, PeerFlags, PeerPresent, WatchConns
 from derper.protocol.keys import MeshKey, NodePrivate
 from derper.protocol.login import MAX_SERVER_INFO, ClientInfo, LoginBox, ServerInfo
 from derper.protocol.reader import FrameReader, Limits, RawFrame, frame_bytes
@@ -49,6 +48,17 @@ def log_in_with(server: Server, frame: bytes) -> Client:
     return client
 
 
+def flags_of(server: Server, client: Client) -> PeerFlags:
+    """What somebody who watches connections is told of this one."""
+    mesh_key = MeshKey.from_text(RECORDED["server_mesh_key"])
+    with Client.join(server.door, info=ClientInfo(mesh_key=mesh_key)) as watcher:
+        watcher.wire.send(WatchConns().encode())
+        while True:
+            frame = watcher.next()
+            if isinstance(frame, PeerPresent) and frame.peer == client.key:
+                return frame.flags
+
+
 def check(server: Server, case: Case, frame: bytes) -> None:
     outcome, _ = BETTER.get(case["name"], (case["outcome"], ""))
     since = server.mark()
@@ -63,6 +73,7 @@ def check(server: Server, case: Case, frame: bytes) -> None:
             client.wire.send(ClosePeer(NodePrivate(bytes([7] * 32)).public()).encode())
             if case["is_mesh_peer"]:
                 assert client.fence() == []
+                assert flags_of(server, client) == case["present_flags"]
                 ending = 'event="client gone" .*reason=eof'
             else:
                 assert client.wire.rest() == b""

@@ -55,8 +55,11 @@ def answered_with_half_its_body_to_come(server: Server) -> Wire:
     return wire
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
-@pytest.mark.parametrize(("tls", "shards"), [(False, 1), (True, 2)], ids=["plain-1", "tls-2"])
+@pytest.mark.parametrize(
+    ("how", "tls", "shards"),
+    [(signal.SIGTERM, False, 1), (signal.SIGINT, False, 1), (signal.SIGTERM, True, 2)],
+    ids=["SIGTERM-plain-1", "SIGINT-plain-1", "SIGTERM-tls-2"],
+)
 def test_it_stops_at_once_and_in_order_with_clients_connected(
     tmp_path: Path,
     how: signal.Signals,
