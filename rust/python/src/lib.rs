@@ -233,6 +233,7 @@ const ACCEPT_FAILED: u8 = 7;
 const DIALLED: u8 = 8;
 const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
+const LINKED: u8 = 12;
 const STUN_FAILED: u8 = 11;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
@@ -268,6 +269,7 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             let chain: Vec<_> = chain.iter().map(|certificate| bytes(certificate)).collect();
             (CONNECTED, conn.as_u64(), chain).into_pyobject(py)?.into_any()
         }
+        Event::Linked { conn } => (LINKED, conn.as_u64()).into_pyobject(py)?.into_any(),
         Event::Dropped { to, reason, bytes: len } => {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
         }
@@ -291,6 +293,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DIALLED", DIALLED),
         ("CONNECTED", CONNECTED),
         ("DROPPED", DROPPED),
+        ("LINKED", LINKED),
         ("STUN_FAILED", STUN_FAILED),
     ] {
         module.add(name, kind)?;

@@ -122,6 +122,8 @@ pub(crate) struct Switched {
 pub(crate) struct Linked {
     /// The keys that it has announced. Invariant: for each of them the switchboard knows this link as a forwarder.
     pub(crate) keys: HashSet<Key>,
+    /// Whether it has announced any. A node that does not know our mesh key closes the connection instead.
+    pub(crate) announced: bool,
 }
 
 /// One connection.

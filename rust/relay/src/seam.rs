@@ -84,6 +84,11 @@ pub enum Event {
         /// The certificates that it presented, leaf first, in DER.
         chain: Vec<Vec<u8>>,
     },
+    /// A node that we dialled has announced a key, the first: it takes us for a node of its region.
+    Linked {
+        /// The connection.
+        conn: ConnId,
+    },
     /// A whole request head came, up to and with its blank line. The connection is parked until an answer comes.
     Head {
         /// The connection.

@@ -80,6 +80,12 @@ class Connected(NamedTuple):
     chain: list[bytes]  # DER, leaf first
 
 
+class Linked(NamedTuple):
+    """A dialled node has announced its first key after `link`: it takes us for a node of its region."""
+
+    conn: Conn
+
+
 class Switched(NamedTuple):
     """The connection relays from now on, under the name `member`."""
 
@@ -123,7 +129,7 @@ Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
 """An event of no one connection."""
 
 Event: TypeAlias = (
-    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | Notice
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Closed | Notice
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
@@ -134,6 +140,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.DRAINED: Drained,
     _native.DIALLED: Dialled,
     _native.CONNECTED: Connected,
+    _native.LINKED: Linked,
     _native.SWITCHED: Switched,
     _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)

@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper.config import Config, MeshPeer
-from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head
+from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head, Linked
 from derper.errors import NetworkError, ProtocolError
 from derper.protocol import metacert
 from derper.protocol.frames import WatchConns
@@ -202,6 +202,13 @@ class Mesh:
         plane.await_frame(conn, MAX_SERVER_INFO)
         open_server_info(_raw(await _next(call, Frame)), box)
         plane.link(conn, WatchConns().encode())
+        try:
+            # A watcher hears of itself at once, so something always comes.
+            await _next(call, Linked)
+        except NetworkError as error:
+            raise NetworkError(
+                f"it took our login and let us watch nothing; is its mesh key another? ({error})"
+            ) from error
         return key
 
 
@@ -214,7 +221,7 @@ def _raw(event: Frame) -> RawFrame:
     return RawFrame(event.type, event.payload)
 
 
-_E = TypeVar("_E", Dialled, Connected, Head, Frame, Closed)
+_E = TypeVar("_E", Dialled, Connected, Head, Frame, Linked, Closed)
 
 
 async def _next(call: _Call, kind: type[_E], seconds: float | None = STEP_SECONDS) -> _E:

@@ -7,7 +7,7 @@ use crate::frame::{self, Gone, Key};
 use crate::id::ConnId;
 use crate::mailbox::Parcel;
 use crate::net::Net;
-use crate::seam::Reason;
+use crate::seam::{Event, Reason};
 use crate::stats::Drop;
 use crate::switchboard::{Forwarders, Left};
 use crate::watch::Watch;
@@ -181,6 +181,9 @@ impl<N: Net> Shard<N> {
         let Some(Stage::Linked(linked)) = self.conns.get_mut(link).map(|conn| &mut conn.stage) else {
             return;
         };
+        if !std::mem::replace(&mut linked.announced, true) {
+            self.events.push(Event::Linked { conn: link });
+        }
         if linked.keys.contains(key) {
             return;
         }
