@@ -20,6 +20,7 @@ from relays import free_port
 from derper.config import MeshPeer
 from derper.errors import ConfigError
 from derper.protocol.frames import ForwardPacket
+from derper.protocol.keys import MeshKey
 from derper.server.identity import key_file_bytes
 
 TRYING_AGAIN = "event=.no link to a node, trying again.*"
@@ -161,6 +162,23 @@ def test_one_line_a_try_says_that_the_other_side_is_no_derp_server(authority: Au
         for fake, (_, answer, reason) in zip(fakes, STRANGERS, strict=True):
             line = ours.logged(rf"{TRYING_AGAIN}node={HOST}:{fake.port} .*")[0]
             assert re.search(f"reason=.*({reason})", line), (answer, line)
+        assert has_one_line_a_try(ours)
+
+
+@pytest.mark.parametrize("key", ["another", "no"])
+def test_one_line_a_try_says_that_the_other_node_does_not_know_the_mesh_key(
+    authority: Authority, tmp_path: Path, key: str
+) -> None:
+    port = free_port()
+    flags = ("-mesh-psk-file", "") if key == "no" else ()
+    other_key = MeshKey.from_text("cd" * 32)
+    with (
+        OurNode(tmp_path / "other", port, authority, "", *flags, mesh_key=other_key) as other,
+        dialler(tmp_path, authority, f"{HOST}:{port}") as ours,
+    ):
+        other.logged("client gone.*insufficient permissions")
+        for line in tries(ours, 2):
+            assert "mesh key" in line
         assert has_one_line_a_try(ours)
 
 
