@@ -8,7 +8,7 @@ from derpwire import SECONDS, Client
 from serving import Recorded, Server
 from webclient import BIGGEST_MESSAGE, MOST_SENT, SIZES, Library, WebClient, packet_of, relay_both_ways
 
-from derper.protocol.frames import MAX_PACKET, FrameType, RecvPacket, SendPacket
+from derper.protocol.frames import MAX_PACKET, FrameType, Pong, RecvPacket, SendPacket
 from derper.protocol.reader import frame_bytes
 
 pytest_plugins = ["hall"]
@@ -144,6 +144,16 @@ def test_a_bad_frame_of_derp_ends_with_an_ordinary_goodbye(wire: Library, web: W
     web.ping()
     wire.send(frame_bytes(FrameType.NOTE_PREFERRED, b"no"))
     assert ended(wire) == (1000, "")
+
+
+def test_what_came_before_a_goodbye_is_answered_before_it(wire: Library, web: WebClient) -> None:
+    with wire.connection.protocol_mutex:
+        protocol = wire.connection.protocol
+        protocol.send_binary(frame_bytes(FrameType.PING, bytes(8)))
+        protocol.send_close(1000, "enough")
+        wire.connection.socket.sendall(b"".join(protocol.data_to_send()))
+    assert web.next() == Pong(bytes(8))
+    assert ended(wire) == (1000, "enough")
 
 
 def test_two_streams_at_once_lose_nothing_and_mix_up_nothing(server: Server, web: WebClient) -> None:

@@ -178,6 +178,16 @@ def test_pings_do_not_hold_off_the_end_of_a_login_that_does_not_come(scene: Scen
     scene.logs("login_timeout")
 
 
+def test_what_was_sent_before_an_offence_is_relayed_and_answered_before_it_is_named(scene: Scene) -> None:
+    with scene.open() as socket, Client.join(scene.server.door) as tcp:
+        web = WebClient.over(socket)
+        sent = SendPacket(tcp.key, b"a last word").encode() + Ping(b"and ping").encode()
+        socket.wire.send(masked(0x82, sent) + masked(0x81, b"hello"))
+        assert RecvPacket(web.key, b"a last word") in (tcp.next(), tcp.next()), "the other is PeerGone"
+        assert web.next() == Pong(b"and ping")
+        assert socket.goodbye() == Close(NOT_TEXT, "")
+
+
 def test_what_comes_after_a_goodbye_is_passed_over(scene: Scene) -> None:
     with scene.open() as socket, Client.join(scene.server.door) as tcp:
         WebClient.over(socket)

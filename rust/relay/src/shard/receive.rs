@@ -154,22 +154,28 @@ impl<N: Net> Shard<N> {
         let Some(websocket) = &mut conn.websocket else { return Ok(()) };
         let mut answers = Vec::new();
         let flow = websocket.decode(bytes, &mut conn.input, &mut answers);
-        if let Err(violation) = &flow {
-            websocket::append_close(&mut answers, violation.status);
+        if flow == Ok(Flow::Open) {
+            if !answers.is_empty() && self.backlog(id) <= ANSWER_BACKLOG {
+                self.raw(id, &answers);
+            }
+            return self.advance(id);
         }
-        if flow != Ok(Flow::Open) {
-            // This answer is the goodbye.
+        // What came before the end is answered before it: nothing may follow the closing frame.
+        self.advance(id)?;
+        let reason = match flow {
+            Ok(_) => Reason::code("eof"),
+            Err(violation) => {
+                websocket::append_close(&mut answers, violation.status);
+                Reason::with("protocol_error", violation.what)
+            }
+        };
+        if self.raw(id, &answers)
+            && let Some(conn) = self.conns.get_mut(id)
+        {
+            // That was the goodbye.
             conn.websocket = None;
         }
-        if !answers.is_empty() && (flow != Ok(Flow::Open) || self.backlog(id) <= ANSWER_BACKLOG) {
-            self.raw(id, &answers);
-        }
-        self.advance(id)?;
-        match flow {
-            Ok(Flow::Open) => {}
-            Ok(Flow::Closed) => self.close(id, Reason::code("eof")),
-            Err(violation) => self.close(id, Reason::with("protocol_error", violation.what)),
-        }
+        self.close(id, reason);
         Ok(())
     }
 
