@@ -17,6 +17,7 @@ SEND, RECV, KEEP_ALIVE, PREFERRED, PEER_GONE, PEER_PRESENT, FORWARD = 0x04, 0x05
 WATCH, CLOSE_PEER, PING, PONG = 0x10, 0x11, 0x12, 0x13
 DISCONNECTED, NOT_HERE = b"\0", b"\1"
 NOBODY: Key = bytes(32)
+STRAIGHT, EARLIER = -1, -2
 
 
 class Guest(IntEnum):
@@ -73,7 +74,8 @@ class Connection:
     disco: list[Frame] = field(default_factory=list)
     other: list[Frame] = field(default_factory=list)
     written: list[Frame] = field(default_factory=list)
-    # Whose packets it was sent, and on which ways (a mesh peer's, or straight): it is told when they leave.
+    # Whose packets it was sent, and on which ways: through a mesh peer's party, straight, or straight at an earlier stay.
+    # It is told when they leave.
     heard: dict[Key, set[int]] = field(default_factory=dict)
     not_here_credit: float = 3.0
     not_here_at: int = 0
@@ -141,6 +143,11 @@ class Switchboard:
             for watcher in self.watchers():
                 self.peer_gone(watcher, conn.key, DISCONNECTED)
             self.tell_if_gone(conn.key)
+            for other in self.members():
+                ways = other.heard.get(conn.key, set())
+                if STRAIGHT in ways:
+                    ways -= {STRAIGHT}
+                    ways |= {EARLIER}
 
     def tell_if_gone(self, key: Key) -> None:
         """Tell whoever was sent packets of this key that it has left the region, if it has."""
@@ -207,7 +214,7 @@ class Switchboard:
         self.counters["bytes_received"] += len(packet)
         self.counters["packets_received_disco"] += is_disco(packet)
         if to in self.local:
-            self.deliver(self.local[to][-1], conn.key, packet, way=-1)
+            self.deliver(self.local[to][-1], conn.key, packet, way=STRAIGHT)
         elif to in self.forwarders:
             self.counters["packets_forwarded_out"] += 1
             self.enqueue(self.forwarders[to][0], Frame(FORWARD, conn.key + to + packet))
