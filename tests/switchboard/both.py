@@ -55,7 +55,7 @@ def stream_of(frame: Frame) -> tuple[object, ...]:
 
 
 def streams(frames: Iterable[Frame]) -> dict[tuple[object, ...], list[Frame]]:
-    by_stream = defaultdict(list)
+    by_stream: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
     for frame in frames:
         stream = by_stream[stream_of(frame)]
         # That a key has left may be said again (see `Switchboard.repeats`); how often is compared as a count.

@@ -1,7 +1,7 @@
 """The switchboard as docs/protocol/relay.md and mesh.md tell it, as plainly as it can be written down.
 
-It judges the real one: same history in, same frames to everybody and same counters out. One thing happens at a time, all
-of it at once; a socket takes everything or, while its party is stalled, nothing. No optimisation belongs here.
+It judges the real one: same history in, same frames to everybody and same counters out. One thing happens at a time,
+all of it at once; a socket takes everything or, while its party is stalled, nothing. No optimisation belongs here.
 """
 
 import struct
@@ -74,8 +74,8 @@ class Connection:
     disco: list[Frame] = field(default_factory=list)
     other: list[Frame] = field(default_factory=list)
     written: list[Frame] = field(default_factory=list)
-    # Whose packets it was sent, and on which ways: through a mesh peer's party, straight, or straight at an earlier stay.
-    # It is told when they leave.
+    # Whose packets it was sent: it is told when they leave. And on which ways: through a mesh peer's party, straight,
+    # or straight at an earlier stay.
     heard: dict[Key, set[int]] = field(default_factory=dict)
     not_here_credit: float = 3.0
     not_here_at: int = 0
@@ -173,19 +173,19 @@ class Switchboard:
     def receive(self, conn: Connection, frames: Iterable[Frame]) -> None:
         for frame in frames:
             if conn.is_open:
-                self.take(conn, frame)
+                (self.take_from_node if conn.guest is Guest.NODE else self.take)(conn, frame)
+
+    def take_from_node(self, conn: Connection, frame: Frame) -> None:
+        match frame.type:
+            case 0x09:
+                self.add_forwarder(conn, frame.payload[:32])
+            case 0x08:
+                self.remove_forwarder(conn, frame.payload[:32])
+            case 0x12:
+                self.pong(conn, frame.payload)
 
     def take(self, conn: Connection, frame: Frame) -> None:
         payload = frame.payload
-        if conn.guest is Guest.NODE:
-            match frame.type:
-                case 0x09:
-                    self.add_forwarder(conn, payload[:32])
-                case 0x08:
-                    self.remove_forwarder(conn, payload[:32])
-                case 0x12:
-                    self.pong(conn, payload)
-            return
         # Last writer is active.
         conns = self.local[conn.key]
         conns.remove(conn)
@@ -352,7 +352,7 @@ class Switchboard:
     # What there is.
 
     def board(self) -> tuple[int, int, int, int, int, int]:
-        """Count connections, local keys, all keys, keys with several connections, the connections of these, watchers."""
+        """Count connections, keys here, all keys, keys with several connections, the connections of these, watchers."""
         several = [conns for conns in self.local.values() if len(conns) > 1]
         return (
             len(list(self.members())),
