@@ -13,11 +13,12 @@ export PYO3_PYTHON := $(CURDIR)/$(PY)
 
 LOCKED := $(VENV)/locked
 EXTENSION := src/derper/dataplane/_native.abi3.so
+STEPPING := tests/switchboard/_stepping.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 
-.PHONY: help run test check lint format bench wheel lock clean
+.PHONY: help run test check histories lint format bench wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
@@ -27,16 +28,19 @@ help: ## say what there is
 run: $(EXTENSION) ## start a relay for trying out, and send a first packet through it
 	@$(PY) tools/run.py
 
-test: $(EXTENSION) ## run every test, with the real Tailscale client and the Go server beside ours
+test: $(EXTENSION) $(STEPPING) ## run every test, with the real Tailscale client and the Go server beside ours
 	@tools/needs.sh go test
 	$(PY) tests/interop/parts.py
-	cargo test --locked --workspace
+	cargo test --locked --workspace --exclude derper-native --exclude derper-stepping
 	$(PY) -m pytest $(PYTEST_FLAGS)
 
-check: $(EXTENSION) ## run the tests that need no Go: a minute
+check: $(EXTENSION) $(STEPPING) ## run the tests that need no Go: a minute
 	@tools/needs.sh test
-	cargo test --locked --workspace
+	cargo test --locked --workspace --exclude derper-native --exclude derper-stepping
 	$(PY) -m pytest --ignore=tests/interop $(PYTEST_FLAGS)
+
+histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
+	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
 
 lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	@tools/needs.sh lint
@@ -66,7 +70,7 @@ lock: $(LOCKED) ## write requirements/ anew from pyproject.toml
 	tools/lock.sh $(LOCK_FLAGS)
 
 clean: ## remove all that was made here
-	rm -rf $(VENV) .cache target dist $(EXTENSION) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache target dist $(EXTENSION) $(STEPPING) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench examples tools -name __pycache__ -prune -exec rm -rf {} +
 
 # Python alone changes nothing here: the package is installed in place.
@@ -74,6 +78,13 @@ $(EXTENSION): $(LOCKED) $(RUST) pyproject.toml
 	@echo 'building the extension and installing the package in place (the first time: a minute or two of Rust) ...'
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# The data plane for tests: optimised as in the wheel, with every check on.
+CHECKED := --config 'profile.release.package.relay.overflow-checks=true' \
+	--config 'profile.release.package.relay.debug-assertions=true'
+$(STEPPING): $(LOCKED) $(RUST)
+	cargo build --locked --release --package derper-stepping $(CHECKED)
+	cp $(CARGO_TARGET_DIR)/release/lib_stepping.so $@
 
 $(LOCKED): requirements/dev.txt
 	@PYTHON=$(PYTHON) tools/needs.sh build

@@ -93,7 +93,7 @@ async def serving(config: Config, *, rtt_interval: float = 10.0, shards: int = 2
         if config.serves_tls:
             certify(plane, config, identity)
         introducer = Introducer(plane, http, Login(identity, frozenset()), Mesh(plane, identity, config))
-        metrics = Metrics(plane, introducer, serves_tls=config.serves_tls)
+        metrics = Metrics(plane, introducer, config)
         debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
         await http.start(pages.application(config, debug.routes()))
         plane.start(introducer.on_event)

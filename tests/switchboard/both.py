@@ -57,7 +57,7 @@ def stream_of(frame: Frame) -> tuple[object, ...]:
 
 
 def streams(frames: Iterable[Frame]) -> dict[tuple[object, ...], list[Frame]]:
-    by_stream = defaultdict(list)
+    by_stream: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
     for frame in frames:
         stream = by_stream[stream_of(frame)]
         # That a key has left may be said again (see `Switchboard.repeats`); how often is compared as a count.
@@ -118,7 +118,15 @@ class Both:
         self.real.close(conn.party)
 
     def pass_time(self, ms: int) -> None:
-        # Those whose time is up in the same moment end in no certain order, so no two may.
+        # Shorter than any timeout: nobody can begin to wait and be late within one.
+        step = min(RULES.write_timeout.values()) // RULES.grain * RULES.grain
+        for at in range(0, ms, step):
+            self.untie()
+            self.model.pass_time(min(step, ms - at))
+            self.real.pass_time(min(step, ms - at))
+
+    def untie(self) -> None:
+        """See to it that no two are late in the same moment: they would end in no certain order."""
         moments = set()
         for conn in self.model.connections():
             if conn.blocked_at is not None:
@@ -127,8 +135,6 @@ class Both:
                     self.resume(conn)
                 moments.add(moment)
         self.real.run()
-        self.model.pass_time(ms)
-        self.real.pass_time(ms)
 
     def agree(self) -> None:
         """Let everything come to rest; then compare what every party has received, and everything that is counted."""

@@ -63,7 +63,9 @@ class History:
         return head + self.serial.to_bytes(4, "big") + bytes(SIZES[choose(len(SIZES))])
 
     def tell(self, what: str, *whom: object) -> None:
-        self.told.append(" ".join([what, *(conn.tag() if isinstance(conn, Connection) else str(conn) for conn in whom)]))
+        self.told.append(
+            " ".join([what, *(conn.tag() if isinstance(conn, Connection) else str(conn) for conn in whom)])
+        )
 
     # Events. Each may happen when `possible` says so.
 
@@ -146,7 +148,7 @@ class History:
 
     def possible(self) -> list[Callable[[Choose], None]]:
         """Give the events that can happen now; what is there twice should happen twice as often."""
-        events = [self.connect, self.pass_time]
+        events: list[Callable[[Choose], None]] = [self.connect, self.pass_time]
         if len(self.both.conns) < 4:
             events += [self.connect, self.connect]
         if self.both.conns:

@@ -1,7 +1,7 @@
 """The switchboard as docs/protocol/relay.md and mesh.md tell it, as plainly as it can be written down.
 
-It judges the real one: same history in, same frames to everybody and same counters out. One thing happens at a time, all
-of it at once; a socket takes everything or, while its party is stalled, nothing. No optimisation belongs here.
+It judges the real one: same history in, same frames to everybody and same counters out. One thing happens at a time,
+all of it at once; a socket takes everything or, while its party is stalled, nothing. No optimisation belongs here.
 """
 
 import struct
@@ -17,6 +17,7 @@ SEND, RECV, KEEP_ALIVE, PREFERRED, PEER_GONE, PEER_PRESENT, FORWARD = 0x04, 0x05
 WATCH, CLOSE_PEER, PING, PONG = 0x10, 0x11, 0x12, 0x13
 DISCONNECTED, NOT_HERE = b"\0", b"\1"
 NOBODY: Key = bytes(32)
+STRAIGHT, EARLIER = -1, -2
 
 
 class Guest(IntEnum):
@@ -73,7 +74,8 @@ class Connection:
     disco: list[Frame] = field(default_factory=list)
     other: list[Frame] = field(default_factory=list)
     written: list[Frame] = field(default_factory=list)
-    # Whose packets it was sent, and on which ways (a mesh peer's, or straight): it is told when they leave.
+    # Whose packets it was sent: it is told when they leave. And on which ways: through a mesh peer's party, straight,
+    # or straight at an earlier stay.
     heard: dict[Key, set[int]] = field(default_factory=dict)
     not_here_credit: float = 3.0
     not_here_at: int = 0
@@ -141,6 +143,11 @@ class Switchboard:
             for watcher in self.watchers():
                 self.peer_gone(watcher, conn.key, DISCONNECTED)
             self.tell_if_gone(conn.key)
+            for other in self.members():
+                ways = other.heard.get(conn.key, set())
+                if STRAIGHT in ways:
+                    ways -= {STRAIGHT}
+                    ways |= {EARLIER}
 
     def tell_if_gone(self, key: Key) -> None:
         """Tell whoever was sent packets of this key that it has left the region, if it has."""
@@ -166,19 +173,19 @@ class Switchboard:
     def receive(self, conn: Connection, frames: Iterable[Frame]) -> None:
         for frame in frames:
             if conn.is_open:
-                self.take(conn, frame)
+                (self.take_from_node if conn.guest is Guest.NODE else self.take)(conn, frame)
+
+    def take_from_node(self, conn: Connection, frame: Frame) -> None:
+        match frame.type:
+            case 0x09:
+                self.add_forwarder(conn, frame.payload[:32])
+            case 0x08:
+                self.remove_forwarder(conn, frame.payload[:32])
+            case 0x12:
+                self.pong(conn, frame.payload)
 
     def take(self, conn: Connection, frame: Frame) -> None:
         payload = frame.payload
-        if conn.guest is Guest.NODE:
-            match frame.type:
-                case 0x09:
-                    self.add_forwarder(conn, payload[:32])
-                case 0x08:
-                    self.remove_forwarder(conn, payload[:32])
-                case 0x12:
-                    self.pong(conn, payload)
-            return
         # Last writer is active.
         conns = self.local[conn.key]
         conns.remove(conn)
@@ -206,7 +213,7 @@ class Switchboard:
         self.counters["packets_received_disco" if is_disco(packet) else "packets_received_other"] += 1
         self.counters["bytes_received"] += len(packet)
         if to in self.local:
-            self.deliver(self.local[to][-1], conn.key, packet, way=-1)
+            self.deliver(self.local[to][-1], conn.key, packet, way=STRAIGHT)
         elif to in self.forwarders:
             self.counters["packets_forwarded_out"] += 1
             self.enqueue(self.forwarders[to][0], Frame(FORWARD, conn.key + to + packet))
@@ -344,7 +351,7 @@ class Switchboard:
     # What there is.
 
     def board(self) -> tuple[int, int, int, int, int, int]:
-        """Count connections, local keys, all keys, keys with several connections, the connections of these, watchers."""
+        """Count connections, keys here, all keys, keys with several connections, the connections of these, watchers."""
         several = [conns for conns in self.local.values() if len(conns) > 1]
         return (
             len(list(self.members())),

@@ -1,16 +1,15 @@
 """Random histories, told to the model and to the real switchboard, which have to agree after each event.
 
-Most are told by seeds, because that is quick; some by Hypothesis, because that tells a failing one in its shortest form.
+Most are told by seeds, because that is quick; some by Hypothesis, which tells a failing one in its shortest form.
 `DERPER_HISTORIES` says how many, `DERPER_FIRST_SEED` where the seeds begin.
 """
 
 import os
-from collections.abc import Callable
 from random import Random
 from typing import Any, ClassVar, Final
 
 import pytest
-from history import Choose, History
+from history import History
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -25,7 +24,7 @@ SHARDS: Final = [1, 2, 4]
 def test_model_and_switchboard_agree_on_every_seeded_history(shards: int) -> None:
     for seed in range(FIRST_SEED, FIRST_SEED + HISTORIES // len(SHARDS)):
         history = History(shards=shards, seed=seed)
-        choose = Random(seed).randrange
+        choose = Random(seed).randrange  # noqa: S311  a seed repeats it
         try:
             for _ in range(EVENTS):
                 events = history.possible()
@@ -36,15 +35,14 @@ def test_model_and_switchboard_agree_on_every_seeded_history(shards: int) -> Non
             raise
 
 
-def event(name: str) -> Any:
+def event(name: str) -> Any:  # noqa: ANN401  what Hypothesis makes of a method it alone knows
     """Make a rule of an event of `History`."""
 
     def happen(self: "Shrinking", data: st.DataObject) -> None:
         def choose(bound: int) -> int:
             return data.draw(st.integers(0, bound - 1))
 
-        method: Callable[[Choose], None] = getattr(self.history, name)
-        method(choose)
+        getattr(self.history, name)(choose)
 
     happen.__name__ = name
     can_happen = precondition(lambda self: any(method.__name__ == name for method in self.history.possible()))
@@ -76,17 +74,27 @@ class Shrinking(RuleBasedStateMachine):
         self.history.both.agree()
 
 
-def shrinking(shards: int) -> Any:
-    case = type(f"Shrinking{shards}", (Shrinking,), {"shards": shards}).TestCase
+class OneShard(Shrinking):
+    shards = 1
+
+
+class TwoShards(Shrinking):
+    shards = 2
+
+
+class FourShards(Shrinking):
+    shards = 4
+
+
+TestHistoriesOnOneShard = OneShard.TestCase
+TestHistoriesOnTwoShards = TwoShards.TestCase
+TestHistoriesOnFourShards = FourShards.TestCase
+
+for case in (TestHistoriesOnOneShard, TestHistoriesOnTwoShards, TestHistoriesOnFourShards):
     case.settings = settings(
         max_examples=max(10, HISTORIES // 100),
         stateful_step_count=EVENTS,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    return case
-
-
-TestHistoriesOnOneShard = shrinking(1)
-TestHistoriesOnTwoShards = shrinking(2)
-TestHistoriesOnFourShards = shrinking(4)
+del case

@@ -59,11 +59,8 @@ pub fn dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
     /// Where it stands among the socket's figures (`SK_MEMINFO_DROPS`); those behind it are left out.
     const DROPS: usize = 8;
     let mut figures = [0_u32; DROPS + 1];
-    let mut len = size_of_val(&figures) as libc::socklen_t;
-    let (fd, to) = (socket.as_raw_fd(), figures.as_mut_ptr().cast());
-    // SAFETY: the kernel writes at most `len` bytes to `figures`, and any bytes are numbers.
-    let done = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut len) };
-    if done == 0 { Ok(figures[DROPS]) } else { Err(io::Error::last_os_error()) }
+    crate::read_option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut figures)?;
+    Ok(figures[DROPS])
 }
 
 fn switch_on(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<()> {

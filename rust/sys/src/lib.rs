@@ -29,24 +29,21 @@ pub fn duplicate_fd(fd: RawFd) -> io::Result<OwnedFd> {
 /// The kernel's smoothed estimate of a TCP connection's round trip.
 ///
 /// # Errors
-/// `socket` is no TCP socket, or the kernel tells less than that.
+/// `socket` is no TCP socket.
 pub fn tcp_rtt(socket: BorrowedFd<'_>) -> io::Result<Duration> {
-    const TOLD: usize = offset_of!(libc::tcp_info, tcpi_rtt) + size_of::<u32>();
     // SAFETY: the structure is integers and nothing else, for which zeros are good.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-    let to = (&raw mut info).cast();
-    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes at most `len` bytes to
-    // `info`, which has as many, and to `len`.
-    let failed =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &mut len) };
-    if failed != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if (len as usize) < TOLD {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
+    read_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
     Ok(Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// Reads a socket option into a structure of integers; what the kernel does not tell stays as it was.
+fn read_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut T) -> io::Result<()> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `len` bytes to `value`.
+    let done =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut *value).cast(), &raw mut len) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends the process at once with `code`: no exit handlers, no destructors, no other thread gets a say.

@@ -53,7 +53,8 @@ impl<N: Net> Shard<N> {
         if self.conns.get(to).is_some_and(|conn| is_full(conn) && !conn.blocked) {
             self.flush(to);
         }
-        let Some(conn) = self.conns.get_mut(to) else {
+        // Under way from another shard, it may meet a connection that has left since and only says its last words.
+        let Some(conn) = self.conns.get_mut(to).filter(|conn| !conn.is_closing()) else {
             self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
             return;
         };
