@@ -8,7 +8,8 @@ Values come from peers too, so nothing in them can break a line; secrets have ty
 import logging
 import re
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,10 +19,27 @@ from derper.errors import DerperError
 _SECRET = re.compile(r"(privkey:)[0-9a-fA-F]+")
 
 
+class _Unfailing:
+    """A stream whose reader may go away or whose disk may fill: what cannot be said is lost, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure(stream: TextIO | None = None, *, debug: bool = False) -> None:
     """Send all logging to `stream` (stderr when none is given); `debug` lets debug lines through."""
     out = sys.stderr if stream is None else stream
     level = logging.DEBUG if debug else logging.INFO
+    unfailing = cast("TextIO", _Unfailing(out))
     rendering: list[Processor]
     if out.isatty():
         rendering = [structlog.dev.ConsoleRenderer(timestamp_key="time")]
@@ -38,10 +56,10 @@ def configure(stream: TextIO | None = None, *, debug: bool = False) -> None:
     structlog.configure(
         processors=[*common, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(unfailing),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(unfailing)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=common,

@@ -253,7 +253,6 @@ const ACCEPT_FAILED: u8 = 7;
 const DIALLED: u8 = 8;
 const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
-const LINKED: u8 = 12;
 const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
 
@@ -314,7 +313,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DIALLED", DIALLED),
         ("CONNECTED", CONNECTED),
         ("DROPPED", DROPPED),
-        ("LINKED", LINKED),
         ("STUN_FAILED", STUN_FAILED),
         ("LINKED", LINKED),
     ] {

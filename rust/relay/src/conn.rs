@@ -242,7 +242,8 @@ impl<S> Conn<S> {
             }
             Stage::Frame { .. } => Reason::with("login_timeout", "no whole ClientInfo frame in time"),
             Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
-            Stage::Parked | Stage::Switched(_) | Stage::Linked(_) => Reason::code("timeout"),
+            Stage::Switched(_) => Reason::with("unread", "it does not read what it is told"),
+            Stage::Parked | Stage::Linked(_) => Reason::code("timeout"),
             Stage::Closing(ending) | Stage::Lingering(ending) => ending.reason.clone(),
         })
     }

@@ -13,6 +13,8 @@ use crate::switchboard::Peer;
 
 /// Most destinations that are remembered for one sender; the oldest is forgotten.
 const MAX_ROUTES: usize = 65_536;
+/// With fewer routes than this none is looked at for whether it still leads anywhere.
+const FIRST_SWEEP: usize = 256;
 /// Most connections of one destination that are remembered; only one that reconnects all the time has so many.
 const MAX_TOLD: usize = 8;
 
@@ -40,12 +42,20 @@ impl Route {
 }
 
 /// All routes of one sender.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Routes {
     routes: Vec<Route>,
     by_key: HashMap<Key, usize>,
     /// Indices into `routes`, oldest first; as long as `routes`.
     by_age: VecDeque<usize>,
+    /// With so many routes, those that lead nowhere any more are looked for.
+    sweep_at: usize,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self { routes: Vec::new(), by_key: HashMap::new(), by_age: VecDeque::new(), sweep_at: FIRST_SWEEP }
+    }
 }
 
 impl Routes {
@@ -70,6 +80,9 @@ impl Routes {
             self.routes[index] = route;
             return (index, false);
         }
+        if self.routes.len() >= self.sweep_at {
+            self.sweep();
+        }
         if self.routes.len() < MAX_ROUTES {
             self.routes.push(route);
             let index = self.routes.len() - 1;
@@ -83,6 +96,17 @@ impl Routes {
         self.by_key.insert(*to, index);
         self.by_age.push_back(index);
         (index, true)
+    }
+
+    /// Forgets the destinations that have left, before there are twice as many routes as the last time.
+    fn sweep(&mut self) {
+        let mut routes: Vec<_> = std::mem::take(&mut self.routes).into_iter().map(Some).collect();
+        let by_age = std::mem::take(&mut self.by_age);
+        self.routes = by_age.into_iter().filter_map(|index| routes[index].take()).collect();
+        self.routes.retain(|route| route.peer.active() != ConnId::NOBODY);
+        self.by_key = self.routes.iter().enumerate().map(|(index, route)| (route.to, index)).collect();
+        self.by_age = (0..self.routes.len()).collect();
+        self.sweep_at = (2 * self.routes.len()).max(FIRST_SWEEP);
     }
 
     /// Every connection that was sent a packet.
@@ -107,13 +131,35 @@ mod tests {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
         for n in 0..MAX_ROUTES {
-            assert!(!routes.insert(&key(n), board.claim(&key(n), || 0)).1);
+            assert!(!routes.insert(&key(n), arrive(&board, n)).1);
         }
-        let (index, forgot) = routes.insert(&key(MAX_ROUTES), board.claim(&key(MAX_ROUTES), || 0));
+        let (index, forgot) = routes.insert(&key(MAX_ROUTES), arrive(&board, MAX_ROUTES));
         assert!(forgot);
         assert_eq!(routes.find(&key(0), 0), None);
         assert_eq!(routes.find(&key(MAX_ROUTES), 0), Some(index));
         assert_eq!(routes.find(&key(1), index), Some(1));
+    }
+
+    fn arrive(board: &Switchboard, n: usize) -> Arc<Peer> {
+        let peer = board.claim(&key(n), || 0);
+        board.arrive(&key(n), ConnId::from_u64(n as u64 + 1), Arc::from([]));
+        peer
+    }
+
+    #[test]
+    fn destinations_that_have_left_are_forgotten_before_they_become_many() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        let (stays, _) = routes.insert(&key(0), arrive(&board, 0));
+        routes.at(stays).note(ConnId::from_u64(1));
+        for n in 1..100_000 {
+            let (index, _) = routes.insert(&key(n), arrive(&board, n));
+            routes.at(index).note(ConnId::from_u64(n as u64 + 1));
+            board.release(&key(n), ConnId::NOBODY);
+        }
+        assert!(routes.routes.len() <= FIRST_SWEEP, "{} routes for one destination", routes.routes.len());
+        let index = routes.find(&key(0), usize::MAX).expect("it is still there");
+        assert_eq!(routes.at(index).told, [ConnId::from_u64(1)]);
     }
 
     #[test]

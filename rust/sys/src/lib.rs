@@ -9,18 +9,15 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Duplicates a descriptor that somebody else owns (a Python socket, a descriptor inherited from a service
-/// manager), so that its owner may close it whenever it likes.
+/// Duplicates a descriptor that somebody else owns, who may then close it whenever it likes.
 ///
 /// # Errors
 /// `EBADF` when `fd` is not open, `EMFILE` when the process has no descriptor left.
 pub fn duplicate_fd(fd: RawFd) -> io::Result<OwnedFd> {
-    // `borrow_raw` may not be given -1; a number that is merely not open makes the system call below fail.
     if fd < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the borrow ends in this function, and the only thing done through it is `fcntl(F_DUPFD_CLOEXEC)`,
-    // which answers EBADF for a descriptor that is not open.
+    // SAFETY: it is not -1, and the one thing done with it is `fcntl`, which answers EBADF if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     borrowed.try_clone_to_owned()
 }

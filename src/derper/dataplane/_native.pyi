@@ -14,7 +14,6 @@ ACCEPT_FAILED: int
 DIALLED: int
 CONNECTED: int
 DROPPED: int
-LINKED: int
 STUN_FAILED: int
 LINKED: int
 

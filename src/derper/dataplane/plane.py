@@ -6,6 +6,7 @@ of the loop; the events that a command causes come in a later turn, never from w
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,6 +16,10 @@ from derper.dataplane import _native
 from derper.dataplane.events import Conn, Event, event_from
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
+
+
+EVENTS_A_TURN = 256
+"""Events that are acted on before the loop goes on to whatever else there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,7 @@ class DataPlane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._flush_is_due = False
+        self._waiting: deque[tuple[object, ...]] = deque()  # events that were drained and not yet told
 
     def start(self, on_event: Callable[[Event], None]) -> None:
         """Deliver events to `on_event`, which must not raise, from the running loop."""
@@ -119,6 +125,7 @@ class DataPlane:
         if self._loop is not None:
             self._loop.remove_reader(self._native.event_fd())
             self._loop = None
+        self._waiting.clear()
         self._native.stop()
 
     def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
@@ -247,9 +254,14 @@ class DataPlane:
     def _look(self) -> None:
         on_event = self._on_event
         assert on_event is not None  # noqa: S101  set by start, which alone schedules this
-        for raw in self._native.drain():
-            on_event(event_from(raw))
+        if not self._waiting:
+            self._waiting.extend(self._native.drain())
+        # In turns, so that answers leave and others get a say however much has come at once.
+        for _ in range(min(len(self._waiting), EVENTS_A_TURN)):
+            on_event(event_from(self._waiting.popleft()))
         self._flush()
+        if self._waiting and self._loop is not None:
+            self._loop.call_soon(self._look)
 
     def _will_flush(self) -> None:
         if not self._flush_is_due and self._loop is not None:

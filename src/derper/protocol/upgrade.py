@@ -26,6 +26,9 @@ IDEAL_NODE = "Ideal-Node"
 SUBPROTOCOL = "derp"
 MAX_HEAD = 65_536  # bytes of a head, its blank line included; DERP's own are some 200
 
+MAX_LINES = 128  # of a head; parsing costs everybody's time by the line
+_LONGEST_BODY = 2**63 - 1
+
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # h11 lets most of them pass in a value
 _WEBSOCKET_KEY_LEN = 16
@@ -62,6 +65,9 @@ class RequestHead:
         Raises:
             ProtocolError: not HTTP/1.0 or 1.1, no or several Host, contradicting lengths, bytes missing or too many.
         """
+        lines = head.count(b"\n")
+        if lines > MAX_LINES:
+            raise ProtocolError(f"wanted an HTTP head of at most {MAX_LINES} lines, got {lines:,}")
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         event = _only_event(connection, head)
         if not isinstance(event, h11.Request):
@@ -72,15 +78,29 @@ class RequestHead:
         parsed = cls(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
         if parsed.is_chunked and parsed.get_all("Content-Length"):
             raise ProtocolError("wanted one length of the body, got Content-Length and Transfer-Encoding")
+        if parsed.content_length > _LONGEST_BODY:
+            raise ProtocolError("wanted a Content-Length of 63 bits")
         return parsed
 
     @property
     def path(self) -> str:
         """The path alone, as sent (not percent-decoded), without query or, in absolute form, scheme and host."""
+        return self.resource.partition("?")[0]
+
+    @property
+    def resource(self) -> str:
+        """The path and query that are asked for, whatever form the target has; `*` as it is; "" where it names none."""
         target = self.target
-        if not target.startswith("/") and "://" in target:
-            target = "/" + target.partition("://")[2].partition("/")[2]
-        return target.partition("?")[0]
+        if target.startswith("/") or target == "*":
+            return target
+        _, scheme, rest = target.partition("://")
+        return "/" + rest.partition("/")[2] if scheme else ""
+
+    def encode(self) -> bytes:
+        """Write the head anew: one spelling of what may be written in several."""
+        lines = [f"{self.method} {self.resource} HTTP/{self.version}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def get(self, name: str) -> str:
         """Give a header's first value, or "" when it is absent; the name's case does not matter."""

@@ -57,12 +57,12 @@ async def _serve(config: Config) -> int:
         )
     )
     http = HttpServer(config)
+    login = Login(identity, config.admission.refused_app_names)
+    mesh = Mesh(plane, identity, config)
+    introducer = Introducer(plane, http, login, mesh)
     try:
         if config.serves_tls:
             certify(plane, config, identity)
-        login = Login(identity, config.admission.refused_app_names)
-        mesh = Mesh(plane, identity, config)
-        introducer = Introducer(plane, http, login, mesh)
         metrics = Metrics(plane, introducer, config)
         debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
         await http.start(pages.application(config, debug.routes()))
@@ -85,6 +85,7 @@ async def _serve(config: Config) -> int:
         await mesh.stop()
     finally:
         plane.stop()
+        introducer.stop()
         await http.stop()
     return 0
 

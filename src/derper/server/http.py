@@ -7,6 +7,7 @@ A chunked body is not read: the answer goes out, then the connection closes.
 """
 
 import asyncio
+from email.utils import formatdate
 from http import HTTPStatus
 
 from aiohttp import web
@@ -14,17 +15,30 @@ from aiohttp.abc import AbstractAccessLogger
 
 from derper.config import Config
 from derper.dataplane import Conn, DataPlane, Remote
-from derper.protocol.upgrade import Refusal, RequestHead
+from derper.protocol.upgrade import MAX_HEAD, MAX_LINES, Refusal, RequestHead
 
 _WRITE_LIMIT = 64 * 1024
 """Bytes written and not yet known to have left, beyond which aiohttp is asked to pause."""
 
 
 def plain_answer(status: HTTPStatus) -> bytes:
-    """Give a whole answer for a request that never reaches aiohttp; the connection closes after it."""
+    """Give a whole answer to what is no request; the connection closes after it."""
     text = f"{status.value} {status.phrase}"
     head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     return (head + text).encode("ascii")
+
+
+def last_answer(refusal: Refusal) -> bytes:
+    """Give a whole answer for a request that never reaches aiohttp; the connection closes after it."""
+    phrase = HTTPStatus(refusal.status).phrase
+    headers = (
+        *refusal.headers,
+        ("Connection", "close"),
+        ("Content-Length", str(len(refusal.body))),
+        ("Date", formatdate(usegmt=True)),
+    )
+    lines = [f"HTTP/1.1 {refusal.status} {phrase}", *(f"{name}: {value}" for name, value in headers), "", refusal.body]
+    return "\r\n".join(lines).encode("ascii")
 
 
 class HttpConnection(asyncio.Transport):
@@ -37,6 +51,7 @@ class HttpConnection(asyncio.Transport):
         self._protocol = protocol
         self.refusal: Refusal | None = None  # what the request now served gets, if that is decided already
         self._answered = True
+        self._head_is_awaited = False
         self._body_left = 0
         self._body_is_chunked = False
         self._unconsumed = 0
@@ -45,15 +60,16 @@ class HttpConnection(asyncio.Transport):
         self._closing = False
         protocol.connection_made(self)
 
-    def request_received(self, head: RequestHead, raw: bytes, refusal: Refusal | None) -> None:
+    def request_received(self, head: RequestHead, refusal: Refusal | None) -> None:
         """Hand the next request to aiohttp; only after the last one was answered."""
         self.refusal = refusal
         self._answered = False
+        self._head_is_awaited = False
         self._body_is_chunked = head.is_chunked
         self._body_left = 0 if head.is_chunked else head.content_length
         if self._body_left:
             self._plane.await_body(self._conn, self._body_left)
-        self._protocol.data_received(raw)
+        self._protocol.data_received(head.encode())
 
     def body_received(self, data: bytes) -> None:
         """Hand a part of the request's body to aiohttp."""
@@ -75,7 +91,7 @@ class HttpConnection(asyncio.Transport):
         self._protocol.resume_writing()
 
     def connection_lost(self) -> None:
-        """Tell aiohttp that the connection is gone."""
+        """Tell aiohttp that the connection is gone, or is no longer its own."""
         self._closing = True
         self._protocol.connection_lost(None)
 
@@ -90,7 +106,8 @@ class HttpConnection(asyncio.Transport):
         if self._reading and self._unconsumed:
             self._plane.consumed(self._conn, self._unconsumed)
             self._unconsumed = 0
-        if self._answered and not self._body_left:
+        if self._answered and not self._body_left and not self._head_is_awaited:
+            self._head_is_awaited = True
             self._plane.await_head(self._conn)
 
     # From here on: what aiohttp calls, as asyncio.Transport describes it.
@@ -157,9 +174,14 @@ class HttpServer:
             application,
             handle_signals=False,
             access_log_class=_AnsweredLogger,
-            shutdown_timeout=0,  # the data plane has closed every connection by then
-            keepalive_timeout=0,  # the data plane's deadlines hold
+            shutdown_timeout=0.1,  # every connection has been closed by then
+            keepalive_timeout=86_400,  # never: the data plane's deadlines hold
             tcp_keepalive=False,
+            # The head was judged before: what is right there may not be wrong here.
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
+            max_headers=MAX_LINES,
+            auto_decompress=False,
         )
         await self._runner.setup()
 

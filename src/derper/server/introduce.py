@@ -6,7 +6,7 @@ Every event of the data plane comes in here. A connection is a `Guest` until it 
 
 from collections import Counter
 from dataclasses import dataclass
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from ipaddress import ip_address
 
 import structlog
@@ -35,11 +35,13 @@ from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
-from derper.server.http import HttpConnection, HttpServer, plain_answer
+from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.login import Login, RefusedError
 from derper.server.mesh import Mesh
 
 _log: FilteringBoundLogger = structlog.get_logger()
+
+_METHODS = frozenset(HTTPMethod)
 
 
 @dataclass(slots=True)
@@ -79,6 +81,13 @@ class Introducer:
             _log.exception("this is a bug; the connection is closed", event_type=type(event).__name__)
             self._plane.close(event.conn, "bug")
 
+    def stop(self) -> None:
+        """End what is still being served."""
+        for guest in self._guests.values():
+            if guest.http is not None:
+                guest.http.connection_lost()
+        self._guests.clear()
+
     def tls_being_served(self) -> Counter[str]:
         """Count the connections over TLS, by its version, that have a request open and do not relay yet."""
         guests = self._guests.values()
@@ -112,15 +121,24 @@ class Introducer:
         guest.tls = event.tls
         if event.tls:
             self.tls_requests[event.tls] += 1
+        if head.method == "CONNECT":
+            # The proxy of -ace is not there yet; without TLS it never is.
+            refusal = Refusal(403, "CONNECT not enabled\n") if event.tls else Refusal(404, "404 page not found\n")
+            self._plane.write(event.conn, last_answer(refusal))
+            self._plane.close(event.conn, "done")
+            return
+        if head.method not in _METHODS or not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
+            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here")
+            return
         outcome = decide(head) if head.path == "/derp" and self._http.relays else None
         match outcome:
             case DerpUpgrade():
-                self.derp_accepts += 1
+                self._accept(guest)
                 guest.not_ideal = outcome.ideal_node is not None
                 self._plane.write(event.conn, outcome.answer(self._login.server_key) + self._login.greeting)
                 self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
             case WebSocketUpgrade(offers_derp=True):
-                self.derp_accepts += 1
+                self._accept(guest)
                 self.websocket_accepts += 1
                 self._plane.write(event.conn, outcome.answer())
                 self._plane.begin_websocket(event.conn)
@@ -132,10 +150,17 @@ class Introducer:
             case _:
                 self._serve(event, guest, head, outcome)
 
+    def _accept(self, guest: Guest) -> None:
+        """Count a connection that goes on to log in; what was served on it before is over."""
+        self.derp_accepts += 1
+        if guest.http is not None:
+            guest.http.connection_lost()
+            guest.http = None
+
     def _serve(self, event: Head, guest: Guest, head: RequestHead, refusal: Refusal | None) -> None:
         if guest.http is None:
             guest.http = self._http.connect(self._plane, event.conn, event.remote)
-        guest.http.request_received(head, event.head, refusal)
+        guest.http.request_received(head, refusal)
 
     def _log_in(self, event: Frame) -> None:
         guest = self._guests[event.conn]

@@ -68,6 +68,7 @@ class _Call:
 
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     conn: Conn = 0
+    is_abandoned: bool = False  # nobody waits for it any more
 
 
 class Mesh:
@@ -102,6 +103,9 @@ class Mesh:
         """Take an event of a connection that was dialled here; False: it belongs to somebody else."""
         if isinstance(event, Dialled):
             call = self._dialling.pop(event.token)
+            if call.is_abandoned:
+                self._plane.close(event.conn, "done")
+                return True
             call.conn = event.conn
             self._calls[event.conn] = call
         conn: Conn = getattr(event, "conn", 0)
@@ -143,6 +147,11 @@ class Mesh:
                     reason = await self._link(peer, address, name)
                 except (NetworkError, ProtocolError, OSError) as error:
                     reason = log.in_one_line(error)
+                except _OurselvesError:
+                    raise
+                except Exception:  # noqa: BLE001  whatever it is, the link is tried again
+                    _log.exception("this is a bug; the link is tried again", node=name)
+                    reason = "bug"
                 self.links[name] = LinkState.DOWN
                 _log.warning("no link to a node, trying again", node=name, reason=reason)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -179,7 +188,12 @@ class Mesh:
             except ValueError as error:
                 del self._dialling[token]
                 raise NetworkError(str(error)) from error
-        if not (await _next(call, Dialled)).conn:
+        try:
+            dialled = await _next(call, Dialled)
+        except BaseException:
+            call.is_abandoned = True
+            raise
+        if not dialled.conn:
             raise NetworkError("the system has no room for another connection")
         return call
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from derper._version import version
 from derper.config import Config
@@ -42,7 +43,7 @@ _DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
 
 def application(config: Config, debug: Iterable[web.AbstractRouteDef]) -> web.Application:
     """Give the application for the main listener; `debug` are the routes of the debug pages."""
-    app = web.Application()
+    app = web.Application(middlewares=[_any_path])
     app.on_response_prepare.append(_drop_server_header)
     app.router.add_route("*", "/derp", _derp)
     app.router.add_route("*", "/derp/probe", _probe)
@@ -52,6 +53,16 @@ def application(config: Config, debug: Iterable[web.AbstractRouteDef]) -> web.Ap
     app.router.add_routes(debug)
     app.router.add_route("*", "/{anything:.*}", _home(config))
     return app
+
+
+@web.middleware
+async def _any_path(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer `OPTIONS *`, which asks for no page but whether anybody is there."""
+    if request.raw_path != "*":
+        return await handler(request)
+    response = web.Response()
+    response.headers.popall("Content-Type", None)
+    return response
 
 
 async def _drop_server_header(_request: web.Request, response: web.StreamResponse) -> None:

@@ -27,9 +27,11 @@ const ACCEPTS_A_TICK: usize = 32;
 
 impl<N: Net> Shard<N> {
     pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
-        match self.net.listen(id, &listener) {
-            Ok(()) => drop(self.listeners.insert(id, listener)),
-            Err(error) => self.accept_failed(&error),
+        let watched = self.net.listen(id, &listener);
+        // Kept even if it cannot be watched now: it is tried again.
+        self.listeners.insert(id, listener);
+        if let Err(error) = watched {
+            self.accept_failed(&error);
         }
     }
 
@@ -133,6 +135,7 @@ impl<N: Net> Shard<N> {
         if let Err(error) = watched {
             self.conns.remove(id);
             self.accept_failed(&error);
+            return ConnId::NOBODY;
         }
         self.arm(id);
         id

@@ -18,24 +18,35 @@ use super::{Errand, Shard};
 const FEED: usize = 64 * 1024;
 /// Most keys at other nodes whose receivers are remembered; of one key beyond that, nobody hears that it left.
 const MAX_REMOTE_SOURCES: usize = 1_000_000;
-/// Most receivers that are remembered of one key at another node.
-const MAX_RECEIVERS: usize = 65_536;
+/// Most receivers that are remembered of one key at another node, the latest ones.
+const MAX_RECEIVERS: usize = 1_024;
 
 /// Which connections were sent packets of keys that are at other nodes: they are told when these leave the region.
 #[derive(Default)]
 pub(super) struct RemoteSources {
+    /// The one that was sent a packet last is last.
     receivers: HashMap<Key, Vec<ConnId>>,
 }
 
 impl RemoteSources {
     pub(super) fn note(&mut self, key: &Key, to: ConnId) {
-        if let Some(receivers) = self.receivers.get_mut(key) {
-            if !receivers.contains(&to) && receivers.len() < MAX_RECEIVERS {
-                receivers.push(to);
+        let Some(receivers) = self.receivers.get_mut(key) else {
+            if self.receivers.len() >= MAX_REMOTE_SOURCES
+                && let Some(any) = self.receivers.keys().next().copied()
+            {
+                self.receivers.remove(&any);
             }
-        } else if self.receivers.len() < MAX_REMOTE_SOURCES {
             self.receivers.insert(*key, vec![to]);
+            return;
+        };
+        if receivers.last() == Some(&to) {
+            return;
         }
+        receivers.retain(|known| *known != to);
+        if receivers.len() == MAX_RECEIVERS {
+            receivers.remove(0);
+        }
+        receivers.push(to);
     }
 
     fn forget(&mut self, key: &Key) -> Vec<ConnId> {
@@ -115,7 +126,8 @@ impl<N: Net> Shard<N> {
         if told > 0 {
             self.count_batch(id, told);
         }
-        if is_unfinished && self.conns.get(id).is_some_and(|conn| !conn.blocked) {
+        let may_go_on = self.conns.get(id).is_some_and(|conn| !conn.blocked);
+        if is_unfinished && may_go_on && !self.unfinished.contains(&id) {
             self.unfinished.push(id);
         }
     }

@@ -52,6 +52,8 @@ const BODY_CREDIT: usize = 64 * 1024;
 const HANDSHAKES_A_TICK: usize = 8;
 /// Bytes that wait for a blocked connection beyond which its pings are no longer answered.
 const ANSWER_BACKLOG: usize = 16 * 1024;
+/// Drops told of one by one in one tick: somebody looks for them, nobody reads them all.
+const DROPS_TOLD_A_TICK: usize = 64;
 /// Empty outboxes kept for the next connection that has something to send.
 const SPARE_OUTBOXES: usize = 64;
 
@@ -183,6 +185,7 @@ pub(crate) struct Shard<N: Net> {
     /// A mailbox was full: nothing is read from senders until it is not.
     congested: bool,
     handshakes_left: usize,
+    drops_told: usize,
     stopped: bool,
     wheel: Wheel,
     /// The watchers among the connections.
@@ -221,6 +224,7 @@ impl<N: Net> Shard<N> {
             outgoing: (0..shared.settings.shards).map(|_| Batch::default()).collect(),
             congested: false,
             handshakes_left: 0,
+            drops_told: 0,
             stopped: false,
             wheel: Wheel::new(now),
             watchers: Vec::new(),
@@ -242,6 +246,7 @@ impl<N: Net> Shard<N> {
     pub(crate) fn tick(&mut self, now: u64, ready: &[Ready]) {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
+        self.drops_told = 0;
         for event in ready {
             // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
             if let Ready::Conn { id, write: true, .. } = *event {

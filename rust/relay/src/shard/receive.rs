@@ -8,7 +8,7 @@ use crate::seam::{Reason, Role};
 use crate::tls::{MAX_PARTIAL, Progress};
 use crate::websocket::{self, Flow};
 
-use super::{ANSWER_BACKLOG, READ_BUDGET, Shard};
+use super::{READ_BUDGET, Shard};
 
 /// The read buffer: what was left of a frame or a TLS record goes in front of what one read brings.
 pub(super) const BUFFER: usize = HELD + READ_BUDGET;
@@ -155,7 +155,7 @@ impl<N: Net> Shard<N> {
         let mut answers = Vec::new();
         let flow = websocket.decode(bytes, &mut conn.input, &mut answers);
         if flow == Ok(Flow::Open) {
-            if !answers.is_empty() && self.backlog(id) <= ANSWER_BACKLOG {
+            if !answers.is_empty() && !self.is_behind(id) {
                 self.raw(id, &answers);
             }
             return self.advance(id);

@@ -8,8 +8,10 @@ use crate::net::Net;
 use crate::seam::Event;
 use crate::stats::Drop;
 
-use super::{ANSWER_BACKLOG, Shard};
+use super::{DROPS_TOLD_A_TICK, Shard};
 
+/// Bytes that wait for a blocked connection beyond which it is closed rather than told of more peers that are gone.
+const GONE_BACKLOG: usize = 1024 * 1024;
 /// From the login to the first change of home that counts as a move.
 const SETTLING: u64 = 5_000;
 /// "Not here" answers that one connection gets (`docs/protocol/relay.md`, Routing).
@@ -107,7 +109,8 @@ impl<N: Net> Shard<N> {
     pub(super) fn count_drop(&mut self, why: Drop, to: &Key, disco: bool, bytes: usize) {
         self.counters().dropped(why, disco, bytes);
         let watched = &self.shared.settings.verbose_drops;
-        if !watched.is_empty() && watched.contains(to) {
+        if !watched.is_empty() && watched.contains(to) && self.drops_told < DROPS_TOLD_A_TICK {
+            self.drops_told += 1;
             self.events.push(Event::Dropped { to: *to, reason: why.name(), bytes });
         }
     }
@@ -123,7 +126,15 @@ impl<N: Net> Shard<N> {
 
     /// Writes a `PeerGone` to a connection of this shard; a link is none of those who are told.
     pub(super) fn tell_gone(&mut self, id: ConnId, key: &Key, why: Gone) {
-        let is_told = self.conns.get(id).is_some_and(|conn| conn.switched().is_some());
+        let backlog = self.backlog(id);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.blocked && backlog > GONE_BACKLOG {
+            // It does not read what it is told, and this may be neither kept for ever nor left out.
+            conn.deadline = self.now;
+            self.arm(id);
+            return;
+        }
+        let is_told = conn.switched().is_some();
         if is_told && self.control(id, &frame::peer_gone(key, why)) {
             let counters = self.counters();
             match why {
@@ -154,7 +165,7 @@ impl<N: Net> Shard<N> {
 
     fn pong(&mut self, id: ConnId, data: [u8; 8]) {
         self.counters().got_ping.add(1);
-        if self.backlog(id) > ANSWER_BACKLOG {
+        if self.is_behind(id) {
             return;
         }
         let mut answer = frame::header(Type::Pong, data.len()).to_vec();

@@ -14,7 +14,7 @@ use crate::tls::{HANDSHAKE_ROOM, TlsError, sealed_len};
 use crate::websocket;
 
 use super::receive::is_transient;
-use super::{SPARE_OUTBOXES, Shard};
+use super::{ANSWER_BACKLOG, SPARE_OUTBOXES, Shard};
 
 /// Plaintext bytes for which one write is made: enough that its price no longer matters, little enough that a
 /// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
@@ -58,13 +58,17 @@ impl<N: Net> Shard<N> {
             self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
             return;
         };
-        let evict = conn.blocked && is_full(conn);
+        let mut evicted = Vec::new();
+        while conn.blocked && is_full(conn) {
+            let oldest = conn.outbox.as_mut().and_then(|outbox| outbox.queue_mut(disco).drop_oldest());
+            let Some(len) = oldest else { break };
+            evicted.push(len);
+        }
         let is_link = matches!(conn.stage, Stage::Linked(_));
         let is_websocket = conn.websocket.is_some();
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         let queue = outbox.queue_mut(disco);
-        let evicted = if evict { queue.drop_oldest() } else { None };
         let now = self.now as u32;
         if is_link {
             let header = frame::header(Type::ForwardPacket, 2 * KEY + packet.len());
@@ -74,7 +78,7 @@ impl<N: Net> Shard<N> {
             let header = frame::header(Type::RecvPacket, KEY + packet.len());
             queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, packet]));
         }
-        if let Some(len) = evicted {
+        for len in evicted {
             self.count_drop(Drop::QueueHead, key, disco, len);
         }
         self.mark_dirty(to);
@@ -102,6 +106,11 @@ impl<N: Net> Shard<N> {
         outbox.control_frames += 1;
         self.mark_dirty(id);
         true
+    }
+
+    /// Whether a connection reads so little that its pings are not answered for now.
+    pub(super) fn is_behind(&self, id: ConnId) -> bool {
+        self.backlog(id) > ANSWER_BACKLOG && self.conns.get(id).is_some_and(|conn| conn.blocked)
     }
 
     /// Bytes that wait for a connection and can never be dropped.
