@@ -4,7 +4,7 @@
 //! with one set of them; `quinn-udp` sends one by one, and has the kernel join datagrams before they can be counted.
 
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{offset_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
@@ -101,11 +101,9 @@ pub fn receive<const SIZE: usize>(
     let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, flags, ptr::null_mut()) };
     let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
     received.extend((0..got).map(|at| {
-        let header = &headers[at].msg_hdr;
-        // SAFETY: the kernel has filled the control buffer, which is still there, and set its length.
-        let local = unsafe { local(header) };
-        let (len, is_whole) = (headers[at].msg_len as usize, header.msg_flags & libc::MSG_TRUNC == 0);
-        Received { ends: Ends { remote: names[at].get(), local }, len, is_whole }
+        let ends = Ends { remote: names[at].get(), local: controls[at].get() };
+        let is_whole = headers[at].msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
+        Received { ends, len: headers[at].msg_len as usize, is_whole }
     }));
     Ok(())
 }
@@ -126,10 +124,9 @@ pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<us
         header.msg_namelen = names[at].set(datagram.ends.remote);
         header.msg_name = (&raw mut names[at]).cast();
         if let Some(local) = datagram.ends.local {
+            controls[at].set(local);
             header.msg_control = (&raw mut controls[at]).cast();
             header.msg_controllen = size_of::<Control>() as _;
-            // SAFETY: the control buffer is there, aligned and of that length.
-            unsafe { set_local(header, local) };
         }
     }
     let (fd, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT as _);
@@ -147,8 +144,60 @@ struct Space {
     headers: [libc::mmsghdr; BATCH],
 }
 
-/// Room for one control message with an address of ours, aligned as its header wants it.
-type Control = [u64; 8];
+/// The one control message that names an address of ours, as the kernel reads and writes it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    info: Info,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+union Info {
+    v4: libc::in_pktinfo,
+    v6: libc::in6_pktinfo,
+}
+
+// SAFETY: arithmetic alone.
+const _: () = assert!(offset_of!(Control, info) == unsafe { libc::CMSG_LEN(0) } as usize);
+
+impl Control {
+    fn get(&self) -> Option<IpAddr> {
+        // SAFETY: every field is made of integers alone, and the whole was zeros before anything was written.
+        unsafe {
+            match (self.header.cmsg_level, self.header.cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    Some(Ipv4Addr::from(u32::from_be(self.info.v4.ipi_spec_dst.s_addr)).into())
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    Some(Ipv6Addr::from(self.info.v6.ipi6_addr.s6_addr).into())
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// Names the address to send from. The way out stays the routing table's to choose.
+    fn set(&mut self, local: IpAddr) {
+        match local {
+            IpAddr::V4(ip) => {
+                self.info.v4.ipi_spec_dst.s_addr = u32::from(ip).to_be();
+                (self.header.cmsg_level, self.header.cmsg_type) = (libc::IPPROTO_IP, libc::IP_PKTINFO);
+                self.set_len(size_of::<libc::in_pktinfo>());
+            }
+            IpAddr::V6(ip) => {
+                self.info.v6.ipi6_addr.s6_addr = ip.octets();
+                (self.header.cmsg_level, self.header.cmsg_type) = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO);
+                self.set_len(size_of::<libc::in6_pktinfo>());
+            }
+        }
+    }
+
+    fn set_len(&mut self, info: usize) {
+        self.header.cmsg_len = (offset_of!(Self, info) + info) as _;
+    }
+}
 
 /// An address of either family as the kernel writes it; the longer one has room for the shorter.
 #[derive(Clone, Copy)]
@@ -195,61 +244,5 @@ impl Name {
                 size_of::<libc::sockaddr_in6>() as libc::socklen_t
             }
         }
-    }
-}
-
-/// The address of ours in a received header's control messages.
-///
-/// # Safety
-/// `msg_control` and `msg_controllen` are as the kernel left them.
-unsafe fn local(header: &libc::msghdr) -> Option<IpAddr> {
-    // SAFETY: the macros walk what the kernel wrote; the message's type says what is in it.
-    unsafe {
-        let mut at = libc::CMSG_FIRSTHDR(header);
-        while let Some(message) = at.as_ref() {
-            let data = libc::CMSG_DATA(at);
-            match (message.cmsg_level, message.cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    return Some(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    return Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
-                }
-                _ => at = libc::CMSG_NXTHDR(header, at),
-            }
-        }
-    }
-    None
-}
-
-/// Makes the one control message that names the address to send from. The way out stays the routing table's to choose.
-///
-/// # Safety
-/// `msg_control` points to a [`Control`], and `msg_controllen` is its length.
-unsafe fn set_local(header: &mut libc::msghdr, local: IpAddr) {
-    // SAFETY: a `Control` is aligned for a message's header and has room for one and either structure behind it.
-    unsafe {
-        let message = libc::CMSG_FIRSTHDR(header);
-        let data = libc::CMSG_DATA(message);
-        let len = match local {
-            IpAddr::V4(ip) => {
-                let spec_dst = libc::in_addr { s_addr: u32::from(ip).to_be() };
-                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec_dst, ipi_addr: spec_dst };
-                data.cast::<libc::in_pktinfo>().write_unaligned(info);
-                ((*message).cmsg_level, (*message).cmsg_type) = (libc::IPPROTO_IP, libc::IP_PKTINFO);
-                size_of::<libc::in_pktinfo>()
-            }
-            IpAddr::V6(ip) => {
-                let info =
-                    libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
-                data.cast::<libc::in6_pktinfo>().write_unaligned(info);
-                ((*message).cmsg_level, (*message).cmsg_type) = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO);
-                size_of::<libc::in6_pktinfo>()
-            }
-        };
-        (*message).cmsg_len = libc::CMSG_LEN(len as libc::c_uint) as _;
-        header.msg_controllen = libc::CMSG_SPACE(len as libc::c_uint) as _;
     }
 }

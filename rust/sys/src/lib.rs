@@ -6,7 +6,6 @@
 pub mod datagrams;
 
 use std::io;
-use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
