@@ -22,10 +22,7 @@ pub fn duplicate_fd(fd: RawFd) -> io::Result<OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
-/// The kernel's smoothed estimate of a TCP connection's round trip.
-///
-/// # Errors
-/// `socket` is no TCP socket.
+/// The kernel's smoothed estimate of a TCP connection's round trip; an error where `socket` is none.
 pub fn tcp_rtt(socket: BorrowedFd<'_>) -> io::Result<Duration> {
     // SAFETY: the structure is integers and nothing else, for which zeros are good.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
