@@ -1,7 +1,13 @@
 """What every test shares."""
 
+import sys
+from pathlib import Path
+
 from hypothesis import settings
 
 # A pause of the machine is no failure of the code: what must be bounded is tested by what it does, not by the clock.
 settings.register_profile("derper", deadline=None)
 settings.load_profile("derper")
+
+# Test folders are not packages; these hold servers and clients that tests elsewhere start and talk to, too.
+sys.path += [str(Path(__file__).with_name(folder)) for folder in ("interop", "server")]

@@ -51,6 +51,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "http-port": 80,
         "stun-port": 3478,
         "stun": True,
+        "stun-any": False,
         "derp": True,
         "c": "",
         "certmode": "letsencrypt",
@@ -152,6 +153,11 @@ def test_plain_http_and_stun_stand_on_the_main_address() -> None:
     made = config("-a", "[2001:db8::1]:443", "-http-port", "8080", "-stun-port=3479")
     assert str(made.http_address) == "[2001:db8::1]:8080"
     assert str(made.stun_address) == "[2001:db8::1]:3479"
+
+
+def test_stun_is_for_tailscales_clients_unless_it_is_opened() -> None:
+    assert not config().listeners.stun_any
+    assert config("-stun-any").listeners.stun_any
 
 
 def test_plain_http_and_stun_can_be_switched_off() -> None:

@@ -10,13 +10,15 @@
 set -eu
 
 PYTHON=${PYTHON:-python3}
+RUST=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "$0")/../Cargo.toml")
 missing=0
 
 # What the tests run beside the server: the command, its Debian package, what for.
 # A line more here is all that a new one needs.
 system_parts() {
     cat <<'END'
-openssl  openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
+openssl   openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
+chromium  chromium  the tests of WebSocket, as the browser that browsers' clients run in
 END
 }
 
@@ -35,9 +37,9 @@ need_build() {
         lacks "Python's venv module: apt-get install python3-venv"
     fi
     if ! has cargo; then
-        lacks "cargo, which is Rust 1.85 or newer: https://rustup.rs"
-    elif ! rust=$(cargo --version 2>&1 | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p') || [ "${rust:-0}" -lt 85 ]; then
-        lacks "Rust 1.85 or newer ($(cargo --version 2>&1 | head -n 1)): rustup update, or https://rustup.rs"
+        lacks "cargo of Rust 1.$RUST or newer: https://rustup.rs"
+    elif ! here=$(cargo --version 2>&1 | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p') || [ "${here:-0}" -lt "$RUST" ]; then
+        lacks "Rust 1.$RUST or newer (here is $(cargo --version 2>&1 | head -n 1)): rustup update, or https://rustup.rs"
     fi
     has cc || lacks "a C compiler, cc: apt-get install gcc libc6-dev"
 }

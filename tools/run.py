@@ -56,7 +56,10 @@ async def serve() -> int:
             return 1
         await asyncio.wait((stop, died), return_when=asyncio.FIRST_COMPLETED)
         show.cancel()
-        return 0 if stopped.is_set() else relay.returncode or 0
+        if stopped.is_set():
+            return 0
+        say(f"the relay ended by itself, with exit code {relay.returncode}")
+        return 1
     finally:
         await end(relay)
 
@@ -76,7 +79,7 @@ async def first_packet(relay: Process) -> bool:
     except (DerperError, OSError, asyncio.IncompleteReadError) as error:
         say(f"no packet came through the relay: {str(error) or 'nothing happened in time'}")
         return False
-    return True  # or the relay ended: it has said why, and its exit code will be ours
+    return True  # or the relay ended, and has said why
 
 
 async def end(relay: Process) -> None:

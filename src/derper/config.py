@@ -65,6 +65,7 @@ class Listeners:
     main: ListenAddress
     http_port: int | None  # None: off
     stun_port: int | None  # None: no STUN
+    stun_any: bool  # answer STUN clients other than Tailscale's, too
 
 
 class CertMode(StrEnum):

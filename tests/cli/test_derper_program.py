@@ -117,7 +117,6 @@ def test_an_environment_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Pat
 
 
 ASKED = {
-    "stun": ["-stun-port=3479"],
     "http-port": ["-certmode=manual", "-http-port=8080"],
     "certmode": ["-a=:443"],
     "derp": ["-derp=false"],
@@ -148,7 +147,7 @@ def test_what_is_missing_by_default_is_one_line_each_and_the_server_runs(tmp_pat
     assert [re.findall('feature="?([^"]*)"?', line) for line in lines] == [
         [entry.feature] for entry in MISSING if entry.dispensable
     ]
-    assert run_with_loop(tmp_path, "return 0", *words, "-stun=false", "-http-port=-1").stderr == ""
+    assert run_with_loop(tmp_path, "return 0", *words, "-http-port=-1").stderr == ""
 
 
 def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:
@@ -164,14 +163,14 @@ def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:
     ],
 )
 def test_a_server_that_fails_says_so_in_one_sentence_and_exits_1(tmp_path: Path, loop: str, sentence: str) -> None:
-    assert the_one_sentence(run_with_loop(tmp_path, loop, "-dev", "-stun=false")) == sentence
+    assert the_one_sentence(run_with_loop(tmp_path, loop, "-dev")) == sentence
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_servers_loop_has_taken_it_over_exits_0(tmp_path: Path, sent: signal.Signals) -> None:
     loop = "print('ready', flush=True); signal.pause()"
     with subprocess.Popen(
-        [sys.executable, "-c", WITH_LOOP.format(loop=loop), "-dev", "-stun=false"],
+        [sys.executable, "-c", WITH_LOOP.format(loop=loop), "-dev"],
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,11 +6,15 @@ import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tracked import ROOT, shown, tracked
+
+from derper.cli.missing import MISSING
+from derper.dataplane import DataPlane, Event
 
 # Each with a letter in brackets, so that this file does not contain what it looks for.
 MACHINE_PATHS = re.compile(r"(?<![\w.])(/[w]ork|/[r]oot|\.\./[s]hared)/")
@@ -123,3 +127,35 @@ def test_the_reference_stands_in_one_file_and_the_go_modules_agree_with_it() -> 
     for manifest in tracked("tests/interop/*/go.mod"):
         required = re.search(rf"^(?:require |\t){re.escape(module)} (\S+)$", manifest.read_text(), re.MULTILINE)
         assert required is None or required[1] == version, shown(manifest)
+
+
+def test_the_readme_names_the_tools_that_the_build_wants() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"Rust {CARGO['workspace']['package']['rust-version']} or newer" in readme
+    assert f"Python {PROJECT['project']['requires-python'].removeprefix('>=')} or newer" in readme
+
+
+def test_the_readme_lists_exactly_what_this_release_refuses() -> None:
+    rows = re.findall(r"^\| (.*) \| (`-.*`) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    wanted = [(entry.feature, ", ".join(f"`-{flag.name}`" for flag in entry.flags)) for entry in MISSING]
+    assert rows == wanted
+
+
+def test_every_dependency_has_its_reason_in_the_architecture() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    reasons = text.partition("## Dependencies")[2].partition("\n## ")[0].lower()
+    wanted = {
+        Requirement(name).name for name in PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    }
+    for manifest in tracked("rust/*/Cargo.toml"):
+        wanted |= tomllib.loads(manifest.read_text())["dependencies"].keys()
+    ours = {"relay", "sys"}
+    assert sorted(name for name in wanted - ours if name.lower() not in reasons) == []
+
+
+def test_the_architecture_names_every_event_and_command_of_the_seam() -> None:
+    told = set(re.findall(r"`(\w+)`", (ROOT / "ARCHITECTURE.md").read_text()))
+    events = {event.__name__ for event in get_args(Event)}
+    asked = {"counters", "stun_counters", "drops", "census", "start", "stop", "panic"}
+    commands = {name for name in vars(DataPlane) if not name.startswith("_")} - asked
+    assert sorted((events | commands) - told) == []

@@ -12,8 +12,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use relay::seam::{Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
-use relay::{Census, Certificate, ConnId, Key, Settings};
+use relay::seam::{AcceptLimit, Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
+use relay::{Census, Certificate, ConnId, Key, Rate, Settings};
 
 /// A certificate as Python gives it: name, chain, key.
 type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
@@ -29,6 +29,10 @@ struct Plane {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn rate((per_second, burst): (f64, f64)) -> Rate {
+    Rate { per_second, burst }
 }
 
 impl Plane {
@@ -49,7 +53,7 @@ impl Plane {
 impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
-                        mesh_write_timeout, link_write_timeout, mesh_max_keys, keep_alive, keep_alive_jitter))]
+                        mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive, keep_alive_jitter))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -65,6 +69,7 @@ impl Plane {
         mesh_write_timeout: u64,
         link_write_timeout: u64,
         mesh_max_keys: usize,
+        verbose_drops: Vec<Key>,
         keep_alive: u64,
         keep_alive_jitter: u64,
     ) -> PyResult<Self> {
@@ -83,6 +88,7 @@ impl Plane {
             mesh_write_timeout,
             link_write_timeout,
             mesh_max_keys,
+            verbose_drops: verbose_drops.into_iter().collect(),
             keep_alive,
             keep_alive_jitter,
         })?;
@@ -93,13 +99,25 @@ impl Plane {
         self.with(|plane| plane.events().waker.as_fd().as_raw_fd())
     }
 
-    fn listen(&self, fd: RawFd, tls: bool) -> PyResult<ListenerId> {
+    #[pyo3(signature = (fd, tls, limit=None))]
+    fn listen(&self, fd: RawFd, tls: bool, limit: Option<(f64, f64)>) -> PyResult<ListenerId> {
         let socket = sys::duplicate_fd(fd)?;
-        self.with(|plane| plane.listen(Listener { socket, tls }))
+        let limit = limit.map(|limit| Mutex::new(AcceptLimit::new(rate(limit))));
+        self.with(|plane| plane.listen(Listener { socket, tls, limit }))
+    }
+
+    #[pyo3(signature = (limit=None))]
+    fn limit_clients(&self, limit: Option<(f64, f64)>) -> PyResult<()> {
+        self.with(|plane| plane.limit_clients(limit.map(rate)))
     }
 
     fn unlisten(&self, listener: ListenerId) -> PyResult<()> {
         self.with(|plane| plane.unlisten(listener))
+    }
+
+    fn serve_stun(&self, fd: RawFd, any_client: bool) -> PyResult<()> {
+        let socket = sys::duplicate_fd(fd)?;
+        Ok(self.with(|plane| plane.serve_stun(socket, any_client))??)
     }
 
     fn set_certificates(&self, certificates: Vec<CertificateTuple>) -> PyResult<()> {
@@ -177,6 +195,10 @@ impl Plane {
         self.with(|plane| plane.counters())
     }
 
+    fn stun_counters(&self) -> PyResult<Vec<(&'static str, u64)>> {
+        self.with(|plane| plane.stun_counters())
+    }
+
     fn drops(&self) -> PyResult<Vec<(&'static str, &'static str, u64, u64)>> {
         self.with(|plane| plane.drops().into_iter().map(|d| (d.reason, d.kind, d.packets, d.bytes)).collect())
     }
@@ -210,6 +232,8 @@ const CLOSED: u8 = 6;
 const ACCEPT_FAILED: u8 = 7;
 const DIALLED: u8 = 8;
 const CONNECTED: u8 = 9;
+const DROPPED: u8 = 10;
+const STUN_FAILED: u8 = 11;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -244,7 +268,11 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             let chain: Vec<_> = chain.iter().map(|certificate| bytes(certificate)).collect();
             (CONNECTED, conn.as_u64(), chain).into_pyobject(py)?.into_any()
         }
+        Event::Dropped { to, reason, bytes: len } => {
+            (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
+        }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
+        Event::StunFailed { error } => (STUN_FAILED, error).into_pyobject(py)?.into_any(),
     })
 }
 
@@ -262,6 +290,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("ACCEPT_FAILED", ACCEPT_FAILED),
         ("DIALLED", DIALLED),
         ("CONNECTED", CONNECTED),
+        ("DROPPED", DROPPED),
+        ("STUN_FAILED", STUN_FAILED),
     ] {
         module.add(name, kind)?;
     }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::bucket::Bucket;
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::net::Interest;
@@ -108,9 +109,12 @@ pub(crate) struct Switched {
     pub(crate) keep_alive_at: u64,
     /// Its last `NotePreferred` said yes.
     pub(crate) home: bool,
-    /// "Not here" answers that may still be sent, in thousandths, and when that was reckoned.
-    pub(crate) not_here_credit: u64,
-    pub(crate) not_here_at: u64,
+    /// "Not here" answers that may still be sent.
+    pub(crate) not_here: Bucket,
+    /// Payload bytes that may still be read from it, where clients are limited.
+    pub(crate) allowance: Bucket,
+    /// Nothing is read from it before this time; 0 where it does not have to wait.
+    pub(crate) throttled_until: u64,
 }
 
 /// A link to another node of the region.
@@ -202,6 +206,7 @@ impl<S> Conn<S> {
         let read = match &self.stage {
             Stage::Parked | Stage::Closing(_) => false,
             Stage::Body { unused, .. } => *unused < body_credit,
+            Stage::Switched(switched) => switched.throttled_until == 0,
             _ => true,
         };
         Interest { read, write: self.blocked }

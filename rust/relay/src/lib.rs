@@ -5,10 +5,13 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`.
+//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`;
+//! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod conn;
+mod datagrams;
 mod frame;
 mod id;
 mod mailbox;
@@ -21,12 +24,14 @@ mod shard;
 mod stats;
 #[cfg(any(test, feature = "stepping"))]
 pub mod stepping;
+mod stun;
 mod switchboard;
 mod timer;
 mod tls;
 mod watch;
 mod websocket;
 
+pub use bucket::Rate;
 pub use frame::Key;
 pub use id::ConnId;
 pub use mailbox::MAILBOX;

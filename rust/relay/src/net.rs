@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -81,6 +81,8 @@ impl Stream for Socket {
 const EVENTS: usize = 256;
 /// Marks the waker among the epoll data, all of whose other values are names.
 const WAKER: u64 = u64::MAX;
+/// Marks the one socket for datagrams.
+const DATAGRAMS: u64 = u64::MAX - 1;
 /// Marks listeners: names of connections leave this bit free.
 const LISTENER: u64 = 1 << 63;
 
@@ -96,25 +98,37 @@ impl Epoll {
         Ok(Self { epoll })
     }
 
-    /// Waits until something is ready, the waker is used or the time is over.
+    /// Another hand on the same epoll.
+    pub(crate) fn share(&self) -> io::Result<Self> {
+        Ok(Self { epoll: self.epoll.try_clone()? })
+    }
+
+    /// Begins to watch the socket for datagrams.
+    pub(crate) fn watch_datagrams(&self, socket: impl AsFd) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, socket, EventData::new_u64(DATAGRAMS), EventFlags::IN)?)
+    }
+
+    /// Waits until something is ready, the waker is used or the time is over; `true` when there are datagrams.
     pub(crate) fn wait(
         &self,
         timeout_ms: Option<u64>,
         waker: &Waker,
         ready: &mut Vec<Ready>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let timeout = timeout_ms.map(timespec);
         let mut space = [const { MaybeUninit::uninit() }; EVENTS];
         let events = match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
             Ok((events, _)) => events,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
+        let mut datagrams = false;
         for event in events {
             // Copied out: the kernel's structure is packed.
             let (data, flags) = (event.data.u64(), event.flags);
             match data {
                 WAKER => waker.clear(),
+                DATAGRAMS => datagrams = true,
                 _ if data & LISTENER != 0 => ready.push(Ready::Listener((data & !LISTENER) as ListenerId)),
                 _ => ready.push(Ready::Conn {
                     id: ConnId::from_u64(data),
@@ -124,7 +138,7 @@ impl Epoll {
                 }),
             }
         }
-        Ok(())
+        Ok(datagrams)
     }
 
     /// Waits for the waker or for the time to be over, whatever else is ready.

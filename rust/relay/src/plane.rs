@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use crate::bucket::Rate;
+use crate::datagrams::{Responder, Stun};
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
-use crate::seam::{Command, EventQueue, Listener, ListenerId};
+use crate::seam::{Command, Event, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared};
 use crate::stats::Drops;
+use crate::stun::Clients;
 use crate::switchboard::Switchboard;
 use crate::tls::{CertificateStore, Session, client_config, server_config};
 
@@ -36,6 +39,9 @@ pub struct Plane {
     outgoing: Option<Arc<ClientConfig>>,
     threads: Vec<JoinHandle<()>>,
     listeners: ListenerId,
+    stun: Arc<Stun>,
+    /// Shard 0's, which answers STUN.
+    epoll: Epoll,
 }
 
 impl Plane {
@@ -48,15 +54,20 @@ impl Plane {
         let certificates = Arc::new(CertificateStore::default());
         let tls =
             server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
-        let shards = settings.shards;
         let shared = Arc::new(Shared::new(settings, tls)?);
         let start = Instant::now();
-        let threads = (0..shards)
-            .map(|index| {
-                let net = Epoll::new(&shared.ports[index].waker)?;
+        let stun = Arc::new(Stun::default());
+        let mut responder = Some(Responder::new(Arc::clone(&stun)));
+        let nets = shared.ports.iter().map(|port| Epoll::new(&port.waker)).collect::<io::Result<Vec<_>>>()?;
+        let epoll = nets[0].share()?;
+        let threads = nets
+            .into_iter()
+            .enumerate()
+            .map(|(index, net)| {
+                let responder = responder.take();
                 let shard = Shard::new(index, net, Arc::clone(&shared), 0);
                 std::thread::Builder::new().name(format!("{THREAD_NAME}{index}")).spawn(move || {
-                    if let Err(error) = run(shard, start) {
+                    if let Err(error) = run(shard, start, responder) {
                         give_up(
                             &format!("{THREAD_NAME}{index}"),
                             &format!("cannot wait for events: {error}"),
@@ -65,7 +76,7 @@ impl Plane {
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { shared, certificates, outgoing: None, threads, listeners: 0 })
+        Ok(Self { shared, certificates, outgoing: None, threads, listeners: 0, stun, epoll })
     }
 
     /// Accepts connections on a bound and listening socket, on every shard.
@@ -83,6 +94,15 @@ impl Plane {
         for shard in 0..self.shared.ports.len() {
             self.submit_to(shard, [Command::Unlisten(listener)]);
         }
+    }
+
+    /// Answers STUN on a bound UDP socket from now on: requests of Tailscale's clients, or of any.
+    ///
+    /// # Errors
+    /// It is no socket for that, or there is one already.
+    pub fn serve_stun(&self, socket: OwnedFd, any_client: bool) -> io::Result<()> {
+        self.stun.open(socket, if any_client { Clients::Any } else { Clients::Tailscale })?;
+        self.stun.socket().map_or(Ok(()), |socket| self.epoll.watch_datagrams(socket))
     }
 
     /// Trusts these root certificates (DER) when nodes are dialled from now on.
@@ -136,6 +156,15 @@ impl Plane {
         &self.certificates
     }
 
+    /// Reads no more than this from each client from now on, the connected ones included; `None`: no limit.
+    pub fn limit_clients(&self, rate: Option<Rate>) {
+        *self.shared.client_rate.write().unwrap_or_else(PoisonError::into_inner) = rate;
+        self.shared.is_rate_limited.store(rate.is_some(), Ordering::Release);
+        for shard in 0..self.shared.ports.len() {
+            self.submit_to(shard, [Command::RateChanged]);
+        }
+    }
+
     /// Who is connected.
     #[must_use]
     pub fn switchboard(&self) -> &Switchboard {
@@ -146,6 +175,12 @@ impl Plane {
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         self.shared.counters()
+    }
+
+    /// STUN's counters, by the metric's name and the value of its label.
+    #[must_use]
+    pub fn stun_counters(&self) -> Vec<(&'static str, u64)> {
+        self.stun.snapshot()
     }
 
     /// Drops by reason and kind, summed over the shards.
@@ -247,17 +282,23 @@ fn give_up(shard: &str, cause: &str) -> ! {
     sys::exit_now(EXIT_BUG)
 }
 
-fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
+fn run(mut shard: Shard<Epoll>, start: Instant, mut responder: Option<Responder>) -> io::Result<()> {
     let shared = Arc::clone(&shard.shared);
     let port = &shared.ports[shard.index()];
     let now = || start.elapsed();
     let mut ready = Vec::new();
+    let mut datagrams = false;
     let (mut woke, mut window, mut busy) = (now(), now(), Duration::ZERO);
     loop {
         shard.tick(woke.as_millis() as u64, &ready);
         ready.clear();
         if shard.is_stopped() {
             break;
+        }
+        if datagrams
+            && let Some(error) = responder.as_mut().and_then(|stun| stun.turn(woke.as_millis() as u64))
+        {
+            shared.events.append(&mut vec![Event::StunFailed { error }]);
         }
         let slept = now();
         busy += slept.saturating_sub(woke);
@@ -279,7 +320,7 @@ fn run(mut shard: Shard<Epoll>, start: Instant) -> io::Result<()> {
             )?;
             timeout = Some(0);
         }
-        shard.net.wait(timeout, &port.waker, &mut ready)?;
+        datagrams = shard.net.wait(timeout, &port.waker, &mut ready)?;
         port.waker.is_awake();
         woke = now();
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::bucket::{Bucket, Rate};
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::tls::Session;
@@ -142,10 +143,24 @@ pub enum Event {
         /// What it carried.
         totals: Totals,
     },
+    /// A packet was dropped whose destination somebody is looking for.
+    Dropped {
+        /// Its destination.
+        to: Key,
+        /// Why, as the metric's label says it.
+        reason: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
     /// A connection could not be accepted; the shard tries again in a second.
     AcceptFailed {
         /// The shard.
         shard: usize,
+        /// The system's words.
+        error: String,
+    },
+    /// STUN requests could not be read; it goes on, and says so again after a minute at the soonest.
+    StunFailed {
         /// The system's words.
         error: String,
     },
@@ -205,6 +220,8 @@ pub enum Command {
     Listen(ListenerId, Arc<Listener>),
     /// Stop accepting there, and let go of the socket.
     Unlisten(ListenerId),
+    /// The rate limit of clients has changed: who waits for it looks again.
+    RateChanged,
     /// End the shard; its connections are dropped.
     Stop,
     /// Fail as a bug would: for the tests of what happens then.
@@ -221,6 +238,34 @@ pub struct Listener {
     pub socket: OwnedFd,
     /// Whether TLS is spoken there.
     pub tls: bool,
+    /// How many connections are taken; the others are closed at once.
+    pub limit: Option<Mutex<AcceptLimit>>,
+}
+
+/// How many connections a listener takes.
+#[derive(Debug)]
+pub struct AcceptLimit {
+    rate: Rate,
+    bucket: Bucket,
+}
+
+impl AcceptLimit {
+    /// So many a second, after a burst.
+    #[must_use]
+    pub const fn new(rate: Rate) -> Self {
+        Self { rate, bucket: Bucket::full() }
+    }
+}
+
+impl Listener {
+    /// Whether one more connection may come in.
+    pub(crate) fn admits(&self, now: u64) -> bool {
+        self.limit.as_ref().is_none_or(|limit| {
+            let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+            let rate = limit.rate;
+            limit.bucket.take(rate, 1.0, now).is_ok()
+        })
+    }
 }
 
 /// Wakes a thread that sleeps in a poll call, through an eventfd, and only if it sleeps.

@@ -33,6 +33,11 @@ counters! {
     /// `ForwardPacket` frames read from other nodes, and queued for them.
     packets_forwarded_in,
     packets_forwarded_out,
+    /// Connections to the TLS listener, admitted and over the accept limit.
+    tls_connections_accepted,
+    tls_connections_rejected,
+    /// Frames that had to wait for the rate limit.
+    rate_limit_per_client_waited,
     /// A key got a second forwarder, or fell back to one; a forwarder was to be removed that was none.
     multiforwarder_created,
     multiforwarder_deleted,
@@ -102,6 +107,11 @@ impl Drop {
         (Self::GoneDisconnected, "gone_disconnected"),
         (Self::QueueHead, "queue_head"),
     ];
+
+    /// The word for it in metrics and logs.
+    pub(crate) const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// The drops of one reason and kind.

@@ -90,7 +90,8 @@ macro_rules! either {
 impl Session {
     /// The end of a connection that was accepted.
     pub(crate) fn accept(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self::new(Connection::Server(UnbufferedServerConnection::new(config)?)))
+        let connection = Connection::Server(UnbufferedServerConnection::new(config)?);
+        Ok(Self { connection, partial: Vec::new(), failed: false })
     }
 
     /// The end of a connection that was dialled; the other end has to prove that it is `server_name`.
@@ -98,11 +99,8 @@ impl Session {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
             rustls::Error::General(format!("{server_name} is no name that a certificate can be for"))
         })?;
-        Ok(Self::new(Connection::Client(UnbufferedClientConnection::new(config, name)?)))
-    }
-
-    const fn new(connection: Connection) -> Self {
-        Self { connection, partial: Vec::new(), failed: false }
+        let connection = Connection::Client(UnbufferedClientConnection::new(config, name)?);
+        Ok(Self { connection, partial: Vec::new(), failed: false })
     }
 
     /// The start of an unfinished record; what is given to [`receive`](Self::receive) next begins with it.
@@ -152,16 +150,17 @@ impl Session {
 
     /// Encodes what rustls had to say before it gave up, the alert last.
     fn alert(&mut self, out: &mut Vec<u8>) {
-        // As long as there is something to say, it looks at nothing that came.
-        while either!(&self.connection, end => end.wants_write()) {
-            let step = either!(&mut self.connection, end => {
-                let UnbufferedStatus { discard, state, .. } = end.process_tls_records(&mut []);
-                step(discard, state, out, &mut |_: &[u8]| {})
-            });
-            if step.is_err() {
-                return;
+        either!(&mut self.connection, end => {
+            // As long as there is something to say, it looks at nothing that came.
+            while end.wants_write() {
+                let Ok(ConnectionState::EncodeTlsData(mut data)) = end.process_tls_records(&mut []).state else {
+                    return;
+                };
+                if encode(out, |space| data.encode(space)).is_err() {
+                    return;
+                }
             }
-        }
+        });
     }
 
     /// Seals `plain` into the front of `out`, in as few records as there can be; bytes written.
@@ -199,15 +198,15 @@ impl Session {
     pub(crate) fn seal_last(&mut self, words: &[u8]) -> Vec<u8> {
         let mut out = vec![0; sealed_len(words.len()) + sealed_len(2) + HANDSHAKE_ROOM];
         let mut len = if words.is_empty() { 0 } else { self.seal(words, &mut out).unwrap_or(0) };
-        if self.failed {
-            return Vec::new();
+        if !self.failed {
+            either!(&mut self.connection, end => {
+                if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
+                    end.process_tls_records(&mut self.partial).state
+                {
+                    len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
+                }
+            });
         }
-        either!(&mut self.connection, end => {
-            let state = end.process_tls_records(&mut self.partial).state;
-            if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
-                len += traffic.queue_close_notify(&mut out[len..]).unwrap_or(0);
-            }
-        });
         out.truncate(len);
         out
     }

@@ -1,7 +1,7 @@
 //! The stepping driver as Python's tests have it. Its types stand in `tests/switchboard/_stepping.pyi`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 
 use pyo3::exceptions::PyAssertionError;
@@ -53,6 +53,7 @@ impl World {
             mesh_write_timeout,
             link_write_timeout,
             server_key,
+            verbose_drops: HashSet::new(),
             mesh_max_keys: 1_000,
             keep_alive,
             keep_alive_jitter: 0,
@@ -101,7 +102,10 @@ impl World {
     /// Closes the party's connection as Python would.
     fn close(&self, party: Party) {
         if let Some(conn) = self.0.conn(party) {
-            self.0.submit([(conn, Command::Close(conn, Reason { code: "kicked".into(), detail: String::new() }))]);
+            self.0.submit([(
+                conn,
+                Command::Close(conn, Reason { code: "kicked".into(), detail: String::new() }),
+            )]);
         }
     }
 
@@ -148,7 +152,9 @@ impl World {
     /// The parties whose connections ended since the last look, and why.
     fn endings(&mut self) -> Vec<(Party, String)> {
         let closed = |event| match event {
-            Event::Closed { remote, reason, .. } => Some((Party::from(remote.port()), reason.code.into_owned())),
+            Event::Closed { remote, reason, .. } => {
+                Some((Party::from(remote.port()), reason.code.into_owned()))
+            }
             _ => None,
         };
         self.0.events().into_iter().filter_map(closed).collect()

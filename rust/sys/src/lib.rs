@@ -1,7 +1,9 @@
 //! System calls that no safe crate offers, behind a safe interface.
 //!
 //! This is the only crate of the workspace with `unsafe` in it; every block names why it is sound.
-//! It knows nothing of relays: a file descriptor here, an exit there.
+//! It knows nothing of relays: a file descriptor here, an exit there, and UDP in `datagrams`.
+
+pub mod datagrams;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};

@@ -1,7 +1,7 @@
 """The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
 
-The names and defaults are those of the program that this one stands in for; `-shards` is ours. A default that depends
-on the machine stands in its text, and `derper.cli.settings` finds it.
+The names and defaults are those of the program that this one stands in for; `-shards` and `-stun-any` are ours. A
+default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
 """
 
 import math
@@ -21,6 +21,7 @@ LISTEN = string(
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
 STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
 STUN = boolean("stun", "answer STUN requests", default=True)
+STUN_ANY = boolean("stun-any", "answer STUN requests of every client, not only of Tailscale's")
 DERP = boolean("derp", "relay packets; without it only STUN, bootstrap DNS and the pages are served", default=True)
 CONFIG = string(
     "c",
@@ -95,6 +96,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     HTTP_PORT,
     STUN_PORT,
     STUN,
+    STUN_ANY,
     DERP,
     CONFIG,
     HOME,

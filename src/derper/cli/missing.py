@@ -31,13 +31,6 @@ class Missing:
 
 MISSING: Final = (
     Missing(
-        "STUN",
-        (flags.STUN, flags.STUN_PORT),
-        lambda config: config.stun_address is not None,
-        "use -stun=false",
-        dispensable=True,
-    ),
-    Missing(
         "the plain HTTP listener beside HTTPS",
         (flags.HTTP_PORT,),
         lambda config: config.http_address is not None,
@@ -49,12 +42,6 @@ MISSING: Final = (
         (flags.CERT_MODE,),
         lambda config: config.serves_tls and config.tls.mode is not CertMode.MANUAL,
         "use -certmode=manual, or another port than 443 behind a proxy that speaks TLS",
-    ),
-    Missing(
-        "serving the pages without the relay",
-        (flags.DERP,),
-        lambda config: not config.relay.enabled,
-        "leave -derp=false out",
     ),
     Missing(
         "reading the mesh key from a secrets server",
@@ -79,18 +66,6 @@ MISSING: Final = (
         (flags.VERIFY_CLIENT_URL,),
         lambda config: config.admission.url is not None,
         "leave -verify-client-url out",
-    ),
-    Missing(
-        "limiting new connections",
-        (flags.ACCEPT_CONNECTION_LIMIT, flags.ACCEPT_CONNECTION_BURST),
-        lambda config: config.relay.accept.is_limit,
-        "leave -accept-connection-limit and -accept-connection-burst out",
-    ),
-    Missing(
-        "limiting the rate of clients",
-        (flags.RATE_CONFIG,),
-        lambda config: config.relay.rate_file is not None,
-        "leave -rate-config out",
     ),
     Missing("the CONNECT proxy", (flags.ACE,), lambda config: config.pages.ace, "leave -ace out"),
 )

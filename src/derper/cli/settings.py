@@ -96,6 +96,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             main=DEV_ADDRESS if dev else ListenAddress.parse(line[flags.LISTEN]),
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
+            stun_any=line[flags.STUN_ANY],
         ),
         tls=_tls(line, around),
         relay=_relay(line, around),

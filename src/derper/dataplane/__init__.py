@@ -13,15 +13,18 @@ from derper.dataplane.events import (
     Data,
     Dialled,
     Drained,
+    Dropped,
     Event,
     Frame,
     Head,
     HeadTooLarge,
+    Notice,
     Remote,
+    StunFailed,
     Switched,
     Totals,
 )
-from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings
+from derper.dataplane.plane import Census, DataPlane, Drops, PlaneSettings, Rate
 
 __all__ = [
     "AcceptFailed",
@@ -33,13 +36,17 @@ __all__ = [
     "DataPlane",
     "Dialled",
     "Drained",
+    "Dropped",
     "Drops",
     "Event",
     "Frame",
     "Head",
     "HeadTooLarge",
+    "Notice",
     "PlaneSettings",
+    "Rate",
     "Remote",
+    "StunFailed",
     "Switched",
     "Totals",
 ]

@@ -98,6 +98,14 @@ class Closed(NamedTuple):
     totals: Totals
 
 
+class Dropped(NamedTuple):
+    """A packet to one of the destinations in `PlaneSettings.verbose_drops` was dropped."""
+
+    to: bytes
+    reason: str
+    bytes: int
+
+
 class AcceptFailed(NamedTuple):
     """The system had no descriptor or memory for a new connection; it is tried again in a second."""
 
@@ -105,7 +113,18 @@ class AcceptFailed(NamedTuple):
     error: str
 
 
-Event: TypeAlias = Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | AcceptFailed
+class StunFailed(NamedTuple):
+    """STUN requests could not be read; said at most once a minute, and they are read on."""
+
+    error: str
+
+
+Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
+"""An event of no one connection."""
+
+Event: TypeAlias = (
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Switched | Closed | Notice
+)  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
@@ -119,7 +138,9 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
+    _native.DROPPED: Dropped,
     _native.ACCEPT_FAILED: AcceptFailed,
+    _native.STUN_FAILED: StunFailed,
 }
 
 

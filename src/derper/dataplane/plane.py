@@ -31,8 +31,16 @@ class PlaneSettings:
     mesh_write_timeout: float = 30.0
     link_write_timeout: float = 5.0
     mesh_max_keys: int = 1_000_000  # that one link may announce
+    verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
+
+
+class Rate(NamedTuple):
+    """A token bucket's measures: what comes a second, and how much there is at most and at first."""
+
+    per_second: float
+    burst: float
 
 
 class Drops(NamedTuple):
@@ -70,6 +78,7 @@ class DataPlane:
             mesh_write_timeout=_milliseconds(settings.mesh_write_timeout),
             link_write_timeout=_milliseconds(settings.link_write_timeout),
             mesh_max_keys=settings.mesh_max_keys,
+            verbose_drops=[key.raw for key in settings.verbose_drops],
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
         )
@@ -92,13 +101,28 @@ class DataPlane:
             self._loop = None
         self._native.stop()
 
-    def listen(self, sock: socket.socket, *, tls: bool) -> int:
-        """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once."""
-        return self._native.listen(sock.fileno(), tls)
+    def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
+        """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once.
+
+        With a limit (connections), those beyond it are closed as soon as they are accepted, and counted.
+        """
+        return self._native.listen(sock.fileno(), tls, limit)
+
+    def limit_clients(self, limit: Rate | None) -> None:
+        """Read no more than this (payload bytes) from each client from now on; None: no limit."""
+        self._native.limit_clients(limit)
 
     def unlisten(self, listener: int) -> None:
         """Stop accepting there."""
         self._native.unlisten(listener)
+
+    def serve_stun(self, sock: socket.socket, *, any_client: bool) -> None:
+        """Answer STUN on a bound UDP socket, once; it stays the caller's, who may close it at once.
+
+        Raises:
+            OSError: it is no such socket, or there is one already.
+        """
+        self._native.serve_stun(sock.fileno(), any_client)
 
     def set_certificates(self, certificates: list[tuple[str | None, list[bytes], bytes]]) -> None:
         """Serve these from the next handshake on: server name (None: any or none), chain and private key in DER.
@@ -169,6 +193,10 @@ class DataPlane:
     def counters(self) -> dict[str, int]:
         """Give all counters by the names of their metrics, without `derp_`."""
         return dict(self._native.counters())
+
+    def stun_counters(self) -> dict[str, int]:
+        """Give STUN's counters by the names of their metrics, with the label's value behind; zeros without STUN."""
+        return dict(self._native.stun_counters())
 
     def drops(self) -> list[Drops]:
         """Give the dropped packets by reason and kind."""

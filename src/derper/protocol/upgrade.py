@@ -69,7 +69,10 @@ class RequestHead:
         version = event.http_version.decode("ascii")
         if version not in ("1.0", "1.1"):
             raise ProtocolError(f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
-        return cls(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
+        parsed = cls(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
+        if parsed.is_chunked and parsed.get_all("Content-Length"):
+            raise ProtocolError("wanted one length of the body, got Content-Length and Transfer-Encoding")
+        return parsed
 
     @property
     def path(self) -> str:

@@ -11,14 +11,14 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper._version import version
-from derper.config import Config
-from derper.dataplane import DataPlane, PlaneSettings
+from derper.config import Config, ListenAddress
+from derper.dataplane import DataPlane, PlaneSettings, Rate
 from derper.errors import ConfigError
-from derper.server import certificates
+from derper.server import certificates, rates
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer
-from derper.server.listeners import listen
+from derper.server.listeners import bind_stun, listen
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 
@@ -37,8 +37,9 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config) -> int:
     stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(stop_signal, stopped.set)
+        loop.add_signal_handler(stop_signal, stopped.set)
     identity = Identity.load(config)
     plane = DataPlane(
         PlaneSettings(
@@ -46,6 +47,7 @@ async def _serve(config: Config) -> int:
             server_key=identity.public,
             queue_depth=config.relay.send_queue_depth,
             write_timeout=config.relay.tcp.write_timeout,
+            verbose_drops=config.observation.verbose_drops,
         )
     )
     http = HttpServer(config)
@@ -56,9 +58,14 @@ async def _serve(config: Config) -> int:
         login = Login(identity, config.admission.refused_app_names)
         mesh = Mesh(plane, identity, config)
         plane.start(Introducer(plane, http, login, mesh).on_event)
+        if config.relay.rate_file is not None:
+            plane.limit_clients(rates.load(config.relay.rate_file))
+        loop.add_signal_handler(signal.SIGHUP, _reload, plane, config)
         with listen(config.listeners.main, config.relay.tcp) as main:
-            plane.listen(main, tls=config.serves_tls)
+            plane.listen(main, tls=config.serves_tls, limit=_accept_limit(config))
             address = _address_of(main)
+        if config.stun_address is not None:
+            _answer_stun(plane, config.stun_address, any_client=config.listeners.stun_any)
         _log.info(
             "serving", version=version(), address=address, tls=config.serves_tls, public_key=identity.public,
             mesh_key=identity.mesh_key is not None, shards=config.relay.shards,
@@ -73,6 +80,25 @@ async def _serve(config: Config) -> int:
     return 0
 
 
+def _reload(plane: DataPlane, config: Config) -> None:
+    """Read again what may change while the server runs; what cannot be read stays as it was."""
+    if config.relay.rate_file is None:
+        _log.info("SIGHUP: nothing to reload")
+        return
+    try:
+        limit = rates.load(config.relay.rate_file)
+    except ConfigError as error:
+        _log.error("SIGHUP: the old rate limits stay", reason=str(error))
+        return
+    plane.limit_clients(limit)
+    _log.info("SIGHUP: rate limits reloaded", bytes_per_second=limit and limit.per_second, burst=limit and limit.burst)
+
+
+def _accept_limit(config: Config) -> Rate | None:
+    accept = config.relay.accept
+    return Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
+
+
 def _certify(plane: DataPlane, config: Config, identity: Identity) -> None:
     certificate = certificates.load_manual(config.tls, identity.public, datetime.now(UTC))
     try:
@@ -83,6 +109,12 @@ def _certify(plane: DataPlane, config: Config, identity: Identity) -> None:
     if node is not None:
         _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
         log.verbatim(node)
+
+
+def _answer_stun(plane: DataPlane, address: ListenAddress, *, any_client: bool) -> None:
+    with bind_stun(address) as sock:
+        plane.serve_stun(sock, any_client=any_client)
+        _log.info("answering STUN", address=_address_of(sock), any_client=any_client)
 
 
 def _address_of(sock: socket.socket) -> str:

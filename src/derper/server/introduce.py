@@ -18,11 +18,14 @@ from derper.dataplane import (
     Data,
     DataPlane,
     Drained,
+    Dropped,
     Event,
     Frame,
     Head,
     HeadTooLarge,
+    Notice,
     Remote,
+    StunFailed,
     Switched,
 )
 from derper.errors import ProtocolError
@@ -61,17 +64,19 @@ class Introducer:
 
     def on_event(self, event: Event) -> None:
         """Act on one event; never raises."""
+        if isinstance(event, Notice):
+            _take_notice(event)
+            return
         try:
-            self._act_on(event)
+            if not self._mesh.takes(event):
+                self._act_on(event)
         except ProtocolError as error:
-            self._plane.close(_conn_of(event), "protocol_error", str(error))
+            self._plane.close(event.conn, "protocol_error", str(error))
         except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
             _log.exception("this is a bug; the connection is closed", event_type=type(event).__name__)
-            self._plane.close(_conn_of(event), "bug")
+            self._plane.close(event.conn, "bug")
 
     def _act_on(self, event: Event) -> None:
-        if self._mesh.takes(event):
-            return
         match event:
             case Head():
                 self._introduce(event)
@@ -88,8 +93,6 @@ class Introducer:
             case HeadTooLarge():
                 self._guests.setdefault(event.conn, Guest(event.remote))
                 self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")
-            case AcceptFailed():
-                _log.error("cannot accept connections, trying again in a second", reason=event.error)
 
     def _introduce(self, event: Head) -> None:
         guest = self._guests.setdefault(event.conn, Guest(event.remote))
@@ -164,5 +167,11 @@ class Introducer:
         self._plane.close(conn, code, detail)
 
 
-def _conn_of(event: Event) -> Conn:
-    return 0 if isinstance(event, AcceptFailed) else event.conn
+def _take_notice(event: Notice) -> None:
+    match event:
+        case AcceptFailed():
+            _log.error("cannot accept connections, trying again in a second", reason=event.error)
+        case StunFailed():
+            _log.error("cannot read STUN requests, going on", reason=event.error)
+        case Dropped():
+            _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)

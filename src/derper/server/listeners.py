@@ -1,7 +1,8 @@
-"""The sockets that the server listens on: bound here, accepted from in the data plane."""
+"""The sockets that the server listens on: bound here, accepted from and read in the data plane."""
 
 import errno
 import socket
+from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from derper.config import ListenAddress, Tcp
@@ -11,6 +12,9 @@ BACKLOG = 4096
 UNSENT_LIMIT = 128 * 1024
 """Bytes that a socket takes beyond what the network has (TCP_NOTSENT_LOWAT): what is in the kernel can be neither
 dropped nor overtaken, so a slow receiver's share of it stays small."""
+DATAGRAM_BUFFER = 1024 * 1024
+"""Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
+round of relaying."""
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
@@ -21,17 +25,33 @@ def listen(address: ListenAddress, tcp: Tcp) -> socket.socket:
         ConfigError: the address cannot be listened on.
     """
     try:
-        if address.host is not None:
-            family = socket.AF_INET6 if isinstance(address.host, IPv6Address) else socket.AF_INET
-            return _listen(family, str(address.host), address.port, tcp)
-        try:
-            return _listen(socket.AF_INET6, "::", address.port, tcp)
-        except OSError as error:
-            if error.errno not in _NO_IPV6:
-                raise
-            return _listen(socket.AF_INET, "0.0.0.0", address.port, tcp)
+        return _open(address, lambda family, host: _listen(family, host, address.port, tcp))
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {_advice(error)}") from error
+        raise ConfigError(f"cannot listen on {address}: {_advice(error, '-a')}") from error
+
+
+def bind_stun(address: ListenAddress) -> socket.socket:
+    """Give a bound, non-blocking UDP socket, for the families of `listen`.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    try:
+        return _open(address, lambda family, host: _bind_datagrams(family, host, address.port))
+    except OSError as error:
+        advice = f"{_advice(error, '-stun-port')}; -stun=false does without"
+        raise ConfigError(f"cannot answer STUN on {address}: {advice}") from error
+
+
+def _open(address: ListenAddress, make: Callable[[socket.AddressFamily, str], socket.socket]) -> socket.socket:
+    if address.host is not None:
+        return make(socket.AF_INET6 if isinstance(address.host, IPv6Address) else socket.AF_INET, str(address.host))
+    try:
+        return make(socket.AF_INET6, "::")
+    except OSError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+        return make(socket.AF_INET, "0.0.0.0")
 
 
 def _listen(family: socket.AddressFamily, host: str, port: int, tcp: Tcp) -> socket.socket:
@@ -62,10 +82,25 @@ def tune(sock: socket.socket, tcp: Tcp) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(tcp.user_timeout * 1000)))
 
 
-def _advice(error: OSError) -> str:
+def _bind_datagrams(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    # Without SO_REUSEADDR, by which another program's UDP socket could take the port over.
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER)
+        sock.setblocking(False)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _advice(error: OSError, flag: str) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return "another program uses that port; stop it, or choose another address with -a"
+            return f"another program uses that port; stop it, or choose another with {flag}"
         case errno.EACCES | errno.EPERM:
             return "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
         case errno.EADDRNOTAVAIL:

@@ -70,13 +70,13 @@ impl<N: Net> Shard<N> {
                     self.stop_watching(id);
                 }
                 self.unregister(id, &switched.member.key);
-                self.lose_packets(id);
+                self.lose_packets(id, &switched.member.key);
             }
             Stage::Linked(linked) => {
                 for key in &linked.keys {
                     self.lost_at(id, key);
                 }
-                self.lose_packets(id);
+                self.lose_packets(id, &[0; 32]);
             }
             Stage::Closing(earlier) => ending = earlier,
             Stage::Lingering(earlier) => {
@@ -116,11 +116,11 @@ impl<N: Net> Shard<N> {
     }
 
     /// Drops the packets that wait for a connection that has left.
-    fn lose_packets(&mut self, id: ConnId) {
+    fn lose_packets(&mut self, id: ConnId, key: &Key) {
         let Some(mut outbox) = self.conns.get_mut(id).and_then(|conn| conn.outbox.take()) else { return };
         for disco in [true, false] {
             while let Some(len) = outbox.queue_mut(disco).drop_oldest() {
-                self.counters().dropped(Drop::GoneDisconnected, disco, len);
+                self.count_drop(Drop::GoneDisconnected, key, disco, len);
             }
         }
         if let Some(conn) = self.conns.get_mut(id) {

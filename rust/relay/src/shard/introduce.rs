@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::bucket::Bucket;
 use crate::conn::{Conn, Local, NEVER, Stage, Switched, Transport};
 use crate::frame::read_header;
 use crate::id::ConnId;
@@ -23,8 +24,6 @@ const BACKLOG_PAUSE: u64 = 50;
 const EVENT_BACKLOG: usize = 32_768;
 /// Connections accepted in one tick.
 const ACCEPTS_A_TICK: usize = 32;
-/// "Not here" answers that a connection may cause at once, in thousandths (`docs/protocol/relay.md`, Routing).
-pub(super) const NOT_HERE_BURST: u64 = 3_000;
 
 impl<N: Net> Shard<N> {
     pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
@@ -48,6 +47,13 @@ impl<N: Net> Shard<N> {
         for _ in 0..ACCEPTS_A_TICK {
             match self.net.accept(&listener) {
                 Ok((stream, remote)) => {
+                    if !listener.admits(self.now) {
+                        self.counters().tls_connections_rejected.add(1);
+                        continue;
+                    }
+                    if listener.tls {
+                        self.counters().tls_connections_accepted.add(1);
+                    }
                     let transport = if listener.tls {
                         match Session::accept(Arc::clone(&self.shared.tls)) {
                             Ok(session) => Transport::Tls(Box::new(session)),
@@ -217,6 +223,7 @@ impl<N: Net> Shard<N> {
                     self.events.push(Event::Data { conn: id, bytes });
                 }
             }
+            Stage::Switched(switched) if switched.throttled_until > 0 => {}
             Stage::Switched(_) | Stage::Linked(_) => return self.relay_input(id),
             Stage::Lingering(_) => conn.input = Vec::new(),
             Stage::Handshake | Stage::Parked | Stage::Closing(_) => {}
@@ -257,8 +264,9 @@ impl<N: Net> Shard<N> {
             since_ms: self.now,
             keep_alive_at: NEVER,
             home: false,
-            not_here_credit: NOT_HERE_BURST,
-            not_here_at: self.now,
+            not_here: Bucket::full(),
+            allowance: Bucket::full(),
+            throttled_until: 0,
         });
         let shard = peer.shard();
         if shard == self.index {
@@ -278,7 +286,7 @@ impl<N: Net> Shard<N> {
         // The other shard may have read the clock later than this one.
         conn.progress_at = conn.progress_at.min(self.now);
         if let Some(switched) = conn.switched_mut() {
-            (switched.since_ms, switched.not_here_at) = (self.now, self.now);
+            switched.since_ms = self.now;
         }
         let (key, remote) = (conn.switched().map(|switched| switched.member.key), conn.remote);
         let id = self.conns.insert(conn);

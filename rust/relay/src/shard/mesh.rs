@@ -153,7 +153,7 @@ impl<N: Net> Shard<N> {
             return;
         }
         let disco = frame::is_disco(packet);
-        self.counters().dropped(Drop::UnknownDestinationOnForward, disco, packet.len());
+        self.count_drop(Drop::UnknownDestinationOnForward, to, disco, packet.len());
         if disco {
             self.not_here(id, to);
         }

@@ -11,6 +11,7 @@
 mod check;
 mod close;
 mod introduce;
+mod limit;
 mod mesh;
 mod receive;
 mod relay;
@@ -21,12 +22,14 @@ mod tests;
 #[cfg(any(test, feature = "stepping"))]
 pub use check::Census;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::ServerConfig;
 
+use crate::bucket::Rate;
 use crate::conn::{Conn, Local, NEVER, Stage};
 use crate::frame::{self, Gone, Key};
 use crate::id::{ConnId, Slots};
@@ -72,6 +75,8 @@ pub struct Settings {
     pub mesh_write_timeout: u64,
     /// The same for a link to a node that we dialled.
     pub link_write_timeout: u64,
+    /// Destinations whose dropped packets are told of, one by one.
+    pub verbose_drops: HashSet<Key>,
     /// The key of this node: a watcher with it is a node that has dialled itself.
     pub server_key: Key,
     /// Most keys that one link may announce; the rest is ignored and counted.
@@ -112,6 +117,10 @@ pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
     pub(crate) tls: Arc<ServerConfig>,
     pub(crate) switchboard: Switchboard,
+    /// How much is read from each client; `None`: as much as it sends.
+    pub(crate) client_rate: RwLock<Option<Rate>>,
+    /// Whether there is such a limit: looked at for each frame.
+    pub(crate) is_rate_limited: AtomicBool,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
 }
@@ -130,7 +139,15 @@ impl<S> Shared<S> {
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        Ok(Self { settings, tls, switchboard, events: EventQueue::new()?, ports })
+        Ok(Self {
+            settings,
+            tls,
+            switchboard,
+            client_rate: RwLock::default(),
+            is_rate_limited: AtomicBool::new(false),
+            events: EventQueue::new()?,
+            ports,
+        })
     }
 
     /// The shard for a key that has none: the busiest that still has room, so that a quiet server uses one.
@@ -171,6 +188,8 @@ pub(crate) struct Shard<N: Net> {
     remote_sources: RemoteSources,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
+    /// Connections that wait for the rate limit, the next to go on first.
+    throttled: BinaryHeap<Reverse<(u64, ConnId)>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
     /// Lent to whoever reads; see `receive`.
@@ -204,6 +223,7 @@ impl<N: Net> Shard<N> {
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
             unfinished: Vec::new(),
+            throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
             read_buffer: vec![0; receive::BUFFER],
@@ -235,6 +255,7 @@ impl<N: Net> Shard<N> {
             }
         }
         self.expire();
+        self.resume_throttled();
         self.resume_unfinished();
         self.flush_dirty();
         self.publish();
@@ -261,7 +282,8 @@ impl<N: Net> Shard<N> {
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
     pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
         let again = (self.accept_again_at != NEVER).then(|| self.accept_again_at.saturating_sub(now));
-        [self.wheel.sleep_ms(now), again].into_iter().flatten().min()
+        let throttled = self.throttled.peek().map(|Reverse((at, _))| at.saturating_sub(now));
+        [self.wheel.sleep_ms(now), again, throttled].into_iter().flatten().min()
     }
 
     /// Whether another shard has to look into its mailbox before this one may read on.
@@ -293,6 +315,7 @@ impl<N: Net> Shard<N> {
             match command {
                 Command::Listen(id, listener) => self.listen(id, listener),
                 Command::Unlisten(id) => self.unlisten(id),
+                Command::RateChanged => self.throttled_look_again(),
                 Command::Stop => self.stopped = true,
                 Command::Panic => panic!("told to, by a test"),
                 Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),

@@ -130,7 +130,7 @@ impl<N: Net> Shard<N> {
         if conn.websocket.is_some() {
             return self.unframe(id, plain);
         }
-        if conn.parses_in_place() && conn.input.is_empty() {
+        if conn.parses_in_place() && conn.input.is_empty() && !conn.is_throttled() {
             let used = self.frames(id, plain)?;
             self.hold(id, &plain[used..]);
             return Ok(());
@@ -238,6 +238,10 @@ impl<N: Net> Shard<N> {
             let known = frame::admit(writer, kind, len)
                 .map_err(|BadFrame(why)| Reason::with("protocol_error", why))?;
             if !known {
+                if writer == Writer::Client && !is_mesh && self.is_throttled(id, len) {
+                    return Ok(at);
+                }
+                let Some(conn) = self.conns.get_mut(id) else { return Ok(at) };
                 conn.skip = len;
                 if writer == Writer::Client {
                     self.counters().unknown_frames.add(1);
@@ -247,6 +251,9 @@ impl<N: Net> Shard<N> {
                 continue;
             }
             let Some(payload) = rest.get(HEADER..HEADER + len) else { return Ok(at) };
+            if writer == Writer::Client && !is_mesh && self.is_throttled(id, len) {
+                return Ok(at);
+            }
             self.relay(id, frame::parse(writer, kind, payload));
             at += HEADER + len;
         }
@@ -257,6 +264,11 @@ impl<S> Conn<S> {
     /// Whether frames are parsed where they are read; what is left then waits in front of the next read.
     fn parses_in_place(&self) -> bool {
         self.speaks_derp() && self.websocket.is_none()
+    }
+
+    /// Whether what came has to wait for the rate limit.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.switched().is_some_and(|switched| switched.throttled_until > 0)
     }
 
     /// Why a stream that ended here ended: in order, or in the middle of something.

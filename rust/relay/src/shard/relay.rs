@@ -1,18 +1,19 @@
 //! What a frame of a logged-in connection does (`docs/protocol/relay.md`).
 
+use crate::bucket::Rate;
 use crate::frame::{self, Gone, Inbound, Key, Type};
 use crate::id::ConnId;
 use crate::mailbox::Parcel;
 use crate::net::Net;
+use crate::seam::Event;
 use crate::stats::Drop;
 
-use super::introduce::NOT_HERE_BURST;
 use super::{ANSWER_BACKLOG, Shard};
 
 /// From the login to the first change of home that counts as a move.
 const SETTLING: u64 = 5_000;
-/// What one "not here" answer costs, and what a millisecond earns, so that one a second is the rule.
-const NOT_HERE_COST: u64 = 1_000;
+/// "Not here" answers that one connection gets (`docs/protocol/relay.md`, Routing).
+const NOT_HERE: Rate = Rate { per_second: 1.0, burst: 3.0 };
 
 impl<N: Net> Shard<N> {
     pub(super) fn relay(&mut self, id: ConnId, frame: Inbound<'_>) {
@@ -54,7 +55,7 @@ impl<N: Net> Shard<N> {
         switched.totals.bytes_in += packet.len() as u64;
         let (from, local, hint) = (switched.member.key, switched.local, switched.last_route);
         let Some((route, active)) = self.route(local, hint, to) else {
-            self.counters().dropped(Drop::UnknownDestination, disco, packet.len());
+            self.count_drop(Drop::UnknownDestination, to, disco, packet.len());
             if disco {
                 self.not_here(id, to);
             }
@@ -105,15 +106,20 @@ impl<N: Net> Shard<N> {
         }
     }
 
+    /// Counts a dropped packet, and says so where somebody is looking for the drops of its destination.
+    pub(super) fn count_drop(&mut self, why: Drop, to: &Key, disco: bool, bytes: usize) {
+        self.counters().dropped(why, disco, bytes);
+        let watched = &self.shared.settings.verbose_drops;
+        if !watched.is_empty() && watched.contains(to) {
+            self.events.push(Event::Dropped { to: *to, reason: why.name(), bytes });
+        }
+    }
+
     /// Tells a sender that nobody has this key, as often as it may be told.
     pub(super) fn not_here(&mut self, id: ConnId, key: &Key) {
         let now = self.now;
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
-        let credit = switched.not_here_credit.saturating_add(now - switched.not_here_at).min(NOT_HERE_BURST);
-        switched.not_here_at = now;
-        switched.not_here_credit = credit;
-        if credit >= NOT_HERE_COST {
-            switched.not_here_credit -= NOT_HERE_COST;
+        if switched.not_here.take(NOT_HERE, 1.0, now).is_ok() {
             self.tell_gone(id, key, Gone::NotHere);
         }
     }

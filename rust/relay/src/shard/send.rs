@@ -55,7 +55,7 @@ impl<N: Net> Shard<N> {
         }
         // Under way from another shard, it may meet a connection that has left since and only says its last words.
         let Some(conn) = self.conns.get_mut(to).filter(|conn| !conn.is_closing()) else {
-            self.counters().dropped(Drop::GoneDisconnected, disco, packet.len());
+            self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
             return;
         };
         let evict = conn.blocked && is_full(conn);
@@ -75,7 +75,7 @@ impl<N: Net> Shard<N> {
             queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, packet]));
         }
         if let Some(len) = evicted {
-            self.counters().dropped(Drop::QueueHead, disco, len);
+            self.count_drop(Drop::QueueHead, key, disco, len);
         }
         self.mark_dirty(to);
     }

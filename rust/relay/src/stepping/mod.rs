@@ -100,7 +100,7 @@ impl World {
         for (id, tls) in [(1, false), (2, true)] {
             // Any descriptor will do: nothing is ever done with it.
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-            let listener = Arc::new(Listener { socket, tls });
+            let listener = Arc::new(Listener { socket, tls, limit: None });
             for shard in 0..world.shards.len() {
                 world.shared.submit_to(shard, [Command::Listen(id, Arc::clone(&listener))]);
             }
@@ -431,5 +431,6 @@ fn shared_tls() -> (Arc<CertificateStore>, Arc<ServerConfig>) {
 fn is_signalled(waker: &Waker) -> bool {
     let mut fds = [PollFd::new(waker, PollFlags::IN)];
     // Whoever wakes a sleeper first takes its sleep from it: saves most looks.
-    !waker.is_asleep() && poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    !waker.is_asleep()
+        && poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }

@@ -87,8 +87,9 @@ pub(super) fn settings(shards: usize) -> Settings {
         write_timeout: 2_000,
         mesh_write_timeout: 30_000,
         link_write_timeout: 5_000,
-        server_key: [0xee; KEY],
         mesh_max_keys: 1_000,
+        verbose_drops: [].into(),
+        server_key: [0xee; KEY],
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
     }

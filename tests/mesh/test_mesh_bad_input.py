@@ -1,0 +1,135 @@
+"""Nodes and watchers that misbehave: what they cost is bounded and counted, and nobody else notices."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from authority import Authority
+from bystanders import Bystanders
+from derpwire import HOST, Client
+from fakenode import FakeNode
+from region import MESH_KEY, OurNode
+from relays import free_port
+
+from derper.protocol.disco import DISCO_MAGIC
+from derper.protocol.frames import ForwardPacket, PeerGone, PeerGoneReason, PeerPresent, WatchConns
+from derper.protocol.keys import NodePublic
+from derper.protocol.login import ClientInfo
+
+DISCO = DISCO_MAGIC + bytes(80)
+MAX_KEYS = 1_000
+WATCHER_SECONDS = 1.0
+MANY = 200_000
+MEMORY = 128 * 1024 * 1024
+
+
+def keys(number: int) -> list[NodePublic]:
+    return [NodePublic(bytes(28) + at.to_bytes(4, "big")) for at in range(1, number + 1)]
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeNode]:
+    with FakeNode(tmp_path, Authority(tmp_path)) as node:
+        yield node
+
+
+def ours_beside(fake: FakeNode, tmp_path: Path, **plane: float) -> OurNode:
+    """Give a node that dials the fake one."""
+    return OurNode(
+        tmp_path / "ours", free_port(), fake.authority, f"{HOST}:{fake.port}", "-shards", "2", tuning={"plane": plane}
+    )
+
+
+def test_a_link_may_announce_only_so_many_keys(fake: FakeNode, tmp_path: Path) -> None:
+    with (
+        ours_beside(fake, tmp_path, mesh_max_keys=MAX_KEYS) as ours,
+        fake.link() as link,
+        Client.join(ours.door) as client,
+    ):
+        first, second, *_, last, refused, refused_too = keys(MAX_KEYS + 1)  # one is taken by the node itself
+        for _ in range(3):
+            link.announce(*keys(MAX_KEYS + 1))
+        while (counted := ours.counted())["mesh_keys_refused"] < 6:
+            pass
+        assert (counted["mesh_keys_refused"], counted["keys_total"]) == (6, MAX_KEYS + 1)
+        client.send(refused, DISCO)
+        assert client.next() == PeerGone(refused, PeerGoneReason.NOT_HERE)
+        client.send(last, b"for the last that was taken")
+        assert link.forwarded() == ForwardPacket(client.key, last, b"for the last that was taken")
+
+        link.wire.send(PeerGone(first).encode())
+        link.announce(refused_too)
+        link.wire.send(PeerGone(last).encode() + PeerGone(second).encode())
+        ours.knows(MAX_KEYS - 1)
+        client.send(refused_too, b"there is room again")
+        assert link.forwarded() == ForwardPacket(client.key, refused_too, b"there is room again")
+
+
+def test_many_keys_over_one_link_cost_bounded_memory_and_are_forgotten_with_it(fake: FakeNode, tmp_path: Path) -> None:
+    with ours_beside(fake, tmp_path) as ours, Bystanders(ours.door) as bystanders:
+        before = ours.memory()
+        for _ in range(2):
+            with fake.link() as link:
+                link.announce(*keys(MANY))
+                ours.knows(MANY + 3)
+                bystanders.relay_on()
+            ours.logged("no link to a node")
+            assert ours.knows(2)["keys_local"] == 2
+            assert ours.memory() - before < MEMORY
+
+
+def test_keys_that_come_and_go_without_end_leave_nothing_behind(fake: FakeNode, tmp_path: Path) -> None:
+    with ours_beside(fake, tmp_path) as ours, fake.link() as link, Bystanders(ours.door):
+        churn = b"".join(PeerPresent(key).encode() + PeerGone(key).encode() for key in keys(1_000))
+        strangers = b"".join(PeerGone(key).encode() for key in keys(2_000)[1_000:])
+        for _ in range(50):
+            link.wire.send(churn + strangers)
+        link.announce(*keys(2))
+        assert ours.knows(5)["packet_forwarder_delete_other_value"] == 50 * 1_000
+
+
+def test_a_key_that_a_node_did_not_have_after_all_is_forgotten(fake: FakeNode, tmp_path: Path) -> None:
+    with ours_beside(fake, tmp_path) as ours, fake.link() as link, Client.join(ours.door) as client:
+        (remote,) = keys(1)
+        link.announce(remote)
+        ours.knows(3)
+        client.send(remote, DISCO)
+        assert link.forwarded().packet == DISCO
+        link.wire.send(PeerGone(remote, PeerGoneReason.NOT_HERE).encode())
+        ours.knows(2)
+        client.send(remote, DISCO)
+        assert client.next() == PeerGone(remote, PeerGoneReason.NOT_HERE)
+
+
+def test_a_frame_that_no_node_sends_ends_the_link_and_a_new_one_is_made(fake: FakeNode, tmp_path: Path) -> None:
+    with ours_beside(fake, tmp_path) as ours, Bystanders(ours.door):
+        with fake.link() as link:
+            link.wire.offer(b"\x09\xff\xff\xff\xff" + bytes(100))
+            assert link.wire.rest() == b""
+        ours.logged("no link to a node, trying again.*protocol_error")
+        fake.link().wire.close()
+
+
+def test_a_watcher_that_reads_nothing_is_closed_and_costs_little(tmp_path: Path) -> None:
+    tuning = {"plane": {"mesh_write_timeout": WATCHER_SECONDS}}
+    with (
+        OurNode(tmp_path, free_port(), Authority(tmp_path), "", "-shards", "2", tuning=tuning) as ours,
+        Bystanders(ours.door) as bystanders,
+    ):
+        before = ours.memory()
+        info = ClientInfo(mesh_key=MESH_KEY)
+        with Client.join(ours.door, info=info, receive_buffer=4_096) as deaf, Client.join(ours.door) as loud:
+            deaf.wire.send(WatchConns().encode())
+            while ours.counted()["watchers"] == 0:
+                pass
+            since = ours.mark()
+            packet = bytes(60_000)
+            while not ours.log(since).count(f"key={deaf.key}"):
+                loud.send(deaf.key, packet)
+                Client.join(ours.door).wire.close()
+            gone = ours.logged(f"client gone.*key={deaf.key}.*", since)[0]
+            assert "write_timeout" in gone
+            assert ours.memory() - before < MEMORY // 4
+            counted = ours.counted()
+            assert (counted["watchers"], counted["sclient_write_timeouts"]) == (0, 1)
+        bystanders.relay_on()

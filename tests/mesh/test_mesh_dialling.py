@@ -1,0 +1,179 @@
+"""How a node dials the others: whom it lets stand for whom, and what it says when it cannot."""
+
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from authority import Authority
+from derpwire import HOST, Client, new_key
+from fakenode import FakeNode, Incoming
+from region import MESH_KEY, OurNode
+from relays import free_port
+
+from derper.config import MeshPeer
+from derper.errors import ConfigError
+from derper.protocol.frames import ForwardPacket
+from derper.server.identity import key_file_bytes
+
+TRYING_AGAIN = "event=.no link to a node, trying again.*"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def fake(authority: Authority, tmp_path: Path) -> Iterator[FakeNode]:
+    with FakeNode(tmp_path, authority) as node:
+        yield node
+
+
+def dialler(tmp_path: Path, authority: Authority, mesh_with: str) -> OurNode:
+    return OurNode(tmp_path / "dialler", free_port(), authority, mesh_with)
+
+
+def tries(node: OurNode, number: int) -> list[str]:
+    """Give what the node logged from one failed try to another, that many."""
+    lines: list[str] = []
+    at = 0
+    for _ in range(number):
+        line = node.logged(TRYING_AGAIN, at).string
+        at = node.log().splitlines(keepends=True).index(line, at) + 1
+        lines.append(line)
+    return lines
+
+
+def has_one_line_a_try(node: OurNode) -> bool:
+    """Tell whether there is nothing else in its log since it serves."""
+    lines = node.log().splitlines()
+    serving = next(at for at, line in enumerate(lines) if "event=serving" in line)
+    return all(re.search(TRYING_AGAIN, line) for line in lines[serving + 1 :])
+
+
+@pytest.mark.parametrize("listed", ["a/b/c", "a//", "/a", "a/", "a:0", "a:70000", "a:x/b", "a:", "a/dns:", "a//dns:b"])
+def test_a_node_is_listed_with_at_most_one_slash_and_a_port_that_is_one(listed: str) -> None:
+    with pytest.raises(ConfigError, match="-mesh-with has '" + re.escape(listed)):
+        MeshPeer.parse(listed)
+
+
+def test_a_list_of_nodes_with_a_mistake_in_it_is_a_start_up_error(tmp_path: Path) -> None:
+    (tmp_path / "mesh.key").write_text(MESH_KEY.to_text())
+    told = start_up_error(tmp_path, "-mesh-psk-file", str(tmp_path / "mesh.key"), "-mesh-with", "a,b/c,d/e/f")
+    assert "-mesh-with has 'd/e/f'" in told
+
+
+def test_nodes_without_a_mesh_key_are_a_start_up_error(tmp_path: Path) -> None:
+    assert "-mesh-with needs a mesh key" in start_up_error(tmp_path, "-mesh-psk-file", "", "-mesh-with", "a,b")
+
+
+def start_up_error(tmp_path: Path, *flags: str) -> str:
+    command = [sys.executable, "-m", "derper", "-a", f"{HOST}:0", "-http-port", "-1", "-stun=false"]
+    command += ["-hostname", "localhost", "-c", str(tmp_path / "derper.key"), *flags]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False, env=os.environ | {"HOME": str(tmp_path)}
+    )
+    assert ended.returncode != 0
+    return ended.stderr.splitlines()[-1]
+
+
+def test_the_name_before_the_slash_is_verified_and_the_one_behind_it_dialled(
+    authority: Authority, tmp_path: Path
+) -> None:
+    with (
+        FakeNode(tmp_path, authority, "derp.region.test") as fake,
+        dialler(tmp_path, authority, f"derp.region.test:{fake.port}/{HOST}") as ours,
+        fake.link() as link,
+    ):
+        assert link.head.get("Host") == f"derp.region.test:{fake.port}"
+        assert link.mesh_key == MESH_KEY
+        linked = ours.logged("event=.linked to a node.*")
+        assert f"node=derp.region.test:{fake.port}/{HOST}" in linked[0]
+        assert f"key={fake.private.public()}" in linked[0]
+        remote = new_key().public()
+        link.announce(remote)
+        with Client.join(ours.door) as client:
+            ours.knows(3)
+            client.send(remote, b"to somebody there")
+            assert link.forwarded() == ForwardPacket(client.key, remote, b"to somebody there")
+
+
+@pytest.mark.parametrize("wrong", ["name", "authority"])
+def test_one_line_a_try_says_that_a_certificate_is_not_the_nodes(
+    authority: Authority, tmp_path: Path, wrong: str
+) -> None:
+    issuer = Authority(tmp_path / "stranger") if wrong == "authority" else authority
+    name = HOST if wrong == "authority" else "derp.region.test"
+    with FakeNode(tmp_path, issuer) as fake, dialler(tmp_path, authority, f"{name}:{fake.port}/{HOST}") as ours:
+        for number in (1, 2):
+            with pytest.raises(ssl.SSLError):
+                fake.connection()
+            assert "tls_error" in tries(ours, number)[-1]
+        assert has_one_line_a_try(ours)
+
+
+def no_tls(fake: FakeNode, answer: bytes) -> None:
+    with fake.tcp() as sock:
+        sock.recv(65_536)
+        sock.sendall(answer)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(65_536)
+
+
+def no_derp(fake: FakeNode, answer: bytes) -> None:
+    with fake.connection() as wire:
+        wire.head()
+        wire.offer(answer)
+        if not answer:
+            wire.finish()
+        wire.rest()
+
+
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n"
+STRANGERS = (
+    (no_tls, b"", "eof|reset"),
+    (no_tls, b"220 mail.region.test ESMTP\r\n", "tls_error"),
+    (no_derp, b"", "eof"),
+    (no_derp, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "404"),
+    (no_derp, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "200"),
+    (no_derp, b"\x00\x01\x02\r\n\r\n", "HTTP"),
+    (no_derp, SWITCHING + b"\x06\0\0\0\0", "frame type 0x06"),
+    (no_derp, SWITCHING + b"\x01\xff\xff\xff\xff", "4294967295"),
+    (no_derp, SWITCHING + b"\x01\0\0\0\x28" + bytes(40), "magic"),
+)
+
+
+def test_one_line_a_try_says_that_the_other_side_is_no_derp_server(authority: Authority, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        fakes = [stack.enter_context(FakeNode(tmp_path, authority)) for _ in STRANGERS]
+        listed = ",".join(f"{HOST}:{fake.port}" for fake in fakes)
+        ours = stack.enter_context(dialler(tmp_path, authority, listed))
+        for _ in range(2):
+            for fake, (answers, answer, _) in zip(fakes, STRANGERS, strict=True):
+                answers(fake, answer)
+        for fake, (_, answer, reason) in zip(fakes, STRANGERS, strict=True):
+            line = ours.logged(rf"{TRYING_AGAIN}node={HOST}:{fake.port} .*")[0]
+            assert re.search(f"reason=.*({reason})", line), (answer, line)
+        assert has_one_line_a_try(ours)
+
+
+def test_a_node_that_dials_itself_gives_up_whatever_name_it_has(authority: Authority, tmp_path: Path) -> None:
+    private = new_key()
+    (tmp_path / "dialler").mkdir()
+    (tmp_path / "dialler" / "derper.key").write_bytes(key_file_bytes(private))
+    with (
+        FakeNode(tmp_path, authority, private=private) as fake,
+        dialler(tmp_path, authority, f"{HOST}:{fake.port}") as ours,
+    ):
+        with fake.connection() as wire:
+            Incoming(wire, private).greet()
+            assert wire.rest() == b""
+        ours.logged("not dialled again")
+        assert "trying again" not in ours.log()

@@ -1,0 +1,124 @@
+"""What a mesh peer is told that watches: of everybody who is there, and of everybody who comes and goes."""
+
+from collections.abc import Iterator
+from functools import partial
+from ipaddress import ip_address
+
+import derpwire
+import pytest
+from derpwire import Client
+from region import MESH_KEY, Region
+
+from derper.protocol.decode import FromServer
+from derper.protocol.frames import Endpoint, PeerFlags, PeerGone, PeerPresent, WatchConns
+from derper.protocol.keys import NodePublic
+from derper.protocol.login import ClientInfo
+from derper.protocol.upgrade import upgrade_request
+
+
+@pytest.fixture(scope="module", params=["ours", "ours2", "go"])
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
+    with Region(tmp_path_factory.mktemp("watched"), request.param) as region:
+        yield region
+
+
+@pytest.fixture
+def node(started: Region) -> Iterator[Region]:
+    """A region of one."""
+    yield started
+    started.send_home()
+
+
+def endpoint(client: Client) -> Endpoint:
+    ip, port = client.wire.sock.getsockname()
+    return Endpoint(ip_address(ip), port)
+
+
+def present(client: Client, flags: PeerFlags = PeerFlags.REGULAR, app_name: str = "") -> PeerPresent:
+    return PeerPresent(client.key, endpoint(client), flags, app_name)
+
+
+def told_of(watcher: Client, *keys: NodePublic, frames: int) -> list[FromServer]:
+    """Give so many of the next frames that are about these keys; those of earlier tests are still leaving."""
+    told: list[FromServer] = []
+    while len(told) < frames:
+        frame = watcher.next()
+        if isinstance(frame, PeerPresent | PeerGone) and frame.peer in keys:
+            told.append(frame)
+    return told
+
+
+@pytest.fixture
+def company(node: Region, monkeypatch: pytest.MonkeyPatch) -> list[PeerPresent]:
+    """One of each kind of client, and how each is to be announced."""
+    prober = ClientInfo(is_prober=True)
+    probing_peer = ClientInfo(mesh_key=MESH_KEY, is_prober=True, app_name="a-monitor")
+    announced = [
+        present(node.join(0)),
+        present(node.join(0, info=ClientInfo(app_name="tailscaled")), app_name="tailscaled"),
+        present(node.join(0, info=prober), PeerFlags.PROBER),
+        present(node.join_mesh(0), PeerFlags.MESH_PEER),
+        present(node.join(0, info=probing_peer), PeerFlags.MESH_PEER | PeerFlags.PROBER, "a-monitor"),
+    ]
+    monkeypatch.setattr(derpwire, "upgrade_request", partial(upgrade_request, ideal_node="1a"))
+    announced.append(present(node.join(0), PeerFlags.NOT_IDEAL))
+    announced.append(present(node.join(0, info=prober), PeerFlags.NOT_IDEAL | PeerFlags.PROBER))
+    monkeypatch.undo()
+    return announced
+
+
+def test_a_watcher_is_told_of_everybody_who_is_there_itself_included(node: Region, company: list[PeerPresent]) -> None:
+    watcher = node.join_mesh(0, watch=True)
+    wanted = [*company, present(watcher, PeerFlags.MESH_PEER)]
+    told = told_of(watcher, *(announced.peer for announced in wanted), frames=len(wanted))
+    assert sorted(told, key=repr) == sorted(wanted, key=repr)
+
+
+def test_a_watcher_is_told_of_everybody_who_comes(node: Region, request: pytest.FixtureRequest) -> None:
+    watcher = node.join_mesh(0, watch=True)
+    company: list[PeerPresent] = request.getfixturevalue("company")
+    told = told_of(watcher, *(announced.peer for announced in company), frames=len(company))
+    assert sorted(told, key=repr) == sorted(company, key=repr)
+
+
+def test_each_connection_of_a_key_is_announced_and_only_the_last_takes_leave(node: Region) -> None:
+    watcher = node.join_mesh(0, watch=True)
+    first = node.join(0)
+    assert told_of(watcher, first.key, frames=1) == [present(first)]
+    second = node.join(0, first.private, ClientInfo(app_name="again"))
+    assert told_of(watcher, first.key, frames=1) == [present(second, app_name="again")]
+    first.wire.close()
+    stranger = node.join(0)
+    assert told_of(watcher, first.key, stranger.key, frames=1) == [present(stranger)]
+    second.wire.close()
+    assert told_of(watcher, first.key, frames=1) == [PeerGone(first.key)]
+    third = node.join(0, first.private)
+    assert told_of(watcher, first.key, frames=1) == [present(third)]
+
+
+def test_who_watches_twice_is_still_told_once_of_each_change(node: Region) -> None:
+    watcher = node.join_mesh(0, watch=True)
+    watcher.wire.send(WatchConns().encode())
+    watcher.fence()
+    client = node.join(0)
+    told = told_of(watcher, client.key, frames=1)
+    assert told == [present(client)]
+    client.wire.close()
+    stranger = node.join(0)
+    told = told_of(watcher, client.key, stranger.key, frames=2)
+    assert sorted(told, key=repr) == sorted([PeerGone(client.key), present(stranger)], key=repr)
+
+
+def test_a_client_without_the_mesh_key_may_not_watch(node: Region) -> None:
+    curious = node.join(0)
+    curious.wire.send(WatchConns().encode())
+    assert curious.wire.rest() == b""
+
+
+def test_what_a_watcher_sends_and_gets_as_a_client_is_relayed_as_ever(node: Region) -> None:
+    watcher, client = node.join_mesh(0, watch=True), node.join(0)
+    told_of(watcher, watcher.key, client.key, frames=2)
+    watcher.send(client.key, b"to the client")
+    assert client.packet().packet == b"to the client"
+    client.send(watcher.key, b"to the watcher")
+    assert watcher.packet().packet == b"to the watcher"

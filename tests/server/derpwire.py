@@ -1,0 +1,271 @@
+"""A DERP client as tests need it: one socket, every step by hand, every wait bounded.
+
+`Wire` moves bytes and knows where a head or a frame ends; `Client` is a wire that has logged in. Both speak through
+`derper.protocol`, whatever they are made to send. A peer that resets has ended the stream, as one that closes has: the
+log of the server says which it was.
+"""
+
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from derper.protocol.decode import SERVER_LIMITS, FromServer, decode_from_server
+from derper.protocol.frames import KeepAlive, Ping, Pong, RecvPacket, SendPacket
+from derper.protocol.keys import NodePrivate, NodePublic
+from derper.protocol.login import (
+    LOGIN_LIMITS,
+    NONCE_LEN,
+    ClientInfo,
+    LoginBox,
+    ServerInfo,
+    ServerKey,
+    client_info_frame,
+    open_server_info,
+)
+from derper.protocol.reader import FrameReader, RawFrame
+from derper.protocol.upgrade import UpgradeAnswer, head_length, upgrade_request
+
+HOST: Final = "127.0.0.1"
+SECONDS: Final = 10.0
+"""How long one read or write may take: far more than any server needs, far less than a test run."""
+_CHUNK: Final = 65_536
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset and forgets what was not sent
+
+
+class WireError(AssertionError):
+    """The server did something else than it was waited for."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where a server listens, and how TLS is spoken there."""
+
+    port: int
+    tls: ssl.SSLContext | None = None
+
+    def tcp(self, receive_buffer: int | None = None) -> socket.socket:
+        """Give a connected socket before any TLS; a small receive buffer makes it block its sender early."""
+        sock = socket.socket()
+        sock.settimeout(SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.connect((HOST, self.port))
+        return sock
+
+    def connect(self, receive_buffer: int | None = None) -> "Wire":
+        """Give a connection that bytes can be sent on."""
+        sock = self.tcp(receive_buffer)
+        return Wire(sock if self.tls is None else self.tls.wrap_socket(sock, server_hostname=HOST))
+
+
+class Wire:
+    """One connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._ahead = b""  # came after the head that was read last
+
+    def send(self, data: bytes) -> None:
+        """Send all."""
+        self.sock.sendall(data)
+
+    def offer(self, data: bytes) -> None:
+        """Send what the server takes of it, which may end the connection meanwhile."""
+        with suppress(ConnectionError, ssl.SSLError):
+            self.sock.sendall(data)
+
+    def some(self) -> bytes:
+        """Give the next bytes, or none when the stream has ended."""
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
+        try:
+            return self.sock.recv(_CHUNK)
+        except ConnectionError:
+            return b""
+        except TimeoutError:
+            raise WireError(f"the server neither sent anything nor closed within {SECONDS:.0f} s") from None
+
+    def rest(self) -> bytes:
+        """Give all that comes until the server closes."""
+        return b"".join(iter(self.some, b""))
+
+    def head(self) -> bytes:
+        """Give the next HTTP head, its blank line included."""
+        data = b""
+        while (length := head_length(data)) is None:
+            came = self.some()
+            if not came:
+                raise WireError(f"wanted an HTTP head, got {data!r} and the end")
+            data += came
+        self._ahead = data[length:]
+        return data[:length]
+
+    def exactly(self, length: int) -> bytes:
+        """Give so many bytes."""
+        data = b""
+        while len(data) < length:
+            came = self.some()
+            if not came:
+                raise WireError(f"wanted {length} bytes, got {data!r} and the end")
+            data += came
+        self.unread(data[length:])
+        return data[:length]
+
+    def send_without_tls(self, data: bytes) -> None:
+        """Send bytes past the TLS session."""
+        socket.socket.sendall(self.sock, data)
+
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too far."""
+        self._ahead = data + self._ahead
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that TLS chose."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return self.sock.selected_alpn_protocol()
+
+    def finish(self) -> None:
+        """Say that nothing more is sent, as a program that dies does: without a word of TLS."""
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Break the connection off."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Client:
+    """A wire on the way through login, and afterwards a client of the relay."""
+
+    def __init__(self, wire: Wire, key: NodePrivate | None = None) -> None:
+        self.wire = wire
+        self.private = new_key() if key is None else key
+        self.key = self.private.public()
+        self.server_info: ServerInfo | None = None
+        self._reader = FrameReader(LOGIN_LIMITS)
+        self._box: LoginBox | None = None
+
+    @classmethod
+    def join(
+        cls,
+        door: Door,
+        key: NodePrivate | None = None,
+        info: ClientInfo | None = None,
+        receive_buffer: int | None = None,
+    ) -> Self:
+        """Connect and log in."""
+        client = cls(door.connect(receive_buffer), key)
+        client.upgrade()
+        client.log_in(info)
+        return client
+
+    def upgrade(self, *, fast_start: bool = False) -> NodePublic:
+        """Ask for DERP and read what comes before ServerKey and ServerKey; gives the server's key."""
+        self.wire.send(upgrade_request(HOST, fast_start=fast_start))
+        if not fast_start:
+            UpgradeAnswer.parse(self.wire.head())
+        return self.greeted()
+
+    def greeted(self) -> NodePublic:
+        """Read ServerKey."""
+        server = ServerKey.decode(self.frame()).key
+        self._box = LoginBox(self.private, server)
+        return server
+
+    def client_info(self, info: ClientInfo | None = None) -> bytes:
+        """Give the frame that logs in here."""
+        assert self._box is not None, "upgrade first"
+        return client_info_frame(self.key, info or ClientInfo(can_ack_pings=True), self._box, os.urandom(NONCE_LEN))
+
+    def log_in(self, info: ClientInfo | None = None) -> None:
+        """Say who this is and read the answer."""
+        self.wire.send(self.client_info(info))
+        self.welcome()
+
+    def welcome(self) -> None:
+        """Read ServerInfo; from here on the relay's frames come."""
+        assert self._box is not None, "upgrade first"
+        self.server_info = open_server_info(self.frame(), self._box)
+        self._reader.allow(SERVER_LIMITS)
+
+    def frame(self) -> RawFrame:
+        """Give the next frame of any type."""
+        while (frame := self._reader.next_frame()) is None:
+            data = self.wire.some()
+            if not data:
+                raise WireError(f"wanted a frame, got {self._reader.held} bytes of one and the end")
+            self._reader.feed(data)
+        return frame
+
+    def next(self) -> FromServer:
+        """Give the next frame that means something, keep-alives apart."""
+        while True:
+            frame = decode_from_server(self.frame())
+            if frame is not None and not isinstance(frame, KeepAlive):
+                return frame
+
+    def packet(self) -> RecvPacket:
+        """Give the next frame, which must be a packet."""
+        frame = self.next()
+        if not isinstance(frame, RecvPacket):
+            raise WireError(f"wanted a packet, got {frame}")
+        return frame
+
+    def send(self, to: NodePublic, packet: bytes) -> None:
+        """Send one packet."""
+        self.wire.send(SendPacket(to, packet).encode())
+
+    def ping(self, data: bytes = b"ping ...") -> None:
+        """Ask for a pong, and wait for it; nothing else may come before it."""
+        self.wire.send(Ping(data).encode())
+        frame = self.next()
+        if frame != Pong(data):
+            raise WireError(f"wanted the pong, got {frame}")
+
+    def fence(self, data: bytes = b"the end.") -> list[FromServer]:
+        """Give all that came for what was sent so far: the frames before a packet that it sends to itself.
+
+        A ping would not do: its answer overtakes packets.
+        """
+        self.send(self.key, data)
+        before: list[FromServer] = []
+        while (frame := self.next()) != RecvPacket(self.key, data):
+            before.append(frame)
+        return before
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wire.close()
+
+
+def new_key() -> NodePrivate:
+    return NodePrivate.from_entropy(os.urandom(32))
+
+
+@contextmanager
+def closing(*wires: Wire | Client) -> Iterator[None]:
+    """Close all these at the end of the block."""
+    try:
+        yield
+    finally:
+        for wire in wires:
+            (wire.wire if isinstance(wire, Client) else wire).close()

@@ -1,0 +1,224 @@
+"""A server as a process of its own: started, asked, stopped. The fixtures that hand servers to tests are in `hall`."""
+
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from derpwire import HOST, SECONDS, Door
+
+from derper.protocol.keys import MeshKey, NodePrivate
+from derper.server.identity import key_file_bytes
+
+HERE: Final = Path(__file__).resolve().parent
+VECTORS: Final = HERE.parent / "vectors"
+START_SECONDS: Final = 30.0
+SETUP_SECONDS: Final = 1.0  # what the servers with short times wait for a request head
+LOGIN_SECONDS: Final = 0.7  # and for a step of the login
+WRITE_SECONDS: Final = 2.0  # and, as ever, for a client that reads nothing
+
+
+class ServerError(AssertionError):
+    """A server did not do what was waited for; the message ends with its log."""
+
+
+class Server:
+    """One `python -m derper`, on a free port of 127.0.0.1.
+
+    Args:
+        folder: for its key, certificates and mesh key; made when missing.
+        flags: further flags; what stands here overrides the same flag of ours.
+        tls: speak TLS with a certificate for `hostname`, self-signed when that is an IP address.
+        tuning: start `tuned_derper.py` instead, with these settings.
+        before: words before the command, `prlimit` for instance.
+    """
+
+    def __init__(  # noqa: PLR0913  keywords, each of which few tests need
+        self,
+        folder: Path,
+        *flags: str,
+        tls: bool = False,
+        hostname: str = HOST,
+        private: NodePrivate | None = None,
+        mesh_key: MeshKey | None = None,
+        tuning: Mapping[str, Any] | None = None,
+        before: Sequence[str] = (),
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        key_file = folder / "derper.key"
+        if private is not None:
+            key_file.write_bytes(key_file_bytes(private))
+        meshing: tuple[str, ...] = ()
+        if mesh_key is not None:
+            (folder / "mesh.key").write_text(mesh_key.to_text())
+            meshing = ("-mesh-psk-file", str(folder / "mesh.key"))
+        self.folder = folder
+        self.certificate = folder / f"{hostname}.crt"
+        program = ["-m", "derper"] if tuning is None else [str(HERE / "tuned_derper.py"), json.dumps(dict(tuning))]
+        mode = ("-certmode", "manual", "-certdir", str(folder), "-http-port", "-1") if tls else ()
+        self.command = [
+            *before, sys.executable, *program, *mode, "-hostname", hostname, "-a", f"{HOST}:0", "-stun=false",
+            "-c", str(key_file), *meshing, *flags,
+        ]  # fmt: skip
+        self._tls = tls
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: list[str] = []
+        self._said = threading.Condition()
+        self._ended = False
+        self._door: Door | None = None
+
+    def start(self) -> Self:
+        """Start it; returns when it serves."""
+        home = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DERPER_", "TS_", "TAILSCALE_"))
+        }
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=home | {"HOME": str(self.folder)},
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        self.logged(r"event=serving", seconds=START_SECONDS)
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "start it first"
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def port(self) -> int:
+        return int(self.logged(r"event=serving .*address=\S+:(\d+)")[1])
+
+    @property
+    def door(self) -> Door:
+        """Where clients come in, who trust the certificate that it has by then."""
+        if self._door is None:
+            self._door = Door(self.port, client_context(self.certificate) if self._tls else None)
+        return self._door
+
+    def new_context(self) -> ssl.SSLContext:
+        """Give TLS settings of its own to a client, to be changed by it."""
+        return client_context(self.certificate)
+
+    @property
+    def raw_door(self) -> Door:
+        """The same without TLS, whatever is spoken there."""
+        return Door(self.port)
+
+    def mark(self) -> int:
+        """Say where the log ends now: a place to look on from."""
+        return len(self._lines)
+
+    def log(self, since: int = 0) -> str:
+        return "".join(self._lines[since:])
+
+    def logged(self, pattern: str, since: int = 0, seconds: float = SECONDS) -> re.Match[str]:
+        """Give the first line from `since` on that has the pattern in it, once it is there."""
+        deadline = time.monotonic() + seconds
+        wanted, at = re.compile(pattern), since
+        with self._said:
+            while True:
+                for line in self._lines[at:]:
+                    if found := wanted.search(line):
+                        return found
+                at = max(at, len(self._lines))
+                if self._ended or not self._said.wait(deadline - time.monotonic()):
+                    raise ServerError(f"the server did not log {pattern!r}, but:\n{self.log(since)[-4000:]}")
+
+    def counted(self) -> dict[str, Any]:
+        """Give a tuned server's counters as they are now."""
+        since = self.mark()
+        self.process.send_signal(signal.SIGUSR2)
+        counted: dict[str, Any] = json.loads(self.logged(r"^counted (.*)", since)[1])
+        return counted
+
+    def memory(self) -> int:
+        """Give the bytes of memory that it holds."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def exit_code(self, seconds: float = SECONDS) -> int:
+        """Wait for it to end by itself."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise ServerError(f"the server did not end within {seconds:.0f} s:\n{self.log()[-4000:]}") from None
+        with self._said:
+            self._said.wait_for(lambda: self._ended, SECONDS)
+        return code
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to stop; gives the exit code. One that does not is killed, and an error."""
+        if not self.alive:
+            raise ServerError(f"the server had ended with {self.process.returncode} before:\n{self.log()[-4000:]}")
+        self.process.send_signal(how)
+        try:
+            return self.exit_code()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.alive and error is None:
+            code = self.stop()
+            assert code == 0, f"exit code {code} after SIGTERM:\n{self.log()[-4000:]}"
+        self.kill()
+
+    def _read(self) -> None:
+        stream = self.process.stderr
+        assert stream is not None
+        with stream:
+            for line in stream:
+                with self._said:
+                    self._lines.append(line)
+                    self._said.notify_all()
+        with self._said:
+            self._ended = True
+            self._said.notify_all()
+
+
+def client_context(certificate: Path) -> ssl.SSLContext:
+    """Trust one self-signed certificate."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def vectors(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
+    return loaded
+
+
+class Recorded(Protocol):
+    """Gives the server of a name, which was made for it if need be."""
+
+    def __call__(
+        self, name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True, private: str = ""
+    ) -> Server: ...

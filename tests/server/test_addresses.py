@@ -1,0 +1,57 @@
+"""Where a server can be reached."""
+
+import platform
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from bystanders import Bystanders
+from derpwire import HOST, Client, Wire
+from httpwire import read_answer, request
+from serving import HERE, Server
+
+
+def test_without_a_host_it_serves_both_families_on_one_port(tmp_path: Path) -> None:
+    with Server(tmp_path, "-a", ":0") as server:
+        with Client.join(server.door) as client:
+            client.ping()
+        server.logged(r'event="client logged in" .*remote=127\.0\.0\.1 ')
+        if not _has_ipv6():
+            pytest.skip("this machine has no IPv6")
+        sock = socket.create_connection(("::1", server.port), timeout=10)
+        with Client(Wire(sock)) as client:
+            client.upgrade()
+            client.log_in()
+        server.logged(r'event="client logged in" .*remote=::1 ')
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows two machines' call numbers"
+)
+def test_a_host_without_ipv6_serves_a_port_without_a_host(tmp_path: Path) -> None:
+    refused = (sys.executable, str(HERE / "without_ipv6.py"))
+    with Server(tmp_path, "-a", ":0", before=refused) as server:
+        server.logged(r"event=serving .*address=0\.0\.0\.0:\d+")
+        with Bystanders(server.door):
+            pass
+
+
+def test_an_ipv6_address_alone_is_not_reached_by_ipv4(tmp_path: Path) -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with Server(tmp_path, "-a", "[::1]:0") as server:
+        with Wire(socket.create_connection(("::1", server.port), timeout=10)) as wire:
+            wire.send(request("GET", "/generate_204"))
+            assert read_answer(wire).status == 204
+        with socket.socket() as sock:
+            assert sock.connect_ex((HOST, server.port)) != 0
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,131 @@
+"""A server that is told to stop does so at once and in order, whoever is connected."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from derpwire import HOST, Client, Wire, closing
+from httpwire import read_answer, request
+from serving import Server
+
+from derper.protocol.upgrade import upgrade_request
+
+PROMPTLY = 2.0  # seconds
+
+
+def logged_in(server: Server) -> Wire:
+    return Client.join(server.door).wire
+
+
+def before_tls(server: Server) -> Wire:
+    return server.raw_door.connect()
+
+
+def silent(server: Server) -> Wire:
+    return server.door.connect()
+
+
+def half_a_head(server: Server) -> Wire:
+    wire = server.door.connect()
+    wire.send(b"GET / HT")
+    return wire
+
+
+def half_a_login(server: Server) -> Wire:
+    wire = server.door.connect()
+    wire.send(upgrade_request(HOST))
+    wire.head()
+    return wire
+
+
+def kept_by_http(server: Server) -> Wire:
+    wire = server.door.connect()
+    wire.send(request("GET", "/robots.txt"))
+    assert read_answer(wire).status == 200
+    return wire
+
+
+def answered_with_half_its_body_to_come(server: Server) -> Wire:
+    wire = server.door.connect()
+    wire.send(request("POST", "/robots.txt", "Content-Length: 9"))
+    assert read_answer(wire).status == 200
+    return wire
+
+
+@pytest.mark.parametrize(
+    ("how", "tls", "shards"),
+    [(signal.SIGTERM, False, 1), (signal.SIGINT, False, 1), (signal.SIGTERM, True, 2)],
+    ids=["SIGTERM-plain-1", "SIGINT-plain-1", "SIGTERM-tls-2"],
+)
+def test_it_stops_at_once_and_in_order_with_clients_connected(
+    tmp_path: Path,
+    how: signal.Signals,
+    tls: bool,  # noqa: FBT001
+    shards: int,
+) -> None:
+    server = Server(tmp_path, "-shards", str(shards), tls=tls).start()
+    with closing(*(step(server) for step in (logged_in, logged_in, silent, half_a_head, half_a_login, before_tls))):
+        began = time.monotonic()
+        assert server.stop(how) == 0
+        assert time.monotonic() - began < PROMPTLY
+    server.logged("event=stopping .*connections=2")
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("step", [kept_by_http, answered_with_half_its_body_to_come])
+def test_it_stops_at_once_with_an_http_connection_open(tmp_path: Path, step: Callable[[Server], Wire]) -> None:
+    server = Server(tmp_path).start()
+    with step(server) as wire:
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < PROMPTLY
+        wire.rest()
+    assert "Traceback" not in server.log()
+
+
+def test_its_clients_see_the_end_of_their_connections(tmp_path: Path) -> None:
+    server = Server(tmp_path, tls=True).start()
+    with closing(*(wires := [step(server) for step in (logged_in, half_a_head, half_a_login)])):
+        assert server.stop() == 0
+        for wire in wires:
+            wire.rest()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_it_stops_at_once_when_nobody_ever_came(tmp_path: Path, shards: int) -> None:
+    server = Server(tmp_path, "-shards", str(shards)).start()
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < PROMPTLY
+
+
+def test_a_receiver_that_takes_nothing_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    server = Server(tmp_path).start()
+    with Client.join(server.door, receive_buffer=8_192) as deaf, Client.join(server.door) as sender:
+        for _ in range(300):
+            sender.send(deaf.key, bytes(8_000))
+        sender.fence()
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < PROMPTLY
+
+
+def test_the_port_is_free_again_at_once(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, Client.join(server.door):
+        port = server.port
+    with Server(tmp_path, "-a", f"{HOST}:{port}") as server:
+        assert server.port == port
+
+
+def test_a_second_server_on_the_port_fails_with_a_sentence(tmp_path: Path) -> None:
+    with Server(tmp_path / "first") as server:
+        second = Server(tmp_path / "second", "-a", f"{HOST}:{server.port}")
+        done = subprocess.run(second.command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 1
+        assert "another program uses that port" in done.stderr
+        assert "Traceback" not in done.stderr
+        with Client.join(server.door) as client:
+            client.ping()

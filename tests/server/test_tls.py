@@ -1,0 +1,207 @@
+"""TLS as docs/protocol/tls.md promises it: who is served with what, and what the certificate says."""
+
+import hashlib
+import json
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from derpwire import HOST, SECONDS, Client, Door, Wire
+from serving import Recorded, Server, vectors
+
+from derper.protocol import metacert
+from derper.protocol.keys import NodePrivate
+
+pytest_plugins = ["hall"]
+
+NAME = "derp.example.test"
+PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", re.DOTALL)
+
+
+@pytest.fixture
+def by_address(recorded: Recorded) -> Server:
+    """Serves an IP address, with the certificate that it made for itself."""
+    return recorded("plain", tls=True)
+
+
+@pytest.fixture(scope="module")
+def by_name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves a DNS name, with a certificate given by hand, which has a second name."""
+    folder = tmp_path_factory.mktemp("by-name")
+    write_certificate(folder, NAME, "derp2.example.test")
+    with Server(folder, tls=True, hostname=NAME) as server:
+        yield server
+
+
+def write_certificate(folder: Path, *names: str) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / f"{names[0]}.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / f"{names[0]}.key").write_bytes(pem)
+
+
+def handshake(server: Server, context: ssl.SSLContext, sni: str | None) -> ssl.SSLSocket:
+    context.check_hostname = False
+    return context.wrap_socket(server.raw_door.tcp(), server_hostname=sni)
+
+
+def s_client(server: Server, *words: str, send: str = "") -> str:
+    """What `openssl s_client` says of a handshake."""
+    done = subprocess.run(
+        ["openssl", "s_client", "-connect", f"{HOST}:{server.port}", *words],
+        input=send, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+HANDSHAKES = [case for case in vectors("http")["tls"] if case["server"] != "letsencrypt"]  # ACME is not in this release
+
+
+@pytest.mark.parametrize("case", HANDSHAKES, ids=lambda case: case["name"])
+def test_a_recorded_handshake_ends_as_it_did(by_address: Server, by_name: Server, case: dict[str, Any]) -> None:
+    server = by_address if case["server"] == "tls-ip" else by_name
+    # openssl's own client, because Python's speaks neither old versions nor names in capitals.
+    sni = ("-noservername",) if case["sni"] is None else ("-servername", case["sni"])
+    version = {"TLS 1.2": "-tls1_2", "TLS 1.1": "-tls1_1", "TLS 1.0": "-tls1"}.get(case["name"], "-tls1_3")
+    said = s_client(server, *sni, version, "-cipher", "DEFAULT@SECLEVEL=0")
+    takes_capitals = case["sni"] == NAME.upper()  # the TLS library lowers it; letter case does not matter to us
+    if case["ok"] or takes_capitals:
+        assert re.search(rf"New, {case.get('version', 'TLSv1.3')}, Cipher is ", said)
+        assert "alert" not in said
+    else:
+        assert re.search(r"SSL alert number \d+", said)
+        assert "New, (NONE), Cipher is (NONE)" in said
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
+def test_clients_relay_over_either_version(by_address: Server, version: ssl.TLSVersion) -> None:
+    context = by_address.new_context()
+    context.minimum_version = context.maximum_version = version
+    door = Door(by_address.port, context)
+    with Client.join(door) as one, Client.join(door) as other:
+        assert isinstance(one.wire.sock, ssl.SSLSocket)
+        assert one.wire.sock.version() == version.name.replace("_", ".")
+        for size in (0, 1_000, 20_000, 65_536):
+            one.send(other.key, bytes(size))
+            other.send(one.key, bytes(size))
+            assert len(one.packet().packet) == len(other.packet().packet) == size
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [((), None), (("http/1.1",), "http/1.1"), (("h2", "http/1.1"), "http/1.1"), (("http/1.1", "h2"), "http/1.1")],
+    ids=str,
+)
+def test_http_1_1_is_what_is_agreed_on(by_address: Server, offered: tuple[str, ...], chosen: str | None) -> None:
+    context = by_address.new_context()
+    if offered:
+        context.set_alpn_protocols(offered)
+    with handshake(by_address, context, None) as sock:
+        assert sock.selected_alpn_protocol() == chosen
+
+
+def test_a_client_that_offers_nothing_else_than_h2_is_refused(by_address: Server) -> None:
+    context = by_address.new_context()
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        handshake(by_address, context, None)
+
+
+def test_the_logged_node_pins_the_certificate_that_is_served(by_address: Server) -> None:
+    node = json.loads(by_address.logged(r'^\{"Name".*')[0])
+    with handshake(by_address, by_address.new_context(), None) as sock:
+        leaf = sock.getpeercert(binary_form=True)
+    assert leaf is not None
+    assert node["CertName"] == f"sha256-raw:{hashlib.sha256(leaf).hexdigest()}"
+    assert node["HostName"] == HOST
+
+
+def test_a_server_with_a_name_logs_no_node(by_name: Server) -> None:
+    assert "CertName" not in by_name.log()
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_the_chain_is_the_leaf_and_the_meta_certificate(by_address: Server, version: str) -> None:
+    chain = [ssl.PEM_cert_to_DER_cert(pem) for pem in PEM.findall(s_client(by_address, "-showcerts", version))]
+    assert len(chain) == 2
+    assert chain[0] == ssl.PEM_cert_to_DER_cert(by_address.certificate.read_text())
+    meta = metacert.find(chain)
+    assert meta is not None
+    assert meta.server_key == NodePrivate(bytes.fromhex(vectors("login")["client_info"]["server_private"])).public()
+    assert meta.protocol_version == 2
+
+
+class Openssl:
+    """A DERP client behind `openssl s_client`, which can be told to change its keys."""
+
+    def __init__(self, server: Server) -> None:
+        ours, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(
+                ["openssl", "s_client", "-connect", f"{HOST}:{server.port}", "-tls1_3", "-brief"],
+                stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        ours.settimeout(SECONDS)
+        self._wait_for("CONNECTION ESTABLISHED")
+        self.client = Client(Wire(ours))
+
+    def update_keys(self, *, both: bool) -> None:
+        """Use new keys from here on; for `both`, ask the server to do so as well."""
+        # A letter at the begin of what it reads is a command, so nothing else may be on its way.
+        self.client.ping()
+        self.client.wire.send(b"K\n" if both else b"k\n")
+        self._wait_for("KEYUPDATE")
+
+    def stop(self) -> None:
+        self.client.wire.close()
+        self._process.kill()
+        self._process.communicate()
+
+    def _wait_for(self, word: str) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if word in line:
+                return
+        raise AssertionError(f"openssl ended without saying {word}")
+
+
+def test_packets_flow_on_while_a_client_changes_its_keys(by_address: Server) -> None:
+    openssl = Openssl(by_address)
+    try:
+        client = openssl.client
+        client.upgrade()
+        client.log_in()
+        with Client.join(by_address.door) as peer:
+            for number in range(8):
+                openssl.update_keys(both=number % 2 == 0)
+                packet = number.to_bytes(4, "big") * 1_000
+                client.send(peer.key, packet)
+                assert peer.packet().packet == packet
+                peer.send(client.key, packet)
+                assert client.packet().packet == packet
+    finally:
+        openssl.stop()

@@ -1,0 +1,162 @@
+"""A real browser: headless Chromium with a page of ours in it, driven through the DevTools protocol.
+
+`Browser` starts it and calls the page's functions; `Page` is a WebSocket of the page, as a wire for a `WebClient`.
+"""
+
+import base64
+import json
+import re
+import subprocess
+import tempfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, Self
+
+from derpwire import HOST, SECONDS, Door, Wire
+from webclient import url_of
+from websockets.sync.client import ClientConnection, connect
+
+HERE: Final = Path(__file__).resolve().parent
+START_SECONDS: Final = 30.0
+_COMMAND: Final = (
+    "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-proxy-server", "--ignore-certificate-errors", "--remote-debugging-port=0",
+)  # fmt: skip
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Browser:
+    """A Chromium that shows the page. Not for several threads."""
+
+    def __enter__(self) -> Self:
+        self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
+        self._files = ThreadingHTTPServer((HOST, 0), partial(_Files, directory=str(HERE)))
+        threading.Thread(target=self._files.serve_forever, daemon=True).start()
+        self._process = subprocess.Popen(
+            [*_COMMAND, f"--user-data-dir={self._profile.name}", "about:blank"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            self._tools = self._find_tools()
+            self._asked = 0
+            self._session: str | None = None
+            self._show(f"http://{HOST}:{self._files.server_port}/page.html")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._drain.join()
+        self._files.shutdown()
+        self._files.server_close()
+        self._profile.cleanup()
+
+    def call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401  whatever JSON says
+        """Call a function of the page, and wait for what it promises."""
+        words = ", ".join(json.dumps(argument) for argument in arguments)
+        answer = self._ask("Runtime.evaluate", expression=f"{function}({words})", awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def _find_tools(self) -> ClientConnection:
+        """Read on standard error where the tools listen; the rest of it is thrown away."""
+        stream = self._process.stderr
+        assert stream is not None
+        found: list[str] = []
+        there = threading.Event()
+
+        def read() -> None:
+            said = []
+            with stream:
+                for line in stream:
+                    said.append(line)
+                    if listening := re.search(r"DevTools listening on (ws://\S+)", line):
+                        found.append(listening[1])
+                        there.set()
+            if not found:
+                found.append("".join(said))
+                there.set()
+
+        self._drain = threading.Thread(target=read)
+        self._drain.start()
+        assert there.wait(START_SECONDS), "Chromium does not start"
+        assert found[0].startswith("ws://"), f"Chromium ended: {found[0]}"
+        tools = connect(
+            found[0], max_size=None, open_timeout=START_SECONDS, ping_interval=None, proxy=None, legacy=True
+        )
+        assert isinstance(tools, ClientConnection)
+        return tools
+
+    def _show(self, address: str) -> None:
+        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._ask("Page.enable")
+        self._ask("Page.navigate", url=address)
+        while self._hear().get("method") != "Page.loadEventFired":
+            pass
+
+    def _ask(self, method: str, **parameters: object) -> dict[str, Any]:
+        self._asked += 1
+        session = {} if self._session is None else {"sessionId": self._session}
+        self._tools.send(json.dumps({"id": self._asked, "method": method, "params": parameters} | session))
+        while (answer := self._hear()).get("id") != self._asked:
+            pass
+        assert "result" in answer, answer
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _hear(self) -> dict[str, Any]:
+        heard: dict[str, Any] = json.loads(self._tools.recv(SECONDS))
+        return heard
+
+
+class Page(Wire):
+    """One WebSocket of the page. There is no socket here: what a wire does with one, this cannot."""
+
+    def __init__(self, browser: Browser, door: Door) -> None:
+        self._browser = browser
+        opened = browser.call("open", url_of(door))
+        self._number: int = opened["number"]
+        self.protocol: str = opened["protocol"]
+        self.extensions: str = opened["extensions"]
+
+    def send(self, data: bytes) -> None:
+        self._browser.call("send", self._number, base64.b64encode(data).decode())
+
+    def send_text(self, text: str) -> None:
+        self._browser.call("sendText", self._number, text)
+
+    def some(self) -> bytes:
+        came = self._browser.call("take", self._number)
+        return b"" if came is None else base64.b64decode(came)
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest message that came."""
+        length: int = self._browser.call("longest", self._number)
+        return length
+
+    def say_goodbye(self, code: int = 1000, reason: str = "") -> None:
+        self._browser.call("close", self._number, code, reason)
+
+    def ended(self) -> dict[str, Any]:
+        """Wait for the end; gives `code` and `reason` as the page is told them, and whether the end `wasClean`."""
+        how: dict[str, Any] = self._browser.call("closed", self._number)
+        return how
+
+    def close(self) -> None:
+        self.say_goodbye()

@@ -1,0 +1,180 @@
+"""DERP clients whose frames travel in WebSocket messages.
+
+`WebClient` is the `Client` of the other tests on a wire that is a WebSocket: one written by hand, which may send what
+nobody should (`ByHand`), that of a library (`Library`), or a browser's (`browser.Page`). Of a wire they give what a
+client needs: `send`, `some` and `close`.
+"""
+
+from collections.abc import Iterable
+from typing import Final, Self
+
+from derpwire import HOST, SECONDS, Client, Door, Wire, WireError
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Close, Frame, Opcode
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+from websockets.utils import apply_mask
+
+from derper.protocol.frames import MAX_PACKET
+from derper.protocol.keys import NodePrivate, NodePublic
+from derper.protocol.login import LoginBox, ServerKey
+
+BIGGEST_MESSAGE: Final = 1 << 20
+"""Bytes of the biggest message that the server takes."""
+MOST_SENT: Final = 32_768
+"""Payload bytes of the biggest message that it sends: Go's library takes no longer ones."""
+SIZES: Final = (0, 1, 88, 89, 1_280, MOST_SENT - 37, MOST_SENT - 36, MOST_SENT, MAX_PACKET - 37, MAX_PACKET)
+"""Of packets: such that a frame, or the message around it, ends at a bound or just beyond."""
+UPGRADE: Final = (
+    f"GET /derp HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n"
+).encode()
+_MASK: Final = bytes.fromhex("11223344")
+
+
+def url_of(door: Door) -> str:
+    return f"{'ws' if door.tls is None else 'wss'}://{HOST}:{door.port}/derp"
+
+
+def masked(first_byte: int, payload: bytes = b"", *, mask: bytes = _MASK, length: int | None = None) -> bytes:
+    """Give a client's frame, whatever its first byte says; `length` is what it claims instead of the payload's."""
+    claimed = len(payload) if length is None else length
+    if claimed < 126:
+        header = bytes([first_byte, 0x80 | claimed])
+    elif claimed < 1 << 16:
+        header = bytes([first_byte, 0xFE]) + claimed.to_bytes(2, "big")
+    else:
+        header = bytes([first_byte, 0xFF]) + claimed.to_bytes(8, "big")
+    return header + mask + apply_mask(payload, mask)
+
+
+class ByHand(Wire):
+    """A WebSocket of which every byte is ours. What the server sends is kept in `came`, frame by frame."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire.sock)
+        self.wire = wire
+        self.answer = b""
+        self.came: list[Frame] = []
+
+    @classmethod
+    def open(cls, door: Door) -> Self:
+        """Connect and read the 101."""
+        socket = cls(door.connect())
+        socket.wire.send(UPGRADE)
+        socket.read_answer()
+        return socket
+
+    def read_answer(self) -> None:
+        self.answer = self.wire.head()
+        assert self.answer.startswith(b"HTTP/1.1 101 "), self.answer
+
+    def next(self) -> Frame:
+        """Give the server's next frame of any kind."""
+        first, second = self.wire.exactly(2)
+        assert second < 0x80, "a server's frames have no mask"
+        length = second
+        if second > 125:
+            length = int.from_bytes(self.wire.exactly(2 if second == 126 else 8), "big")
+        frame = Frame(
+            Opcode(first & 0x0F),
+            self.wire.exactly(length),
+            first >= 0x80,
+            *(bool(first & bit) for bit in (0x40, 0x20, 0x10)),
+        )
+        frame.check()
+        self.came.append(frame)
+        return frame
+
+    def goodbye(self) -> Close:
+        """Read to the server's closing frame, which must be the last thing that comes, and give what it says."""
+        while (frame := self.next()).opcode is not Opcode.CLOSE:
+            pass
+        rest = self.wire.rest()
+        assert rest == b"", f"{len(rest)} bytes after the closing frame: {rest[:64].hex()}"
+        return Close.parse(frame.data)
+
+    def send(self, data: bytes) -> None:
+        self.wire.send(masked(0x82, data))
+
+    def some(self) -> bytes:
+        while (frame := self.next()).opcode is not Opcode.BINARY:
+            if frame.opcode is Opcode.CLOSE:
+                return b""
+        return bytes(frame.data)
+
+
+class Library(Wire):
+    """The WebSocket of a library that many programs use."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        super().__init__(connection.socket)
+        self.connection = connection
+
+    @classmethod
+    def open(cls, door: Door, *, takes: int = BIGGEST_MESSAGE) -> Self:
+        """Connect; it offers compression, as ever, and takes no message that is longer than so many bytes."""
+        connection = connect(
+            url_of(door), ssl=door.tls, subprotocols=[Subprotocol("derp")], compression="deflate", max_size=takes,
+            open_timeout=SECONDS, close_timeout=SECONDS, ping_interval=None, proxy=None, legacy=True,
+        )  # fmt: skip
+        assert isinstance(connection, ClientConnection)
+        return cls(connection)
+
+    def send(self, data: bytes) -> None:
+        self.connection.send(data)
+
+    def send_fragments(self, pieces: Iterable[bytes]) -> None:
+        """Send one message, in a frame for each piece."""
+        self.connection.send(pieces)
+
+    def some(self) -> bytes:
+        try:
+            message = self.connection.recv(SECONDS)
+        except ConnectionClosed:
+            return b""
+        except TimeoutError:
+            raise WireError(f"no message came within {SECONDS:.0f} s") from None
+        assert isinstance(message, bytes), "a text message came"
+        return message
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class WebClient(Client):
+    """A client on a wire that is a WebSocket already."""
+
+    @classmethod
+    def over(cls, wire: Wire, key: NodePrivate | None = None) -> Self:
+        """Log in."""
+        client = cls(wire, key)
+        client.upgrade()
+        client.log_in()
+        return client
+
+    def upgrade(self, *, fast_start: bool = False) -> NodePublic:
+        """Read ServerKey: all that is left of the upgrade."""
+        assert not fast_start, "there is none with WebSocket"
+        server = ServerKey.decode(self.frame()).key
+        self.expect(server)
+        return server
+
+    def expect(self, server: NodePublic) -> None:
+        """Go by this key of the server, which has not said it yet."""
+        self._box = LoginBox(self.private, server)
+
+
+def packet_of(size: int, seed: int = 0) -> bytes:
+    """Give a packet of that size, of which no two parts are alike."""
+    return b"".join((seed + at).to_bytes(4, "big") for at in range(0, size, 4))[:size]
+
+
+def relay_both_ways(a: Client, b: Client) -> None:
+    """Send packets of every size from each to the other, who must get them and nothing else."""
+    for sender, receiver in ((a, b), (b, a)):
+        for size in SIZES:
+            sender.send(receiver.key, packet_of(size, seed=size))
+            came = receiver.packet()
+            assert came.source == sender.key
+            assert came.packet == packet_of(size, seed=size), f"{len(came.packet)} bytes came of a packet of {size}"
