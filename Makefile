@@ -31,12 +31,12 @@ run: $(EXTENSION) ## start a relay for trying out, and send a first packet throu
 test: $(EXTENSION) $(STEPPING) ## run every test, with the real Tailscale client and the Go server beside ours
 	@tools/needs.sh go test
 	$(PY) tests/interop/parts.py
-	cargo test --locked --workspace --exclude derper-native --exclude derper-stepping
+	cargo test --locked --workspace
 	$(PY) -m pytest $(PYTEST_FLAGS)
 
 check: $(EXTENSION) $(STEPPING) ## run the tests that need no Go: a minute
 	@tools/needs.sh test
-	cargo test --locked --workspace --exclude derper-native --exclude derper-stepping
+	cargo test --locked --workspace
 	$(PY) -m pytest --ignore=tests/interop $(PYTEST_FLAGS)
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
@@ -84,7 +84,7 @@ CHECKED := --config 'profile.release.package.relay.overflow-checks=true' \
 	--config 'profile.release.package.relay.debug-assertions=true'
 $(STEPPING): $(LOCKED) $(RUST)
 	cargo build --locked --release --package derper-stepping $(CHECKED)
-	cp $(CARGO_TARGET_DIR)/release/lib_stepping.so $@
+	install $(CARGO_TARGET_DIR)/release/lib_stepping.so $@
 
 $(LOCKED): requirements/dev.txt
 	@PYTHON=$(PYTHON) tools/needs.sh build
