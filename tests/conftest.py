@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # A pause of the machine is no failure of the code: what must be bounded is tested by what it does, not by the clock.
@@ -11,3 +12,6 @@ settings.load_profile("derper")
 
 # Test folders are not packages; these hold servers and clients that tests elsewhere start and talk to, too.
 sys.path += [str(Path(__file__).with_name(folder)) for folder in ("interop", "server")]
+
+# Their assertions are told as a test's own are.
+pytest.register_assert_rewrite("both")

@@ -170,7 +170,7 @@ async def answer_to(http: HttpServer, request: bytes, remote: str) -> tuple[int,
     """What a request gets that comes from this address: status, headers, body."""
     sink = _Sink()
     connection = http.connect(cast("DataPlane", sink), 1, Remote(remote, 4711))
-    connection.request_received(RequestHead.parse(request), request, None)
+    connection.request_received(RequestHead.parse(request), None)
     async with asyncio.timeout(SECONDS):
         await sink.done.wait()
     connection.connection_lost()

@@ -254,6 +254,7 @@ const DIALLED: u8 = 8;
 const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
 const STUN_FAILED: u8 = 11;
+const LINKED: u8 = 12;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);

@@ -53,7 +53,6 @@ impl World {
             mesh_write_timeout,
             link_write_timeout,
             server_key,
-            verbose_drops: HashSet::new(),
             mesh_max_keys: 1_000,
             verbose_drops: HashSet::new(),
             keep_alive,

@@ -17,7 +17,6 @@ from derper.dataplane.events import Conn, Event, event_from
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
 
-
 EVENTS_A_TURN = 256
 """Events that are acted on before the loop goes on to whatever else there is."""
 

@@ -128,7 +128,9 @@ class Introducer:
             self._plane.close(event.conn, "done")
             return
         if head.method not in _METHODS or not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
-            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here")
+            self._refuse(
+                event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here"
+            )
             return
         outcome = decide(head) if head.path == "/derp" and self._http.relays else None
         match outcome:
