@@ -105,7 +105,8 @@ class Race:
         queued = sum(self.real.run())
         self.look()
         counters = self.real.counters()
-        read = counters.get("packets_received", 0) + counters.get("packets_forwarded_in", 0)
+        sources = ("packets_received_disco", "packets_received_other", "packets_forwarded_in")
+        read = sum(counters.get(name, 0) for name in sources)
         dropped = sum(packets for packets, _ in self.real.drops().values())
         # A packet of which the socket took a part is counted as sent.
         begun = sum(data[:1] == bytes([RECV]) for data in self.pending.values())

@@ -85,7 +85,7 @@ class RequestHead:
     @property
     def path(self) -> str:
         """The path alone, as sent (not percent-decoded), without query or, in absolute form, scheme and host."""
-        return self.resource.partition("?")[0]
+        return (self.resource or self.target).partition("?")[0]
 
     @property
     def resource(self) -> str:
