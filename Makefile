@@ -33,10 +33,10 @@ test: $(EXTENSION) ## run every test, with the real Tailscale client and the Go 
 	cargo test --locked --workspace
 	$(PY) -m pytest $(PYTEST_FLAGS)
 
-check: $(EXTENSION) ## run the tests that need no Go: a minute
-	@tools/needs.sh test
+check: $(EXTENSION) ## run the tests that need neither Go nor a browser: a minute or two
+	@tools/needs.sh check
 	cargo test --locked --workspace
-	$(PY) -m pytest --ignore=tests/interop $(PYTEST_FLAGS)
+	$(PY) -m pytest --ignore=tests/interop --ignore=tests/mesh --ignore=tests/websocket $(PYTEST_FLAGS)
 
 lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	@tools/needs.sh lint
