@@ -4,7 +4,8 @@
 #   tools/needs.sh build   what building and running the server needs
 #   tools/needs.sh go      the Go tool, for the tests with the real Tailscale client and the lints of the Go modules
 #   tools/needs.sh lint    rustfmt and clippy
-#   tools/needs.sh test    what the tests need besides, which root gets from apt here unless APT=no
+#   tools/needs.sh check   what the tests of `make check` need besides, which root gets from apt here unless APT=no
+#   tools/needs.sh test    the same for all tests
 #
 # PYTHON names the interpreter (python3 when it is not set). Exit code 1 when something is missing.
 set -eu
@@ -13,12 +14,13 @@ PYTHON=${PYTHON:-python3}
 RUST=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "$0")/../Cargo.toml")
 missing=0
 
-# What the tests run beside the server: the command, its Debian package, what for.
+# What the tests run beside the server: for which make target, the command, its Debian package, what for.
 # A line more here is all that a new one needs.
 system_parts() {
-    cat <<'END'
-openssl   openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
-chromium  chromium  the tests of WebSocket, as the browser that browsers' clients run in
+    case $1 in check) only='^check' ;; test) only='' ;; esac
+    grep "$only" <<'END'
+check  openssl   openssl   the tests of certificates and TLS, as a peer that is neither Go nor Rust
+test   chromium  chromium  the tests of WebSocket, as the browser that browsers' clients run in
 END
 }
 
@@ -53,16 +55,16 @@ need_lint() {
     cargo clippy --version >/dev/null 2>&1 || lacks "clippy: rustup component add clippy"
 }
 
-need_test() {
-    absent=$(system_parts | while read -r command package _; do has "$command" || printf ' %s' "$package"; done)
+need_parts() {
+    absent=$(system_parts "$1" | while read -r _ command package _; do has "$command" || printf ' %s' "$package"; done)
     [ -n "$absent" ] || return 0
     if [ "${APT:-yes}" != no ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
         echo "The tests need system packages that are not here. Installing:$absent   (to prevent that: APT=no)" >&2
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq && apt-get install -y -qq --no-install-recommends $absent >/dev/null && return 0
     fi
-    system_parts | {
-        while read -r command package reason; do has "$command" || echo "$command, for $reason: apt-get install $package"; done
+    system_parts "$1" | {
+        while read -r _ command package reason; do has "$command" || echo "$command, for $reason: apt-get install $package"; done
     } | { while read -r line; do lacks "$line"; done; exit "$missing"; } || missing=1
 }
 
@@ -71,8 +73,8 @@ for what in "$@"; do
     build) need_build ;;
     go) need_go ;;
     lint) need_lint ;;
-    test) need_test ;;
-    *) echo "usage: $0 build|go|lint|test ..." >&2; exit 2 ;;
+    check | test) need_parts "$what" ;;
+    *) echo "usage: $0 build|go|lint|check|test ..." >&2; exit 2 ;;
     esac
 done
 exit "$missing"
