@@ -11,7 +11,7 @@ tool=.cache/lock
 test -x "$tool/bin/uv" || { .venv/bin/python -m venv "$tool" && "$tool/bin/pip" install --quiet "$UV"; }
 compile() {
     "$tool/bin/uv" pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" "$@"
+        --no-emit-index-url --no-emit-find-links --system-certs --custom-compile-command "make lock" "$@"
 }
 compile -o requirements/run.txt "$@"
 compile -o requirements/dev.txt --group dev --constraints requirements/run.txt "$@"
