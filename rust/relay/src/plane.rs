@@ -17,7 +17,7 @@ use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
 use crate::seam::{Command, Event, EventQueue, Listener, ListenerId};
-use crate::shard::{Settings, Shard, Shared};
+use crate::shard::{Settings, Shard, Shared, sum};
 use crate::stats::{Counters, Drops};
 use crate::stun::Clients;
 use crate::switchboard::Switchboard;
@@ -219,62 +219,6 @@ impl Plane {
             let _ = thread.join();
         }
     }
-}
-
-/// What every holder of the shards may do, whatever they run over.
-impl<S> Shared<S> {
-    /// Hands each connection's commands to its shard, in order.
-    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
-        let mut batches: Vec<Vec<Command>> = Vec::new();
-        batches.resize_with(self.ports.len(), Vec::new);
-        for (conn, command) in commands {
-            // A name of no shard names nobody.
-            if let Some(batch) = batches.get_mut(conn.shard()) {
-                batch.push(command);
-            }
-        }
-        for (shard, batch) in batches.into_iter().enumerate() {
-            self.submit_to(shard, batch);
-        }
-    }
-
-    /// Hands commands to one shard and wakes it.
-    pub(crate) fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
-        let Some(port) = self.ports.get(shard) else { return };
-        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.extend(commands);
-        let has_work = !queue.is_empty();
-        drop(queue);
-        if has_work {
-            port.waker.wake();
-        }
-    }
-
-    /// Each counter, summed over the shards.
-    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
-        sum(self.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
-            total.1 = total.1.wrapping_add(more.1);
-        })
-    }
-
-    /// Drops by reason and kind, summed over the shards.
-    pub(crate) fn drops(&self) -> Vec<Drops> {
-        sum(self.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
-            total.packets += more.packets;
-            total.bytes += more.bytes;
-        })
-    }
-}
-
-/// Adds up lists that all have the same entries in the same order.
-fn sum<T>(mut lists: impl Iterator<Item = Vec<T>>, add: impl Fn(&mut T, T)) -> Vec<T> {
-    let mut total = lists.next().unwrap_or_default();
-    for list in lists {
-        for (total, more) in total.iter_mut().zip(list) {
-            add(total, more);
-        }
-    }
-    total
 }
 
 /// Makes a panic in a shard end the process at once, with its cause in one line: a port that is open while half of

@@ -1,117 +1,18 @@
-//! From accepting a connection to switching it: what Python decides, step by step.
+//! From a request head to the switch: what Python decides, step by step.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::bucket::Bucket;
-use crate::conn::{Conn, Local, NEVER, Stage, Switched, Transport};
+use crate::conn::{Conn, Local, NEVER, Stage, Switched};
 use crate::frame::read_header;
 use crate::id::ConnId;
-use crate::net::{Interest, Net};
+use crate::net::Net;
 use crate::route::Routes;
-use crate::seam::{Event, Listener, ListenerId, Member, Reason, Role, Totals};
-use crate::tls::Session;
+use crate::seam::{Event, Member, Reason, Role, Totals};
 
 use super::{Errand, Shard, receive};
 
-/// How long nothing is accepted after the system had no descriptor or memory for a connection.
-const ACCEPT_PAUSE: u64 = 1_000;
-/// How long nothing is accepted while Python has too much to read already.
-const BACKLOG_PAUSE: u64 = 50;
-/// Events that may wait for Python before nothing more is accepted.
-const EVENT_BACKLOG: usize = 32_768;
-/// Connections accepted in one tick.
-const ACCEPTS_A_TICK: usize = 32;
-
 impl<N: Net> Shard<N> {
-    pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
-        let watched = self.net.listen(id, &listener);
-        // Kept even if it cannot be watched now: it is tried again.
-        self.listeners.insert(id, listener);
-        if let Err(error) = watched {
-            self.accept_failed(&error);
-        }
-    }
-
-    pub(super) fn unlisten(&mut self, id: ListenerId) {
-        if let Some(listener) = self.listeners.remove(&id) {
-            self.net.unlisten(&listener);
-        }
-    }
-
-    pub(super) fn accept(&mut self, id: ListenerId) {
-        if self.shared.events.len() > EVENT_BACKLOG {
-            return self.pause_accepting(BACKLOG_PAUSE);
-        }
-        let Some(listener) = self.listeners.get(&id).cloned() else { return };
-        for _ in 0..ACCEPTS_A_TICK {
-            match self.net.accept(&listener) {
-                Ok((stream, remote)) => {
-                    if !listener.admits(self.now) {
-                        self.counters().tls_connections_rejected.add(1);
-                        continue;
-                    }
-                    if listener.tls {
-                        self.counters().tls_connections_accepted.add(1);
-                    }
-                    let transport = if listener.tls {
-                        match Session::accept(Arc::clone(&self.shared.tls)) {
-                            Ok(session) => Transport::Tls(Box::new(session)),
-                            Err(error) => return self.accept_failed(&io::Error::other(error.to_string())),
-                        }
-                    } else {
-                        Transport::Plain
-                    };
-                    self.introduce(Conn::new(stream, remote, transport));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Whoever was next in line has given up already.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => return self.accept_failed(&error),
-            }
-        }
-    }
-
-    /// Stops accepting for a while: no descriptors or no memory, and polling on would only burn time.
-    fn accept_failed(&mut self, error: &io::Error) {
-        self.pause_accepting(ACCEPT_PAUSE);
-        self.events.push(Event::AcceptFailed { shard: self.index, error: error.to_string() });
-    }
-
-    fn pause_accepting(&mut self, pause: u64) {
-        for listener in self.listeners.values() {
-            self.net.unlisten(listener);
-        }
-        self.accept_again_at = self.now + pause;
-    }
-
-    pub(super) fn accept_again(&mut self) {
-        self.accept_again_at = NEVER;
-        let paused: Vec<_> = self.listeners.drain().collect();
-        for (id, listener) in paused {
-            self.listen(id, listener);
-        }
-    }
-
-    /// Shakes hands, as a client, with another node.
-    pub(super) fn dial(&mut self, token: u64, socket: OwnedFd, remote: SocketAddr, session: Box<Session>) {
-        let mut id = ConnId::NOBODY;
-        match self.net.take_over(socket) {
-            Ok(stream) => id = self.introduce(Conn::new(stream, remote, Transport::Tls(session))),
-            Err(error) => self.accept_failed(&error),
-        }
-        self.events.push(Event::Dialled { token, conn: id });
-        // The client speaks first.
-        let result = self.decrypt(id, &mut []);
-        self.conclude(id, result);
-    }
-
     /// The TLS handshake is done: a client sends its request head, of a node that we dialled Python wants to know.
     pub(super) fn shake_hands(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -123,22 +24,6 @@ impl<N: Net> Shard<N> {
                 self.events.push(Event::Connected { conn: id, chain });
             }
         }
-    }
-
-    fn introduce(&mut self, mut conn: Conn<N::Stream>) -> ConnId {
-        let settings = &self.shared.settings;
-        conn.deadline = self.now + settings.setup_timeout;
-        conn.write_timeout = settings.setup_timeout;
-        conn.interest = Interest { read: true, write: false };
-        let id = self.conns.insert(Box::new(conn));
-        let watched = self.conns.get(id).map_or(Ok(()), |conn| self.net.add(&conn.stream, id, conn.interest));
-        if let Err(error) = watched {
-            self.conns.remove(id);
-            self.accept_failed(&error);
-            return ConnId::NOBODY;
-        }
-        self.arm(id);
-        id
     }
 
     pub(super) fn await_head(&mut self, id: ConnId) {

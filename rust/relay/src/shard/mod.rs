@@ -4,9 +4,11 @@
 //! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
-//! Read on in the order of a connection's life: `introduce` (accept to switch), `receive` (bytes in), `relay` (what
-//! a frame does), `send` (bytes out), `close`; `census` keeps count of who is there.
+//! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
+//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `census` keeps
+//! count of who is there, and `shared` is what all shards have in common.
 
+mod accept;
 mod census;
 #[cfg(any(test, feature = "stepping"))]
 mod check;
@@ -17,6 +19,7 @@ mod mesh;
 mod receive;
 mod relay;
 mod send;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -24,25 +27,22 @@ mod tests;
 pub use check::Census;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::{Arc, PoisonError};
 
-use rustls::ServerConfig;
-
-use crate::bucket::Rate;
 use crate::conn::{Conn, Local, NEVER, Stage};
 use crate::frame::{self, Gone, Key};
 use crate::id::{ConnId, Slots};
-use crate::mailbox::{Batch, Mailbox, Offered};
+use crate::mailbox::{Batch, Offered};
 use crate::net::{Net, Ready};
 use crate::queue::Outbox;
-use crate::seam::{Command, Event, EventQueue, Listener, ListenerId, Waker};
+use crate::seam::{Command, Event, Listener, ListenerId};
 use crate::stats::Counters;
-use crate::switchboard::Switchboard;
 use crate::timer::Wheel;
 
 use self::mesh::RemoteSources;
+pub use self::shared::Settings;
+pub(crate) use self::shared::{Errand, Port, Shared, sum};
 
 /// Bytes that one ready connection may bring in one tick: the fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
@@ -56,115 +56,6 @@ const ANSWER_BACKLOG: usize = 16 * 1024;
 const DROPS_TOLD_A_TICK: usize = 64;
 /// Empty outboxes kept for the next connection that has something to send.
 const SPARE_OUTBOXES: usize = 64;
-
-/// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How many shards.
-    pub shards: usize,
-    /// Packets that each of a connection's two queues holds.
-    pub queue_depth: usize,
-    /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
-    pub mailbox: usize,
-    /// Most bytes of a request head.
-    pub max_head: usize,
-    /// From accepting a connection, or from its last answer, to a whole request head.
-    pub setup_timeout: u64,
-    /// For one frame of the login.
-    pub login_timeout: u64,
-    /// How long a client's write may make no progress; 0: for ever.
-    pub write_timeout: u64,
-    /// The same for a mesh peer.
-    pub mesh_write_timeout: u64,
-    /// The same for a link to a node that we dialled.
-    pub link_write_timeout: u64,
-    /// Destinations whose dropped packets are told of, one by one.
-    pub verbose_drops: HashSet<Key>,
-    /// The key of this node: a watcher with it is a node that has dialled itself.
-    pub server_key: Key,
-    /// Most keys that one link may announce; the rest is ignored and counted.
-    pub mesh_max_keys: usize,
-    /// Between two `KeepAlive` frames to one connection, at least.
-    pub keep_alive: u64,
-    /// Drawn anew each time and added to that, at most.
-    pub keep_alive_jitter: u64,
-    /// Between two looks at the round trip of one connection; 0: it is not looked at.
-    pub rtt_interval: u64,
-}
-
-/// What a shard asks another to do.
-pub(crate) enum Errand<S> {
-    /// Take over this connection, which was known by that name: its key lives with you.
-    Adopt(Box<Conn<S>>, ConnId),
-    /// Tell a connection of yours that a key has left.
-    PeerGone { to: ConnId, key: Key },
-    /// Tell your watchers that a key has come or gone.
-    Changed(Key),
-    /// A key has left the region: tell whom you sent packets of it that came over a link.
-    LeftRegion(Key),
-    /// Close every connection of a key of yours.
-    ClosePeer(Key),
-}
-
-/// A shard as the others and Python see it.
-pub(crate) struct Port<S> {
-    /// One a sending shard.
-    pub(crate) mailboxes: Vec<Mailbox<Errand<S>>>,
-    pub(crate) commands: Mutex<Vec<Command>>,
-    pub(crate) waker: Waker,
-    pub(crate) counters: Counters,
-    /// Thousandths of its time that it was busy of late.
-    pub(crate) load: AtomicU32,
-}
-
-/// What all shards share.
-pub(crate) struct Shared<S> {
-    pub(crate) settings: Settings,
-    pub(crate) tls: Arc<ServerConfig>,
-    pub(crate) switchboard: Switchboard,
-    /// How much is read from each client; `None`: as much as it sends.
-    pub(crate) client_rate: RwLock<Option<Rate>>,
-    /// Whether there is such a limit: looked at for each frame.
-    pub(crate) is_rate_limited: AtomicBool,
-    pub(crate) events: EventQueue,
-    pub(crate) ports: Vec<Port<S>>,
-}
-
-impl<S> Shared<S> {
-    pub(crate) fn new(settings: Settings, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
-        let ports = (0..settings.shards)
-            .map(|_| {
-                Ok(Port {
-                    mailboxes: (0..settings.shards).map(|_| Mailbox::new(settings.mailbox)).collect(),
-                    commands: Mutex::default(),
-                    waker: Waker::new()?,
-                    counters: Counters::default(),
-                    load: AtomicU32::new(0),
-                })
-            })
-            .collect::<std::io::Result<_>>()?;
-        let switchboard = Switchboard::new(settings.shards);
-        Ok(Self {
-            settings,
-            tls,
-            switchboard,
-            client_rate: RwLock::default(),
-            is_rate_limited: AtomicBool::new(false),
-            events: EventQueue::new()?,
-            ports,
-        })
-    }
-
-    /// The shard for a key that has none: the busiest that still has room, so that a quiet server uses one.
-    pub(crate) fn place(&self) -> usize {
-        const FULL: u32 = 600;
-        let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
-        let roomy = (0..self.ports.len())
-            .filter(|shard| load(shard) < FULL)
-            .max_by_key(|shard| (load(shard), self.ports.len() - shard));
-        roomy.or_else(|| (0..self.ports.len()).min_by_key(load)).unwrap_or(0)
-    }
-}
 
 pub(crate) struct Shard<N: Net> {
     index: usize,

@@ -1,0 +1,180 @@
+//! What the shards of a process share: settings, who is where, and the ports through which they are reached.
+//!
+//! Everything here may be used from any thread; a shard's own state is in [`Shard`](super::Shard).
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+
+use crate::bucket::Rate;
+use crate::conn::Conn;
+use crate::frame::Key;
+use crate::id::ConnId;
+use crate::mailbox::Mailbox;
+use crate::seam::{Command, EventQueue, Waker};
+use crate::stats::{Counters, Drops};
+use crate::switchboard::Switchboard;
+
+/// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many shards.
+    pub shards: usize,
+    /// Packets that each of a connection's two queues holds.
+    pub queue_depth: usize,
+    /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
+    pub mailbox: usize,
+    /// Most bytes of a request head.
+    pub max_head: usize,
+    /// From accepting a connection, or from its last answer, to a whole request head.
+    pub setup_timeout: u64,
+    /// For one frame of the login.
+    pub login_timeout: u64,
+    /// How long a client's write may make no progress; 0: for ever.
+    pub write_timeout: u64,
+    /// The same for a mesh peer.
+    pub mesh_write_timeout: u64,
+    /// The same for a link to a node that we dialled.
+    pub link_write_timeout: u64,
+    /// Destinations whose dropped packets are told of, one by one.
+    pub verbose_drops: HashSet<Key>,
+    /// The key of this node: a watcher with it is a node that has dialled itself.
+    pub server_key: Key,
+    /// Most keys that one link may announce; the rest is ignored and counted.
+    pub mesh_max_keys: usize,
+    /// Between two `KeepAlive` frames to one connection, at least.
+    pub keep_alive: u64,
+    /// Drawn anew each time and added to that, at most.
+    pub keep_alive_jitter: u64,
+    /// Between two looks at the round trip of one connection; 0: it is not looked at.
+    pub rtt_interval: u64,
+}
+
+/// What a shard asks another to do.
+pub(crate) enum Errand<S> {
+    /// Take over this connection, which was known by that name: its key lives with you.
+    Adopt(Box<Conn<S>>, ConnId),
+    /// Tell a connection of yours that a key has left.
+    PeerGone { to: ConnId, key: Key },
+    /// Tell your watchers that a key has come or gone.
+    Changed(Key),
+    /// A key has left the region: tell whom you sent packets of it that came over a link.
+    LeftRegion(Key),
+    /// Close every connection of a key of yours.
+    ClosePeer(Key),
+}
+
+/// A shard as the others and Python see it.
+pub(crate) struct Port<S> {
+    /// One a sending shard.
+    pub(crate) mailboxes: Vec<Mailbox<Errand<S>>>,
+    pub(crate) commands: Mutex<Vec<Command>>,
+    pub(crate) waker: Waker,
+    pub(crate) counters: Counters,
+    /// Thousandths of its time that it was busy of late.
+    pub(crate) load: AtomicU32,
+}
+
+/// What all shards share.
+pub(crate) struct Shared<S> {
+    pub(crate) settings: Settings,
+    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) switchboard: Switchboard,
+    /// How much is read from each client; `None`: as much as it sends.
+    pub(crate) client_rate: RwLock<Option<Rate>>,
+    /// Whether there is such a limit: looked at for each frame.
+    pub(crate) is_rate_limited: AtomicBool,
+    pub(crate) events: EventQueue,
+    pub(crate) ports: Vec<Port<S>>,
+}
+
+impl<S> Shared<S> {
+    pub(crate) fn new(settings: Settings, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+        let ports = (0..settings.shards)
+            .map(|_| {
+                Ok(Port {
+                    mailboxes: (0..settings.shards).map(|_| Mailbox::new(settings.mailbox)).collect(),
+                    commands: Mutex::default(),
+                    waker: Waker::new()?,
+                    counters: Counters::default(),
+                    load: AtomicU32::new(0),
+                })
+            })
+            .collect::<std::io::Result<_>>()?;
+        let switchboard = Switchboard::new(settings.shards);
+        Ok(Self {
+            settings,
+            tls,
+            switchboard,
+            client_rate: RwLock::default(),
+            is_rate_limited: AtomicBool::new(false),
+            events: EventQueue::new()?,
+            ports,
+        })
+    }
+
+    /// The shard for a key that has none: the busiest that still has room, so that a quiet server uses one.
+    pub(crate) fn place(&self) -> usize {
+        const FULL: u32 = 600;
+        let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
+        let roomy = (0..self.ports.len())
+            .filter(|shard| load(shard) < FULL)
+            .max_by_key(|shard| (load(shard), self.ports.len() - shard));
+        roomy.or_else(|| (0..self.ports.len()).min_by_key(load)).unwrap_or(0)
+    }
+
+    /// Hands each connection's commands to its shard, in order.
+    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
+        let mut batches: Vec<Vec<Command>> = Vec::new();
+        batches.resize_with(self.ports.len(), Vec::new);
+        for (conn, command) in commands {
+            // A name of no shard names nobody.
+            if let Some(batch) = batches.get_mut(conn.shard()) {
+                batch.push(command);
+            }
+        }
+        for (shard, batch) in batches.into_iter().enumerate() {
+            self.submit_to(shard, batch);
+        }
+    }
+
+    /// Hands commands to one shard and wakes it.
+    pub(crate) fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
+        let Some(port) = self.ports.get(shard) else { return };
+        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.extend(commands);
+        let has_work = !queue.is_empty();
+        drop(queue);
+        if has_work {
+            port.waker.wake();
+        }
+    }
+
+    /// Each counter, summed over the shards.
+    pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
+        sum(self.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
+            total.1 = total.1.wrapping_add(more.1);
+        })
+    }
+
+    /// Drops by reason and kind, summed over the shards.
+    pub(crate) fn drops(&self) -> Vec<Drops> {
+        sum(self.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
+            total.packets += more.packets;
+            total.bytes += more.bytes;
+        })
+    }
+}
+
+/// Adds up lists that all have the same entries in the same order.
+pub(crate) fn sum<T>(mut lists: impl Iterator<Item = Vec<T>>, add: impl Fn(&mut T, T)) -> Vec<T> {
+    let mut total = lists.next().unwrap_or_default();
+    for list in lists {
+        for (total, more) in total.iter_mut().zip(list) {
+            add(total, more);
+        }
+    }
+    total
+}
