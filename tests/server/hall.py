@@ -30,6 +30,8 @@ KINDS: Final = tuple(Kind(tls, shards) for tls in (False, True) for shards in (1
 TWO_KINDS: Final = (Kind(tls=False, shards=1), Kind(tls=True, shards=2))
 """For what takes a while: each way of transport and each number of shards once."""
 
+TLS_KINDS: Final = tuple(kind for kind in KINDS if kind.tls)
+
 Make = Callable[[Path], Server]
 
 
