@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pytest
 from bystanders import Bystanders
 from derpwire import HOST, Client, Wire, closing, new_key
-from hall import TLS_KINDS
-from serving import LOGIN_SECONDS, SETUP_SECONDS, WRITE_SECONDS, Server
+from serving import LOGIN_SECONDS, SETUP_SECONDS, TLS_KINDS, WRITE_SECONDS, Server
 
 from derper.protocol.frames import MAX_PACKET, FrameType, SendPacket
 from derper.protocol.login import MAX_CLIENT_INFO, ClientInfo, LoginBox, client_info_frame
