@@ -84,17 +84,7 @@ def may_have_namespaces() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
 
 
-NEEDS_DNSMASQ = pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="there is no dnsmasq")
-
-
-@pytest.fixture(
-    params=[
-        "hosts",
-        pytest.param(
-            "dnsmasq", marks=pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="there is no dnsmasq")
-        ),
-    ]
-)
+@pytest.fixture(params=["hosts", "dnsmasq"])
 def enclave(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Enclave]:
     if not may_have_namespaces():
         pytest.skip("this system lets us have no namespaces")

@@ -5,30 +5,12 @@ the first asks; at the end each must stop in order.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import pytest
-from serving import LOGIN_SECONDS, SETUP_SECONDS, Recorded, Server, vectors
+from serving import KINDS, LOGIN_SECONDS, SETUP_SECONDS, TWO_KINDS, Kind, Recorded, Server, vectors
 
 from derper.protocol.keys import MeshKey, NodePrivate
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Which server a test wants."""
-
-    tls: bool
-    shards: int
-
-    def __str__(self) -> str:
-        return f"{'tls' if self.tls else 'plain'}-{self.shards}"
-
-
-KINDS: Final = tuple(Kind(tls, shards) for tls in (False, True) for shards in (1, 2))
-TWO_KINDS: Final = (Kind(tls=False, shards=1), Kind(tls=True, shards=2))
-"""For what takes a while: each way of transport and each number of shards once."""
 
 Make = Callable[[Path], Server]
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -25,6 +26,24 @@ START_SECONDS: Final = 30.0
 SETUP_SECONDS: Final = 1.0  # what the servers with short times wait for a request head
 LOGIN_SECONDS: Final = 0.7  # and for a step of the login
 WRITE_SECONDS: Final = 2.0  # and, as ever, for a client that reads nothing
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which server a test wants."""
+
+    tls: bool
+    shards: int
+
+    def __str__(self) -> str:
+        return f"{'tls' if self.tls else 'plain'}-{self.shards}"
+
+
+KINDS: Final = tuple(Kind(tls, shards) for tls in (False, True) for shards in (1, 2))
+TWO_KINDS: Final = (Kind(tls=False, shards=1), Kind(tls=True, shards=2))
+"""For what takes a while: each way of transport and each number of shards once."""
+
+TLS_KINDS: Final = tuple(kind for kind in KINDS if kind.tls)
 
 
 class ServerError(AssertionError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from bystanders import Bystanders
 from derpwire import HOST, Client, Wire, closing, new_key
-from serving import LOGIN_SECONDS, SETUP_SECONDS, WRITE_SECONDS, Server
+from serving import LOGIN_SECONDS, SETUP_SECONDS, TLS_KINDS, WRITE_SECONDS, Server
 
 from derper.protocol.frames import MAX_PACKET, FrameType, SendPacket
 from derper.protocol.login import MAX_CLIENT_INFO, ClientInfo, LoginBox, client_info_frame
@@ -145,9 +145,8 @@ def test_garbage_instead_of_tls_ends_with_a_tls_error(scene: Scene, garbage: byt
     scene.logs("connection closed", "tls_error")
 
 
+@pytest.mark.parametrize("relay", TLS_KINDS, ids=str, indirect=True)
 def test_garbage_after_the_tls_handshake_ends_with_a_tls_error(scene: Scene) -> None:
-    if scene.server.door.tls is None:
-        pytest.skip("TLS alone")
     with scene.join() as client:
         client.wire.send_without_tls(bytes.fromhex("1703030020") + bytes(32))
         with pytest.raises(ssl.SSLError, match="ALERT_BAD_RECORD_MAC"):
@@ -155,9 +154,8 @@ def test_garbage_after_the_tls_handshake_ends_with_a_tls_error(scene: Scene) -> 
     scene.logs("client gone", "tls_error")
 
 
+@pytest.mark.parametrize("relay", TLS_KINDS, ids=str, indirect=True)
 def test_plain_http_spoken_to_the_tls_port_is_told_so(scene: Scene) -> None:
-    if scene.server.door.tls is None:
-        pytest.skip("TLS alone")
     with scene.connect_without_tls() as wire:
         wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = wire.rest()

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "3000"))
+HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "10000"))
 FIRST_SEED: Final = int(os.environ.get("DERPER_FIRST_SEED", "0"))
 EVENTS: Final = 40
 SHARDS: Final = [1, 2, 4]

@@ -14,7 +14,7 @@ import pytest
 from both import MAILBOX, RULES, SERVER_KEY, split
 from model import CLOSE_PEER, FORWARD, PING, RECV, SEND, Frame, Guest, Key, is_disco
 
-HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "3000"))
+HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "10000"))
 FIRST_SEED: Final = int(os.environ.get("DERPER_FIRST_SEED", "0"))
 EVENTS: Final = 60
 KEYS: Final[list[Key]] = [bytes([n]) * 32 for n in range(1, 6)]
