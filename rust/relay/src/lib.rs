@@ -21,6 +21,7 @@ mod queue;
 mod route;
 pub mod seam;
 mod shard;
+mod sleep;
 mod stats;
 #[cfg(any(test, feature = "stepping"))]
 pub mod stepping;
