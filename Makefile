@@ -42,6 +42,10 @@ check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a brow
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
 
+interleavings: $(LOCKED) ## try every order in which two shards can meet over a mailbox: a build of its own
+	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
+		cargo test --locked --release --package relay --lib interleavings
+
 lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	@tools/needs.sh lint
 	$(PY) -m ruff check

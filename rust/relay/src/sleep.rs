@@ -44,7 +44,7 @@ impl Sleep {
 }
 
 /// Every order in which two shards can meet over their mailboxes, as far as the memory model allows one:
-/// `RUSTFLAGS="--cfg loom" cargo test --package relay --release interleavings`.
+/// `make interleavings`.
 #[cfg(all(test, loom))]
 mod interleavings {
     use loom::sync::{Arc, Condvar, Mutex};
