@@ -44,7 +44,7 @@ impl Sleep {
 }
 
 /// Every order in which two shards can meet over their mailboxes, as far as the memory model allows one:
-/// `make interleavings`.
+/// `make loom`.
 #[cfg(all(test, loom))]
 mod interleavings {
     use loom::sync::{Arc, Condvar, Mutex};
