@@ -18,7 +18,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 
-.PHONY: help run test check histories lint format bench wheel lock clean
+.PHONY: help run test check histories loom lint format bench wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
@@ -41,6 +41,10 @@ check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a brow
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
+
+loom: $(LOCKED) ## try every order in which two shards can meet over a mailbox: a build of its own
+	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
+		cargo test --locked --release --package relay --lib interleavings
 
 lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	@tools/needs.sh lint

@@ -17,7 +17,7 @@ SEND, RECV, KEEP_ALIVE, PREFERRED, PEER_GONE, PEER_PRESENT, FORWARD = 0x04, 0x05
 WATCH, CLOSE_PEER, PING, PONG = 0x10, 0x11, 0x12, 0x13
 DISCONNECTED, NOT_HERE = b"\0", b"\1"
 NOBODY: Key = bytes(32)
-STRAIGHT, EARLIER = -1, -2
+STRAIGHT = -1
 
 
 class Guest(IntEnum):
@@ -107,6 +107,7 @@ class Switchboard:
         self.drops: dict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
         # Who was sent a key's packets on several ways may be told as often that it has left: it does no harm.
         self.repeats = 0
+        self.stays = 0
 
     # Who is where.
 
@@ -143,11 +144,12 @@ class Switchboard:
             for watcher in self.watchers():
                 self.peer_gone(watcher, conn.key, DISCONNECTED)
             self.tell_if_gone(conn.key)
+            self.stays += 1
             for other in self.members():
                 ways = other.heard.get(conn.key, set())
                 if STRAIGHT in ways:
                     ways -= {STRAIGHT}
-                    ways |= {EARLIER}
+                    ways |= {STRAIGHT - self.stays}
 
     def tell_if_gone(self, key: Key) -> None:
         """Tell whoever was sent packets of this key that it has left the region, if it has."""

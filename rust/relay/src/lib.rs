@@ -22,6 +22,7 @@ mod queue;
 mod route;
 pub mod seam;
 mod shard;
+mod sleep;
 mod stats;
 #[cfg(any(test, feature = "stepping"))]
 pub mod stepping;

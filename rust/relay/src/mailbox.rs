@@ -3,7 +3,12 @@
 //! One mailbox a pair of shards. It never drops: a sender whose mailbox is full keeps what it has, and stops
 //! reading from its own clients until the receiver has looked. The lock is held to swap or append two buffers.
 
-use std::sync::{Mutex, PoisonError};
+#[cfg(not(loom))]
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+#[cfg(loom)]
+use loom::sync::Mutex;
 
 use crate::frame::Key;
 use crate::id::ConnId;

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -13,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::bucket::{Bucket, Rate};
 use crate::frame::Key;
 use crate::id::ConnId;
+use crate::sleep::Sleep;
 use crate::tls::Session;
 
 /// What a connection may do once it is switched (`docs/protocol/mesh.md`).
@@ -277,28 +277,28 @@ impl Listener {
 #[derive(Debug)]
 pub struct Waker {
     eventfd: OwnedFd,
-    asleep: AtomicBool,
+    sleep: Sleep,
 }
 
 impl Waker {
     pub(crate) fn new() -> std::io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self { eventfd: eventfd(0, flags)?, asleep: AtomicBool::new(false) })
+        Ok(Self { eventfd: eventfd(0, flags)?, sleep: Sleep::new() })
     }
 
     /// Says that the caller is about to sleep. It has to look for work once more after this, before it does.
     pub fn will_sleep(&self) {
-        self.asleep.store(true, Ordering::SeqCst);
+        self.sleep.begin();
     }
 
     pub(crate) fn is_awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.sleep.end();
     }
 
     /// Whether nobody has woken the sleeper since it said that it will sleep.
     #[cfg(any(test, feature = "stepping"))]
     pub(crate) fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::SeqCst)
+        self.sleep.goes_on()
     }
 
     /// Resets the eventfd after it woke the caller.
@@ -308,7 +308,7 @@ impl Waker {
     }
 
     pub(crate) fn wake(&self) {
-        if self.asleep.swap(false, Ordering::SeqCst) {
+        if self.sleep.interrupt() {
             // The only failure is a full counter, and then it is readable already.
             let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
         }
