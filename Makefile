@@ -18,7 +18,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 
-.PHONY: help run test check histories loom lint format bench wheel lock clean
+.PHONY: help run test check histories loom fuzz lint format bench wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
@@ -46,6 +46,9 @@ loom: $(LOCKED) ## try every order in which two shards can meet over a mailbox: 
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
 		cargo test --locked --release --package relay --lib interleavings
 
+fuzz: $(LOCKED) ## send whatever anybody may send, at random: FUZZ_SECONDS=3600, FUZZ_TARGETS='frames tls'
+	PYTHON=$(PY) tools/fuzz.sh $${FUZZ_SECONDS:-3600} $${FUZZ_TARGETS:-}
+
 lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	@tools/needs.sh lint
 	$(PY) -m ruff check
@@ -54,6 +57,7 @@ lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path bench/loadgen/Cargo.toml --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo clippy --locked --manifest-path bench/loadgen/Cargo.toml --all-targets -- -D warnings
 	$(if $(shell command -v go),tools/golint.sh $(GO_MODULES),@echo 'no go here: the Go modules are not looked at')
 
@@ -62,6 +66,7 @@ format: $(LOCKED) ## bring everything into form
 	$(PY) -m ruff format
 	cargo fmt --all
 	cargo fmt --manifest-path bench/loadgen/Cargo.toml
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml
 
 bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: ten quiet minutes (bench/BENCHMARKING.md)
 	@tools/needs.sh go

@@ -24,8 +24,8 @@ use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
 use crate::stats::Drops;
-use crate::switchboard;
 use crate::tls::{CertificateStore, server_config};
+use crate::{stun, switchboard};
 
 pub use seeded::Seeded;
 pub use wire::Ending;
@@ -416,6 +416,13 @@ pub fn presence(key: &Key, guest: Guest) -> Vec<u8> {
     frame.extend_from_slice(&[0; 18]);
     frame.extend_from_slice(&[if guest == Guest::MeshPeer { 2 } else { 1 }, 0]);
     frame
+}
+
+/// Whether STUN answers a datagram: `any` standard client's, or Tailscale's alone.
+#[must_use]
+pub fn is_answered_by_stun(datagram: &[u8], any: bool) -> bool {
+    let clients = if any { stun::Clients::Any } else { stun::Clients::Tailscale };
+    stun::request(datagram, clients).is_some()
 }
 
 /// Making a configuration takes longer than most histories, so all worlds have one.

@@ -1,0 +1,93 @@
+//! Frames of a logged-in client, a mesh peer or a node that was dialled: each is counted as it should be, each packet
+//! has one fate, and a connection ends where its first bad frame is.
+#![no_main]
+
+mod world;
+
+use libfuzzer_sys::fuzz_target;
+use relay::stepping::{Ending, Guest};
+
+const OWN: [u8; 32] = [1; 32];
+const OTHER: [u8; 32] = [2; 32];
+
+fuzz_target!(|data: &[u8]| {
+    let [who, piece, room, bytes @ ..] = data else { return };
+    let guest = [Guest::Client, Guest::MeshPeer, Guest::Node][usize::from(*who) % 3];
+    let mut world = world::world(1 + usize::from(*who >> 7));
+    let home = usize::from(*who >> 7);
+    let other = world.join(&OTHER, Guest::Client, 0, home);
+    let party = world.join(&OWN, guest, home, 0);
+    world.run();
+    world.set_room(other, if *room == 0 { None } else { Some(usize::from(*room)) });
+    world::cut(&mut world, party, *piece);
+    world.send(party, bytes);
+    world.run();
+
+    let read = read(guest, bytes);
+    for (name, count) in read.counts {
+        assert_eq!(world.counter(name), count, "{name}");
+    }
+    assert_eq!(world.ending(party) == Ending::Open, !read.has_ended);
+    let census = world.check();
+    let packets = world.counter("packets_received") + world.counter("packets_forwarded_in");
+    let dropped: u64 = world.drops().iter().map(|drops| drops.packets).sum();
+    let queued = (census.queued_disco + census.queued_other) as u64;
+    assert_eq!(packets, world.counter("packets_sent") + dropped + queued, "each packet has one fate");
+    world.finish(party);
+    world.pass(70_000);
+});
+
+/// What an input says, read as plainly as can be.
+struct Read {
+    counts: [(&'static str, u64); 4],
+    has_ended: bool,
+}
+
+fn read(guest: Guest, mut bytes: &[u8]) -> Read {
+    let [mut sent, mut forwarded, mut pings, mut unknown] = [0; 4];
+    let mut has_ended = false;
+    while let [kind, a, b, c, d, rest @ ..] = bytes {
+        let len = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let mesh = guest == Guest::MeshPeer;
+        let (is_known, is_good) = match (guest, *kind) {
+            (Guest::Node, 0x08 | 0x09) => (true, (32..=1_024).contains(&len)),
+            (_, 0x12) => (true, (8..=1_000).contains(&len)),
+            (Guest::Node, _) => (false, len <= 1_048_576),
+            (_, 0x04) => (true, (32..=32 + 65_536).contains(&len)),
+            (_, 0x07) => (true, len == 1),
+            (_, 0x0a) => (true, mesh && (64..=64 + 65_536).contains(&len)),
+            (_, 0x10) => (true, mesh && len == 0),
+            (_, 0x11) => (true, mesh && len == 32),
+            _ => (false, len <= 65_568),
+        };
+        if !is_good {
+            has_ended = true;
+            break;
+        }
+        if !is_known {
+            // Counted when its header comes, and then skipped as far as it comes.
+            unknown += u64::from(guest != Guest::Node);
+            bytes = rest.get(len..).unwrap_or_default();
+            continue;
+        }
+        let Some((payload, rest)) = rest.split_at_checked(len) else { break };
+        match *kind {
+            0x04 => sent += 1,
+            0x0a => forwarded += 1,
+            0x12 => pings += 1,
+            _ => {}
+        }
+        bytes = rest;
+        if *kind == 0x11 && payload == OWN {
+            has_ended = true;
+            break;
+        }
+    }
+    let counts = [
+        ("packets_received", sent),
+        ("packets_forwarded_in", forwarded),
+        ("got_ping", pings),
+        ("unknown_frames", unknown),
+    ];
+    Read { counts, has_ended }
+}

@@ -1,0 +1,41 @@
+//! Anything at all from a logged-in client that speaks WebSocket.
+#![no_main]
+
+mod world;
+
+use libfuzzer_sys::fuzz_target;
+use relay::seam::{Command, Event, Member, Role};
+use relay::stepping::Guest;
+
+fuzz_target!(|data: &[u8]| {
+    let [piece, room, bytes @ ..] = data else { return };
+    let mut world = world::world(1);
+    let other = world.join(&[2; 32], Guest::Client, 0, 0);
+    let party = world.connect(false, 0);
+    // One message with a frame of no payload, masked with zeros.
+    world.send(party, b"GET /derp HTTP/1.1\r\n\r\n\x82\x85\0\0\0\0\x02\0\0\0\0");
+    world.run();
+    for event in world.events() {
+        let Event::Head { conn, .. } = event else { continue };
+        world.submit([(conn, Command::BeginWebsocket(conn)), (conn, Command::AwaitFrame(conn, 1))]);
+    }
+    world.run();
+    for event in world.events() {
+        let Event::Frame { conn, .. } = event else { continue };
+        let member = Member { key: [1; 32], role: Role::Client, presence: [].into() };
+        world.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
+    }
+    world.run();
+    assert_eq!(world.population(), (2, 2), "both are logged in");
+    world::cut(&mut world, party, *piece);
+    world.set_room(party, if *room == 0 { None } else { Some(usize::from(*room)) });
+    world.send(party, bytes);
+    world.send(other, &[&[4, 0, 0, 0, 40][..], &[1; 40]].concat());
+    world.run();
+    world.finish(party);
+    world.pass(70_000);
+    let census = world.check();
+    let dropped: u64 = world.drops().iter().map(|drops| drops.packets).sum();
+    let queued = (census.queued_disco + census.queued_other) as u64;
+    assert_eq!(world.counter("packets_received"), world.counter("packets_sent") + dropped + queued);
+});

@@ -1,0 +1,80 @@
+"""Writes the inputs that the fuzz targets begin with, out of the recorded vectors: a folder a target.
+
+An input begins with the bytes by which its target cuts it and decides who sends it (rust/fuzz/src).
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+VECTORS = Path(__file__).parent.parent / "tests" / "vectors"
+
+
+def load(name: str) -> dict[str, Any]:
+    """Read one file of vectors."""
+    vectors: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
+    return vectors
+
+
+def heads() -> Iterator[bytes]:
+    """Give request heads, and login frames behind one."""
+    requests = [exchange["request"].encode() for exchange in load("http")["exchanges"] if "request" in exchange]
+    for request in requests:
+        yield b"\0\0" + request
+    for case in load("login")["client_info"]["cases"]:
+        yield b"\0\1" + requests[0] + bytes.fromhex(case["send"])
+
+
+def frames() -> Iterator[bytes]:
+    """Give what clients, mesh peers and nodes say once they are logged in."""
+    vectors = load("frames")
+    for case in vectors["client_to_server"]:
+        yield (b"\1" if case["login"] == "mesh" else b"\0") + b"\0\0" + bytes.fromhex(case["frame"])
+    for case in vectors["client_to_server_unusual"]:
+        if "send" in case:
+            yield (b"\x82" if case["login"] == "mesh" else b"\x81") + b"\0\0" + bytes.fromhex(case["send"])
+    for case in vectors["server_to_client"]:
+        yield b"\2\0\0" + bytes.fromhex(case["frame"])
+    for session in ("incoming", "dialled"):
+        for event in load("mesh_session")[session]["events"]:
+            if "http" not in event and "bytes" in event:
+                who = b"\2" if event["dir"] == "server>client" else b"\1"
+                yield who + b"\0\0" + bytes.fromhex(event["bytes"])
+
+
+def tls() -> Iterator[bytes]:
+    """Give what begins a handshake, well or badly."""
+    yield b"\0\0" + b"GET / HTTP/1.1\r\n\r\n"
+    # The first bytes of a ClientHello, whole and in small records.
+    hello = bytes.fromhex("01000035 0303") + bytes(32) + bytes.fromhex("00 0002 1301 0100 000a 000a0004 0002001d 0000")
+    yield b"\0\0" + b"\x16\3\1" + len(hello).to_bytes(2, "big") + hello
+    yield b"\0\1" + hello
+    yield b"\0\6" + hello
+
+
+def websocket() -> Iterator[bytes]:
+    """Give what WebSocket clients say."""
+    for case in load("http")["websocket"]:
+        yield b"\0\0" + b"".join(bytes.fromhex(sent) for sent in case.get("client_sends", []) if isinstance(sent, str))
+
+
+def stun() -> Iterator[bytes]:
+    """Give datagrams."""
+    for case in load("stun")["datagrams"]:
+        yield bytes.fromhex(case["datagram"])
+
+
+def main(corpus: Path) -> None:
+    """Write all seeds under `corpus`."""
+    for seeds in (heads, frames, tls, websocket, stun):
+        folder = corpus / seeds.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in seeds():
+            (folder / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
