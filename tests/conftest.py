@@ -1,6 +1,8 @@
 """What every test shares."""
 
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,12 @@ sys.path += [str(Path(__file__).with_name(folder)) for folder in ("interop", "se
 
 # Their assertions are told as a test's own are.
 pytest.register_assert_rewrite("both")
+
+
+@pytest.fixture
+def one_thread_collects() -> Iterator[None]:
+    """Keep the collector from running in whichever thread: a stepped world may be let go only where it was made."""
+    gc.disable()
+    yield
+    gc.collect()
+    gc.enable()

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+pytestmark = pytest.mark.usefixtures("one_thread_collects")
+
 HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "10000"))
 FIRST_SEED: Final = int(os.environ.get("DERPER_FIRST_SEED", "0"))
 EVENTS: Final = 40

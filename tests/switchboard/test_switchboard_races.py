@@ -14,6 +14,8 @@ import pytest
 from both import MAILBOX, RULES, SERVER_KEY, split
 from model import CLOSE_PEER, FORWARD, PING, RECV, SEND, Frame, Guest, Key, is_disco
 
+pytestmark = pytest.mark.usefixtures("one_thread_collects")
+
 HISTORIES: Final = int(os.environ.get("DERPER_HISTORIES", "10000"))
 FIRST_SEED: Final = int(os.environ.get("DERPER_FIRST_SEED", "0"))
 EVENTS: Final = 60
