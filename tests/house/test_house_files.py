@@ -91,7 +91,9 @@ def test_the_version_stands_in_one_place() -> None:
     version = CARGO["workspace"]["package"]["version"]
     assert "version" in PROJECT["project"]["dynamic"]
     for manifest in tracked("rust/*/Cargo.toml"):
-        assert tomllib.loads(manifest.read_text())["package"]["version"] == {"workspace": True}, shown(manifest)
+        content = tomllib.loads(manifest.read_text())
+        if "workspace" not in content:  # what is a workspace of its own is not released with ours
+            assert content["package"]["version"] == {"workspace": True}, shown(manifest)
     repeated = [shown(path) for path in tracked("src/*.py", "src/*.pyi", "rust/*.rs") if version in path.read_text()]
     assert repeated == []
     assert metadata.version("derper") == version, "installed from an older source: run make"
