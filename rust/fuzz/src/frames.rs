@@ -29,7 +29,10 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(world.ending(party) == Ending::Open, !read.has_ended);
     let census = world.check();
-    let packets = world.counter("packets_received") + world.counter("packets_forwarded_in");
+    let packets: u64 = ["packets_received_disco", "packets_received_other", "packets_forwarded_in"]
+        .map(|name| world.counter(name))
+        .iter()
+        .sum();
     let dropped: u64 = world.drops().iter().map(|drops| drops.packets).sum();
     let queued = (census.queued_disco + census.queued_other) as u64;
     assert_eq!(packets, world.counter("packets_sent") + dropped + queued, "each packet has one fate");
@@ -39,12 +42,12 @@ fuzz_target!(|data: &[u8]| {
 
 /// What an input says, read as plainly as can be.
 struct Read {
-    counts: [(&'static str, u64); 4],
+    counts: [(&'static str, u64); 5],
     has_ended: bool,
 }
 
 fn read(guest: Guest, mut bytes: &[u8]) -> Read {
-    let [mut sent, mut forwarded, mut pings, mut unknown] = [0; 4];
+    let [mut sent, mut disco, mut forwarded, mut pings, mut unknown] = [0; 5];
     let mut has_ended = false;
     while let [kind, a, b, c, d, rest @ ..] = bytes {
         let len = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
@@ -72,7 +75,11 @@ fn read(guest: Guest, mut bytes: &[u8]) -> Read {
         }
         let Some((payload, rest)) = rest.split_at_checked(len) else { break };
         match *kind {
-            0x04 => sent += 1,
+            0x04 => {
+                sent += 1;
+                let packet = &payload[32..];
+                disco += u64::from(packet.len() >= 62 && packet.starts_with(b"TS\xf0\x9f\x92\xac"));
+            }
             0x0a => forwarded += 1,
             0x12 => pings += 1,
             _ => {}
@@ -84,7 +91,8 @@ fn read(guest: Guest, mut bytes: &[u8]) -> Read {
         }
     }
     let counts = [
-        ("packets_received", sent),
+        ("packets_received_disco", disco),
+        ("packets_received_other", sent - disco),
         ("packets_forwarded_in", forwarded),
         ("got_ping", pings),
         ("unknown_frames", unknown),

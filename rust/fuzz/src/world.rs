@@ -1,26 +1,10 @@
 //! What the targets share: a small world, and how an input says what it is cut into.
 
 use relay::Settings;
-use relay::stepping::{Party, World};
+use relay::stepping::{Party, World, settings};
 
 pub fn world(shards: usize) -> World {
-    let settings = Settings {
-        shards,
-        queue_depth: 3,
-        mailbox: 2_000,
-        max_head: 1_024,
-        setup_timeout: 30_000,
-        login_timeout: 10_000,
-        write_timeout: 2_000,
-        mesh_write_timeout: 30_000,
-        link_write_timeout: 5_000,
-        verbose_drops: [].into(),
-        server_key: [0xee; 32],
-        mesh_max_keys: 8,
-        keep_alive: 60_000,
-        keep_alive_jitter: 0,
-    };
-    World::new(settings, 0)
+    World::new(Settings { mailbox: 2_000, max_head: 1_024, mesh_max_keys: 8, ..settings(shards) }, 0)
 }
 
 /// Says that a party's bytes come in pieces, as one byte of the input wants it.

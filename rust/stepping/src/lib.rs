@@ -1,7 +1,7 @@
 //! The stepping driver as Python's tests have it. Its types stand in `tests/switchboard/_stepping.pyi`.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 
 use pyo3::exceptions::PyAssertionError;
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use relay::seam::{Command, Event, Reason};
-use relay::stepping::{Ending, Guest, Party, World as Stepped};
+use relay::stepping::{Ending, Guest, Party, World as Stepped, settings};
 use relay::{Key, Settings};
 
 /// A data plane without sockets, threads or a clock, and everybody who is connected to it.
@@ -43,21 +43,15 @@ impl World {
         server_key: Key,
     ) -> PyResult<Self> {
         let settings = Settings {
-            shards,
             queue_depth,
             mailbox,
-            max_head: 4_096,
-            setup_timeout: 30_000,
-            login_timeout: 10_000,
             write_timeout,
             mesh_write_timeout,
             link_write_timeout,
             server_key,
-            mesh_max_keys: 1_000,
-            verbose_drops: HashSet::new(),
             keep_alive,
             keep_alive_jitter: 0,
-            rtt_interval: 0,
+            ..settings(shards)
         };
         held(|| Self(Stepped::new(settings, seed)))
     }

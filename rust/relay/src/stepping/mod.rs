@@ -388,6 +388,28 @@ impl World {
     }
 }
 
+/// Sizes and times as in production, but for a queue that is soon full.
+#[must_use]
+pub fn settings(shards: usize) -> Settings {
+    Settings {
+        shards,
+        queue_depth: 4,
+        mailbox: crate::MAILBOX,
+        max_head: 65_536,
+        setup_timeout: 30_000,
+        login_timeout: 10_000,
+        write_timeout: 2_000,
+        mesh_write_timeout: 30_000,
+        link_write_timeout: 5_000,
+        server_key: [0xee; 32],
+        mesh_max_keys: 1_000,
+        verbose_drops: [].into(),
+        rtt_interval: 0,
+        keep_alive: 60_000,
+        keep_alive_jitter: 5_000,
+    }
+}
+
 /// Who introduces itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Guest {

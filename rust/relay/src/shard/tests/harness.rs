@@ -1,6 +1,6 @@
 //! A world and the parties' side of TLS: what a client would say and hear.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::ClientConfig;
@@ -10,6 +10,7 @@ use rustls::{ClientConnection, RootCertStore};
 use crate::frame::{HEADER, KEY, Key};
 use crate::seam::{Event, Reason};
 use crate::shard::Settings;
+pub(super) use crate::stepping::settings;
 use crate::stepping::{Guest, Party, World, introduction};
 use crate::tls::Certificate;
 
@@ -74,26 +75,6 @@ pub(super) fn split(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
         bytes = rest;
     }
     (frames, bytes)
-}
-
-pub(super) fn settings(shards: usize) -> Settings {
-    Settings {
-        shards,
-        queue_depth: 4,
-        mailbox: crate::MAILBOX,
-        max_head: 65_536,
-        setup_timeout: 30_000,
-        login_timeout: 10_000,
-        write_timeout: 2_000,
-        mesh_write_timeout: 30_000,
-        link_write_timeout: 5_000,
-        server_key: [0xee; KEY],
-        mesh_max_keys: 1_000,
-        verbose_drops: HashSet::new(),
-        rtt_interval: 0,
-        keep_alive: 60_000,
-        keep_alive_jitter: 5_000,
-    }
 }
 
 /// A world, and the client's end of TLS where a party has one.
