@@ -32,9 +32,9 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 async def members(server: Server, count: int) -> dict[NodePublic, list[Member]]:
     """All members by key, once there are so many."""
     async with asyncio.timeout(SECONDS):
-        found = await server.plane.members()
+        found = await server.parts.plane.members()
         while len(found) != count:  # nothing tells of it but asking again
-            found = await server.plane.members()
+            found = await server.parts.plane.members()
     by_key: dict[NodePublic, list[Member]] = {}
     for member in found:
         by_key.setdefault(member.who().peer, []).append(member)
@@ -123,7 +123,7 @@ async def test_more_members_than_are_looked_at_in_one_tick_are_all_told_of_once(
 async def test_reports_that_are_asked_for_together_are_each_whole(server: Server) -> None:
     keys = {(await Client.log_in(server)).key for _ in range(3)}
     await members(server, 3)
-    for report in await asyncio.gather(*(server.plane.members() for _ in range(5))):
+    for report in await asyncio.gather(*(server.parts.plane.members() for _ in range(5))):
         assert {member.who().peer for member in report} == keys
 
 
@@ -132,7 +132,7 @@ async def test_frames_for_a_key_reach_all_its_connections_and_nobody_else(server
     twins = [await Client.log_in(server, private=private) for _ in range(2)]
     other = await Client.log_in(server)
     await members(server, 3)
-    server.plane.write_to(twins[0].key, TEXT + TEXT)
+    server.parts.plane.write_to(twins[0].key, TEXT + TEXT)
     for twin in twins:
         for _ in range(2):
             assert Health.from_payload((await twin.next_frame()).payload).problem == "the relay is about to be moved"
@@ -144,11 +144,11 @@ async def test_frames_for_all_reach_every_client_and_no_mesh_peer_unless_asked(s
     node = await Client.log_in(server, mesh_key=MESH_KEY)
     told = await members(server, 101)
     assert [member.is_mesh_peer for member in told[node.key]] == [True]
-    server.plane.write_all(TEXT)
+    server.parts.plane.write_all(TEXT)
     for client in clients:
         assert (await client.next_frame()).type == Health.TYPE
     await fence(node)
-    server.plane.write_all(TEXT, spare_mesh_peers=False)
+    server.parts.plane.write_all(TEXT, spare_mesh_peers=False)
     assert (await node.next_frame()).type == Health.TYPE
 
 
@@ -157,7 +157,7 @@ async def test_a_key_that_is_closed_gets_its_last_words_on_every_connection(serv
     twins = [await Client.log_in(server, private=private) for _ in range(2)]
     other = await Client.log_in(server)
     await members(server, 3)
-    server.plane.close_key(twins[0].key, "revoked", "no longer on the list", frames=TEXT)
+    server.parts.plane.close_key(twins[0].key, "revoked", "no longer on the list", frames=TEXT)
     for twin in twins:
         assert await ended(twin) == TEXT
     assert set(await members(server, 1)) == {other.key}
@@ -167,13 +167,13 @@ async def test_a_key_that_is_closed_gets_its_last_words_on_every_connection(serv
 async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    switch = server.plane.switch
+    switch = server.parts.plane.switch
 
     def switch_and_close(conn: int, presence: PeerPresent, **login: Any) -> None:  # noqa: ANN401  passed on
         switch(conn, presence, **login)
-        server.plane.close_key(presence.peer, "revoked")
+        server.parts.plane.close_key(presence.peer, "revoked")
 
-    monkeypatch.setattr(server.plane, "switch", switch_and_close)
+    monkeypatch.setattr(server.parts.plane, "switch", switch_and_close)
     for _ in range(20):
         await ended(await Client.log_in(server))
     await members(server, 0)
@@ -184,18 +184,18 @@ async def test_all_clients_are_told_and_closed_and_mesh_peers_stay(server: Serve
     node = await Client.log_in(server, mesh_key=MESH_KEY)
     await members(server, 101)
     last = Restarting(1_000, 5_000).encode()
-    server.plane.close_all("draining", frames=last)
+    server.parts.plane.close_all("draining", frames=last)
     for client in clients:
         assert await ended(client) == last
     assert set(await members(server, 1)) == {node.key}
-    server.plane.close_all("draining", spare_mesh_peers=False)
+    server.parts.plane.close_all("draining", spare_mesh_peers=False)
     assert await ended(node) == b""
 
 
 async def test_a_report_that_nobody_waits_for_any_more_disturbs_nothing(server: Server) -> None:
     await Client.log_in(server)
     await members(server, 1)
-    task = asyncio.create_task(server.plane.members())
+    task = asyncio.create_task(server.parts.plane.members())
     await asyncio.sleep(0)
     task.cancel()
-    assert len(await server.plane.members()) == 1
+    assert len(await server.parts.plane.members()) == 1
