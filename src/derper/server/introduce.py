@@ -177,7 +177,7 @@ class Introducer:
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = admitted.presence(remote, not_ideal=guest.not_ideal)
         self._plane.switch(
-            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, presence=presence, first=admitted.answer
+            event.conn, presence, mesh_peer=admitted.mesh_peer, version=admitted.version, first=admitted.answer
         )
 
     def _say_goodbye(self, event: Closed) -> None:
