@@ -5,6 +5,7 @@ is an event from here and a command back; afterwards it is heard of once more, w
 batches, never a call per packet. Read `events`, then `plane`.
 """
 
+from derper.dataplane.certificate import Certificate, Serves
 from derper.dataplane.events import (
     AcceptFailed,
     Closed,
@@ -19,11 +20,13 @@ from derper.dataplane.events import (
     Head,
     HeadTooLarge,
     Linked,
+    Local,
     Notice,
     Remote,
     StunFailed,
     Switched,
     Totals,
+    Unserved,
 )
 from derper.dataplane.plane import Audit, Census, DataPlane, Drops, PlaneSettings, Rate, Spread
 
@@ -31,6 +34,7 @@ __all__ = [
     "AcceptFailed",
     "Audit",
     "Census",
+    "Certificate",
     "Closed",
     "Conn",
     "Connected",
@@ -45,12 +49,15 @@ __all__ = [
     "Head",
     "HeadTooLarge",
     "Linked",
+    "Local",
     "Notice",
     "PlaneSettings",
     "Rate",
     "Remote",
+    "Serves",
     "Spread",
     "StunFailed",
     "Switched",
     "Totals",
+    "Unserved",
 ]

@@ -7,12 +7,13 @@ of the loop; the events that a command causes come in a later turn, never from w
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from derper.dataplane import _native
+from derper.dataplane.certificate import Certificate
 from derper.dataplane.events import Conn, Event, event_from
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
@@ -151,13 +152,13 @@ class DataPlane:
         """
         self._native.serve_stun(sock.fileno(), any_client)
 
-    def set_certificates(self, certificates: list[tuple[str | None, list[bytes], bytes]]) -> None:
-        """Serve these from the next handshake on: server name (None: any or none), chain and private key in DER.
+    def set_certificates(self, certificates: Iterable[Certificate]) -> None:
+        """Serve these and no others from the next handshake on; open connections keep what they have.
 
         Raises:
             ValueError: a key that TLS cannot use or that is not its certificate's.
         """
-        self._native.set_certificates(certificates)
+        self._native.set_certificates([_certificate(certificate) for certificate in certificates])
 
     def write(self, conn: Conn, data: bytes, *, tell_drained: bool = False) -> None:
         """Queue bytes; of a switched connection, whole frames."""
@@ -184,8 +185,17 @@ class DataPlane:
         self._native.await_body(conn, length)
         self._will_flush()
 
+    def stream(self, conn: Conn) -> None:
+        """Hand over whatever comes on a parked connection, until it ends; `consumed` asks for more.
+
+        No deadline holds any more, in either direction. The peer's end of its sending side ends the connection:
+        `Closed` with the code `eof`.
+        """
+        self._native.stream(conn)
+        self._will_flush()
+
     def consumed(self, conn: Conn, length: int) -> None:
-        """Say that so many bytes of a body were used; at most 64 KiB are ahead of this."""
+        """Say that so many bytes of a body or of a stream were used; at most 64 KiB are ahead of this."""
         self._native.consumed(conn, length)
         self._will_flush()
 
@@ -271,6 +281,12 @@ class DataPlane:
         self._flush_is_due = False
         if self._loop is not None:
             self._native.flush()
+
+
+def _certificate(certificate: Certificate) -> _native.Certificate:
+    how, subject = certificate.serves.how, certificate.serves.subject
+    name, ip = (subject, None) if isinstance(subject, str) else (None, subject)
+    return how, name, ip, list(certificate.chain), certificate.key
 
 
 def _milliseconds(seconds: float) -> int:

@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from derper import log
 from derper._version import version
 from derper.config import Config, ListenAddress
-from derper.dataplane import DataPlane, PlaneSettings, Rate
+from derper.dataplane import Certificate, DataPlane, PlaneSettings, Rate, Serves
 from derper.errors import ConfigError
 from derper.server import certificates, pages, rates
 from derper.server.debug import DebugPages
@@ -113,7 +113,8 @@ def certify(plane: DataPlane, config: Config, identity: Identity) -> None:
     """Give the data plane the certificate that was set up by hand, and tell its pin."""
     certificate = certificates.load_manual(config.tls, identity.public, datetime.now(UTC))
     try:
-        plane.set_certificates([(certificate.sni, list(certificate.chain), certificate.key)])
+        serves = Serves.any_client() if certificate.sni is None else Serves.name(certificate.sni)
+        plane.set_certificates([Certificate(serves, certificate.chain, certificate.key)])
     except ValueError as error:
         raise ConfigError(f"the certificate for -hostname={config.tls.hostname} cannot be served: {error}") from error
     node = certificates.derp_map_node(config.tls, certificate)

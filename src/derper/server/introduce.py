@@ -28,6 +28,7 @@ from derper.dataplane import (
     Remote,
     StunFailed,
     Switched,
+    Unserved,
 )
 from derper.errors import ProtocolError
 from derper.protocol.frames import Endpoint
@@ -211,5 +212,7 @@ def _take_notice(event: Notice) -> None:
             _log.error("cannot accept connections, trying again in a second", reason=event.error)
         case StunFailed():
             _log.error("cannot read STUN requests, going on", reason=event.error)
+        case Unserved():
+            _log.info("no certificate for a client", name=event.name, local=event.local)
         case Dropped():
             _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)

@@ -6,9 +6,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use rustls::ServerConfig;
-
 use crate::bucket::Rate;
+use crate::certificates::CertificateStore;
 use crate::conn::Conn;
 use crate::frame::Key;
 use crate::id::ConnId;
@@ -80,7 +79,7 @@ pub(crate) struct Port<S> {
 /// What all shards share.
 pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) certificates: Arc<CertificateStore>,
     pub(crate) switchboard: Switchboard,
     /// How much is read from each client; `None`: as much as it sends.
     pub(crate) client_rate: RwLock<Option<Rate>>,
@@ -91,7 +90,7 @@ pub(crate) struct Shared<S> {
 }
 
 impl<S> Shared<S> {
-    pub(crate) fn new(settings: Settings, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+    pub(crate) fn new(settings: Settings, certificates: Arc<CertificateStore>) -> std::io::Result<Self> {
         let ports = (0..settings.shards)
             .map(|_| {
                 Ok(Port {
@@ -106,7 +105,7 @@ impl<S> Shared<S> {
         let switchboard = Switchboard::new(settings.shards);
         Ok(Self {
             settings,
-            tls,
+            certificates,
             switchboard,
             client_rate: RwLock::default(),
             is_rate_limited: AtomicBool::new(false),

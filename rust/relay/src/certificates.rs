@@ -1,0 +1,210 @@
+//! Which certificate a TLS client gets (`docs/protocol/tls.md`), and what was asked for in vain.
+//!
+//! Every certificate has TLS configurations of its own, made when it is set: a connection is given one of them, and
+//! keeps it whatever is set later.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, ResolvesServerCertUsingSni};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use crate::hello::{ACME_TLS_1, HTTP_1_1, Hello, Offer, Wanted};
+use crate::tls::{TlsError, VERSIONS, provider};
+
+/// How long it is not told again that a certificate is missing.
+const SILENCE_MS: u64 = 1_000;
+/// Missing certificates that are told of in that time: a flood of names costs no more than this.
+const MOST_MISSING: usize = 64;
+
+/// Whom a certificate is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Serves {
+    /// Clients that ask for this name, in letters of either case.
+    Name(String),
+    /// Every client for which there is no better one.
+    Any,
+    /// Clients that reached us at this address, and ask for no name or for the address.
+    LocalIp(IpAddr),
+    /// The check of an ACME server that this name is ours, over TLS (RFC 8737).
+    Challenge(String),
+}
+
+/// A certificate as Python hands it over.
+pub struct Certificate {
+    /// Whom it is for.
+    pub serves: Serves,
+    /// DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// The leaf's private key: PKCS#8, SEC1 or PKCS#1 DER.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("serves", &self.serves).finish_non_exhaustive()
+    }
+}
+
+/// A certificate that a client wanted and that there is not: for this name, or for none at this address of ours.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Missing {
+    /// In lower case.
+    pub name: Option<String>,
+    /// Where the client reached us.
+    pub local: IpAddr,
+}
+
+/// What a client gets.
+pub(crate) enum Choice {
+    /// A session made of this.
+    Serve(Arc<ServerConfig>),
+    /// Nothing; if this was not said a moment ago, for want of that.
+    Refuse(Option<Missing>),
+}
+
+/// One certificate's configurations.
+struct Served {
+    http: Arc<ServerConfig>,
+    /// For clients that would speak HTTP/2 and nothing else: nothing is agreed on, and they may try HTTP/1.1.
+    bare: Arc<ServerConfig>,
+}
+
+impl Served {
+    fn to(&self, offer: Offer) -> Arc<ServerConfig> {
+        // Other protocols alone are refused by rustls, as they are by the reference.
+        Arc::clone(if offer.h2 && !offer.http { &self.bare } else { &self.http })
+    }
+}
+
+/// The certificates in force, replaced as a whole while connections come in.
+#[derive(Default)]
+struct Certificates {
+    any: Option<Served>,
+    by_name: HashMap<String, Served>,
+    by_ip: HashMap<IpAddr, Served>,
+    challenges: HashMap<String, Arc<ServerConfig>>,
+}
+
+impl Certificates {
+    fn choose(&self, hello: &Hello, local: IpAddr) -> Option<Arc<ServerConfig>> {
+        if let (true, Wanted::Name(name)) = (hello.offer.challenge, &hello.wanted)
+            && let Some(challenge) = self.challenges.get(name)
+        {
+            return Some(Arc::clone(challenge));
+        }
+        let fits = match &hello.wanted {
+            Wanted::Name(name) => self.by_name.get(name),
+            Wanted::Ip(ip) if *ip != local => None,
+            Wanted::Ip(_) | Wanted::Anybody => self.by_ip.get(&local),
+        };
+        Some(fits.or(self.any.as_ref())?.to(hello.offer))
+    }
+}
+
+/// Which certificate a client gets; the handle through which Python swaps them.
+pub struct CertificateStore {
+    current: RwLock<Certificates>,
+    /// What was told to be missing, and when.
+    missing: Mutex<HashMap<Missing, u64>>,
+    provider: Arc<CryptoProvider>,
+    /// Serves nobody: tells a client what is wrong with its first message.
+    judge: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for CertificateStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateStore").finish_non_exhaustive()
+    }
+}
+
+impl CertificateStore {
+    /// Serves nobody yet.
+    pub(crate) fn new() -> Result<Self, TlsError> {
+        let provider = provider();
+        let judge = server_config(&provider, Arc::new(ResolvesServerCertUsingSni::new()), &[])?;
+        Ok(Self { current: RwLock::default(), missing: Mutex::default(), provider, judge })
+    }
+
+    /// Serves these certificates, and no others, from the next handshake on.
+    ///
+    /// # Errors
+    /// A sentence: a key of a kind that TLS does not know, or one that does not belong to its certificate.
+    pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), String> {
+        let mut next = Certificates::default();
+        for Certificate { serves, chain, key } in certificates {
+            let chain = chain.into_iter().map(CertificateDer::from).collect();
+            let key = PrivateKeyDer::try_from(key).map_err(str::to_owned)?;
+            let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
+            let certified = CertifiedKey::new(chain, key);
+            certified.keys_match().map_err(|error| error.to_string())?;
+            let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(certified));
+            let config = |protocols: &[&[u8]]| {
+                server_config(&self.provider, Arc::clone(&resolver), protocols).map_err(|e| e.to_string())
+            };
+            if let Serves::Challenge(name) = serves {
+                next.challenges.insert(name.to_ascii_lowercase(), config(&[ACME_TLS_1])?);
+                continue;
+            }
+            let served = Served { http: config(&[HTTP_1_1])?, bare: config(&[])? };
+            match serves {
+                Serves::Name(name) => drop(next.by_name.insert(name.to_ascii_lowercase(), served)),
+                Serves::LocalIp(ip) => drop(next.by_ip.insert(ip.to_canonical(), served)),
+                Serves::Any | Serves::Challenge(_) => next.any = Some(served),
+            }
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// What a client gets that reached us at this address.
+    pub(crate) fn choose(&self, hello: Hello, local: IpAddr, now: u64) -> Choice {
+        let chosen = self.current.read().unwrap_or_else(PoisonError::into_inner).choose(&hello, local);
+        if let Some(config) = chosen {
+            return Choice::Serve(config);
+        }
+        let name = match hello.wanted {
+            Wanted::Name(name) => Some(name),
+            // What is at another address is not ours.
+            Wanted::Ip(ip) if ip != local => return Choice::Refuse(None),
+            Wanted::Ip(_) | Wanted::Anybody => None,
+        };
+        let missing = Missing { name, local };
+        let mut told = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now < *at + SILENCE_MS);
+        // Names are a client's choice, addresses are not: these are always told of.
+        let is_known = told.contains_key(&missing) || (missing.name.is_some() && told.len() >= MOST_MISSING);
+        if is_known {
+            return Choice::Refuse(None);
+        }
+        told.insert(missing.clone(), now);
+        Choice::Refuse(Some(missing))
+    }
+
+    /// For a client whose first message cannot be understood.
+    pub(crate) fn judge(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.judge)
+    }
+}
+
+/// How sessions are made: TLS 1.2 and 1.3, no tickets.
+fn server_config(
+    provider: &Arc<CryptoProvider>,
+    resolver: Arc<dyn ResolvesServerCert>,
+    protocols: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(VERSIONS)?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    // Clients of a relay keep no tickets, and making them costs 12 µs a handshake.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}

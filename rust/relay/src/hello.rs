@@ -1,0 +1,186 @@
+//! A TLS client's first message, read as far as the choice of a certificate needs.
+//!
+//! rustls tells whoever chooses nothing of names that are IP addresses, nor which connection it is about; so the choice
+//! is made before rustls sees the connection. It checks the message again: what is not understood here is its to judge.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use rustls::pki_types::ServerName;
+
+/// A record's header: type, version, length.
+const RECORD_HEADER: usize = 5;
+const HANDSHAKE: u8 = 22;
+/// A handshake message's header: type, length.
+const MESSAGE_HEADER: usize = 4;
+const CLIENT_HELLO: u8 = 1;
+const SERVER_NAME: u16 = 0;
+const HOST_NAME: u8 = 0;
+const ALPN: u16 = 16;
+
+/// ALPN's names (RFC 7301, 8737).
+pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
+pub(crate) const ACME_TLS_1: &[u8] = b"acme-tls/1";
+const H2: &[u8] = b"h2";
+
+/// Whom a client wants.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Wanted {
+    /// It does not say.
+    #[default]
+    Anybody,
+    /// A DNS name, in lower case.
+    Name(String),
+    /// An address where a name belongs.
+    Ip(IpAddr),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anybody => f.write_str("for a client that names nobody"),
+            Self::Name(name) => write!(f, "for {name}"),
+            Self::Ip(ip) => write!(f, "for {ip}"),
+        }
+    }
+}
+
+/// What a client offers to speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Offer {
+    pub(crate) http: bool,
+    pub(crate) h2: bool,
+    pub(crate) challenge: bool,
+}
+
+/// A client's first message.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Hello {
+    pub(crate) wanted: Wanted,
+    pub(crate) offer: Offer,
+}
+
+/// What the first bytes of a connection are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// The beginning of a first message, as far as it goes.
+    Part,
+    /// All of it.
+    Whole(Hello),
+    /// Something else, or nothing that can be understood.
+    Strange,
+}
+
+/// Reads the first bytes of a connection.
+pub(crate) fn hear(bytes: &[u8]) -> Heard {
+    match message(bytes) {
+        Ok(Some(message)) => parse(&message).map_or(Heard::Strange, Heard::Whole),
+        Ok(None) => Heard::Part,
+        Err(Strange) => Heard::Strange,
+    }
+}
+
+struct Strange;
+
+/// The first handshake message without its header, out of the records that it was cut into, once it is whole.
+fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Strange> {
+    let (mut pieces, mut there) = (Vec::new(), 0);
+    let mut header = [0; MESSAGE_HEADER];
+    loop {
+        if bytes.first().is_some_and(|kind| *kind != HANDSHAKE) {
+            return Err(Strange);
+        }
+        let Some((record, rest)) = bytes.split_at_checked(RECORD_HEADER) else { return Ok(None) };
+        let len = usize::from(u16::from_be_bytes([record[3], record[4]]));
+        let piece = &rest[..len.min(rest.len())];
+        for (at, byte) in (there..MESSAGE_HEADER).zip(piece) {
+            header[at] = *byte;
+        }
+        pieces.push(piece);
+        there += piece.len();
+        if there > 0 && header[0] != CLIENT_HELLO {
+            return Err(Strange);
+        }
+        let whole = MESSAGE_HEADER + u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
+        if there >= MESSAGE_HEADER && there >= whole {
+            let mut message = pieces.concat();
+            message.truncate(whole);
+            return Ok(Some(message.split_off(MESSAGE_HEADER)));
+        }
+        let Some(next) = rest.get(len..) else { return Ok(None) };
+        bytes = next;
+    }
+}
+
+/// Reads a ClientHello (RFC 8446, 4.1.2).
+fn parse(message: &[u8]) -> Option<Hello> {
+    let mut rest = message;
+    take(&mut rest, 2 + 32)?; // version, random
+    vector(&mut rest, 1)?; // session
+    vector(&mut rest, 2)?; // cipher suites
+    vector(&mut rest, 1)?; // compression
+    let mut hello = Hello::default();
+    if rest.is_empty() {
+        return Some(hello);
+    }
+    let mut extensions = vector(&mut rest, 2)?;
+    while !extensions.is_empty() {
+        let kind = number(&mut extensions, 2)?;
+        let content = vector(&mut extensions, 2)?;
+        match u16::try_from(kind) {
+            Ok(SERVER_NAME) => hello.wanted = wanted(content)?,
+            Ok(ALPN) => hello.offer = offer(content)?,
+            _ => {}
+        }
+    }
+    Some(hello)
+}
+
+/// Reads `server_name` (RFC 6066, 3).
+fn wanted(mut content: &[u8]) -> Option<Wanted> {
+    let mut names = vector(&mut content, 2)?;
+    while !names.is_empty() {
+        let kind = number(&mut names, 1)?;
+        let name = vector(&mut names, 2)?;
+        if kind == usize::from(HOST_NAME) {
+            return match ServerName::try_from(name).ok()? {
+                ServerName::DnsName(name) => Some(Wanted::Name(name.as_ref().to_ascii_lowercase())),
+                ServerName::IpAddress(ip) => Some(Wanted::Ip(IpAddr::from(ip).to_canonical())),
+                _ => None,
+            };
+        }
+    }
+    None
+}
+
+/// Reads `application_layer_protocol_negotiation` (RFC 7301, 3.1).
+fn offer(mut content: &[u8]) -> Option<Offer> {
+    let mut protocols = vector(&mut content, 2)?;
+    let mut offer = Offer::default();
+    while !protocols.is_empty() {
+        match vector(&mut protocols, 1)? {
+            HTTP_1_1 => offer.http = true,
+            H2 => offer.h2 = true,
+            ACME_TLS_1 => offer.challenge = true,
+            _ => {}
+        }
+    }
+    Some(offer)
+}
+
+fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (front, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(front)
+}
+
+/// A number of so many bytes, at most four.
+fn number(bytes: &mut &[u8], len: usize) -> Option<usize> {
+    Some(take(bytes, len)?.iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
+}
+
+/// Bytes behind their length, itself of so many bytes.
+fn vector<'a>(bytes: &mut &'a [u8], length_len: usize) -> Option<&'a [u8]> {
+    let len = number(bytes, length_len)?;
+    take(bytes, len)
+}
