@@ -59,7 +59,7 @@ def test_sighup_lifts_the_limit_from_who_waits_for_it(tmp_path: Path) -> None:
         limits(file)
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
-        server.logged("rate limits reloaded", mark)
+        server.logged("reloaded", mark)
         assert [receiver.packet().packet[0] for _ in range(39)] == list(range(1, 40))
 
 
@@ -69,7 +69,7 @@ def test_a_bad_file_at_sighup_is_told_and_the_old_limit_stays(tmp_path: Path) ->
         file.write_text("{")
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
-        server.logged("old rate limits stay", mark)
+        server.logged("not reloaded, the old one stays", mark)
         with Client.join(server.door) as sender, Client.join(server.door) as receiver:
             assert relayed(sender, receiver, 20) >= (20 * PACKET - rates.SMALLEST_BURST) / RATE * 0.95
 

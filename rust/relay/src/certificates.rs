@@ -1,7 +1,7 @@
 //! Which certificate a TLS client gets (`docs/protocol/tls.md`), and what was asked for in vain.
 //!
-//! Every certificate has TLS configurations of its own, made when it is set: a connection is given one of them, and
-//! keeps it whatever is set later.
+//! Every certificate has a TLS configuration of its own, made when it is set: a connection is given one of them, and keeps
+//! it whatever is set later.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,9 +14,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, ResolvesServerCertUsingSni};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
-use crate::hello::{ACME_TLS_1, HTTP_1_1, Hello, Offer, Wanted};
+use crate::hello::{ACME_TLS_1, Hello, Wanted};
 use crate::tls::{TlsError, VERSIONS, provider};
 
+/// What we speak, in ALPN's words (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
 /// How long it is not told again that a certificate is missing.
 const SILENCE_MS: u64 = 1_000;
 /// Missing certificates that are told of in that time: a flood of names costs no more than this.
@@ -68,32 +70,18 @@ pub(crate) enum Choice {
     Refuse(Option<Missing>),
 }
 
-/// One certificate's configurations.
-struct Served {
-    http: Arc<ServerConfig>,
-    /// For clients that would speak HTTP/2 and nothing else: nothing is agreed on, and they may try HTTP/1.1.
-    bare: Arc<ServerConfig>,
-}
-
-impl Served {
-    fn to(&self, offer: Offer) -> Arc<ServerConfig> {
-        // Other protocols alone are refused by rustls, as they are by the reference.
-        Arc::clone(if offer.h2 && !offer.http { &self.bare } else { &self.http })
-    }
-}
-
 /// The certificates in force, replaced as a whole while connections come in.
 #[derive(Default)]
 struct Certificates {
-    any: Option<Served>,
-    by_name: HashMap<String, Served>,
-    by_ip: HashMap<IpAddr, Served>,
+    any: Option<Arc<ServerConfig>>,
+    by_name: HashMap<String, Arc<ServerConfig>>,
+    by_ip: HashMap<IpAddr, Arc<ServerConfig>>,
     challenges: HashMap<String, Arc<ServerConfig>>,
 }
 
 impl Certificates {
     fn choose(&self, hello: &Hello, local: IpAddr) -> Option<Arc<ServerConfig>> {
-        if let (true, Wanted::Name(name)) = (hello.offer.challenge, &hello.wanted)
+        if let (true, Wanted::Name(name)) = (hello.offers_challenge, &hello.wanted)
             && let Some(challenge) = self.challenges.get(name)
         {
             return Some(Arc::clone(challenge));
@@ -103,7 +91,7 @@ impl Certificates {
             Wanted::Ip(ip) if *ip != local => None,
             Wanted::Ip(_) | Wanted::Anybody => self.by_ip.get(&local),
         };
-        Some(fits.or(self.any.as_ref())?.to(hello.offer))
+        fits.or(self.any.as_ref()).cloned()
     }
 }
 
@@ -127,7 +115,7 @@ impl CertificateStore {
     /// Serves nobody yet.
     pub(crate) fn new() -> Result<Self, TlsError> {
         let provider = provider();
-        let judge = server_config(&provider, Arc::new(ResolvesServerCertUsingSni::new()), &[])?;
+        let judge = server_config(&provider, Arc::new(ResolvesServerCertUsingSni::new()), HTTP_1_1)?;
         Ok(Self { current: RwLock::default(), missing: Mutex::default(), provider, judge })
     }
 
@@ -143,19 +131,15 @@ impl CertificateStore {
             let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
             let certified = CertifiedKey::new(chain, key);
             certified.keys_match().map_err(|error| error.to_string())?;
-            let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(certified));
-            let config = |protocols: &[&[u8]]| {
-                server_config(&self.provider, Arc::clone(&resolver), protocols).map_err(|e| e.to_string())
-            };
-            if let Serves::Challenge(name) = serves {
-                next.challenges.insert(name.to_ascii_lowercase(), config(&[ACME_TLS_1])?);
-                continue;
-            }
-            let served = Served { http: config(&[HTTP_1_1])?, bare: config(&[])? };
+            // A client that offers other protocols alone is refused (RFC 7301, 3.2); one that offers none is not.
+            let protocol = if matches!(serves, Serves::Challenge(_)) { ACME_TLS_1 } else { HTTP_1_1 };
+            let resolver = Arc::new(SingleCertAndKey::from(certified));
+            let config = server_config(&self.provider, resolver, protocol).map_err(|e| e.to_string())?;
             match serves {
-                Serves::Name(name) => drop(next.by_name.insert(name.to_ascii_lowercase(), served)),
-                Serves::LocalIp(ip) => drop(next.by_ip.insert(ip.to_canonical(), served)),
-                Serves::Any | Serves::Challenge(_) => next.any = Some(served),
+                Serves::Any => next.any = Some(config),
+                Serves::Name(name) => drop(next.by_name.insert(name.to_ascii_lowercase(), config)),
+                Serves::LocalIp(ip) => drop(next.by_ip.insert(ip.to_canonical(), config)),
+                Serves::Challenge(name) => drop(next.challenges.insert(name.to_ascii_lowercase(), config)),
             }
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
@@ -196,13 +180,13 @@ impl CertificateStore {
 fn server_config(
     provider: &Arc<CryptoProvider>,
     resolver: Arc<dyn ResolvesServerCert>,
-    protocols: &[&[u8]],
+    protocol: &[u8],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)?
         .with_no_client_auth()
         .with_cert_resolver(resolver);
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    config.alpn_protocols = vec![protocol.to_vec()];
     // Clients of a relay keep no tickets, and making them costs 12 µs a handshake.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -18,10 +18,8 @@ const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const ALPN: u16 = 16;
 
-/// ALPN's names (RFC 7301, 8737).
-pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
+/// What an ACME server offers to speak that checks a name (RFC 8737).
 pub(crate) const ACME_TLS_1: &[u8] = b"acme-tls/1";
-const H2: &[u8] = b"h2";
 
 /// Whom a client wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -45,19 +43,12 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// What a client offers to speak.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Offer {
-    pub(crate) http: bool,
-    pub(crate) h2: bool,
-    pub(crate) challenge: bool,
-}
-
 /// A client's first message.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Hello {
     pub(crate) wanted: Wanted,
-    pub(crate) offer: Offer,
+    /// Whether [`ACME_TLS_1`] is among what it offers to speak.
+    pub(crate) offers_challenge: bool,
 }
 
 /// What the first bytes of a connection are.
@@ -129,7 +120,7 @@ fn parse(message: &[u8]) -> Option<Hello> {
         let content = vector(&mut extensions, 2)?;
         match u16::try_from(kind) {
             Ok(SERVER_NAME) => hello.wanted = wanted(content)?,
-            Ok(ALPN) => hello.offer = offer(content)?,
+            Ok(ALPN) => hello.offers_challenge = offers_challenge(content)?,
             _ => {}
         }
     }
@@ -154,18 +145,13 @@ fn wanted(mut content: &[u8]) -> Option<Wanted> {
 }
 
 /// Reads `application_layer_protocol_negotiation` (RFC 7301, 3.1).
-fn offer(mut content: &[u8]) -> Option<Offer> {
+fn offers_challenge(mut content: &[u8]) -> Option<bool> {
     let mut protocols = vector(&mut content, 2)?;
-    let mut offer = Offer::default();
+    let mut found = false;
     while !protocols.is_empty() {
-        match vector(&mut protocols, 1)? {
-            HTTP_1_1 => offer.http = true,
-            H2 => offer.h2 = true,
-            ACME_TLS_1 => offer.challenge = true,
-            _ => {}
-        }
+        found |= vector(&mut protocols, 1)? == ACME_TLS_1;
     }
-    Some(offer)
+    Some(found)
 }
 
 fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {

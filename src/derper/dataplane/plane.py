@@ -283,7 +283,7 @@ class DataPlane:
             self._native.flush()
 
 
-def _certificate(certificate: Certificate) -> _native.Certificate:
+def _certificate(certificate: Certificate) -> "_native.Certificate":
     how, subject = certificate.serves.how, certificate.serves.subject
     name, ip = (subject, None) if isinstance(subject, str) else (None, subject)
     return how, name, ip, list(certificate.chain), certificate.key
