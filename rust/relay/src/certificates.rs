@@ -192,3 +192,134 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use super::{Certificate, CertificateStore, Choice, MOST_MISSING, Missing, SILENCE_MS, Serves};
+    use crate::hello::{Hello, Wanted};
+
+    fn store(serves: &[Serves]) -> CertificateStore {
+        let store = CertificateStore::new().expect("a store");
+        set(&store, serves);
+        store
+    }
+
+    fn set(store: &CertificateStore, serves: &[Serves]) {
+        let made = serves.iter().map(|serves| {
+            let own = rcgen::generate_simple_self_signed(["relay.test".to_owned()]).expect("a certificate");
+            let (chain, key) = (vec![own.cert.der().to_vec()], own.signing_key.serialize_der());
+            Certificate { serves: serves.clone(), chain, key }
+        });
+        store.replace(made.collect()).expect("good certificates");
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn name(name: &str) -> Wanted {
+        Wanted::Name(name.to_owned())
+    }
+
+    const LOCAL: &str = "192.0.2.1";
+
+    /// The protocol of what is served, or none for a refusal.
+    fn served(store: &CertificateStore, wanted: &Wanted, offers_challenge: bool) -> Option<Vec<u8>> {
+        match store.choose(Hello { wanted: wanted.clone(), offers_challenge }, ip(LOCAL), 0) {
+            Choice::Serve(config) => Some(config.alpn_protocols.concat()),
+            Choice::Refuse(_) => None,
+        }
+    }
+
+    fn missing(store: &CertificateStore, wanted: Wanted, local: &str, now: u64) -> Option<Missing> {
+        match store.choose(Hello { wanted, offers_challenge: false }, ip(local), now) {
+            Choice::Serve(_) => panic!("served"),
+            Choice::Refuse(missing) => missing,
+        }
+    }
+
+    #[test]
+    fn a_name_is_served_to_who_asks_for_it_and_nobody_else() {
+        let store = store(&[Serves::Name("Relay.Test".into())]);
+        assert!(served(&store, &name("relay.test"), false).is_some());
+        for wanted in [name("other.test"), name("a.relay.test"), Wanted::Anybody, Wanted::Ip(ip(LOCAL))] {
+            assert!(served(&store, &wanted, false).is_none(), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_any_client_is_served_where_no_other_is() {
+        let store = store(&[Serves::Any]);
+        for wanted in [name("other.test"), Wanted::Anybody, Wanted::Ip(ip(LOCAL)), Wanted::Ip(ip("::9"))] {
+            assert!(served(&store, &wanted, false).is_some(), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_served_to_who_reached_it_and_names_nobody_or_the_address() {
+        let store = store(&[Serves::LocalIp(ip("::ffff:192.0.2.1")), Serves::LocalIp(ip("192.0.2.2"))]);
+        assert!(served(&store, &Wanted::Anybody, false).is_some());
+        assert!(served(&store, &Wanted::Ip(ip(LOCAL)), false).is_some());
+        assert!(served(&store, &Wanted::Ip(ip("192.0.2.2")), false).is_none());
+        assert!(served(&store, &name("relay.test"), false).is_none());
+        assert!(missing(&store, Wanted::Anybody, "192.0.2.3", 0).is_some());
+    }
+
+    #[test]
+    fn a_challenge_is_served_to_who_offers_its_protocol_and_asks_for_its_name() {
+        let name_alone = store(&[Serves::Name("relay.test".into())]);
+        assert_eq!(served(&name_alone, &name("relay.test"), true), Some(b"http/1.1".to_vec()));
+        let both = store(&[Serves::Name("relay.test".into()), Serves::Challenge("Relay.test".into())]);
+        assert_eq!(served(&both, &name("relay.test"), true), Some(b"acme-tls/1".to_vec()));
+        assert_eq!(served(&both, &name("relay.test"), false), Some(b"http/1.1".to_vec()));
+        assert_eq!(served(&both, &name("other.test"), true), None);
+        let challenge_alone = store(&[Serves::Challenge("relay.test".into())]);
+        assert_eq!(served(&challenge_alone, &name("relay.test"), false), None);
+    }
+
+    #[test]
+    fn certificates_are_replaced_as_a_whole_and_what_was_given_stays() {
+        let store = store(&[Serves::Any]);
+        let hello = Hello::default();
+        let Choice::Serve(given) = store.choose(hello, ip(LOCAL), 0) else { panic!("refused") };
+        set(&store, &[Serves::Name("relay.test".into())]);
+        assert!(served(&store, &Wanted::Anybody, false).is_none());
+        assert_eq!(Arc::strong_count(&given), 1, "nobody but its connection holds it");
+    }
+
+    #[test]
+    fn a_missing_certificate_is_told_of_once_a_second() {
+        let store = store(&[]);
+        let wanted = Missing { name: Some("relay.test".into()), local: ip(LOCAL) };
+        assert_eq!(missing(&store, name("relay.test"), LOCAL, 5), Some(wanted.clone()));
+        assert_eq!(missing(&store, name("relay.test"), LOCAL, 5 + SILENCE_MS - 1), None);
+        assert_eq!(missing(&store, name("relay.test"), LOCAL, 5 + SILENCE_MS), Some(wanted));
+        let unnamed = Some(Missing { name: None, local: ip(LOCAL) });
+        assert_eq!(missing(&store, Wanted::Anybody, LOCAL, 5), unnamed);
+        assert_eq!(missing(&store, Wanted::Ip(ip(LOCAL)), LOCAL, 5), None);
+        assert_eq!(missing(&store, Wanted::Ip(ip("192.0.2.9")), LOCAL, 5), None, "not ours to have");
+    }
+
+    #[test]
+    fn a_flood_of_names_is_told_of_a_bounded_number_of_times_and_hides_no_address() {
+        let store = store(&[]);
+        let told = (0..10_000).filter_map(|n| missing(&store, name(&format!("n{n}.test")), LOCAL, 7)).count();
+        assert_eq!(told, MOST_MISSING);
+        assert!(missing(&store, Wanted::Anybody, LOCAL, 7).is_some());
+        assert_eq!(store.missing.lock().expect("a lock").len(), MOST_MISSING + 1);
+        assert!(missing(&store, name("n1.test"), LOCAL, 7 + SILENCE_MS).is_some());
+        assert_eq!(store.missing.lock().expect("a lock").len(), 1);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused_and_the_old_ones_stay() {
+        let store = store(&[Serves::Any]);
+        let make = || rcgen::generate_simple_self_signed(["relay.test".to_owned()]).expect("a certificate");
+        let (chain, key) = (vec![make().cert.der().to_vec()], make().signing_key.serialize_der());
+        assert!(store.replace(vec![Certificate { serves: Serves::Any, chain, key }]).is_err());
+        assert!(served(&store, &Wanted::Anybody, false).is_some());
+    }
+}

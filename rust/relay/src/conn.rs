@@ -253,7 +253,9 @@ impl<S> Conn<S> {
             return None;
         }
         Some(match &self.stage {
-            Stage::Hello | Stage::Handshake => Reason::with("setup_timeout", "the TLS handshake was not finished in time"),
+            Stage::Hello | Stage::Handshake => {
+                Reason::with("setup_timeout", "the TLS handshake was not finished in time")
+            }
             Stage::Head { .. } if self.input.is_empty() => Reason::code("idle"),
             Stage::Head { .. } => {
                 let came = self.input.len();

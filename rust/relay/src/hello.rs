@@ -170,3 +170,118 @@ fn vector<'a>(bytes: &mut &'a [u8], length_len: usize) -> Option<&'a [u8]> {
     let len = number(bytes, length_len)?;
     take(bytes, len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Heard, Hello, Wanted, hear};
+
+    fn prefixed(length_len: usize, content: &[u8]) -> Vec<u8> {
+        let len = (content.len() as u32).to_be_bytes();
+        [&len[4 - length_len..], content].concat()
+    }
+
+    fn extension(kind: u16, content: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &prefixed(2, content)].concat()
+    }
+
+    fn server_name(name: &[u8]) -> Vec<u8> {
+        extension(0, &prefixed(2, &[&[0][..], &prefixed(2, name)].concat()))
+    }
+
+    fn alpn(protocols: &[&[u8]]) -> Vec<u8> {
+        let list: Vec<u8> = protocols.iter().flat_map(|protocol| prefixed(1, protocol)).collect();
+        extension(16, &prefixed(2, &list))
+    }
+
+    /// A handshake message with these extensions.
+    fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
+        let session_suites_compression = [&[0][..], &[0, 2, 0x13, 0x01], &[1, 0]].concat();
+        let body = [&[3, 3][..], &[7; 32], &session_suites_compression, &prefixed(2, &extensions.concat())];
+        [&[1][..], &prefixed(3, &body.concat())].concat()
+    }
+
+    fn records(message: &[u8], piece: usize) -> Vec<u8> {
+        message.chunks(piece).flat_map(|piece| [&[22, 3, 1][..], &prefixed(2, piece)].concat()).collect()
+    }
+
+    fn heard(extensions: &[Vec<u8>]) -> Heard {
+        hear(&records(&message(extensions), 16_384))
+    }
+
+    fn wants(wanted: Wanted) -> Heard {
+        Heard::Whole(Hello { wanted, offers_challenge: false })
+    }
+
+    #[test]
+    fn a_name_is_lowered_and_an_address_is_told_from_a_name() {
+        assert_eq!(heard(&[]), wants(Wanted::Anybody));
+        assert_eq!(
+            heard(&[server_name(b"DERP1.Example.com")]),
+            wants(Wanted::Name("derp1.example.com".into()))
+        );
+        for ip in ["192.0.2.7", "2001:db8::7"] {
+            let parsed = ip.parse().expect("an address");
+            assert_eq!(heard(&[server_name(ip.as_bytes())]), wants(Wanted::Ip(parsed)));
+        }
+        let v4 = "192.0.2.7".parse().expect("an address");
+        assert_eq!(heard(&[server_name(b"::ffff:192.0.2.7")]), wants(Wanted::Ip(v4)));
+    }
+
+    #[test]
+    fn a_challenge_is_offered_alone_or_among_others() {
+        let offers = |protocols: &[&[u8]]| match heard(&[alpn(protocols)]) {
+            Heard::Whole(hello) => hello.offers_challenge,
+            other => panic!("{other:?}"),
+        };
+        assert!(offers(&[b"acme-tls/1"]) && offers(&[b"h2", b"acme-tls/1"]));
+        assert!(!offers(&[b"http/1.1"]) && !offers(&[]) && !offers(&[b"acme-tls/12", b"acme-tls/"]));
+    }
+
+    #[test]
+    fn a_hello_is_a_part_until_its_last_byte_however_it_is_cut_into_records() {
+        let name = "relay.test";
+        let message = message(&[alpn(&[b"h2"]), server_name(name.as_bytes()), extension(0xfafa, &[1; 300])]);
+        for piece in [1, 2, 3, 5, 100, 16_384] {
+            let bytes = records(&message, piece);
+            for len in 0..bytes.len() {
+                assert_eq!(hear(&bytes[..len]), Heard::Part, "{len} bytes in pieces of {piece}");
+            }
+            assert_eq!(hear(&bytes), wants(Wanted::Name(name.into())), "in pieces of {piece}");
+            assert_eq!(hear(&[&bytes[..], b"and more"].concat()), wants(Wanted::Name(name.into())));
+        }
+    }
+
+    #[test]
+    fn what_no_client_says_is_strange() {
+        let strange = [
+            server_name(&[b'a'; 300]),
+            server_name(b"a b"),
+            server_name(b""),
+            server_name(b"\xff\xfe"),
+            extension(0, &[]),
+            extension(0, &prefixed(2, &[1, 0, 0])),
+            extension(16, &[0, 5, 9]),
+            vec![0, 0, 0],
+        ];
+        for extension in strange {
+            assert_eq!(heard(&[extension.clone()]), Heard::Strange, "{extension:?}");
+        }
+        for bytes in [&b"\x15\x03\x01"[..], b"\x16\x03\x01\x00\x01\x02", b"\x00", b"\x80\x2e\x01\x03\x01"] {
+            assert_eq!(hear(bytes), Heard::Strange, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_short_message_is_read_in_bounds() {
+        let whole = message(&[alpn(&[b"h2", b"acme-tls/1"]), server_name(b"relay.test")]);
+        for at in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            hear(&records(&flipped, 16_384));
+        }
+        for len in 4..whole.len() {
+            let cut = [&[1][..], &prefixed(3, &whole[4..len])].concat();
+            hear(&records(&cut, 16_384));
+        }
+    }
+}

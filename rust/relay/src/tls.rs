@@ -312,7 +312,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The versions of TLS that either end speaks.
-pub(crate) const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+pub(crate) const VERSIONS: &[&rustls::SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The configuration of every dialled session, which trusts these roots (DER); unreadable ones are passed over.
 pub(crate) fn client_config(roots: Vec<Vec<u8>>) -> Result<Arc<ClientConfig>, TlsError> {

@@ -1,7 +1,7 @@
 # The extension's surface; see rust/python. Only `derper.dataplane` imports it.
 
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self, TypeAlias
+from typing import Self
 
 HEAD: int
 HEAD_TOO_LARGE: int
@@ -17,9 +17,6 @@ DROPPED: int
 STUN_FAILED: int
 LINKED: int
 UNSERVED: int
-
-# Whom it is for (how, name, address), chain, key.
-Certificate: TypeAlias = tuple[str, str | None, IPv4Address | IPv6Address | None, list[bytes], bytes]
 
 class Plane:
     def __new__(
@@ -45,7 +42,10 @@ class Plane:
     def limit_clients(self, limit: tuple[float, float] | None = None) -> None: ...
     def unlisten(self, listener: int) -> None: ...
     def serve_stun(self, fd: int, any_client: bool) -> None: ...
-    def set_certificates(self, certificates: list[Certificate]) -> None: ...
+    def set_certificates(
+        self,
+        certificates: list[tuple[str, str | None, IPv4Address | IPv6Address | None, list[bytes], bytes]],
+    ) -> None: ...
     def trust(self, roots: list[bytes]) -> None: ...
     def dial(self, token: int, fd: int, ip: IPv4Address | IPv6Address, port: int, server_name: str) -> None: ...
     def link(self, conn: int, first: bytes) -> None: ...

@@ -158,7 +158,12 @@ class DataPlane:
         Raises:
             ValueError: a key that TLS cannot use or that is not its certificate's.
         """
-        self._native.set_certificates([_certificate(certificate) for certificate in certificates])
+        raw = []
+        for certificate in certificates:
+            how, subject = certificate.serves.how, certificate.serves.subject
+            name, ip = (subject, None) if isinstance(subject, str) else (None, subject)
+            raw.append((how, name, ip, list(certificate.chain), certificate.key))
+        self._native.set_certificates(raw)
 
     def write(self, conn: Conn, data: bytes, *, tell_drained: bool = False) -> None:
         """Queue bytes; of a switched connection, whole frames."""
@@ -281,12 +286,6 @@ class DataPlane:
         self._flush_is_due = False
         if self._loop is not None:
             self._native.flush()
-
-
-def _certificate(certificate: Certificate) -> "_native.Certificate":
-    how, subject = certificate.serves.how, certificate.serves.subject
-    name, ip = (subject, None) if isinstance(subject, str) else (None, subject)
-    return how, name, ip, list(certificate.chain), certificate.key
 
 
 def _milliseconds(seconds: float) -> int:

@@ -7,7 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper.config import Config
-from derper.dataplane import DataPlane
+from derper.dataplane import Certificate, DataPlane, Serves
 from derper.errors import ConfigError
 from derper.server import certificates
 from derper.server.identity import Identity

@@ -41,7 +41,8 @@ impl<N: Net> Shard<N> {
                 }
             },
         };
-        let session = Session::accept(config).map_err(|error| Reason::with("tls_error", error.to_string()))?;
+        let session =
+            Session::accept(config).map_err(|error| Reason::with("tls_error", error.to_string()))?;
         conn.transport = Transport::Tls(Box::new(session));
         conn.stage = Stage::Handshake;
         let mut first = std::mem::take(&mut conn.input);

@@ -76,7 +76,8 @@ impl World {
     /// When the system has no descriptors.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let shared = Arc::new(Shared::new(settings, shared_certificates()).expect("descriptors for the wakers"));
+        let shared =
+            Arc::new(Shared::new(settings, shared_certificates()).expect("descriptors for the wakers"));
         let backlog = Backlog::default();
         let mut world = Self {
             shards: (0..shared.ports.len())

@@ -14,7 +14,6 @@ use crate::shard::Settings;
 pub(super) use crate::stepping::settings;
 use crate::stepping::{Guest, Party, World, introduction};
 
-
 pub(super) const SEND: u8 = 0x04;
 pub(super) const RECV: u8 = 0x05;
 pub(super) const KEEP_ALIVE: u8 = 0x06;
