@@ -13,6 +13,7 @@ use crate::id::ConnId;
 use crate::net::Interest;
 use crate::queue::Outbox;
 use crate::seam::{ListenerId, Member, Reason, Totals};
+use crate::standing::Wire;
 use crate::switchboard::Peer;
 use crate::tls::Session;
 use crate::watch::Watch;
@@ -181,6 +182,8 @@ pub(crate) struct Conn<S> {
     pub(crate) local: SocketAddr,
     /// Where it came in; 0 where we dialled.
     pub(crate) listener: ListenerId,
+    /// What went over the socket so far.
+    pub(crate) wire: Wire,
 }
 
 impl<S> Conn<S> {
@@ -207,6 +210,7 @@ impl<S> Conn<S> {
             remote,
             local,
             listener,
+            wire: Wire::default(),
         }
     }
 

@@ -264,7 +264,7 @@ mod tests {
             vec![0, 0, 0],
         ];
         for extension in strange {
-            assert_eq!(heard(&[extension.clone()]), Heard::Strange, "{extension:?}");
+            assert_eq!(heard(std::slice::from_ref(&extension)), Heard::Strange, "{extension:?}");
         }
         for bytes in [&b"\x15\x03\x01"[..], b"\x16\x03\x01\x00\x01\x02", b"\x00", b"\x80\x2e\x01\x03\x01"] {
             assert_eq!(hear(bytes), Heard::Strange, "{bytes:?}");

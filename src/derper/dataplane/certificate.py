@@ -10,7 +10,8 @@ class Serves:
     """Whom a certificate is for; made by one of the class methods."""
 
     how: Literal["any", "name", "local_ip", "challenge"]
-    subject: str | IPv4Address | IPv6Address | None = None
+    of_name: str | None = None
+    of_ip: IPv4Address | IPv6Address | None = None
 
     @classmethod
     def any_client(cls) -> Self:
@@ -20,17 +21,17 @@ class Serves:
     @classmethod
     def name(cls, name: str) -> Self:
         """Clients that ask for this server name; the case of its letters does not matter."""
-        return cls("name", name)
+        return cls("name", of_name=name)
 
     @classmethod
     def local_ip(cls, ip: IPv4Address | IPv6Address) -> Self:
         """Clients that reached us at this address, and ask for no name or for the address."""
-        return cls("local_ip", ip)
+        return cls("local_ip", of_ip=ip)
 
     @classmethod
     def challenge(cls, name: str) -> Self:
         """An ACME server that checks by TLS-ALPN-01 whether this name is ours; the connection closes after that."""
-        return cls("challenge", name)
+        return cls("challenge", of_name=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ impl<N: Net> Shard<N> {
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => return Err(Reason::with("reset", error.to_string())),
         };
+        conn.wire.received += came as u64;
         let bytes = &mut buffer[..start + came];
         if conn.transport.is_plain() {
             if !conn.parses_in_place() {
