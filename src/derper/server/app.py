@@ -77,6 +77,7 @@ class Server:
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
+                count_senders=config.observation.count_senders,
             )
         )
         self.http = HttpServer(config)
