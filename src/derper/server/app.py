@@ -12,6 +12,7 @@ from derper._version import version
 from derper.config import Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.server import pages
+from derper.server.admission.door import Door
 from derper.server.debug import DebugPages
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
@@ -83,9 +84,10 @@ class Server:
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         login = Login(self.identity, config.admission.refused_app_names)
-        self._introducer = Introducer(self.plane, self.http, login, self._mesh)
+        self._door = Door.of(config)
+        self._introducer = Introducer(self.plane, self.http, login, self._door, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, config)
-        self._debug = DebugPages(config, self.metrics, has_mesh_key=self.identity.mesh_key is not None)
+        self._debug = DebugPages(config, self.metrics, self._door, has_mesh_key=self.identity.mesh_key is not None)
 
     async def __aenter__(self) -> Self:
         """Serve.
@@ -127,6 +129,7 @@ class Server:
         await self._mesh.stop()
         self.plane.stop()
         self._introducer.stop()
+        await self._door.close()
         await self.http.stop()
 
 
