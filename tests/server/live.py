@@ -75,7 +75,7 @@ async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamW
 @asynccontextmanager
 async def serving(config: Config, *, rtt_interval: float = 10.0, shards: int = 2) -> AsyncIterator[Server]:
     config = replace(config, relay=replace(config.relay, shards=shards))
-    async with app.Server(config, rtt_interval=rtt_interval) as parts:
+    async with app.Server(config, lambda: config, rtt_interval=rtt_interval) as parts:
         server = Server(parts, int(parts.listening.address.rpartition(":")[2]), config.serves_tls)
         yield server
         for out in server.connections:

@@ -12,7 +12,7 @@ from structlog.typing import EventDict
 from derper.config import Mesh, SecretsServer, TrustedRoots
 from derper.errors import ConfigError
 from derper.protocol.keys import MeshKey
-from derper.server import secrets
+from derper.server import files, secrets
 from derper.server.identity import load_mesh_key
 
 MESH_KEY = "2787e8c010bbdaef0c60bcdf8e00078ea005f42366ed723938b115fa6a8619e1"
@@ -91,7 +91,7 @@ def test_a_cache_that_cannot_be_written_does_not_keep_a_server_from_starting(
     def fail(*_: object) -> None:
         raise ConfigError("the disk is full")
 
-    monkeypatch.setattr(secrets.files, "write", fail)
+    monkeypatch.setattr(files, "write", fail)
     assert load(tmp_path / "cache") == ASKED
     assert "the secret is not kept" in [line["event"] for line in log]
 

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import signal
+from collections.abc import Callable
 from typing import Self
 
 import structlog
@@ -23,6 +24,7 @@ from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
 from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
+from derper.server.resettle import Settings
 from derper.server.tls import Certificates
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -31,14 +33,14 @@ RTT_INTERVAL = 10.0
 """Seconds between two looks at a connection's round trip."""
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; give the exit code.
+def run(config: Config, read_again: Callable[[], Config]) -> int:
+    """Serve until SIGTERM or SIGINT; give the exit code. `read_again` gives the configuration as it would be now.
 
     Raises:
         ConfigError: the server cannot start.
     """
     _raise_descriptor_limit()
-    return asyncio.run(_serve(Server(config)))
+    return asyncio.run(_serve(Server(config, read_again)))
 
 
 async def _serve(server: "Server") -> int:
@@ -65,7 +67,7 @@ class Server:
     Making one reads the keys, which may wait for a secrets server, so it is made before the loop runs.
     """
 
-    def __init__(self, config: Config, *, rtt_interval: float = RTT_INTERVAL) -> None:
+    def __init__(self, config: Config, read_again: Callable[[], Config], *, rtt_interval: float = RTT_INTERVAL) -> None:
         self._config = config
         self.identity = Identity.load(config)
         self.plane = DataPlane(
@@ -83,11 +85,12 @@ class Server:
         self._certificates = Certificates(self.plane, config, self.identity) if config.serves_tls else None
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
+        self._settings = Settings(config, read_again, self.identity, self._mesh)
         login = Login(self.identity, config.admission.refused_app_names)
         self._door = Door.of(config)
         self._introducer = Introducer(self.plane, self.http, login, self._door, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, config)
-        self._debug = DebugPages(config, self.metrics, self._door, has_mesh_key=self.identity.mesh_key is not None)
+        self._debug = DebugPages(config, self.metrics, self._door, self.identity)
 
     async def __aenter__(self) -> Self:
         """Serve.
@@ -109,7 +112,10 @@ class Server:
 
     async def reload(self) -> None:
         """Read again what may change while the server runs; what cannot be read stays as it was."""
-        await reload_all([Reload("the rate limits", self._rates.reload)] if self._config.relay.rate_file else [])
+        items = [Reload("the settings", self._settings.reload)]
+        if self._config.relay.rate_file is not None:
+            items.append(Reload("the rate limits", self._rates.reload))
+        await reload_all(items)
 
     async def _start(self) -> None:
         config = self._config

@@ -24,9 +24,9 @@ _log: FilteringBoundLogger = structlog.get_logger()
 _MEMBER = "PrivateKey"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Identity:
-    """The server's keys. `public` is the one that clients see, derived once."""
+    """The server's keys. `public` is the one that clients see, derived once; only a reload changes `mesh_key`."""
 
     private: NodePrivate
     public: NodePublic
@@ -89,9 +89,12 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def load_mesh_key(mesh: Mesh, trusted: TrustedRoots) -> MeshKey | None:
-    """The mesh key from where the configuration says, or `None`: then nobody is a mesh peer."""
-    key = _mesh_key_from(mesh.key_source, trusted)
+def load_mesh_key(mesh: Mesh, trusted: TrustedRoots, patience: float | None = None) -> MeshKey | None:
+    """The mesh key from where the configuration says, or `None`: then nobody is a mesh peer.
+
+    A secrets server that has none yet is asked for `patience` seconds; None: for ever.
+    """
+    key = _mesh_key_from(mesh.key_source, trusted, patience)
     if key is not None and key.is_zero:
         key = None
     if key is None and mesh.peers:
@@ -99,9 +102,11 @@ def load_mesh_key(mesh: Mesh, trusted: TrustedRoots) -> MeshKey | None:
     return key
 
 
-def _mesh_key_from(source: MeshKey | Path | SecretsServer | None, trusted: TrustedRoots) -> MeshKey | None:
+def _mesh_key_from(
+    source: MeshKey | Path | SecretsServer | None, trusted: TrustedRoots, patience: float | None
+) -> MeshKey | None:
     if isinstance(source, SecretsServer):
-        what, data = f"the secret {source.name} of {source.url}", secrets.load(source, trusted)
+        what, data = f"the secret {source.name} of {source.url}", secrets.load(source, trusted, patience)
         if not data:
             return None
     elif isinstance(source, Path):

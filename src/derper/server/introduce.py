@@ -207,7 +207,7 @@ class Introducer:
         _log.info("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = client.presence(remote, not_ideal=guest.not_ideal)
-        self._plane.switch(conn, client.key, mesh_peer=client.mesh_peer, presence=presence, first=client.answer)
+        self._plane.switch(conn, presence, mesh_peer=client.mesh_peer, version=client.version, first=client.answer)
 
     def _turn_away(self, conn: Conn, guest: Guest, client: LoggedIn, answer: Answer) -> None:
         """Tell a client why, in the frame that real clients show to their user, and close."""

@@ -22,6 +22,7 @@ class LoggedIn:
     mesh_peer: bool
     is_prober: bool
     app_name: str
+    version: int  # of the protocol, as it says
     refusal: Answer | None  # it may not come in, whatever admission says
     answer: bytes  # the ServerInfo frame
 
@@ -55,8 +56,9 @@ class Login:
         """
         login = ClientLogin.open(frame, self._identity.private)
         mesh_peer = admits_to_mesh(self._identity.mesh_key, login.info.mesh_key)
-        app_name, refusal = login.info.app_name, None
-        if not mesh_peer and app_name in self._refused_app_names:
-            refusal = refused(f"disallowed app name {app_name!r}", f"the application {app_name!r} is not allowed here")
+        info, refusal = login.info, None
+        if not mesh_peer and info.app_name in self._refused_app_names:
+            name = repr(info.app_name)
+            refusal = refused(f"disallowed app name {name}", f"the application {name} is not allowed here")
         answer = server_info_frame(self._server_info, login.box, os.urandom(NONCE_LEN))
-        return LoggedIn(login.key, mesh_peer, login.info.is_prober, app_name, refusal, answer)
+        return LoggedIn(login.key, mesh_peer, info.is_prober, info.app_name, info.version, refusal, answer)

@@ -45,16 +45,24 @@ class Secret:
     version: int
 
 
-def load(server: SecretsServer, trusted: TrustedRoots) -> bytes:
+def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = None) -> bytes:
     """Give the secret from the cache, or else wait for the server to give it; not for use within a running loop.
 
+    Args:
+        server: where it is, and its cache.
+        trusted: the roots for TLS.
+        patience: for how many seconds it is asked for; None: for ever.
+
     Raises:
-        ConfigError: the cache's place cannot be used, or the roots that the configuration names.
+        ConfigError: the cache's place or the roots cannot be used, or patience has ended.
     """
     kept = _Cache(server)
     if (secret := kept.read()) is None:
         _log.info("asking for the secret", url=server.url, name=server.name)
-        secret = asyncio.run(_wait_for(server, trusted))
+        try:
+            secret = asyncio.run(asyncio.wait_for(_wait_for(server, trusted), patience))
+        except TimeoutError:
+            raise ConfigError(f"the secrets server {server.url} gave no {server.name} in {patience:.0f} s") from None
         kept.write(secret)
     return secret.value
 
