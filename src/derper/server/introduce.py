@@ -37,7 +37,6 @@ from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
-from derper.server.admission.door import Door
 from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
@@ -68,15 +67,15 @@ class Guest:
 class Introducer:
     """Introduces every connection of a data plane but those that we dialled ourselves."""
 
-    def __init__(self, plane: DataPlane, http: HttpServer, login: Login, door: Door, mesh: Mesh) -> None:
+    def __init__(self, plane: DataPlane, http: HttpServer, beside: HttpServer | None, login: Login, mesh: Mesh) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
         self._plane = plane
         self._mesh = mesh
         self._http = http
+        self._beside = beside  # the plain listener's, where the main one speaks TLS
         self._login = login
-        self._door = door
         self._guests: dict[Conn, Guest] = {}
 
     def on_event(self, event: Event) -> None:
@@ -143,7 +142,8 @@ class Introducer:
                 event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here"
             )
             return
-        outcome = decide(head) if head.path == "/derp" and self._http.relays else None
+        http = self._http if event.tls or self._beside is None else self._beside
+        outcome = decide(head) if head.path == "/derp" and http.relays else None
         match outcome:
             case DerpUpgrade():
                 self._accept(guest)
@@ -161,7 +161,9 @@ class Introducer:
                 self._plane.write(event.conn, outcome.answer())
                 self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
-                self._serve(event, guest, head, outcome)
+                if guest.http is None:
+                    guest.http = http.connect(self._plane, event.conn, event.remote)
+                guest.http.request_received(head, outcome)
 
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
@@ -169,11 +171,6 @@ class Introducer:
         if guest.http is not None:
             guest.http.connection_lost()
             guest.http = None
-
-    def _serve(self, event: Head, guest: Guest, head: RequestHead, refusal: Refusal | None) -> None:
-        if guest.http is None:
-            guest.http = self._http.connect(self._plane, event.conn, event.remote)
-        guest.http.request_received(head, refusal)
 
     def _log_in(self, event: Frame) -> None:
         guest = self._guests[event.conn]
@@ -184,7 +181,7 @@ class Introducer:
             return
         if client.refusal is not None:
             self._turn_away(event.conn, guest, client, client.refusal)
-        elif client.mesh_peer or self._door.is_open:
+        elif client.mesh_peer or self._login.door.is_open:
             self._let_in(event.conn, guest, client)
         else:
             guest.asking = asyncio.get_running_loop().create_task(self._ask(event.conn, guest, client))
@@ -192,7 +189,7 @@ class Introducer:
     async def _ask(self, conn: Conn, guest: Guest, client: LoggedIn) -> None:
         """Let a client in or turn it away, once admission has said which; it waits, parked, and nobody else does."""
         try:
-            answer = await self._door.ask(Applicant(client.key, guest.remote.ip))
+            answer = await self._login.door.ask(Applicant(client.key, guest.remote.ip))
             if conn not in self._guests:
                 return
             if answer.admits:

@@ -11,6 +11,7 @@ from derper.protocol.keys import NodePublic, admits_to_mesh
 from derper.protocol.login import NONCE_LEN, ClientLogin, ServerInfo, ServerKey, server_info_frame
 from derper.protocol.reader import RawFrame
 from derper.server.admission.answers import Answer, refused
+from derper.server.admission.door import Door
 from derper.server.identity import Identity
 
 
@@ -39,9 +40,10 @@ class LoggedIn:
 
 
 class Login:
-    """The server's side of every login."""
+    """The server's side of every login; `door` is to be asked about every client but those that `open` decides."""
 
-    def __init__(self, identity: Identity, refused_app_names: frozenset[str]) -> None:
+    def __init__(self, identity: Identity, door: Door, refused_app_names: frozenset[str]) -> None:
+        self.door = door
         self._identity = identity
         self._refused_app_names = refused_app_names
         self._server_info = ServerInfo()
