@@ -4,6 +4,7 @@ mod crossing;
 mod harness;
 mod introducing;
 mod leaving;
+mod limiting;
 mod parked;
 mod relaying;
 mod sending;
