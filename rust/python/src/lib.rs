@@ -4,6 +4,7 @@
 // An extension function takes its arguments by value, as Python gives them.
 #![allow(clippy::needless_pass_by_value)]
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,11 +13,16 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use relay::seam::{AcceptLimit, Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
+use relay::seam::{
+    AcceptLimit, Act, Command, Event, Limits, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
+};
 use relay::{Audit, Census, Certificate, ConnId, Key, Rate, Settings, Spread};
 
 /// A certificate as Python gives it: name, chain, key.
 type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
+
+/// A rate as Python gives it: what comes a second, and how much at once.
+type RateTuple = (f64, f64);
 
 /// A histogram as Python gets it: name, bounds, counts, sum.
 type HistogramTuple = (&'static str, Vec<u64>, Vec<u64>, u64);
@@ -34,14 +40,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn rate((per_second, burst): (f64, f64)) -> Rate {
+fn rate((per_second, burst): RateTuple) -> Rate {
     Rate { per_second, burst }
+}
+
+fn closing(frames: Vec<u8>, code: String, detail: String) -> Act {
+    Act::Close(frames.into(), Reason { code: code.into(), detail })
 }
 
 impl Plane {
     fn stage(&self, conn: u64, command: impl FnOnce(ConnId) -> Command) {
         let conn = ConnId::from_u64(conn);
         lock(&self.staged).push((conn, command(conn)));
+    }
+
+    /// Hands over what is staged, then does this: so things happen in the order in which they were said.
+    fn after_staged(&self, then: impl FnOnce(&relay::Plane)) -> PyResult<()> {
+        let staged = std::mem::take(&mut *lock(&self.staged));
+        self.with(|plane| {
+            plane.submit(staged);
+            then(plane);
+        })
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut relay::Plane) -> T) -> PyResult<T> {
@@ -57,7 +76,7 @@ impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
-                        keep_alive_jitter, rtt_interval))]
+                        keep_alive_jitter, rtt_interval, count_senders))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -77,6 +96,7 @@ impl Plane {
         keep_alive: u64,
         keep_alive_jitter: u64,
         rtt_interval: u64,
+        count_senders: bool,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
             return Err(PyValueError::new_err(format!("wanted 1 to 256 shards, got {shards}")));
@@ -97,6 +117,7 @@ impl Plane {
             keep_alive,
             keep_alive_jitter,
             rtt_interval,
+            count_senders,
         })?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
     }
@@ -106,15 +127,21 @@ impl Plane {
     }
 
     #[pyo3(signature = (fd, tls, limit=None))]
-    fn listen(&self, fd: RawFd, tls: bool, limit: Option<(f64, f64)>) -> PyResult<ListenerId> {
+    fn listen(&self, fd: RawFd, tls: bool, limit: Option<RateTuple>) -> PyResult<ListenerId> {
         let socket = sys::duplicate_fd(fd)?;
         let limit = limit.map(|limit| Mutex::new(AcceptLimit::new(rate(limit))));
         self.with(|plane| plane.listen(Listener { socket, tls, limit }))
     }
 
-    #[pyo3(signature = (limit=None))]
-    fn limit_clients(&self, limit: Option<(f64, f64)>) -> PyResult<()> {
-        self.with(|plane| plane.limit_clients(limit.map(rate)))
+    fn limit_clients(
+        &self,
+        default: Option<RateTuple>,
+        per_key: HashMap<Key, Option<RateTuple>>,
+        total: Option<RateTuple>,
+    ) -> PyResult<()> {
+        let per_key = per_key.into_iter().map(|(key, limit)| (key, limit.map(rate))).collect();
+        let limits = Limits::new(default.map(rate), per_key, total.map(rate));
+        self.with(|plane| plane.limit_clients(limits))
     }
 
     fn unlisten(&self, listener: ListenerId) -> PyResult<()> {
@@ -182,9 +209,9 @@ impl Plane {
         self.stage(conn, |conn| Command::Consumed(conn, length));
     }
 
-    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, first: Vec<u8>) {
+    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, version: i64, first: Vec<u8>) {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
-        let member = Member { key, role, presence: presence.into() };
+        let member = Member { key, role, presence: presence.into(), version };
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
@@ -192,9 +219,34 @@ impl Plane {
         self.stage(conn, |conn| Command::Close(conn, Reason { code: code.into(), detail }));
     }
 
+    fn write_to(&self, key: Key, frames: Vec<u8>) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_key(key, &Act::Write(frames.into())))
+    }
+
+    fn write_all(&self, frames: Vec<u8>, spare_mesh_peers: bool) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_all(&Act::Write(frames.into()), spare_mesh_peers))
+    }
+
+    fn close_key(&self, key: Key, frames: Vec<u8>, code: String, detail: String) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_key(key, &closing(frames, code, detail)))
+    }
+
+    fn close_all(
+        &self,
+        frames: Vec<u8>,
+        code: String,
+        detail: String,
+        spare_mesh_peers: bool,
+    ) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_all(&closing(frames, code, detail), spare_mesh_peers))
+    }
+
+    fn report(&self, report: u64) -> PyResult<()> {
+        self.after_staged(|plane| plane.report(report))
+    }
+
     fn flush(&self) -> PyResult<()> {
-        let staged = std::mem::take(&mut *lock(&self.staged));
-        self.with(|plane| plane.submit(staged))
+        self.after_staged(|_| ())
     }
 
     fn counters(&self) -> PyResult<Vec<(&'static str, u64)>> {
@@ -230,6 +282,10 @@ impl Plane {
         Ok((counted, in_table, stray_keys))
     }
 
+    fn pulse(&self) -> PyResult<Vec<u64>> {
+        self.with(|plane| plane.pulse())
+    }
+
     fn panic(&self, shard: usize) -> PyResult<()> {
         self.with(|plane| plane.submit_to(shard, [Command::Panic]))
     }
@@ -255,6 +311,8 @@ const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
 const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
+const MEMBERS: u8 = 13;
+const STRUGGLING: u8 = 14;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -277,10 +335,8 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (SWITCHED, conn.as_u64(), member.as_u64()).into_pyobject(py)?.into_any()
         }
         Event::Closed { conn, remote, key, reason, totals } => {
-            let Totals { packets_in, bytes_in, packets_out, bytes_out } = totals;
             let key = key.map(|key| bytes(&key));
-            let totals = (packets_in, bytes_in, packets_out, bytes_out);
-            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, totals)
+            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, carried(totals))
                 .into_pyobject(py)?
                 .into_any()
         }
@@ -290,12 +346,35 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (CONNECTED, conn.as_u64(), chain).into_pyobject(py)?.into_any()
         }
         Event::Linked { conn } => (LINKED, conn.as_u64()).into_pyobject(py)?.into_any(),
+        Event::Members { report, members, is_last } => {
+            let members =
+                members.into_iter().map(|member| standing(py, &member)).collect::<PyResult<Vec<_>>>()?;
+            (MEMBERS, report, members, is_last).into_pyobject(py)?.into_any()
+        }
+        Event::Struggling { conn, key, how, is_over } => {
+            (STRUGGLING, conn.as_u64(), bytes(&key), how.name(), is_over).into_pyobject(py)?.into_any()
+        }
         Event::Dropped { to, reason, bytes: len } => {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
         }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
         Event::StunFailed { error } => (STUN_FAILED, error).into_pyobject(py)?.into_any(),
     })
+}
+
+fn carried(totals: Totals) -> (u64, u64, u64, u64) {
+    let Totals { packets_in, bytes_in, packets_out, bytes_out } = totals;
+    (packets_in, bytes_in, packets_out, bytes_out)
+}
+
+fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, PyAny>> {
+    let member = &standing.member;
+    let who = (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version);
+    let how = (standing.age_ms, standing.is_active, standing.is_duplicate, standing.is_home);
+    let over = (standing.tls, standing.is_websocket);
+    let wire = (standing.wire.received, standing.wire.sent);
+    let tuple = (standing.conn.as_u64(), who, how, over, carried(standing.totals), wire, standing.senders);
+    Ok(tuple.into_pyobject(py)?.into_any())
 }
 
 #[pymodule]
@@ -315,6 +394,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DROPPED", DROPPED),
         ("STUN_FAILED", STUN_FAILED),
         ("LINKED", LINKED),
+        ("MEMBERS", MEMBERS),
+        ("STRUGGLING", STRUGGLING),
     ] {
         module.add(name, kind)?;
     }

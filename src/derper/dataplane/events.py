@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
 from derper.dataplane import _native
+from derper.protocol.frames import PeerPresent
+from derper.protocol.reader import HEADER_LEN
 
 Conn: TypeAlias = int
 """Names one connection. Never handed out twice, so a late command for one that is gone does nothing."""
@@ -104,6 +106,41 @@ class Closed(NamedTuple):
     totals: Totals
 
 
+class Member(NamedTuple):
+    """How one switched connection stands: what `DataPlane.members` tells of it."""
+
+    conn: Conn
+    presence: bytes  # a whole PeerPresent frame: its key, address, flags and app name
+    is_mesh_peer: bool
+    version: int  # of the protocol, as its login said
+    age: float  # seconds since its login
+    is_active: bool  # it gets its key's packets
+    is_duplicate: bool  # its key has other connections, too
+    is_home: bool  # it said that this node is its home
+    tls: str | None  # "1.2", "1.3", None without TLS
+    is_websocket: bool
+    totals: Totals
+    received: int  # bytes over the TCP connection since its start, TLS and HTTP included
+    sent: int
+    senders: int  # about how many keys have sent to its key; 0 where that is not counted
+
+    def who(self) -> PeerPresent:
+        """Give its key, address, flags and app name."""
+        return PeerPresent.from_payload(self.presence[HEADER_LEN:])
+
+
+class Struggling(NamedTuple):
+    """A connection has had a hard time for half of the last ten seconds or more; said of a key once a minute at most.
+
+    `is_over` is said once for each that was said to struggle, at the latest before it is `Closed`.
+    """
+
+    conn: Conn
+    key: bytes
+    how: str  # "limited": a rate limit holds it back; "fighting": it takes its key's packets from another connection
+    is_over: bool
+
+
 class Dropped(NamedTuple):
     """A packet to one of the destinations in `PlaneSettings.verbose_drops` was dropped."""
 
@@ -129,7 +166,8 @@ Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
 """An event of no one connection."""
 
 Event: TypeAlias = (
-    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Closed | Notice
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Struggling | Closed
+    | Notice
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
@@ -145,6 +183,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
+    _native.STRUGGLING: Struggling,
     _native.DROPPED: Dropped,
     _native.ACCEPT_FAILED: AcceptFailed,
     _native.STUN_FAILED: StunFailed,
@@ -156,3 +195,23 @@ def event_from(raw: tuple[object, ...]) -> Event:
     kind, *fields = raw
     assert isinstance(kind, int)  # noqa: S101  the extension's word
     return _MAKE[kind](*fields)
+
+
+RawMember: TypeAlias = tuple[
+    Conn,
+    tuple[bytes, bool, int],
+    tuple[int, bool, bool, bool],
+    tuple[str | None, bool],
+    tuple[int, int, int, int],
+    tuple[int, int],
+    int,
+]
+"""A member as the extension gives it."""
+
+
+def member_from(raw: RawMember) -> Member:
+    """Turn the extension's tuple into a member."""
+    conn, who, (age_ms, is_active, is_duplicate, is_home), over, totals, wire, senders = raw
+    return Member(
+        conn, *who, age_ms / 1000, is_active, is_duplicate, is_home, *over, Totals(*totals), *wire, senders
+    )  # fmt: skip

@@ -7,13 +7,15 @@ of the loop; the events that a command causes come in a later turn, never from w
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import NamedTuple
+from itertools import count
+from types import MappingProxyType
+from typing import NamedTuple, cast
 
 from derper.dataplane import _native
-from derper.dataplane.events import Conn, Event, event_from
+from derper.dataplane.events import Conn, Event, Member, RawMember, event_from, member_from
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
 
@@ -39,6 +41,7 @@ class PlaneSettings:
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
+    count_senders: bool = False  # estimate how many keys send to each
 
 
 class Rate(NamedTuple):
@@ -85,6 +88,15 @@ class Audit(NamedTuple):
     stray_keys: int
 
 
+@dataclass(slots=True)
+class _Report:
+    """A report of all members, until every shard has told its own."""
+
+    missing: int  # shards
+    done: asyncio.Future[None]
+    parts: list[list[RawMember]] = field(default_factory=list)
+
+
 class DataPlane:
     """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
 
@@ -104,11 +116,15 @@ class DataPlane:
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
+            count_senders=settings.count_senders,
         )
-        self.client_rate: Rate | None = None  # in force
+        self.client_rate: Rate | None = None  # in force for keys without an entry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._flush_is_due = False
+        self._shard_count = settings.shards
+        self._report_numbers = count()
+        self._reports: dict[int, _Report] = {}
         self._waiting: deque[tuple[object, ...]] = deque()  # events that were drained and not yet told
 
     def start(self, on_event: Callable[[Event], None]) -> None:
@@ -125,6 +141,8 @@ class DataPlane:
             self._loop.remove_reader(self._native.event_fd())
             self._loop = None
         self._waiting.clear()
+        for report in self._reports.values():
+            report.done.cancel()
         self._native.stop()
 
     def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
@@ -134,10 +152,19 @@ class DataPlane:
         """
         return self._native.listen(sock.fileno(), tls, limit)
 
-    def limit_clients(self, limit: Rate | None) -> None:
-        """Read no more than this (payload bytes) from each client from now on; None: no limit."""
-        self._native.limit_clients(limit)
-        self.client_rate = limit
+    def limit_clients(
+        self,
+        default: Rate | None,
+        per_key: Mapping[NodePublic, Rate | None] = MappingProxyType({}),
+        total: Rate | None = None,
+    ) -> None:
+        """Read no more than this (payload bytes) from clients from now on; None: no limit. Mesh peers have none.
+
+        A key's own entry wins over `default`; each of its connections may have so much. The `total` is that of all
+        clients together, and those that want more than there is get the same each. A rate is above zero.
+        """
+        self._native.limit_clients(default, {key.raw: rate for key, rate in per_key.items()}, total)
+        self.client_rate = default
 
     def unlisten(self, listener: int) -> None:
         """Stop accepting there."""
@@ -189,9 +216,9 @@ class DataPlane:
         self._native.consumed(conn, length)
         self._will_flush()
 
-    def switch(self, conn: Conn, key: NodePublic, *, mesh_peer: bool, presence: PeerPresent, first: bytes) -> None:
+    def switch(self, conn: Conn, presence: PeerPresent, *, mesh_peer: bool, version: int, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
-        self._native.switch(conn, key.raw, mesh_peer, presence.encode(), first)
+        self._native.switch(conn, presence.peer.raw, mesh_peer, presence.encode(), version, first)
         self._will_flush()
 
     def trust(self, roots: list[bytes]) -> None:
@@ -216,6 +243,38 @@ class DataPlane:
         """Write what is queued, then close."""
         self._native.close(conn, code, detail)
         self._will_flush()
+
+    def write_to(self, key: NodePublic, frames: bytes) -> None:
+        """Queue whole frames for every connection of a key; one that is not `Switched` yet may miss them."""
+        self._native.write_to(key.raw, frames)
+
+    def write_all(self, frames: bytes, *, spare_mesh_peers: bool = True) -> None:
+        """Queue whole frames for every client, a few at a time; one that is not `Switched` yet may miss them."""
+        self._native.write_all(frames, spare_mesh_peers)
+
+    def close_key(self, key: NodePublic, code: str, detail: str = "", *, frames: bytes = b"") -> None:
+        """Write what is queued and these last frames, then close: every connection of a key that `switch` was said of.
+
+        `Closed` tells of each.
+        """
+        self._native.close_key(key.raw, frames, code, detail)
+
+    def close_all(self, code: str, detail: str = "", *, frames: bytes = b"", spare_mesh_peers: bool = True) -> None:
+        """Close every client as `close_key` does, a few at a time; one that is not `Switched` yet may be left."""
+        self._native.close_all(frames, code, detail, spare_mesh_peers)
+
+    async def members(self) -> list[Member]:
+        """Say how every switched connection stands, in no order; they come and go while they are looked at."""
+        number = next(self._report_numbers)
+        report = _Report(self._shard_count, asyncio.get_running_loop().create_future())
+        self._reports[number] = report
+        self._native.report(number)
+        await report.done
+        members: list[Member] = []
+        for part in report.parts:
+            members += map(member_from, part)
+            await asyncio.sleep(0)  # others get a say between two parts, however many there are
+        return members
 
     def counters(self) -> dict[str, int]:
         """Give all counters, and the numbers that the shards keep of now; metrics by their names without `derp_`."""
@@ -246,6 +305,10 @@ class DataPlane:
         """Count who is here now."""
         return Census(*self._native.census())
 
+    def pulse(self) -> list[int]:
+        """Make every shard tick, and say how often each has ticked until now: one whose number stays is stuck."""
+        return self._native.pulse()
+
     def panic(self, shard: int) -> None:
         """Make a shard fail as a bug would, which ends the process: for the test of just that."""
         self._native.panic(shard)
@@ -257,10 +320,24 @@ class DataPlane:
             self._waiting.extend(self._native.drain())
         # In turns, so that answers leave and others get a say however much has come at once.
         for _ in range(min(len(self._waiting), EVENTS_A_TURN)):
-            on_event(event_from(self._waiting.popleft()))
+            raw = self._waiting.popleft()
+            if raw[0] == _native.MEMBERS:
+                _, number, members, is_last = cast("tuple[int, int, list[RawMember], bool]", raw)
+                self._take_part(number, members, is_last=is_last)
+            else:
+                on_event(event_from(raw))
         self._flush()
         if self._waiting and self._loop is not None:
             self._loop.call_soon(self._look)
+
+    def _take_part(self, number: int, members: list[RawMember], *, is_last: bool) -> None:
+        report = self._reports[number]
+        report.parts.append(members)
+        report.missing -= is_last
+        if report.missing == 0:
+            del self._reports[number]
+            if not report.done.done():
+                report.done.set_result(None)
 
     def _will_flush(self) -> None:
         if not self._flush_is_due and self._loop is not None:

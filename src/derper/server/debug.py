@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from aiohttp import web
@@ -19,9 +20,10 @@ from derper._version import version
 from derper.config import Config
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
+from derper.server.admission.door import Door
 from derper.server.identity import Identity
 from derper.server.metrics import Metrics
-from derper.server.pages import BROWSER_HEADERS, POLICY
+from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -46,6 +48,7 @@ class DebugPages:
 
     config: Config
     metrics: Metrics
+    door: Door
     identity: Identity
 
     def routes(self) -> list[web.RouteDef]:
@@ -101,13 +104,14 @@ class DebugPages:
         )
 
     async def _check(self, _request: web.Request) -> web.Response:
-        if found := self.metrics.contradictions():
+        if found := [*self.metrics.contradictions(), *await self.door.faults()]:
             return web.Response(status=500, text=", ".join(found), headers=_HEADERS)
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=_HEADERS)
 
 
 async def _go_to_index(request: web.Request) -> web.Response:
-    return web.Response(status=307, headers={"Location": str(request.rel_url.with_path("/debug/", keep_query=True))})
+    _, mark, query = request.raw_path.partition("?")
+    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"/debug/{mark}{query}")
 
 
 async def _nothing(_request: web.Request) -> web.Response:

@@ -5,8 +5,9 @@
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
 //! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
-//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `census` keeps
-//! count of who is there, and `shared` is what all shards have in common.
+//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `struggle` says
+//! who has a hard time, `census` keeps count of who is there, `round` goes through all of them, and `shared` is what
+//! all shards have in common.
 
 mod accept;
 mod census;
@@ -18,8 +19,10 @@ mod limit;
 mod mesh;
 mod receive;
 mod relay;
+mod round;
 mod send;
 mod shared;
+mod struggle;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +30,9 @@ mod tests;
 pub use check::Census;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::conn::{Conn, Local, NEVER, Stage};
@@ -40,9 +45,12 @@ use crate::seam::{Command, Event, Listener, ListenerId};
 use crate::stats::Counters;
 use crate::timer::Wheel;
 
+use self::limit::{InForce, Throttled};
 use self::mesh::RemoteSources;
+use self::round::{Round, Task};
 pub use self::shared::Settings;
 pub(crate) use self::shared::{Errand, Port, Shared, sum};
+use self::struggle::Told;
 
 /// Bytes that one ready connection may bring in one tick: the fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
@@ -77,16 +85,23 @@ pub(crate) struct Shard<N: Net> {
     congested: bool,
     handshakes_left: usize,
     drops_told: usize,
+    told: Told,
+    /// Hashes senders' keys where they are counted, so that nobody can choose keys that spoil the estimate.
+    hasher: RandomState,
+    /// How much may be read from clients.
+    limits: InForce,
     stopped: bool,
     wheel: Wheel,
     /// The watchers among the connections.
     watchers: Vec<ConnId>,
     /// Whom packets of keys at other nodes were sent to, as far as they came in over this shard's connections.
     remote_sources: RemoteSources,
+    /// What is being done to all members, the oldest first.
+    rounds: VecDeque<Round>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
     /// Connections that wait for the rate limit, the next to go on first.
-    throttled: BinaryHeap<Reverse<(u64, ConnId)>>,
+    throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
     /// Lent to whoever reads; see `receive`.
@@ -116,10 +131,14 @@ impl<N: Net> Shard<N> {
             congested: false,
             handshakes_left: 0,
             drops_told: 0,
+            told: Told::default(),
+            hasher: RandomState::new(),
+            limits: InForce::default(),
             stopped: false,
             wheel: Wheel::new(now),
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
+            rounds: VecDeque::new(),
             unfinished: Vec::new(),
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
@@ -138,6 +157,8 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
         self.drops_told = 0;
+        let ticks = &self.port().ticks;
+        ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
             // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
             if let Ready::Conn { id, write: true, .. } = *event {
@@ -156,6 +177,7 @@ impl<N: Net> Shard<N> {
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
+        self.advance_round();
         self.flush_dirty();
         self.publish();
         if !self.events.is_empty() {
@@ -167,6 +189,7 @@ impl<N: Net> Shard<N> {
     pub(crate) fn has_mail(&self) -> bool {
         let port = self.port();
         !self.unfinished.is_empty()
+            || !self.rounds.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
@@ -181,8 +204,7 @@ impl<N: Net> Shard<N> {
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
     pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
         let again = (self.accept_again_at != NEVER).then(|| self.accept_again_at.saturating_sub(now));
-        let throttled = self.throttled.peek().map(|Reverse((at, _))| at.saturating_sub(now));
-        [self.wheel.sleep_ms(now), again, throttled].into_iter().flatten().min()
+        [self.wheel.sleep_ms(now), again, self.throttled_ms(now)].into_iter().flatten().min()
     }
 
     /// Whether another shard has to look into its mailbox before this one may read on.
@@ -214,8 +236,10 @@ impl<N: Net> Shard<N> {
             match command {
                 Command::Listen(id, listener) => self.listen(id, listener),
                 Command::Unlisten(id) => self.unlisten(id),
-                Command::RateChanged => self.throttled_look_again(),
+                Command::LimitClients(limits) => self.limit_clients(limits),
                 Command::Stop => self.stopped = true,
+                // To tick was all that was wanted.
+                Command::Pulse => {}
                 Command::Panic => panic!("told to, by a test"),
                 Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),
                 Command::AwaitHead(conn) => self.await_head(conn),
@@ -227,6 +251,11 @@ impl<N: Net> Shard<N> {
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),
                 Command::Link { conn, first } => self.link(conn, &first),
                 Command::Close(conn, reason) => self.close(conn, reason),
+                Command::ToKey(key, act) => self.act_on_key(&key, &act),
+                Command::ToAll { act, spare_mesh_peers } => {
+                    self.begin_round(Task::Act { act, spare_mesh_peers });
+                }
+                Command::Report(report) => self.begin_round(Task::Report(report)),
             }
         }
     }
@@ -240,7 +269,7 @@ impl<N: Net> Shard<N> {
                 self.shared.ports[from].waker.wake();
             }
             for parcel in batch.parcels() {
-                self.enqueue(&parcel);
+                self.receive_for(&parcel);
             }
             for errand in batch.errands.drain(..) {
                 match errand {
@@ -249,6 +278,7 @@ impl<N: Net> Shard<N> {
                     Errand::Changed(key) => self.tell_watchers(&key),
                     Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
+                    Errand::ToKey(key, act) => self.act_on_key(&key, &act),
                 }
             }
             batch.clear();
@@ -304,6 +334,7 @@ impl<N: Net> Shard<N> {
             self.plan_keep_alive(id);
         }
         self.sample_rtt(id);
+        self.look_at_strains(id);
         self.arm(id);
     }
 
