@@ -25,6 +25,7 @@ from structlog.typing import FilteringBoundLogger
 from derper.config import Admin, Config
 from derper.errors import ConfigError
 from derper.protocol.upgrade import Refusal
+from derper.redaction import conceal
 from derper.server import files
 from derper.server.access import may_see
 from derper.server.listeners import address_of, listen
@@ -181,6 +182,7 @@ def read_token(path: Path) -> bytes:
     token = files.read(path, "the admin token").strip()
     if len(token) < _SHORTEST_TOKEN:
         raise ConfigError(f"the admin token {path} has {len(token)} characters; give it {_SHORTEST_TOKEN} or more")
+    conceal(token.decode("utf-8", "replace"), str(path))
     return token
 
 
