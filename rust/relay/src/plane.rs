@@ -5,24 +5,25 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Once, PoisonError};
+use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use crate::bucket::Rate;
+use crate::certificates::CertificateStore;
 use crate::datagrams::{Responder, Stun};
 use crate::frame::Key;
 use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
+use crate::limits::Limits;
 use crate::net::{Epoll, Socket};
 use crate::seam::{Act, Command, Event, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared, sum};
 use crate::stats::{Counters, Drops};
 use crate::stun::Clients;
 use crate::switchboard::Switchboard;
-use crate::tls::{CertificateStore, Session, client_config, server_config};
+use crate::tls::{Session, client_config};
 
 /// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
 const EXIT_BUG: i32 = 70;
@@ -36,7 +37,6 @@ const CONGESTION_PAUSE_MS: u64 = 10;
 /// All shards of a process.
 pub struct Plane {
     shared: Arc<Shared<Socket>>,
-    certificates: Arc<CertificateStore>,
     /// How other nodes are dialled, once it was said whom to trust.
     outgoing: Option<Arc<ClientConfig>>,
     threads: Vec<JoinHandle<()>>,
@@ -53,10 +53,8 @@ impl Plane {
     /// No threads, descriptors or memory.
     pub fn start(settings: Settings) -> io::Result<Self> {
         end_on_panic();
-        let certificates = Arc::new(CertificateStore::default());
-        let tls =
-            server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
-        let shared = Arc::new(Shared::new(settings, tls)?);
+        let certificates = CertificateStore::new().map_err(|error| io::Error::other(error.to_string()))?;
+        let shared = Arc::new(Shared::new(settings, Arc::new(certificates))?);
         let start = Instant::now();
         let stun = Arc::new(Stun::default());
         let mut responder = Some(Responder::new(Arc::clone(&stun)));
@@ -78,7 +76,7 @@ impl Plane {
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { shared, certificates, outgoing: None, threads, listeners: 0, stun, epoll })
+        Ok(Self { shared, outgoing: None, threads, listeners: 0, stun, epoll })
     }
 
     /// Accepts connections on a bound and listening socket, on every shard.
@@ -127,7 +125,7 @@ impl Plane {
         let config = self.outgoing.clone().ok_or("no root certificates are trusted")?;
         let session = Session::dial(config, server_name).map_err(|error| error.to_string())?;
         self.submit_to(
-            self.shared.place(),
+            self.shared.place(None),
             [Command::Dial { token, socket, remote, session: Box::new(session) }],
         );
         Ok(())
@@ -158,6 +156,14 @@ impl Plane {
         self.tell_all(|| Command::Report(report));
     }
 
+    /// Makes every shard tick; how often each has ticked until now.
+    #[must_use]
+    pub fn pulse(&self) -> Vec<u64> {
+        let ticks = self.shared.ports.iter().map(|port| port.ticks.load(Ordering::Relaxed)).collect();
+        self.tell_all(|| Command::Pulse);
+        ticks
+    }
+
     fn tell_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shared.ports.len() {
             self.submit_to(shard, [command()]);
@@ -173,14 +179,13 @@ impl Plane {
     /// The certificates that the next handshakes use.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
-        &self.certificates
+        &self.shared.certificates
     }
 
-    /// Reads no more than this from each client from now on, the connected ones included; `None`: no limit.
-    pub fn limit_clients(&self, rate: Option<Rate>) {
-        *self.shared.client_rate.write().unwrap_or_else(PoisonError::into_inner) = rate;
-        self.shared.is_rate_limited.store(rate.is_some(), Ordering::Release);
-        self.tell_all(|| Command::RateChanged);
+    /// Reads no more than this from clients from now on, the connected ones included.
+    pub fn limit_clients(&self, limits: Limits) {
+        let limits = Arc::new(limits);
+        self.tell_all(|| Command::LimitClients(Arc::clone(&limits)));
     }
 
     /// Who is connected.

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bucket::{Bucket, Rate};
+use crate::certificates::Missing;
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::sleep::Sleep;
 use crate::tls::Session;
 
-pub use crate::standing::{Act, Standing};
+pub use crate::limits::Limits;
+pub use crate::standing::{Act, Standing, Struggle};
 
 /// What a connection may do once it is switched (`docs/protocol/mesh.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +103,10 @@ pub enum Event {
         head: Vec<u8>,
         /// The other end.
         remote: SocketAddr,
+        /// Our end.
+        local: SocketAddr,
+        /// Where it came in; 0 for a node that we dialled.
+        listener: ListenerId,
         /// The TLS version in use, or none.
         tls: Option<&'static str>,
     },
@@ -110,6 +116,8 @@ pub enum Event {
         conn: ConnId,
         /// The other end.
         remote: SocketAddr,
+        /// Where it came in.
+        listener: ListenerId,
     },
     /// The frame that was asked for. The connection is parked.
     Frame {
@@ -120,7 +128,7 @@ pub enum Event {
         /// Its payload.
         payload: Vec<u8>,
     },
-    /// A part of the body that was asked for.
+    /// A part of the body or of the stream that was asked for.
     Data {
         /// The connection.
         conn: ConnId,
@@ -161,6 +169,17 @@ pub enum Event {
         /// Whether these were that shard's last.
         is_last: bool,
     },
+    /// A connection has had a hard time for ten seconds, or has it no more.
+    Struggling {
+        /// The connection.
+        conn: ConnId,
+        /// Its key.
+        key: Key,
+        /// With what.
+        how: Struggle,
+        /// Whether that is over.
+        is_over: bool,
+    },
     /// A packet was dropped whose destination somebody is looking for.
     Dropped {
         /// Its destination.
@@ -170,6 +189,8 @@ pub enum Event {
         /// Its length.
         bytes: usize,
     },
+    /// A TLS client was refused for want of a certificate; of the same one it is not said again for a second.
+    Unserved(Missing),
     /// A connection could not be accepted; the shard tries again in a second.
     AcceptFailed {
         /// The shard.
@@ -203,7 +224,9 @@ pub enum Command {
     AwaitFrame(ConnId, usize),
     /// Hand over the next so many bytes as they come.
     AwaitBody(ConnId, u64),
-    /// So many bytes of the body have been used: more may be read.
+    /// Hand over whatever comes, until the connection ends.
+    Stream(ConnId),
+    /// So many bytes of the body or of the stream have been used: more may be read.
     Consumed(ConnId, usize),
     /// Relay from now on; `first` is written before any packet.
     Switch {
@@ -249,8 +272,10 @@ pub enum Command {
     Listen(ListenerId, Arc<Listener>),
     /// Stop accepting there, and let go of the socket.
     Unlisten(ListenerId),
-    /// The rate limit of clients has changed: who waits for it looks again.
-    RateChanged,
+    /// Read no more than this from clients from now on.
+    LimitClients(Arc<Limits>),
+    /// Tick.
+    Pulse,
     /// End the shard; its connections are dropped.
     Stop,
     /// Fail as a bug would: for the tests of what happens then.

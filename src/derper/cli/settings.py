@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Self, TypeVar
+from posixpath import join, normpath
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from derper.cli import flags
@@ -20,6 +21,7 @@ from derper.config import (
     MAX_PORT,
     AcceptLimit,
     Acme,
+    Admin,
     Admission,
     BootstrapName,
     CertMode,
@@ -105,14 +107,10 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
         ),
         tls=_tls(line, around),
         relay=_relay(line, around),
-        admission=Admission(
-            refused_app_names=frozenset(_names(line[flags.DISALLOW_APP_NAMES])),
-            tailscaled_socket=Path(line[flags.SOCKET] or TAILSCALED_SOCKET) if line[flags.VERIFY_CLIENTS] else None,
-            url=_url(line, flags.VERIFY_CLIENT_URL),
-            url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
-        ),
+        admission=_admission(line),
         mesh=_mesh(line, around),
         pages=_pages(line, around),
+        admin=_admin(line, around),
         observation=Observation(
             count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
             rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
@@ -193,6 +191,16 @@ def _shards(line: Parsed, around: Surroundings) -> int:
     return shards or around.cores
 
 
+def _admission(line: Parsed) -> Admission:
+    sockets = line[flags.SOCKET] or (TAILSCALED_SOCKET,)
+    return Admission(
+        refused_app_names=frozenset(_names(line[flags.DISALLOW_APP_NAMES])),
+        tailscaled_sockets=tuple(map(Path, sockets)) if line[flags.VERIFY_CLIENTS] else (),
+        urls=tuple(_checked_url(flags.VERIFY_CLIENT_URL, url) for url in line[flags.VERIFY_CLIENT_URL]),
+        url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
+    )
+
+
 def _mesh(line: Parsed, around: Surroundings) -> Mesh:
     key_source: MeshKey | Path | SecretsServer | None
     url = _url(line, flags.SECRETS_URL)
@@ -203,7 +211,7 @@ def _mesh(line: Parsed, around: Surroundings) -> Mesh:
         cache_file = Path(given) if given else None
         if not line.given(flags.SECRETS_CACHE_DIR):
             cache_file = around.home(".cache", "derper-secrets")
-        key_source = SecretsServer(url, f"{line[flags.SECRETS_PATH_PREFIX].rstrip('/')}/meshkey", cache_file)
+        key_source = SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
     else:
         key_source = _psk_file(line, around)
     peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
@@ -256,6 +264,36 @@ def _choice(line: Parsed, flag: Flag[str], choices: type[Choice]) -> Choice:
         raise ConfigError(f"-{flag.name} is '{line[flag]}'; choose one of {', '.join(choices)}") from None
 
 
+def _admin(line: Parsed, around: Surroundings) -> Admin | None:
+    place, token = line[flags.ADMIN], line[flags.ADMIN_TOKEN_FILE]
+    token_file = Path(token) if token else None
+    if not place:
+        if token_file is not None:
+            raise ConfigError("-admin-token-file is of no use without -admin; give that, too, or leave it out")
+        return None
+    kind, _, path = place.partition(":")
+    if kind == "unix":
+        return Admin(Path(path) if path else _admin_socket(around), None, token_file)
+    address = ListenAddress.parse(place)
+    if token_file is None and (address.host is None or not address.host.is_loopback):
+        raise ConfigError(
+            f"-admin={place} can be reached from elsewhere and needs -admin-token-file; "
+            "give that, or listen on a loopback address or a unix socket"
+        )
+    return Admin(None, address, token_file)
+
+
+def _admin_socket(around: Surroundings) -> Path:
+    """The default place, in the first of the directories that systemd makes for a service."""
+    directory = around.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if not directory:
+        raise ConfigError(
+            "-admin=unix wants $RUNTIME_DIRECTORY, which a unit has with RuntimeDirectory=derper; "
+            "set that, or name the socket as -admin=unix:PATH"
+        )
+    return Path(directory, "admin.sock")
+
+
 def _bootstrap(text: str) -> BootstrapName:
     name, _, rollout_txt = text.partition("/")
     return BootstrapName(name, rollout_txt or None)
@@ -274,9 +312,13 @@ def _not_negative(line: Parsed, flag: Flag[float]) -> float:
 
 
 def _url(line: Parsed, flag: Flag[str]) -> str | None:
-    if line[flag] and not _is_http_url(line[flag]):
-        raise ConfigError(f"-{flag.name} is '{line[flag]}'; give an http or https URL")
-    return line[flag] or None
+    return _checked_url(flag, line[flag]) if line[flag] else None
+
+
+def _checked_url(flag: Flag[Any], url: str) -> str:
+    if not _is_http_url(url):
+        raise ConfigError(f"-{flag.name} is '{url}'; give an http or https URL")
+    return url
 
 
 def _is_http_url(text: str) -> bool:

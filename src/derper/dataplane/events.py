@@ -1,7 +1,8 @@
 """What the data plane tells: one tuple type an event, with its fields in the extension's order.
 
 After `Head`, `HeadTooLarge` and `Frame`, and after the last `Data` of a body, the connection is parked: nothing more is
-read from it until a command says what it should collect next.
+read from it until a command says what it should collect next. A peer that ends its sending side meanwhile is served for
+five seconds more, as it may read on; then comes `Closed`, whatever was asked for and not read.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,13 @@ class Remote(NamedTuple):
     port: int
 
 
+class Local(NamedTuple):
+    """Our end of a connection."""
+
+    ip: str  # IPv4-mapped addresses as IPv4
+    port: int
+
+
 class Totals(NamedTuple):
     """What a switched connection carried; bytes are packet bytes, without keys and headers."""
 
@@ -37,6 +45,8 @@ class Head(NamedTuple):
     conn: Conn
     head: bytes
     remote: Remote
+    local: Local
+    listener: int  # what `DataPlane.listen` gave; 0 for a node that we dialled
     tls: str | None  # "1.2", "1.3", None without TLS
 
 
@@ -45,6 +55,7 @@ class HeadTooLarge(NamedTuple):
 
     conn: Conn
     remote: Remote
+    listener: int
 
 
 class Frame(NamedTuple):
@@ -56,7 +67,7 @@ class Frame(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A part of the body that `await_body` asked for."""
+    """A part of the body that `await_body` asked for, or of what `stream` did."""
 
     conn: Conn
     data: bytes
@@ -129,6 +140,18 @@ class Member(NamedTuple):
         return PeerPresent.from_payload(self.presence[HEADER_LEN:])
 
 
+class Struggling(NamedTuple):
+    """A connection has had a hard time for half of the last ten seconds or more; said of a key once a minute at most.
+
+    `is_over` is said once for each that was said to struggle, at the latest before it is `Closed`.
+    """
+
+    conn: Conn
+    key: bytes
+    how: str  # "limited": a rate limit holds it back; "fighting": it takes its key's packets from another connection
+    is_over: bool
+
+
 class Dropped(NamedTuple):
     """A packet to one of the destinations in `PlaneSettings.verbose_drops` was dropped."""
 
@@ -150,16 +173,26 @@ class StunFailed(NamedTuple):
     error: str
 
 
-Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
+class Unserved(NamedTuple):
+    """A TLS client was refused because no certificate is for it; of the same one it is said at most once a second."""
+
+    name: str | None  # in lower case; None: it asked for no name, or for `local`
+    local: str  # where it reached us
+
+
+Notice: TypeAlias = Dropped | AcceptFailed | StunFailed | Unserved
 """An event of no one connection."""
 
 Event: TypeAlias = (
-    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Closed | Notice
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Struggling | Closed
+    | Notice
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
-    _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
-    _native.HEAD_TOO_LARGE: lambda conn, remote: HeadTooLarge(conn, Remote(*remote)),
+    _native.HEAD: lambda conn, head, remote, local, listener, tls: Head(
+        conn, head, Remote(*remote), Local(*local), listener, tls
+    ),
+    _native.HEAD_TOO_LARGE: lambda conn, remote, listener: HeadTooLarge(conn, Remote(*remote), listener),
     _native.FRAME: Frame,
     _native.DATA: Data,
     _native.DRAINED: Drained,
@@ -170,9 +203,11 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
+    _native.STRUGGLING: Struggling,
     _native.DROPPED: Dropped,
     _native.ACCEPT_FAILED: AcceptFailed,
     _native.STUN_FAILED: StunFailed,
+    _native.UNSERVED: Unserved,
 }
 
 

@@ -4,6 +4,8 @@ mod crossing;
 mod harness;
 mod introducing;
 mod leaving;
+mod limiting;
+mod parked;
 mod relaying;
 mod sending;
 mod tls;
