@@ -66,6 +66,8 @@ class Listeners:
     http_port: int | None  # None: off
     stun_port: int | None  # None: no STUN
     stun_any: bool  # answer STUN clients other than Tailscale's, too
+    proxies: tuple[IPNetwork, ...]  # where connections come from that begin with a PROXY header, all of them
+    per_ip: int | None  # connections of one address; None: any number
 
 
 class CertMode(StrEnum):

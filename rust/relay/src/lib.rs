@@ -5,7 +5,7 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `hello`, `certificates`, `frame`, `tls`, `route`,
+//! `switchboard` (who is where), `queue` (what waits), and then `proxy`, `crowd`, `hello`, `certificates`, `frame`, `tls`, `route`,
 //! `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@
 mod bucket;
 mod certificates;
 mod conn;
+mod crowd;
 mod datagrams;
 mod frame;
 mod hello;
@@ -23,6 +24,7 @@ mod mailbox;
 mod net;
 mod partners;
 mod plane;
+mod proxy;
 mod queue;
 mod route;
 pub mod seam;
@@ -48,6 +50,7 @@ pub use histogram::Spread;
 pub use id::ConnId;
 pub use mailbox::MAILBOX;
 pub use plane::Plane;
+pub use proxy::Network;
 pub use shard::Settings;
 pub use stats::Drops;
 pub use switchboard::{Audit, Census, Switchboard};

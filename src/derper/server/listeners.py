@@ -52,10 +52,11 @@ class Listening:
                 beside = bound.enter_context(listen(config.http_address, config.relay.tcp, _HTTP_PORT))
             if config.stun_address is not None:
                 stun = bound.enter_context(bind_stun(config.stun_address))
-            self._plane.listen(main, tls=config.serves_tls, limit=limit)
+            proxies, per_ip = config.listeners.proxies, config.listeners.per_ip
+            self._plane.listen(main, tls=config.serves_tls, limit=limit, proxies=proxies, per_ip=per_ip)
             self.address = address_of(main)
             if beside is not None:
-                self._plane.listen(beside, tls=False)
+                self._plane.listen(beside, tls=False, proxies=proxies, per_ip=per_ip)
                 self.http_address = address_of(beside)
                 _log.info("serving plain HTTP", address=self.http_address)
             if stun is not None:

@@ -29,6 +29,7 @@ impl<N: Net> Shard<N> {
         match conn.stage {
             Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
             Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Linked(_) => self.heard_from(id),
             Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
@@ -97,15 +98,15 @@ impl<N: Net> Shard<N> {
             self.commit(id, &answer);
         }
         match progress {
-            Ok(Progress::Established) => {
+            Ok(Progress::Handshaking) => result,
+            Ok(progress) => {
                 if self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Handshake)) {
                     self.shake_hands(id);
-                    return self.advance(id);
+                    self.advance(id)?;
                 }
-                result
+                result?;
+                if progress == Progress::PeerClosed { self.end_of_stream(id) } else { Ok(()) }
             }
-            Ok(Progress::Handshaking) => result,
-            Ok(Progress::PeerClosed) => result.and(Err(Reason::code("eof"))),
             Err(error) => {
                 // The alert tells the peer why; it leaves now or never.
                 self.flush(id);

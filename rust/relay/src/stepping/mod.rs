@@ -97,7 +97,7 @@ impl World {
         for (id, tls) in [(1, false), (2, true)] {
             // Any descriptor will do: nothing is ever done with it.
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-            let listener = Arc::new(Listener { socket, tls, limit: None });
+            let listener = Arc::new(Listener { socket, tls, limit: None, proxies: Vec::new(), per_ip: None });
             for shard in 0..world.shards.len() {
                 world.shared.submit_to(shard, [Command::Listen(id, Arc::clone(&listener))]);
             }
@@ -409,6 +409,8 @@ pub fn settings(shards: usize) -> Settings {
         server_key: [0xee; 32],
         mesh_max_keys: 1_000,
         verbose_drops: [].into(),
+        link_silence: 120_000,
+        max_introducing: 1_000_000,
         rtt_interval: 0,
         count_senders: true,
         keep_alive: 60_000,
