@@ -95,7 +95,7 @@ class Server:
         self._door = Door.of(config)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
         self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
-        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
+        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, config)
         self._debug = DebugPages(config, self.metrics, self._door, self.identity)
 
     async def __aenter__(self) -> Self:

@@ -13,6 +13,7 @@ from derper.dataplane import DataPlane, Rate
 from derper.server.bootstrap import BootstrapDns
 from derper.server.exposition import Family, Histogram, Labelled, Type
 from derper.server.introduce import Introducer
+from derper.server.mesh import Mesh
 
 _PLAIN_COUNTERS: Final = (
     "bytes_received",
@@ -48,8 +49,11 @@ _RTT_LABELS: Final = ("10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms"
 class Metrics:
     """The server's own metrics; those of its process are in `process`."""
 
-    def __init__(self, plane: DataPlane, introducer: Introducer, bootstrap: BootstrapDns, config: Config) -> None:
+    def __init__(
+        self, plane: DataPlane, introducer: Introducer, bootstrap: BootstrapDns, mesh: Mesh, config: Config
+    ) -> None:
         self._plane = plane
+        self._mesh = mesh
         self._bootstrap = bootstrap
         self._has_rate_config = config.relay.rate_file is not None
         self._introducer = introducer
@@ -67,6 +71,7 @@ class Metrics:
         yield from self._limits(counters)
         yield from self._stun()
         yield from self._bootstrap.families()
+        yield from self._mesh.families()
 
     def contradictions(self) -> list[str]:
         """Look for what does not fit together; nothing, if all does. Several connections of one key do."""
