@@ -87,7 +87,7 @@ class ReportingDerper(OurDerper):
 @contextmanager
 def idle(bench: Bench, relay: Relay, clients: int) -> Iterator[None]:
     """Have so many idle clients."""
-    command = [bench.generator, "idle", f"--addr={HOST}:{relay.port}", "--plain", f"--clients={clients}"]
+    command = [str(bench.generator), "idle", f"--addr={HOST}:{relay.port}", "--plain", f"--clients={clients}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as generator:
         assert generator.stdout is not None  # noqa: S101 - it was started with a pipe
         generator.stdout.readline()
@@ -113,7 +113,8 @@ def main() -> int:
             relay.start()
         with relay_stopped(relay), idle(bench, relay, options.clients):
             for name in ("without", "with") * options.turns:
-                with relay.reporting() if name == "with" else nullcontext([]) as took:
+                nothing: list[float] = []
+                with relay.reporting() if name == "with" else nullcontext(nothing) as took:
                     told = load.measure(relay, bench)
                 shown = told["latency_p50_us"], told["latency_p99_us"], told["cpu_us_per_packet"]
                 figures[name].append(shown)

@@ -6,5 +6,6 @@ mod introducing;
 mod leaving;
 mod limiting;
 mod relaying;
+mod rounds;
 mod sending;
 mod tls;
