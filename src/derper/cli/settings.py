@@ -18,7 +18,9 @@ from derper.cli import flags
 from derper.cli.goflags import Flag, Parsed
 from derper.cli.govalues import parse_bool
 from derper.config import (
+    FIRST_SOCKET,
     MAX_PORT,
+    PREDECESSOR,
     AcceptLimit,
     Acme,
     Admission,
@@ -38,6 +40,7 @@ from derper.config import (
     Pages,
     Relay,
     SecretsServer,
+    Supervision,
     Tcp,
     Tls,
     TrustedRoots,
@@ -61,11 +64,13 @@ class Surroundings:
     environ: Mapping[str, str]
     is_root: bool
     cores: int
+    pid: int = 0
+    parent: int = 0
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Those of the running process."""
-        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)))
+        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)), os.getpid(), os.getppid())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -120,6 +125,8 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             file=around.read("SSL_CERT_FILE", Path, "a path"),
             directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
         ),
+        supervision=_supervision(around),
+        drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
     if config.serves_tls:
         _check_tls(config.tls)
@@ -246,6 +253,23 @@ def _pages(line: Parsed, around: Surroundings) -> Pages:
             key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
         ),
     )
+
+
+def _supervision(around: Surroundings) -> Supervision:
+    """What is meant for this very process: variables may have come down from one further up."""
+    environ = around.environ
+    succeeds = environ.get(PREDECESSOR) == str(around.parent)
+    sockets: tuple[str, ...] = ()
+    if succeeds or environ.get("LISTEN_PID") == str(around.pid):
+        number = around.read("LISTEN_FDS", _decimal, "a number") or 0
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        sockets = tuple(names[at] if at < len(names) else "" for at in range(number))
+    watchdog = None
+    if environ.get("WATCHDOG_PID", str(around.pid)) == str(around.pid):
+        microseconds = around.read("WATCHDOG_USEC", _decimal, "a number")
+        watchdog = microseconds / 1e6 if microseconds else None
+    ready_fd = FIRST_SOCKET + len(sockets) if succeeds else None
+    return Supervision(environ.get("NOTIFY_SOCKET") or None, watchdog, sockets, ready_fd)
 
 
 def _logs(line: Parsed, around: Surroundings) -> Logs:
