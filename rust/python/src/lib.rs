@@ -57,7 +57,7 @@ impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
-                        keep_alive_jitter, rtt_interval))]
+                        keep_alive_jitter, rtt_interval, records_per_key))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -77,6 +77,7 @@ impl Plane {
         keep_alive: u64,
         keep_alive_jitter: u64,
         rtt_interval: u64,
+        records_per_key: u64,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
             return Err(PyValueError::new_err(format!("wanted 1 to 256 shards, got {shards}")));
@@ -97,6 +98,7 @@ impl Plane {
             keep_alive,
             keep_alive_jitter,
             rtt_interval,
+            records_per_key,
         })?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
     }

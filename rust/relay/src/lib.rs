@@ -5,7 +5,7 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`;
+//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `records`, `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod mailbox;
 mod net;
 mod plane;
 mod queue;
+mod records;
 mod route;
 pub mod seam;
 mod shard;
