@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from aiohttp import web
@@ -19,8 +20,9 @@ from derper._version import version
 from derper.config import Config
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
+from derper.server.identity import Identity
 from derper.server.metrics import Metrics
-from derper.server.pages import BROWSER_HEADERS, POLICY
+from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -45,7 +47,7 @@ class DebugPages:
 
     config: Config
     metrics: Metrics
-    has_mesh_key: bool
+    identity: Identity
 
     def routes(self) -> list[web.RouteDef]:
         """Give the routes below `/debug`, the last of which takes all that is left there."""
@@ -79,7 +81,7 @@ class DebugPages:
             "Version": version(),
             "Machine": socket.gethostname(),
             "TLS hostname": self.config.tls.hostname,
-            "Mesh key": str(self.has_mesh_key).lower(),
+            "Mesh key": str(self.identity.mesh_key is not None).lower(),
         }
         items = [f"<li><b>{name}:</b> {html.escape(value)}</li>" for name, value in facts.items()]
         items += [f'<li><a href="/debug/{name}">{title}</a></li>' for name, title, _ in self._pages()]
@@ -106,7 +108,8 @@ class DebugPages:
 
 
 async def _go_to_index(request: web.Request) -> web.Response:
-    return web.Response(status=307, headers={"Location": str(request.rel_url.with_path("/debug/", keep_query=True))})
+    _, mark, query = request.raw_path.partition("?")
+    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"/debug/{mark}{query}")
 
 
 async def _nothing(_request: web.Request) -> web.Response:

@@ -276,7 +276,10 @@ impl<S: Stream> Conn<S> {
     fn take_from_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Reason> {
         match self.stream.read(buffer) {
             Ok(0) => Err(self.cut_short()),
-            Ok(came) => Ok(came),
+            Ok(came) => {
+                self.wire.received += came as u64;
+                Ok(came)
+            }
             Err(error) if is_transient(&error) => Ok(0),
             Err(error) => Err(Reason::with("reset", error.to_string())),
         }
