@@ -52,6 +52,10 @@ class Part:
 PARTS: Final = {
     "derper": Part("goserver", "tailscale.com/cmd/derper"),
     "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
+    "tailscaled": Part("tailnet", "tailscale.com/cmd/tailscaled"),
+    "tailscale": Part("tailnet", "tailscale.com/cmd/tailscale"),
+    "headscale": Part("headscale", "github.com/juanfont/headscale/cmd/headscale"),
+    "setecserver": Part("setecserver", "."),
 }
 
 
