@@ -1,6 +1,7 @@
 //! Our records against rustls as the peer, and against a peer that seals by hand what no library would.
 
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{
@@ -14,10 +15,9 @@ use rustls::{
     RootCertStore, ServerConfig, ServerConnection,
 };
 
-use crate::tls::{
-    Certificate, CertificateStore, HANDSHAKE_ROOM, Progress, Session, client_config, sealed_len,
-    server_config,
-};
+use crate::certificates::{Certificate, CertificateStore, Choice, Serves};
+use crate::hello::{Hello, Wanted};
+use crate::tls::{HANDSHAKE_ROOM, Progress, Session, client_config, sealed_len};
 
 const ALL: [CipherSuite; 3] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
@@ -83,10 +83,13 @@ fn certificate() -> (CertificateDer<'static>, KeyPair) {
 /// A connection that rustls dialled, with this cipher; its last flight has not been heard yet.
 fn dialled(suite: CipherSuite) -> (Ours, ClientConnection, Vec<u8>) {
     let (leaf, key) = certificate();
-    let store = Arc::new(CertificateStore::default());
-    let ours = Certificate { name: None, chain: vec![leaf.to_vec()], key: key.serialize_der() };
+    let store = CertificateStore::new().expect("a store");
+    let ours = Certificate { serves: Serves::Any, chain: vec![leaf.to_vec()], key: key.serialize_der() };
     store.replace(vec![ours]).expect("a good certificate");
-    let session = Session::accept(server_config(store).expect("a configuration")).expect("a session");
+    let anybody = Hello { offers_challenge: false, wanted: Wanted::Anybody };
+    let choice = store.choose(anybody, Ipv4Addr::LOCALHOST.into(), 0);
+    let Choice::Serve(config) = choice else { panic!("a certificate for anybody was set") };
+    let session = Session::accept(config).expect("a session");
     let mut roots = RootCertStore::empty();
     roots.add(leaf).expect("a root");
     let mut config = ClientConfig::builder_with_provider(only(suite))

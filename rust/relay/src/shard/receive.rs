@@ -29,10 +29,6 @@ impl Buffers {
     }
 }
 
-/// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
-const PLAIN_HTTP_ON_TLS: &[u8] =
-    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
-
 impl<N: Net> Shard<N> {
     /// A connection has bytes, or its end, or an error.
     pub(super) fn readable(&mut self, id: ConnId, broken: bool) {
@@ -46,8 +42,8 @@ impl<N: Net> Shard<N> {
         }
         match conn.stage {
             Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
-            Stage::Handshake if self.handshakes_left == 0 => return,
-            Stage::Handshake => self.handshakes_left -= 1,
+            Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
         let mut buffers = std::mem::take(&mut self.buffers);
@@ -80,25 +76,17 @@ impl<N: Net> Shard<N> {
         self.decrypt(id, &mut buffers.sealed[..start + came], &mut buffers.plain)
     }
 
-    /// Begins the handshake of a connection that we dialled.
-    pub(super) fn greet(&mut self, id: ConnId) -> Result<(), Reason> {
-        let mut buffers = std::mem::take(&mut self.buffers);
-        let result = self.decrypt(id, &mut [], &mut buffers.plain);
-        self.buffers = buffers;
-        result
+    /// Begins the handshake: with the client's first message, or as the client, with none.
+    pub(super) fn greet(&mut self, id: ConnId, mut first: Vec<u8>) -> Result<(), Reason> {
+        // That message came through the shard's buffers, so they are lent. There is hardly ever data behind it.
+        let mut plain = vec![0; HELD + first.len()];
+        self.decrypt(id, &mut first, &mut plain)
     }
 
     fn decrypt(&mut self, id: ConnId, sealed: &mut [u8], plain: &mut [u8]) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let Transport::Tls(session) = &mut conn.transport else { return Ok(()) };
         let is_new = matches!(conn.stage, Stage::Handshake);
-        if is_new && session.partial().is_empty() && sealed.first().is_some_and(u8::is_ascii_uppercase) {
-            // No TLS record begins with a letter; a request line does.
-            conn.transport = Transport::Plain;
-            self.control(id, PLAIN_HTTP_ON_TLS);
-            self.close(id, Reason::code("plain_http_on_tls"));
-            return Ok(());
-        }
         let mut answer = Vec::new();
         let (came, progress) = session.receive(sealed, &mut plain[HELD..], &mut answer);
         if is_new {
@@ -292,7 +280,8 @@ impl<S> Conn<S> {
         self.deadline = NEVER;
         match &self.stage {
             Stage::Lingering(ending) => ending.reason.clone(),
-            Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
+            Stage::Hello if self.input.is_empty() => Reason::code("eof"),
+            Stage::Hello | Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
             Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
             Stage::Frame { .. } => Reason::with("eof", "in the login"),
             Stage::Body { .. } => Reason::with("eof", "in the request body"),
