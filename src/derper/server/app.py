@@ -12,7 +12,9 @@ from structlog.typing import FilteringBoundLogger
 from derper._version import version
 from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
+from derper.redaction import conceal
 from derper.server import pages, port80, successor
+from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
 from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
@@ -20,16 +22,18 @@ from derper.server.debug import DebugPages
 from derper.server.drain import drain
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
-from derper.server.introduce import Introducer
+from derper.server.introduce import Introducer, Web
 from derper.server.listeners import Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
 from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
+from derper.server.reload import action as reload_action
 from derper.server.resettle import Settings
 from derper.server.supervisor import Supervisor
 from derper.server.tls import Certificates
+from derper.server.tunnels import Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -51,12 +55,12 @@ async def _serve(server: "Server") -> int:
     """Serve until a signal says otherwise: the first one drains, a second one ends it at once."""
     loop = asyncio.get_running_loop()
     ordered, at_once = asyncio.Event(), asyncio.Event()
-    tasks: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[object]] = set()
 
     def stop() -> None:
         (at_once if ordered.is_set() else ordered).set()
 
-    def spawn(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    def spawn(work: Callable[[], Coroutine[None, None, object]]) -> None:
         task = loop.create_task(work())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -88,6 +92,7 @@ class Server:
         self._supervisor = Supervisor(config.supervision)
         self._successor: int | None = None  # its process id, once it serves
         self._watch: asyncio.Task[None] | None = None
+        conceal(config.tls.acme.eab_key, "-acme-eab-key")
         self.identity = Identity.load(config)
         self.plane = DataPlane(
             PlaneSettings(
@@ -111,9 +116,14 @@ class Server:
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         self._door = Door.of(config)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
-        self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
+        self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
+        self._introducer = Introducer(self.plane, Web(self.http, self.http_beside, self.tunnels), login, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
         self._debug = DebugPages(config, self.metrics, self._door, self.identity)
+        self.admin: AdminListener | None = None
+        if config.admin is not None:
+            actions = [reload_action(self.reload)]
+            self.admin = AdminListener(config, config.admin, self._debug.routes(), actions)
 
     async def __aenter__(self) -> Self:
         """Serve.
@@ -149,27 +159,29 @@ class Server:
                 self._supervisor.tell(f"MAINPID={self._successor}")
         return self._successor is not None
 
-    async def reload(self) -> None:
-        """Read again what may change while the server runs; what cannot be read stays as it was."""
+    async def reload(self) -> dict[str, str]:
+        """Read again what may change while the server runs; what cannot be read stays as it was, and is told why."""
         with self._supervisor.reloading():
-            await self._reload()
+            return await self._reload()
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> dict[str, str]:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
-        await reload_all(items)
+        return await reload_all(items)
 
     async def _start(self) -> None:
         config = self._config
         if self._certificates is not None:
             self._certificates.start()
-        debug = self._debug.routes()
+        debug = self._debug.public_routes()
         await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
         if self.http_beside is not None:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
         self._rates.load()
+        if self.admin is not None:
+            await self.admin.start()
         self.listening.start()
         _log.info(
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
@@ -183,6 +195,8 @@ class Server:
     async def _stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        if self.admin is not None:
+            await self.admin.stop()
         await self.bootstrap.stop()
         await self._mesh.stop()
         self.plane.stop()

@@ -59,15 +59,15 @@ class Listening:
         self.sockets[MAIN] = main or listen(config.listeners.main, config.relay.tcp)
         handed.must_be_empty()
         self._listeners.append(self._plane.listen(self.sockets[MAIN], tls=config.serves_tls, limit=limit))
-        self.address = _address_of(self.sockets[MAIN])
+        self.address = address_of(self.sockets[MAIN])
         if HTTP in self.sockets:
             self._listeners.append(self._plane.listen(self.sockets[HTTP], tls=False))
-            self.http_address = _address_of(self.sockets[HTTP])
+            self.http_address = address_of(self.sockets[HTTP])
             _log.info("serving plain HTTP", address=self.http_address)
         if STUN in self.sockets:
             any_client = config.listeners.stun_any
             self._plane.serve_stun(self.sockets[STUN], any_client=any_client)
-            _log.info("answering STUN", address=_address_of(self.sockets[STUN]), any_client=any_client)
+            _log.info("answering STUN", address=address_of(self.sockets[STUN]), any_client=any_client)
 
     def stop_accepting(self) -> None:
         """Accept no connection any more; STUN is answered on."""
@@ -220,6 +220,7 @@ def _advice(error: OSError, flag: str) -> str:
             return error.strerror or str(error)
 
 
-def _address_of(sock: socket.socket) -> str:
+def address_of(sock: socket.socket) -> str:
+    """Give the address that a socket is bound to, as it is written in flags and logs."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
