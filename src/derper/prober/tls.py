@@ -1,0 +1,121 @@
+"""The TLS probe: would a client that knows nothing but the node's name accept its certificates, next week too?
+
+Neither `CertName` nor the map's addresses are looked at, so a node that is trusted by a pin alone fails here.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from derper import log
+from derper.errors import NetworkError
+from derper.prober.revocation import RevocationLists
+from derper.prober.trust import Trust
+from derper.protocol.derpmap import Node
+
+EXPIRES_SOON: Final = timedelta(days=7)
+_NAMES_LISTS_SINCE: Final = datetime(2025, 5, 7, tzinfo=UTC)
+"""From when on Let's Encrypt's certificates name a revocation list."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsCheck:
+    """One node."""
+
+    node: Node
+    trust: Trust
+    lists: RevocationLists
+
+    async def __call__(self) -> None:
+        """Shake hands and look at what was shown.
+
+        Raises:
+            NetworkError: whatever a client, now or in a week, would take offence at.
+        """
+        at = f'"{self.node.host_name}:{self.node.port}"'
+        try:
+            _, out = await asyncio.open_connection(
+                self.node.host_name, self.node.port, ssl=self.trust.context, server_hostname=self.node.host_name
+            )
+        except (OSError, ValueError) as error:
+            raise NetworkError(f"connecting to {at}: {_reason(error)}") from error
+        try:
+            chain = presented_chain(out.get_extra_info("ssl_object"))
+        finally:
+            out.transport.abort()
+        check_dates(chain, datetime.now(UTC))
+        await self._check_revocation(chain)
+
+    async def _check_revocation(self, chain: Sequence[x509.Certificate]) -> None:
+        leaf = chain[0]
+        if url := list_url(leaf):
+            await self.lists.check(leaf, url, [*chain[1:], *self.trust.certificates])
+        elif _is_of_lets_encrypt(leaf) and leaf.not_valid_before_utc >= _NAMES_LISTS_SINCE:
+            raise NetworkError("the certificate is from Let's Encrypt and names no revocation list")
+
+
+def presented_chain(ssl_object: Any) -> list[x509.Certificate]:  # noqa: ANN401  of either Python's ssl object
+    """Give the certificates as the server sent them, the leaf first."""
+    if hasattr(ssl_object, "get_unverified_chain"):  # public from Python 3.13 on
+        return [x509.load_der_x509_certificate(der) for der in ssl_object.get_unverified_chain()]
+    shown = ssl_object._sslobj.get_unverified_chain()  # noqa: SLF001  before that, only there
+    return [x509.load_der_x509_certificate(ssl.PEM_cert_to_DER_cert(one.public_bytes())) for one in shown]
+
+
+def check_dates(chain: Sequence[x509.Certificate], now: datetime) -> None:
+    """Look whether every certificate is valid, and will be for a week.
+
+    Those whose key identifiers say that they are their own issuer, or say nothing, are passed over: roots, and the
+    server's meta certificate.
+    """
+    for certificate in chain:
+        if _own_key_id(certificate) == _issuers_key_id(certificate):
+            continue
+        name = certificate.subject.rfc4514_string()
+        if certificate.not_valid_before_utc > now:
+            raise NetworkError(f"certificate {name} is not valid before {certificate.not_valid_before_utc:%F %T} UTC")
+        if certificate.not_valid_after_utc < now + EXPIRES_SOON:
+            ends = f"{certificate.not_valid_after_utc:%F %T} UTC"
+            raise NetworkError(f"certificate {name} expires at {ends}, in less than {EXPIRES_SOON.days} days")
+
+
+def list_url(certificate: x509.Certificate) -> str:
+    """Give where the first revocation list is that the certificate names, if it names one."""
+    try:
+        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    except x509.ExtensionNotFound:
+        return ""
+    names = [name for point in points for name in point.full_name or ()]
+    urls = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
+    return next((url for url in urls if url.startswith(("http://", "https://"))), "")
+
+
+def _own_key_id(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _issuers_key_id(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _is_of_lets_encrypt(certificate: x509.Certificate) -> bool:
+    names = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return any(name.value == "Let's Encrypt" for name in names)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"tls: failed to verify certificate: {error.verify_message}"
+    return log.in_one_line(error)
