@@ -19,6 +19,7 @@ from derper.config import (
     Config,
     DebugAccess,
     ListenAddress,
+    LogLevel,
     MeshPeer,
     SecretsServer,
     Tcp,
@@ -82,6 +83,9 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "tcp-write-timeout": 2.0,
         "shards": 0,
         "ace": False,
+        "settings": "",
+        "log-format": "auto",
+        "log-level": "info",
     }
 
 
@@ -297,7 +301,7 @@ def test_the_environment_is_read_into_types() -> None:
     assert made.observation.count_senders
     assert not made.observation.rtt_stats
     assert made.observation.verbose_drops == {key}
-    assert made.observation.debug_logs
+    assert made.logs.level is LogLevel.DEBUG
     assert not made.observation.prober_logs
     assert made.pages.debug == DebugAccess(
         ip_address("192.0.2.1"), (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")), Path("/d")
@@ -379,7 +383,7 @@ def test_a_user_without_a_home_must_name_the_certificate_directory() -> None:
 
 
 def test_every_flag_is_read_by_the_settings() -> None:
-    unused = {flag.name for flag in DERPER_FLAGS} - {"version"}
+    unused = {flag.name for flag in DERPER_FLAGS} - {"version", "settings"}  # the program's own
     source = Path(config_from.__code__.co_filename).read_text(encoding="utf-8")
     names = {value.name: name for name, value in vars(flags).items() if value in DERPER_FLAGS}
     assert {name for name in unused if f"flags.{names[name]}" not in source} == set()

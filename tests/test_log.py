@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ import pytest
 import structlog
 
 from derper import log
+from derper.config import LogFormat, LogLevel, Logs
 from derper.errors import ConfigError
 
 PRIVATE = "privkey:805b0f945c4290b62c129167006cd5d9c8f103f0317f8573f89263f8c9abf56a"
@@ -44,6 +46,16 @@ def test_on_a_terminal_lines_are_for_people() -> None:
     assert "event=" not in out.getvalue()
 
 
+def test_collectors_that_want_json_get_an_object_a_line() -> None:
+    out = Terminal()
+    log.configure(out, Logs(LogFormat.JSON))
+    structlog.get_logger().info("client gone", reason='it "left"', packets=3)
+    logging.getLogger("other").warning("odd")
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert first.items() >= {"level": "info", "event": "client gone", "reason": 'it "left"', "packets": 3}.items()
+    assert second.items() >= {"level": "warning", "event": "odd"}.items()
+
+
 def test_nothing_that_a_peer_sends_breaks_a_line_or_speaks_to_the_terminal() -> None:
     out = io.StringIO()
     log.configure(out)
@@ -65,7 +77,7 @@ def test_a_private_key_is_never_written() -> None:
 def test_debug_lines_come_only_when_asked_for() -> None:
     for debug in (False, True):
         out = io.StringIO()
-        log.configure(out, debug=debug)
+        log.configure(out, Logs(level=LogLevel.DEBUG if debug else LogLevel.INFO))
         structlog.get_logger().debug("detail")
         assert bool(out.getvalue()) is debug
 

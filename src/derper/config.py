@@ -230,8 +230,33 @@ class Observation:
     count_senders: bool
     rtt_stats: bool
     verbose_drops: frozenset[NodePublic]  # destinations whose dropped packets are logged
-    debug_logs: bool
-    prober_logs: bool
+    prober_logs: bool  # the comings and goings of probers are logged as those of others
+
+
+class LogFormat(StrEnum):
+    """What a log line looks like."""
+
+    AUTO = "auto"  # text on a terminal, else logfmt
+    TEXT = "text"
+    LOGFMT = "logfmt"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """How the program speaks to its operator."""
+
+    format: LogFormat = LogFormat.AUTO
+    level: LogLevel = LogLevel.INFO
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +280,7 @@ class Config:
     mesh: Mesh
     pages: Pages
     observation: Observation
+    logs: Logs
     roots: TrustedRoots
 
     @property

@@ -1,7 +1,8 @@
 """How the program speaks to its operator: one line a fact, on stderr, UTC.
 
-On a terminal the lines are for people, elsewhere they are `key=value` pairs for a log collector. What other libraries
-log takes the same way. Call `configure` once, first of all; everybody else uses `structlog.get_logger()`.
+On a terminal the lines are for people, elsewhere they are `key=value` pairs for a log collector, unless the operator
+wants another form. What other libraries log takes the same way. Call `configure` first of all; everybody else uses
+`structlog.get_logger()`.
 Values come from peers too, so nothing in them can break a line; secrets have types that do not show them.
 """
 
@@ -9,13 +10,15 @@ import logging
 import re
 import sys
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from derper.config import LogFormat, Logs
 from derper.errors import DerperError
 
+USUAL: Final = Logs()
 _SECRET = re.compile(r"(privkey:)[0-9a-fA-F]+")
 
 
@@ -35,19 +38,12 @@ class _Unfailing:
             self._stream.flush()
 
 
-def configure(stream: TextIO | None = None, *, debug: bool = False) -> None:
-    """Send all logging to `stream` (stderr when none is given); `debug` lets debug lines through."""
+def configure(stream: TextIO | None = None, logs: Logs = USUAL) -> None:
+    """Send all logging to `stream` (stderr when none is given); may be called again while the program runs."""
     out = sys.stderr if stream is None else stream
-    level = logging.DEBUG if debug else logging.INFO
+    level = logging.getLevelNamesMapping()[logs.level.upper()]
     unfailing = cast("TextIO", _Unfailing(out))
-    rendering: list[Processor]
-    if out.isatty():
-        rendering = [structlog.dev.ConsoleRenderer(timestamp_key="time")]
-    else:
-        rendering = [
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["time", "level", "event"], bool_as_flag=False),
-        ]
+    rendering = _rendering(logs.format, out)
     common: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -67,6 +63,22 @@ def configure(stream: TextIO | None = None, *, debug: bool = False) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def _rendering(form: LogFormat, out: TextIO) -> list[Processor]:
+    if form is LogFormat.AUTO:
+        form = LogFormat.TEXT if out.isatty() else LogFormat.LOGFMT
+    match form:
+        case LogFormat.TEXT:
+            return [structlog.dev.ConsoleRenderer(timestamp_key="time", colors=out.isatty())]
+        case LogFormat.JSON:
+            return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=False)]
+        case _:
+            order = ["time", "level", "event"]
+            return [
+                structlog.processors.format_exc_info,
+                structlog.processors.LogfmtRenderer(key_order=order, bool_as_flag=False),
+            ]
 
 
 def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -20,7 +20,7 @@ LOG_LINE = re.compile(r'time=\S+Z level=error event="the server cannot run" reas
 WITH_LOOP = """
 import signal, sys, types
 app = types.ModuleType("derper.server.app")
-def run(config):
+def run(config, read_again):
     {loop}
 app.run = run
 sys.modules["derper.server.app"] = app

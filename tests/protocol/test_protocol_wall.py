@@ -40,6 +40,7 @@ ALLOWED = {
     "ipaddress",
     "itertools",
     "json",
+    "math",
     "re",
     "struct",
     "typing",

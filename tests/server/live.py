@@ -5,7 +5,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -13,22 +13,14 @@ from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import Surroundings, config_from
 from derper.config import Config
-from derper.dataplane import DataPlane, PlaneSettings, Remote
+from derper.dataplane import DataPlane, Remote
 from derper.protocol import ClientInfo, FrameReader, LoginBox, NodePrivate, NodePublic, RawFrame, ServerKey
 from derper.protocol.decode import SERVER_LIMITS
 from derper.protocol.keys import MeshKey
 from derper.protocol.login import LOGIN_LIMITS, NONCE_LEN, client_info_frame, open_server_info
 from derper.protocol.upgrade import RequestHead, UpgradeAnswer, upgrade_request
-from derper.server import pages
-from derper.server.app import certify
-from derper.server.debug import DebugPages
+from derper.server import app
 from derper.server.http import HttpServer
-from derper.server.identity import Identity
-from derper.server.introduce import Introducer
-from derper.server.listeners import listen
-from derper.server.login import Login
-from derper.server.mesh import Mesh
-from derper.server.metrics import Metrics
 
 SECONDS = 20.0  # until something that has to happen is given up
 
@@ -41,9 +33,7 @@ def config_of(folder: Path, *flags: str, **environ: str) -> Config:
 
 @dataclass
 class Server:
-    plane: DataPlane
-    http: HttpServer
-    metrics: Metrics
+    parts: app.Server
     port: int
     tls: bool
     connections: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -84,29 +74,13 @@ async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 @asynccontextmanager
 async def serving(config: Config, *, rtt_interval: float = 10.0, shards: int = 2) -> AsyncIterator[Server]:
-    identity = Identity.load(config)
-    settings = PlaneSettings(
-        shards=shards, server_key=identity.public, rtt_interval=rtt_interval if config.observation.rtt_stats else None
-    )
-    plane, http = DataPlane(settings), HttpServer(config)
-    try:
-        if config.serves_tls:
-            certify(plane, config, identity)
-        introducer = Introducer(plane, http, Login(identity, frozenset()), Mesh(plane, identity, config))
-        metrics = Metrics(plane, introducer, config)
-        debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
-        await http.start(pages.application(config, debug.routes()))
-        plane.start(introducer.on_event)
-        with listen(config.listeners.main, config.relay.tcp) as sock:
-            plane.listen(sock, tls=config.serves_tls)
-            server = Server(plane, http, metrics, sock.getsockname()[1], config.serves_tls)
-            yield server
-            for out in server.connections:
-                out.close()
-            await asyncio.gather(*(out.wait_closed() for out in server.connections), return_exceptions=True)
-    finally:
-        plane.stop()
-        await http.stop()
+    config = replace(config, relay=replace(config.relay, shards=shards))
+    async with app.Server(config, lambda: config, rtt_interval=rtt_interval) as parts:
+        server = Server(parts, int(parts.listening.address.rpartition(":")[2]), config.serves_tls)
+        yield server
+        for out in server.connections:
+            out.close()
+        await asyncio.gather(*(out.wait_closed() for out in server.connections), return_exceptions=True)
 
 
 @dataclass

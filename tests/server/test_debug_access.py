@@ -51,7 +51,7 @@ async def recorded_server(name: str, folder: Path) -> AsyncIterator[Server]:
 async def test_a_recorded_request_gets_what_the_reference_answered(exchange: dict[str, Any], tmp_path: Path) -> None:
     async with recorded_server(exchange["server"], tmp_path) as server:
         remote = RECORDED["clients"][exchange["from"]]
-        status, headers, body = await answer_to(server.http, exchange["request"].encode(), remote)
+        status, headers, body = await answer_to(server.parts.http, exchange["request"].encode(), remote)
     assert status == int(exchange["status_line"].split()[1])
     wanted = dict(exchange["headers"])
     framing = {"Date", "Content-Length", "Transfer-Encoding"}
@@ -116,7 +116,7 @@ def check(target: str, *headers: str) -> bytes:
 )
 async def test_what_is_not_the_key_opens_nothing(query: str, tmp_path: Path) -> None:
     async with recorded_server("debug-access", tmp_path) as server:
-        assert (await answer_to(server.http, check(f"/debug/check{query}"), OTHER))[0] == 403
+        assert (await answer_to(server.parts.http, check(f"/debug/check{query}"), OTHER))[0] == 403
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n"])
@@ -126,21 +126,21 @@ async def test_a_key_file_without_a_key_opens_nothing(content: bytes | None, tmp
         file.write_bytes(content)
     async with serving(config_of(tmp_path, "-hostname=a", TS_DEBUG_KEY_PATH=str(file))) as server:
         for query in ("", "?debugkey=", "?debugkey=x"):
-            assert (await answer_to(server.http, check(f"/debug/check{query}"), OTHER))[0] == 403
+            assert (await answer_to(server.parts.http, check(f"/debug/check{query}"), OTHER))[0] == 403
 
 
 async def test_the_key_is_looked_up_each_time(tmp_path: Path) -> None:
     async with recorded_server("debug-access", tmp_path) as server:
-        assert (await answer_to(server.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 200
+        assert (await answer_to(server.parts.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 200
         (tmp_path / "debugkey").write_text("other")
-        assert (await answer_to(server.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 403
-        assert (await answer_to(server.http, check("/debug/check?debugkey=other"), OTHER))[0] == 200
+        assert (await answer_to(server.parts.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 403
+        assert (await answer_to(server.parts.http, check("/debug/check?debugkey=other"), OTHER))[0] == 200
 
 
 @pytest.mark.parametrize("headers", [["X-Forwarded-For: 127.0.0.1"], ["x-forwarded-for:", "X-FORWARDED-FOR: ::1"]])
 async def test_behind_a_proxy_loopback_is_nobody(headers: list[str], tmp_path: Path) -> None:
     async with recorded_server("plain", tmp_path) as server:
-        assert (await answer_to(server.http, check("/debug/varz", *headers), "127.0.0.1"))[0] == 403
+        assert (await answer_to(server.parts.http, check("/debug/varz", *headers), "127.0.0.1"))[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ async def test_behind_a_proxy_loopback_is_nobody(headers: list[str], tmp_path: P
 )
 async def test_no_spelling_of_a_page_gets_around_the_rules(target: str, tmp_path: Path) -> None:
     async with recorded_server("plain", tmp_path) as server:
-        _, _, body = await answer_to(server.http, check(target), OTHER)
+        _, _, body = await answer_to(server.parts.http, check(target), OTHER)
         assert b"derp_accepts" not in body
 
 
 async def test_the_home_page_links_the_debug_pages_for_who_may_see_them(tmp_path: Path) -> None:
     async with recorded_server("plain", tmp_path) as server:
-        assert b'"/debug/"' in (await answer_to(server.http, check("/"), "127.0.0.1"))[2]
-        assert b'"/debug/"' not in (await answer_to(server.http, check("/"), OTHER))[2]
+        assert b'"/debug/"' in (await answer_to(server.parts.http, check("/"), "127.0.0.1"))[2]
+        assert b'"/debug/"' not in (await answer_to(server.parts.http, check("/"), OTHER))[2]

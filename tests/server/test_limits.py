@@ -59,7 +59,7 @@ def test_sighup_lifts_the_limit_from_who_waits_for_it(tmp_path: Path) -> None:
         limits(file)
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
-        server.logged("rate limits reloaded", mark)
+        server.logged('reloaded what="the rate limits"', mark)
         assert [receiver.packet().packet[0] for _ in range(39)] == list(range(1, 40))
 
 
@@ -69,16 +69,16 @@ def test_a_bad_file_at_sighup_is_told_and_the_old_limit_stays(tmp_path: Path) ->
         file.write_text("{")
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
-        server.logged("old rate limits stay", mark)
+        server.logged('not reloaded, the old one stays" what="the rate limits"', mark)
         with Client.join(server.door) as sender, Client.join(server.door) as receiver:
             assert relayed(sender, receiver, 20) >= (20 * PACKET - rates.SMALLEST_BURST) / RATE * 0.95
 
 
-def test_sighup_without_anything_to_reload_ends_nothing(tmp_path: Path) -> None:
+def test_sighup_without_a_file_of_limits_ends_nothing(tmp_path: Path) -> None:
     with Server(tmp_path / "server") as server, Client.join(server.door) as client:
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
-        server.logged("nothing to reload", mark)
+        server.logged('reloaded what="the settings"', mark)
         client.ping()
 
 

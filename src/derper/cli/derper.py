@@ -7,6 +7,7 @@ line that cannot be read.
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -15,10 +16,12 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper._version import version
-from derper.cli.flags import DERPER_FLAGS, VERSION
-from derper.cli.goflags import parse_or_exit
+from derper.cli import settingsfile
+from derper.cli.flags import DERPER_FLAGS, SETTINGS, VERSION
+from derper.cli.goflags import Parsed, parse_or_exit
 from derper.cli.missing import refuse_missing
 from derper.cli.settings import Surroundings, config_from
+from derper.config import Config
 from derper.errors import DerperError
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -35,18 +38,24 @@ def main(words: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _stop)
     log.configure()
     try:
-        config = config_from(line, Surroundings.of_this_process())
-        if config.observation.debug_logs:
-            log.configure(debug=True)
+        config = _config(line)
+        log.configure(logs=config.logs)
         for missing in refuse_missing(config, line):
             _log.warning("not in this release yet, going on without it", feature=missing.feature)
         # Late, because it loads the data plane, which neither -h nor a bad setting needs.
         from derper.server.app import run  # noqa: PLC0415
 
-        return run(config)
+        return run(config, lambda: _config(line))
     except (DerperError, OSError) as error:
         _log.error("the server cannot run", reason=log.in_one_line(error))
         return 1
+
+
+def _config(line: Parsed) -> Config:
+    """Put the command line over the settings file as it is now."""
+    if line[SETTINGS]:
+        line = line.over(settingsfile.read(Path(line[SETTINGS]), DERPER_FLAGS))
+    return config_from(line, Surroundings.of_this_process())
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -89,6 +89,14 @@ TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
+SETTINGS = string("settings", "", "TOML `file` that holds anything that a flag can; flags win")
+LOG_FORMAT = string(
+    "log-format",
+    "auto",
+    "the `form` of log lines: text for people, logfmt or json for collectors,\nauto for text on a terminal",
+)
+LOG_LEVEL = string("log-level", "info", "the least `level` that is logged: debug, info, warning or error")
+
 DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     DEV,
     VERSION,
@@ -127,4 +135,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     TCP_WRITE_TIMEOUT,
     SHARDS,
     ACE,
+    SETTINGS,
+    LOG_FORMAT,
+    LOG_LEVEL,
 )  # fmt: skip  (a row a topic)

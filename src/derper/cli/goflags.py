@@ -7,7 +7,7 @@ line that cannot be read.
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TextIO, TypeVar, cast
 
 from derper.cli.govalues import (
@@ -104,6 +104,10 @@ class Parsed:
     def given(self, flag: Flag[Any]) -> bool:
         """Whether the line names the flag, be it with its default."""
         return flag.name in self.values
+
+    def over(self, values: Mapping[str, object]) -> "Parsed":
+        """The same line over other values, which count where it names no flag."""
+        return replace(self, values={**values, **self.values})
 
 
 def parse(flags: Iterable[Flag[Any]], words: Sequence[str]) -> Parsed:

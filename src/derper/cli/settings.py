@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Self, TypeVar
@@ -27,6 +28,9 @@ from derper.config import (
     IPNetwork,
     ListenAddress,
     Listeners,
+    LogFormat,
+    LogLevel,
+    Logs,
     Mesh,
     MeshPeer,
     Observation,
@@ -41,6 +45,7 @@ from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePublic
 
 T = TypeVar("T")
+Choice = TypeVar("Choice", bound=StrEnum)
 
 DEV_ADDRESS = ListenAddress(None, 3340)
 ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
@@ -112,9 +117,9 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
             rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
             verbose_drops=around.read("TS_DEBUG_VERBOSE_DROPS", _keys, "a list of keys in hex") or frozenset(),
-            debug_logs=around.is_set("DERP_DEBUG_LOGS"),
             prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
         ),
+        logs=_logs(line, around),
         roots=TrustedRoots(
             file=around.read("SSL_CERT_FILE", Path, "a path"),
             directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
@@ -134,10 +139,7 @@ def _key_file(line: Parsed, around: Surroundings) -> Path:
 
 
 def _tls(line: Parsed, around: Surroundings) -> Tls:
-    try:
-        mode = CertMode(line[flags.CERT_MODE])
-    except ValueError:
-        raise ConfigError(f"-certmode is '{line[flags.CERT_MODE]}'; choose one of {', '.join(CertMode)}") from None
+    mode = _choice(line, flags.CERT_MODE, CertMode)
     given = line[flags.CERT_DIR]
     directory = Path(given) if given else None
     if not line.given(flags.CERT_DIR):
@@ -238,6 +240,20 @@ def _pages(line: Parsed, around: Surroundings) -> Pages:
             key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
         ),
     )
+
+
+def _logs(line: Parsed, around: Surroundings) -> Logs:
+    level = _choice(line, flags.LOG_LEVEL, LogLevel)
+    if around.is_set("DERP_DEBUG_LOGS") and not line.given(flags.LOG_LEVEL):
+        level = LogLevel.DEBUG
+    return Logs(_choice(line, flags.LOG_FORMAT, LogFormat), level)
+
+
+def _choice(line: Parsed, flag: Flag[str], choices: type[Choice]) -> Choice:
+    try:
+        return choices(line[flag])
+    except ValueError:
+        raise ConfigError(f"-{flag.name} is '{line[flag]}'; choose one of {', '.join(choices)}") from None
 
 
 def _bootstrap(text: str) -> BootstrapName:

@@ -12,10 +12,15 @@ Read in this order, which is the order of a connection's life:
     metacert  the certificate that tells a TLS 1.3 client the server's key beforehand
     reader    a byte stream cut into frames
     login     ServerKey, ClientInfo, ServerInfo: who is there, proved by a box
-    gojson    JSON as the peers' parser reads it (used by login)
+    gojson    JSON as the peers' parser reads it (used by login and derpmap)
     frames    every frame after login
     decode    which frame may come from whom, and how long it may be
     disco     which packets are NAT traversal and not payload
+
+And beside connections:
+
+    derpmap   which relays there are and how they are reached
+    stun      asking a relay from where it sees us
 
 The names below are for programs that speak DERP; the server's own code imports from the modules.
 """

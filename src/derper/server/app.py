@@ -1,28 +1,30 @@
-"""The server as a whole: what is made of a `Config`, in which order, and when it ends."""
+"""The server as a whole: what is made of a `Config`, in which order, and when it ends. Composition, no decisions."""
 
 import asyncio
 import resource
 import signal
-import socket
-from datetime import UTC, datetime
+from collections.abc import Callable
+from typing import Self
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper import log
 from derper._version import version
-from derper.config import Config, ListenAddress
-from derper.dataplane import DataPlane, PlaneSettings, Rate
-from derper.errors import ConfigError
-from derper.server import certificates, pages, rates
+from derper.config import Config
+from derper.dataplane import DataPlane, PlaneSettings
+from derper.server import pages
 from derper.server.debug import DebugPages
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer
-from derper.server.listeners import bind_stun, listen
+from derper.server.listeners import Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
+from derper.server.rates import ClientRates
+from derper.server.reload import Reload, reload_all
+from derper.server.resettle import Settings
+from derper.server.tls import Certificates
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -30,107 +32,108 @@ RTT_INTERVAL = 10.0
 """Seconds between two looks at a connection's round trip."""
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; give the exit code.
+def run(config: Config, read_again: Callable[[], Config]) -> int:
+    """Serve until SIGTERM or SIGINT; give the exit code. `read_again` gives the configuration as it would be now.
 
     Raises:
         ConfigError: the server cannot start.
     """
     _raise_descriptor_limit()
-    return asyncio.run(_serve(config))
+    return asyncio.run(_serve(Server(config, read_again)))
 
 
-async def _serve(config: Config) -> int:
+async def _serve(server: "Server") -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop_signal, stopped.set)
-    identity = Identity.load(config)
-    plane = DataPlane(
-        PlaneSettings(
-            shards=config.relay.shards,
-            server_key=identity.public,
-            queue_depth=config.relay.send_queue_depth,
-            write_timeout=config.relay.tcp.write_timeout,
-            verbose_drops=config.observation.verbose_drops,
-            rtt_interval=RTT_INTERVAL if config.observation.rtt_stats else None,
-        )
-    )
-    http = HttpServer(config)
-    login = Login(identity, config.admission.refused_app_names)
-    mesh = Mesh(plane, identity, config)
-    introducer = Introducer(plane, http, login, mesh)
-    try:
-        if config.serves_tls:
-            certify(plane, config, identity)
-        metrics = Metrics(plane, introducer, config)
-        debug = DebugPages(config, metrics, has_mesh_key=identity.mesh_key is not None)
-        await http.start(pages.application(config, debug.routes()))
-        plane.start(introducer.on_event)
-        if config.relay.rate_file is not None:
-            plane.limit_clients(rates.load(config.relay.rate_file))
-        loop.add_signal_handler(signal.SIGHUP, _reload, plane, config)
-        with listen(config.listeners.main, config.relay.tcp) as main:
-            plane.listen(main, tls=config.serves_tls, limit=_accept_limit(config))
-            address = _address_of(main)
-        if config.stun_address is not None:
-            _answer_stun(plane, config.stun_address, any_client=config.listeners.stun_any)
-        _log.info(
-            "serving", version=version(), address=address, tls=config.serves_tls, public_key=identity.public,
-            mesh_key=identity.mesh_key is not None, shards=config.relay.shards,
-        )  # fmt: skip
-        mesh.start()
+    reloading: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(server.reload())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    async with server:
         await stopped.wait()
-        _log.info("stopping", connections=plane.census().connections)
-        await mesh.stop()
-    finally:
-        plane.stop()
-        introducer.stop()
-        await http.stop()
     return 0
 
 
-def _reload(plane: DataPlane, config: Config) -> None:
-    """Read again what may change while the server runs; what cannot be read stays as it was."""
-    if config.relay.rate_file is None:
-        _log.info("SIGHUP: nothing to reload")
-        return
-    try:
-        limit = rates.load(config.relay.rate_file)
-    except ConfigError as error:
-        _log.error("SIGHUP: the old rate limits stay", reason=str(error))
-        return
-    plane.limit_clients(limit)
-    _log.info("SIGHUP: rate limits reloaded", bytes_per_second=limit and limit.per_second, burst=limit and limit.burst)
+class Server:
+    """All parts of one server. As a context it serves; outside of one, nothing listens.
 
+    Making one reads the keys, which may wait for a secrets server, so it is made before the loop runs.
+    """
 
-def _accept_limit(config: Config) -> Rate | None:
-    accept = config.relay.accept
-    return Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
+    def __init__(self, config: Config, read_again: Callable[[], Config], *, rtt_interval: float = RTT_INTERVAL) -> None:
+        self._config = config
+        self.identity = Identity.load(config)
+        self.plane = DataPlane(
+            PlaneSettings(
+                shards=config.relay.shards,
+                server_key=self.identity.public,
+                queue_depth=config.relay.send_queue_depth,
+                write_timeout=config.relay.tcp.write_timeout,
+                verbose_drops=config.observation.verbose_drops,
+                rtt_interval=rtt_interval if config.observation.rtt_stats else None,
+            )
+        )
+        self.http = HttpServer(config)
+        self.listening = Listening(self.plane, config)
+        self._certificates = Certificates(self.plane, config, self.identity) if config.serves_tls else None
+        self._rates = ClientRates(self.plane, config.relay.rate_file)
+        self._mesh = Mesh(self.plane, self.identity, config)
+        self._settings = Settings(config, read_again, self.identity, self._mesh)
+        login = Login(self.identity, config.admission.refused_app_names)
+        self._introducer = Introducer(self.plane, self.http, login, self._mesh)
+        self.metrics = Metrics(self.plane, self._introducer, config)
+        self._debug = DebugPages(config, self.metrics, self.identity)
 
+    async def __aenter__(self) -> Self:
+        """Serve.
 
-def certify(plane: DataPlane, config: Config, identity: Identity) -> None:
-    """Give the data plane the certificate that was set up by hand, and tell its pin."""
-    certificate = certificates.load_manual(config.tls, identity.public, datetime.now(UTC))
-    try:
-        plane.set_certificates([(certificate.sni, list(certificate.chain), certificate.key)])
-    except ValueError as error:
-        raise ConfigError(f"the certificate for -hostname={config.tls.hostname} cannot be served: {error}") from error
-    node = certificates.derp_map_node(config.tls, certificate)
-    if node is not None:
-        _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
-        log.verbatim(node)
+        Raises:
+            ConfigError: it cannot.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
 
+    async def __aexit__(self, *_failure: object) -> None:
+        """End every connection and let go of everything."""
+        _log.info("stopping", connections=self.plane.census().connections)
+        await self._stop()
 
-def _answer_stun(plane: DataPlane, address: ListenAddress, *, any_client: bool) -> None:
-    with bind_stun(address) as sock:
-        plane.serve_stun(sock, any_client=any_client)
-        _log.info("answering STUN", address=_address_of(sock), any_client=any_client)
+    async def reload(self) -> None:
+        """Read again what may change while the server runs; what cannot be read stays as it was."""
+        items = [Reload("the settings", self._settings.reload)]
+        if self._config.relay.rate_file is not None:
+            items.append(Reload("the rate limits", self._rates.reload))
+        await reload_all(items)
 
+    async def _start(self) -> None:
+        config = self._config
+        if self._certificates is not None:
+            self._certificates.start()
+        await self.http.start(pages.application(config, self._debug.routes()))
+        self.plane.start(self._introducer.on_event)
+        self._rates.load()
+        self.listening.start()
+        _log.info(
+            "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
+            public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,
+        )  # fmt: skip
+        self._mesh.start()
 
-def _address_of(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    async def _stop(self) -> None:
+        await self._mesh.stop()
+        self.plane.stop()
+        self._introducer.stop()
+        await self.http.stop()
 
 
 def _raise_descriptor_limit() -> None:

@@ -19,6 +19,7 @@ from derper._version import version
 from derper.config import Config
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
+from derper.server.identity import Identity
 from derper.server.metrics import Metrics
 from derper.server.pages import BROWSER_HEADERS, POLICY
 
@@ -45,7 +46,7 @@ class DebugPages:
 
     config: Config
     metrics: Metrics
-    has_mesh_key: bool
+    identity: Identity
 
     def routes(self) -> list[web.RouteDef]:
         """Give the routes below `/debug`, the last of which takes all that is left there."""
@@ -79,7 +80,7 @@ class DebugPages:
             "Version": version(),
             "Machine": socket.gethostname(),
             "TLS hostname": self.config.tls.hostname,
-            "Mesh key": str(self.has_mesh_key).lower(),
+            "Mesh key": str(self.identity.mesh_key is not None).lower(),
         }
         items = [f"<li><b>{name}:</b> {html.escape(value)}</li>" for name, value in facts.items()]
         items += [f'<li><a href="/debug/{name}">{title}</a></li>' for name, title, _ in self._pages()]

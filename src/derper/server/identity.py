@@ -24,9 +24,9 @@ _log: FilteringBoundLogger = structlog.get_logger()
 _MEMBER = "PrivateKey"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Identity:
-    """The server's keys. `public` is the one that clients see, derived once."""
+    """The server's keys. `public` is the one that clients see, derived once; only a reload changes `mesh_key`."""
 
     private: NodePrivate
     public: NodePublic

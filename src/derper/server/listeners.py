@@ -5,8 +5,14 @@ import socket
 from collections.abc import Callable
 from ipaddress import IPv6Address
 
-from derper.config import ListenAddress, Tcp
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import Config, ListenAddress, Tcp
+from derper.dataplane import DataPlane, Rate
 from derper.errors import ConfigError
+
+_log: FilteringBoundLogger = structlog.get_logger()
 
 BACKLOG = 4096
 UNSENT_LIMIT = 128 * 1024
@@ -16,6 +22,32 @@ DATAGRAM_BUFFER = 1024 * 1024
 """Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
 round of relaying."""
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
+
+
+class Listening:
+    """All that a server listens on. `start` after everything else is ready."""
+
+    def __init__(self, plane: DataPlane, config: Config) -> None:
+        self.address = ""  # of the main listener, with the port that the kernel chose, once it has started
+        self._plane = plane
+        self._config = config
+
+    def start(self) -> None:
+        """Accept connections and answer STUN from now on.
+
+        Raises:
+            ConfigError: an address cannot be had.
+        """
+        config = self._config
+        accept = config.relay.accept
+        limit = Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
+        with listen(config.listeners.main, config.relay.tcp) as main:
+            self._plane.listen(main, tls=config.serves_tls, limit=limit)
+            self.address = _address_of(main)
+        if config.stun_address is not None:
+            with bind_stun(config.stun_address) as sock:
+                self._plane.serve_stun(sock, any_client=config.listeners.stun_any)
+                _log.info("answering STUN", address=_address_of(sock), any_client=config.listeners.stun_any)
 
 
 def listen(address: ListenAddress, tcp: Tcp) -> socket.socket:
@@ -107,3 +139,8 @@ def _advice(error: OSError, flag: str) -> str:
             return "this machine does not have that address; choose another with -a"
         case _:
             return error.strerror or str(error)
+
+
+def _address_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

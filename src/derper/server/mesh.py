@@ -8,7 +8,7 @@ links that they dial, as those of ordinary connections.
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
@@ -83,21 +83,40 @@ class Mesh:
         self._tokens = count(1)
         self._dialling: dict[int, _Call] = {}
         self._calls: dict[Conn, _Call] = {}
+        self._kept: dict[MeshPeer, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._roots = config.roots
         if self._peers:
-            plane.trust(roots.load(config.roots))
+            plane.trust(roots.load(self._roots))
 
     def start(self) -> None:
         """Dial every node, and again whenever a link is lost."""
         for peer in self._peers:
-            work = self._keep_many(peer) if peer.every_address else self._keep(peer, peer.dial_host)
-            self._tasks.add(self._spawn(work))
+            self._begin(peer)
 
     async def stop(self) -> None:
         """Dial no more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def change(self, peers: Iterable[MeshPeer], *, anew: bool) -> None:
+        """Keep links to these nodes from now on; the others stay as they are, or with `anew` are dialled again."""
+        wanted = dict.fromkeys(peers)
+        if wanted:
+            self._plane.trust(roots.load(self._roots))
+        ended = [self._kept.pop(peer) for peer in list(self._kept) if anew or peer not in wanted]
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+        for peer in wanted:
+            if peer not in self._kept:
+                self._begin(peer)
+
+    def _begin(self, peer: MeshPeer) -> None:
+        self._kept[peer] = self._spawn(
+            self._keep_many(peer) if peer.every_address else self._keep(peer, peer.dial_host)
+        )
 
     def takes(self, event: Event) -> bool:
         """Take an event of a connection that was dialled here; False: it belongs to somebody else."""
@@ -119,24 +138,30 @@ class Mesh:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _keep_many(self, peer: MeshPeer) -> None:
         """Keep one link to each address of the name, as the name is resolved now."""
         kept: dict[str, asyncio.Task[None]] = {}
-        while True:
-            try:
-                addresses = set(await _addresses(peer.dial_host, peer.port))
-            except OSError as error:
-                _log.warning("cannot look the region's nodes up", name=peer.dial_host, reason=log.in_one_line(error))
-            else:
-                for address in kept.keys() - addresses:
-                    kept.pop(address).cancel()
-                for address in addresses - kept.keys():
-                    kept[address] = self._spawn(self._keep(peer, address))
-                    self._tasks.add(kept[address])
-            await asyncio.sleep(LOOK_UP_SECONDS)
+        try:
+            while True:
+                try:
+                    addresses = set(await _addresses(peer.dial_host, peer.port))
+                except OSError as error:
+                    reason = log.in_one_line(error)
+                    _log.warning("cannot look the region's nodes up", name=peer.dial_host, reason=reason)
+                else:
+                    for address in kept.keys() - addresses:
+                        kept.pop(address).cancel()
+                    for address in addresses - kept.keys():
+                        kept[address] = self._spawn(self._keep(peer, address))
+                await asyncio.sleep(LOOK_UP_SECONDS)
+        finally:
+            for task in kept.values():
+                task.cancel()
+            await asyncio.gather(*kept.values(), return_exceptions=True)
 
     async def _keep(self, peer: MeshPeer, address: str) -> None:
         name = _authority(peer) if address == peer.host else f"{_authority(peer)}/{address}"

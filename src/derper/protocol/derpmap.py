@@ -1,0 +1,222 @@
+"""The DERP map: which regions of relays there are, and how a client reaches their nodes.
+
+Read as Go's clients read it: member names without case, unknown ones passed over, absent ones zero; written as Go
+writes it, without what is zero. Whether a map makes sense (node names that occur twice, a region without nodes) is for
+its user to say; only what is no map at all is a `ProtocolError`. See docs/protocol/derpmap.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from derper.errors import ProtocolError
+from derper.protocol import gojson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+HTTPS_PORT = 443
+STUN_PORT = 3478
+MAX_VALUES = 100_000
+"""In a map; the largest real one has a thousand."""
+
+_PORTS = range(65_536)
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One relay of a region. The fields are as the map has them; the properties say what they mean."""
+
+    name: str  # unique over all regions
+    region_id: int
+    host_name: str  # a DNS name or an address
+    cert_name: str = ""  # another name expected in the certificate, or a pin, `sha256-raw:` and 64 hex digits
+    ipv4: str = ""  # an address; empty: ask DNS; anything else switches IPv4 off
+    ipv6: str = ""  # the same for IPv6
+    stun_port: int = 0  # 0: 3478, -1: no STUN
+    stun_only: bool = False
+    derp_port: int = 0  # 0: 443
+    insecure_for_tests: bool = False  # plain HTTP when it has a port of its own, else any certificate
+    stun_test_ip: str = ""
+    can_port_80: bool = False
+
+    @property
+    def port(self) -> int:
+        """Where DERP is spoken."""
+        return self.derp_port or HTTPS_PORT
+
+    @property
+    def stun(self) -> int | None:
+        """Where STUN is answered, or None."""
+        return (self.stun_port or STUN_PORT) if self.stun_port >= 0 else None
+
+    @property
+    def authority(self) -> str:
+        """Name and port as a URL and a Host header have them."""
+        host = f"[{self.host_name}]" if ":" in self.host_name else self.host_name
+        return host if self.port == HTTPS_PORT else f"{host}:{self.port}"
+
+    def address(self, version: Literal[4, 6]) -> IPv4Address | IPv6Address | None:
+        """Give the address of this family that the map names, if it names one."""
+        try:
+            return IPv4Address(self.ipv4) if version == 4 else IPv6Address(self.ipv6)  # noqa: PLR2004  its own name
+        except ValueError:
+            return None
+
+    def dial_host(self, version: Literal[4, 6]) -> str | None:
+        """Give what to connect to over this IP version: an address, a name for DNS, or None: this family is off."""
+        named = self.ipv4 if version == 4 else self.ipv6  # noqa: PLR2004  an IP version is its name
+        if not named:
+            return self.host_name
+        address = self.address(version)
+        return str(address) if address else None
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read a member of `Nodes`."""
+        fields = _fields(value, "node", _NODE_MEMBERS)
+        return cls(**{"name": "", "region_id": 0, "host_name": "", **fields})
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the node as Go writes it."""
+        return _members(self, _NODE_MEMBERS, always=("name", "region_id", "host_name"))
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Some relays in one place, meshed with each other; clients prefer the first."""
+
+    id: int
+    code: str
+    name: str = ""
+    latitude: float = 0.0
+    longitude: float = 0.0
+    avoid: bool = False
+    no_measure_no_home: bool = False
+    nodes: tuple[Node, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read a member of `Regions`."""
+        fields = _fields(value, "region", _REGION_MEMBERS)
+        return cls(**{"id": 0, "code": "", **fields})
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the region as Go writes it."""
+        written = _members(self, _REGION_MEMBERS, always=("id", "code", "name"))
+        return written | {"Nodes": [node.to_json() for node in self.nodes]}
+
+
+@dataclass(frozen=True, slots=True)
+class DerpMap:
+    """All regions, by the number that stands before each in the map (its own `id` ought to be the same)."""
+
+    regions: Mapping[int, Region] = field(default_factory=dict)
+    omit_default_regions: bool = False
+    region_scores: Mapping[int, float] = field(default_factory=dict)  # factors for measured latencies
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read a map, at the begin of `data`; what follows it is not looked at.
+
+        Raises:
+            ProtocolError: not JSON, not an object, a member of a wrong type, more than 100,000 values.
+        """
+        regions: dict[int, Region] = {}
+        scores: dict[int, float] = {}
+        omit = False
+        for name, value in gojson.members(data, max_values=MAX_VALUES, ignore_rest=True):
+            if name == "regions":
+                regions |= {
+                    _region_id(key): Region.from_json(region)
+                    for key, region in gojson.entries(value, "Regions")
+                    if region is not None
+                }
+            elif name == "omitdefaultregions" and value is not None:
+                omit = gojson.boolean(value, "omitDefaultRegions")
+            elif name == "homeparams":
+                for param, wanted in gojson.entries(value, "HomeParams"):
+                    if param.casefold() == "regionscore":
+                        rows = gojson.entries(wanted, "RegionScore")
+                        scores |= {_region_id(key): gojson.real(score, "RegionScore") for key, score in rows}
+        return cls(regions, omit, scores)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the map as Go writes it: to be dumped as JSON."""
+        written: dict[str, Any] = {}
+        if self.region_scores:
+            written["HomeParams"] = {"RegionScore": {str(key): score for key, score in self.region_scores.items()}}
+        written["Regions"] = {str(key): region.to_json() for key, region in self.regions.items()}
+        if self.omit_default_regions:
+            written["omitDefaultRegions"] = True
+        return written
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, region by region."""
+        return tuple(node for region in self.regions.values() for node in region.nodes)
+
+
+def _region_id(key: str) -> int:
+    digits = key.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(_INT64.stop)) and int(key) in _INT64):
+        raise ProtocolError("JSON: a region's key: wanted an integer of 64 bits")
+    return int(key)
+
+
+def _port(value: object, name: str) -> int:
+    number = gojson.integer(value, name)
+    if number not in _PORTS and number >= 0:
+        raise ProtocolError(f"JSON: {name}: wanted a port, 0 to 65,535")
+    return number
+
+
+def _nodes(value: object, name: str) -> tuple[Node, ...]:
+    return tuple(Node.from_json(node) for node in gojson.array(value, name) if node is not None)
+
+
+# The map's members: name there, name here, how it is read.
+_Members = tuple[tuple[str, str, "Callable[[object, str], object]"], ...]
+_NODE_MEMBERS: _Members = (
+    ("Name", "name", gojson.text),
+    ("RegionID", "region_id", gojson.integer),
+    ("HostName", "host_name", gojson.text),
+    ("CertName", "cert_name", gojson.text),
+    ("IPv4", "ipv4", gojson.text),
+    ("IPv6", "ipv6", gojson.text),
+    ("STUNPort", "stun_port", _port),
+    ("STUNOnly", "stun_only", gojson.boolean),
+    ("DERPPort", "derp_port", _port),
+    ("InsecureForTests", "insecure_for_tests", gojson.boolean),
+    ("STUNTestIP", "stun_test_ip", gojson.text),
+    ("CanPort80", "can_port_80", gojson.boolean),
+)
+_REGION_MEMBERS: _Members = (
+    ("RegionID", "id", gojson.integer),
+    ("RegionCode", "code", gojson.text),
+    ("RegionName", "name", gojson.text),
+    ("Latitude", "latitude", gojson.real),
+    ("Longitude", "longitude", gojson.real),
+    ("Avoid", "avoid", gojson.boolean),
+    ("NoMeasureNoHome", "no_measure_no_home", gojson.boolean),
+    ("Nodes", "nodes", _nodes),
+)
+
+
+def _fields(value: object, what: str, members: _Members) -> dict[str, Any]:
+    known = {name.casefold(): (name, field_name, read) for name, field_name, read in members}
+    fields: dict[str, Any] = {}
+    for key, member in gojson.entries(value, what):
+        if member is not None and (entry := known.get(key.casefold())):
+            name, field_name, read = entry
+            fields[field_name] = read(member, name)
+    return fields
+
+
+def _members(value: Node | Region, members: _Members, always: tuple[str, ...]) -> dict[str, Any]:
+    written = {name: getattr(value, field_name) for name, field_name, read in members if read is not _nodes}
+    names = {name for name, field_name, _ in members if field_name in always}
+    return {name: member for name, member in written.items() if member or name in names}

@@ -1,0 +1,45 @@
+"""A configuration that has changed on disk: what of it can be put in force while the server runs, and what waits.
+
+The log's level and form, the mesh key and the region's other nodes change at once. Everything else is named in the log
+as waiting for a restart, so that nobody believes in a setting that is not in force.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from derper import log
+from derper.config import Config
+from derper.protocol.keys import MeshKey
+from derper.server.identity import Identity, load_mesh_key
+from derper.server.mesh import Mesh
+from derper.server.reload import Facts, changed
+
+
+class Settings:
+    """The configuration in force. `read_again` gives it as it would be now."""
+
+    def __init__(self, config: Config, read_again: Callable[[], Config], identity: Identity, mesh: Mesh) -> None:
+        self._config = config
+        self._read_again = read_again
+        self._identity = identity
+        self._mesh = mesh
+
+    async def reload(self) -> Facts:
+        """Put in force what can be; a configuration that cannot be is a `ConfigError`, and changes nothing."""
+        new, mesh_key = await asyncio.to_thread(self._read)
+        log.configure(logs=new.logs)
+        new_key = mesh_key != self._identity.mesh_key
+        self._identity.mesh_key = mesh_key
+        await self._mesh.change(new.mesh.peers, anew=new_key)
+        waiting = changed(replace(self._config, logs=new.logs, mesh=new.mesh), new)
+        return {
+            "log_level": new.logs.level,
+            "mesh_key": "changed" if new_key else "as it was",
+            "mesh_nodes": len(new.mesh.peers),
+            **({"wait_for_a_restart": ", ".join(waiting)} if waiting else {}),
+        }
+
+    def _read(self) -> tuple[Config, MeshKey | None]:
+        new = self._read_again()
+        return new, load_mesh_key(new.mesh)
