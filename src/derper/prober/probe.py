@@ -64,6 +64,9 @@ class Measure(Protocol):
     def samples(self) -> Iterator[tuple[str, Sample]]:
         """Give the name of a family, without prefix, and a sample of it; a family's samples come in a row."""
 
+    def told(self) -> str:
+        """Say what was measured in a few words; empty when nothing was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

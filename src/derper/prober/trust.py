@@ -1,4 +1,4 @@
-"""Whom the prober's own TLS connections trust: as `server.roots` reads them, for Python's ssl and for checks of ours."""
+"""Whom the prober's TLS connections trust: as `server.roots` reads them, for Python's ssl and for checks of ours."""
 
 import ssl
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples of which each has labels of its own, and a suffix to the family's name where it is part of a histogram."""
+    """Samples of which each has labels of its own, and where it is part of a histogram a suffix to the name."""
 
     rows: tuple[tuple[str, Mapping[str, str], Number], ...]
 
