@@ -48,8 +48,7 @@ async def serve(config: ProberConfig) -> int:
 
 async def run_once(config: ProberConfig, *, as_json: bool) -> int:
     """Run each probe once, print how that went; gives the exit code."""
-    map_probe = _map_probe(config)
-    probes = await _all_once(config, map_probe)
+    probes = await probe_once(config)
     verdict.show(probes, as_json=as_json)
     return verdict.exit_code(probes)
 
@@ -69,7 +68,9 @@ async def print_keys(config: ProberConfig) -> int:
     return 0
 
 
-async def _all_once(config: ProberConfig, map_probe: MapProbe) -> list[Probe]:
+async def probe_once(config: ProberConfig) -> list[Probe]:
+    """Run each probe once, that of the map first; gives them."""
+    map_probe = _map_probe(config)
     first = map_probe.probe()
     await first.run()
     await run_all_once(map_probe.probes, spread=config.spread, continuous_seconds=_CONTINUOUS_SECONDS)
