@@ -117,12 +117,10 @@ def test_an_environment_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Pat
 
 
 ASKED = {
-    "http-port": ["-certmode=manual", "-http-port=8080"],
     "certmode": ["-a=:443"],
     "derp": ["-derp=false"],
     "mesh-with": ["-mesh-psk-file=/p", "-mesh-with=a.test"],
     "secrets-url": ["-secrets-url=https://s.test"],
-    "bootstrap-dns-names": ["-bootstrap-dns-names=a.test"],
     "verify-clients": ["-verify-clients"],
     "verify-client-url": ["-verify-client-url=https://v.test"],
     "accept-connection-limit": ["-accept-connection-limit=10"],
@@ -137,17 +135,6 @@ def test_asking_for_what_is_missing_is_one_sentence_and_exits_1(
 ) -> None:
     words = ["-c", str(tmp_path / "key"), "-a=:3340", *ASKED[entry.flags[0].name]]
     assert f"does not have {entry.feature} yet; {entry.instead}" in the_one_sentence(run(tmp_path, *words))
-
-
-def test_what_is_missing_by_default_is_one_line_each_and_the_server_runs(tmp_path: Path) -> None:
-    words = ["-c", str(tmp_path / "key"), "-certmode", "manual"]
-    done = run_with_loop(tmp_path, "return 0", *words)
-    assert done.returncode == 0
-    lines = done.stderr.splitlines()
-    assert [re.findall('feature="?([^"]*)"?', line) for line in lines] == [
-        [entry.feature] for entry in MISSING if entry.dispensable
-    ]
-    assert run_with_loop(tmp_path, "return 0", *words, "-http-port=-1").stderr == ""
 
 
 def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:

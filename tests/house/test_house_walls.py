@@ -36,8 +36,20 @@ def test_only_the_data_planes_face_imports_the_extension() -> None:
 
 def test_the_servers_rooms_do_not_import_the_programs_that_use_them() -> None:
     rooms = tracked("src/derper/server/*.py", "src/derper/dataplane/*.py", "src/derper/protocol/*.py")
-    above = ("derper.cli", "derper.prober")
+    above = ("derper.cli", "derper.prober", "derper.client")
     assert [shown(path) for path in rooms if any(name.startswith(above) for name in imported(path.read_text()))] == []
+
+
+def test_the_client_stands_on_the_protocol_alone() -> None:
+    ours = [
+        (shown(path), name)
+        for path in tracked("src/derper/client/*.py")
+        for name in imported(path.read_text())
+        if name.startswith("derper.")
+    ]
+    assert len(ours) > 10
+    below = ("derper.protocol", "derper.errors", "derper.client")
+    assert [(path, name) for path, name in ours if not name.startswith(below)] == []
 
 
 def test_the_relay_crate_forbids_unsafe_code() -> None:

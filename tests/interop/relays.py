@@ -105,6 +105,16 @@ class Relay:
                 self.kill()
                 raise RelayError(message)
 
+    def restart(self) -> None:
+        """End it in order and start it again where it was: same port, same identity."""
+        if (code := self.stop()) != 0:
+            raise RelayError(self._told(f"ended with exit code {code} after SIGTERM"))
+        self._launch()
+        if not self._listens_in_time():
+            message = self._told("did not start again")
+            self.kill()
+            raise RelayError(message)
+
     def stop(self) -> int:
         """End it with SIGTERM; gives its exit code.
 

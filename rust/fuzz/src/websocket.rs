@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     world.run();
     for event in world.events() {
         let Event::Frame { conn, .. } = event else { continue };
-        let member = Member { key: [1; 32], role: Role::Client, presence: [].into() };
+        let member = Member { key: [1; 32], role: Role::Client, presence: [].into(), version: 2 };
         world.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
     }
     world.run();

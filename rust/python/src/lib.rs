@@ -12,7 +12,9 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use relay::seam::{AcceptLimit, Command, Event, Listener, ListenerId, Member, Reason, Role, Totals};
+use relay::seam::{
+    AcceptLimit, Act, Command, Event, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
+};
 use relay::{Audit, Census, Certificate, ConnId, Key, Rate, Settings, Spread};
 
 /// A certificate as Python gives it: name, chain, key.
@@ -38,10 +40,23 @@ fn rate((per_second, burst): (f64, f64)) -> Rate {
     Rate { per_second, burst }
 }
 
+fn closing(frames: Vec<u8>, code: String, detail: String) -> Act {
+    Act::Close(frames.into(), Reason { code: code.into(), detail })
+}
+
 impl Plane {
     fn stage(&self, conn: u64, command: impl FnOnce(ConnId) -> Command) {
         let conn = ConnId::from_u64(conn);
         lock(&self.staged).push((conn, command(conn)));
+    }
+
+    /// Hands over what is staged, then does this: so things happen in the order in which they were said.
+    fn after_staged(&self, then: impl FnOnce(&relay::Plane)) -> PyResult<()> {
+        let staged = std::mem::take(&mut *lock(&self.staged));
+        self.with(|plane| {
+            plane.submit(staged);
+            then(plane);
+        })
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut relay::Plane) -> T) -> PyResult<T> {
@@ -182,9 +197,9 @@ impl Plane {
         self.stage(conn, |conn| Command::Consumed(conn, length));
     }
 
-    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, first: Vec<u8>) {
+    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, version: i64, first: Vec<u8>) {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
-        let member = Member { key, role, presence: presence.into() };
+        let member = Member { key, role, presence: presence.into(), version };
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
@@ -192,9 +207,34 @@ impl Plane {
         self.stage(conn, |conn| Command::Close(conn, Reason { code: code.into(), detail }));
     }
 
+    fn write_to(&self, key: Key, frames: Vec<u8>) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_key(key, &Act::Write(frames.into())))
+    }
+
+    fn write_all(&self, frames: Vec<u8>, spare_mesh_peers: bool) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_all(&Act::Write(frames.into()), spare_mesh_peers))
+    }
+
+    fn close_key(&self, key: Key, frames: Vec<u8>, code: String, detail: String) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_key(key, &closing(frames, code, detail)))
+    }
+
+    fn close_all(
+        &self,
+        frames: Vec<u8>,
+        code: String,
+        detail: String,
+        spare_mesh_peers: bool,
+    ) -> PyResult<()> {
+        self.after_staged(|plane| plane.act_on_all(&closing(frames, code, detail), spare_mesh_peers))
+    }
+
+    fn report(&self, report: u64) -> PyResult<()> {
+        self.after_staged(|plane| plane.report(report))
+    }
+
     fn flush(&self) -> PyResult<()> {
-        let staged = std::mem::take(&mut *lock(&self.staged));
-        self.with(|plane| plane.submit(staged))
+        self.after_staged(|_| ())
     }
 
     fn counters(&self) -> PyResult<Vec<(&'static str, u64)>> {
@@ -255,6 +295,7 @@ const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
 const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
+const MEMBERS: u8 = 13;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -277,10 +318,8 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (SWITCHED, conn.as_u64(), member.as_u64()).into_pyobject(py)?.into_any()
         }
         Event::Closed { conn, remote, key, reason, totals } => {
-            let Totals { packets_in, bytes_in, packets_out, bytes_out } = totals;
             let key = key.map(|key| bytes(&key));
-            let totals = (packets_in, bytes_in, packets_out, bytes_out);
-            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, totals)
+            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, carried(totals))
                 .into_pyobject(py)?
                 .into_any()
         }
@@ -290,12 +329,32 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (CONNECTED, conn.as_u64(), chain).into_pyobject(py)?.into_any()
         }
         Event::Linked { conn } => (LINKED, conn.as_u64()).into_pyobject(py)?.into_any(),
+        Event::Members { report, members, is_last } => {
+            let members =
+                members.into_iter().map(|member| standing(py, &member)).collect::<PyResult<Vec<_>>>()?;
+            (MEMBERS, report, members, is_last).into_pyobject(py)?.into_any()
+        }
         Event::Dropped { to, reason, bytes: len } => {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
         }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
         Event::StunFailed { error } => (STUN_FAILED, error).into_pyobject(py)?.into_any(),
     })
+}
+
+fn carried(totals: Totals) -> (u64, u64, u64, u64) {
+    let Totals { packets_in, bytes_in, packets_out, bytes_out } = totals;
+    (packets_in, bytes_in, packets_out, bytes_out)
+}
+
+fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, PyAny>> {
+    let member = &standing.member;
+    let who = (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version);
+    let how = (standing.age_ms, standing.is_active, standing.is_duplicate, standing.is_home);
+    let over = (standing.tls, standing.is_websocket);
+    let wire = (standing.wire.received, standing.wire.sent);
+    let tuple = (standing.conn.as_u64(), who, how, over, carried(standing.totals), wire, standing.senders);
+    Ok(tuple.into_pyobject(py)?.into_any())
 }
 
 #[pymodule]
@@ -315,6 +374,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DROPPED", DROPPED),
         ("STUN_FAILED", STUN_FAILED),
         ("LINKED", LINKED),
+        ("MEMBERS", MEMBERS),
     ] {
         module.add(name, kind)?;
     }

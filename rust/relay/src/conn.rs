@@ -12,6 +12,7 @@ use crate::id::ConnId;
 use crate::net::Interest;
 use crate::queue::Outbox;
 use crate::seam::{Member, Reason, Totals};
+use crate::standing::Wire;
 use crate::switchboard::Peer;
 use crate::tls::Session;
 use crate::watch::Watch;
@@ -160,6 +161,8 @@ pub(crate) struct Conn<S> {
     /// When the earliest hint that the wheel holds for this connection comes up.
     pub(crate) armed_at: u64,
     pub(crate) remote: SocketAddr,
+    /// What went over the socket so far.
+    pub(crate) wire: Wire,
 }
 
 impl<S> Conn<S> {
@@ -186,6 +189,7 @@ impl<S> Conn<S> {
             write_timeout: NEVER,
             armed_at: NEVER,
             remote,
+            wire: Wire::default(),
         }
     }
 

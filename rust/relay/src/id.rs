@@ -105,12 +105,24 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+    /// The names in use among `count` slots from slot `at` on.
+    pub(crate) fn ids_among(&self, at: usize, count: usize) -> impl Iterator<Item = ConnId> + '_ {
         self.slots
             .iter()
             .enumerate()
+            .skip(at)
+            .take(count)
             .filter(|(_, slot)| slot.value.is_some())
             .map(|(at, slot)| ConnId::new(self.shard, slot.generation, at as u32))
+    }
+
+    /// How many slots there are, free ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.ids_among(0, usize::MAX)
     }
 }
 

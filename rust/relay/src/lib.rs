@@ -23,6 +23,7 @@ mod route;
 pub mod seam;
 mod shard;
 mod sleep;
+mod standing;
 mod stats;
 #[cfg(any(test, feature = "stepping"))]
 pub mod stepping;

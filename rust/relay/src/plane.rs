@@ -13,10 +13,11 @@ use rustls::ClientConfig;
 
 use crate::bucket::Rate;
 use crate::datagrams::{Responder, Stun};
+use crate::frame::Key;
 use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
 use crate::net::{Epoll, Socket};
-use crate::seam::{Command, Event, EventQueue, Listener, ListenerId};
+use crate::seam::{Act, Command, Event, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared, sum};
 use crate::stats::{Counters, Drops};
 use crate::stun::Clients;
@@ -84,17 +85,14 @@ impl Plane {
     pub fn listen(&mut self, listener: Listener) -> ListenerId {
         self.listeners += 1;
         let listener = Arc::new(listener);
-        for shard in 0..self.shared.ports.len() {
-            self.submit_to(shard, [Command::Listen(self.listeners, Arc::clone(&listener))]);
-        }
+        let id = self.listeners;
+        self.tell_all(|| Command::Listen(id, Arc::clone(&listener)));
         self.listeners
     }
 
     /// Stops accepting on a listener; its socket is closed once every shard has let go of it.
     pub fn unlisten(&self, listener: ListenerId) {
-        for shard in 0..self.shared.ports.len() {
-            self.submit_to(shard, [Command::Unlisten(listener)]);
-        }
+        self.tell_all(|| Command::Unlisten(listener));
     }
 
     /// Answers STUN on a bound UDP socket from now on: requests of Tailscale's clients, or of any.
@@ -145,6 +143,27 @@ impl Plane {
         self.shared.submit_to(shard, commands);
     }
 
+    /// Does something to every connection of a key; one that is being switched just now may be spared a write.
+    pub fn act_on_key(&self, key: Key, act: &Act) {
+        self.tell_all(|| Command::ToKey(key, act.clone()));
+    }
+
+    /// Does something to every client, and to mesh peers unless they are spared: so many at a time.
+    pub fn act_on_all(&self, act: &Act, spare_mesh_peers: bool) {
+        self.tell_all(|| Command::ToAll { act: act.clone(), spare_mesh_peers });
+    }
+
+    /// Asks every shard how its members stand, which the events of this report say.
+    pub fn report(&self, report: u64) {
+        self.tell_all(|| Command::Report(report));
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for shard in 0..self.shared.ports.len() {
+            self.submit_to(shard, [command()]);
+        }
+    }
+
     /// What the shards have to say.
     #[must_use]
     pub fn events(&self) -> &EventQueue {
@@ -161,9 +180,7 @@ impl Plane {
     pub fn limit_clients(&self, rate: Option<Rate>) {
         *self.shared.client_rate.write().unwrap_or_else(PoisonError::into_inner) = rate;
         self.shared.is_rate_limited.store(rate.is_some(), Ordering::Release);
-        for shard in 0..self.shared.ports.len() {
-            self.submit_to(shard, [Command::RateChanged]);
-        }
+        self.tell_all(|| Command::RateChanged);
     }
 
     /// Who is connected.
@@ -211,9 +228,7 @@ impl Plane {
 
     /// Ends every connection and waits until every shard has ended.
     pub fn stop(&mut self) {
-        for shard in 0..self.shared.ports.len() {
-            self.submit_to(shard, [Command::Stop]);
-        }
+        self.tell_all(|| Command::Stop);
         for thread in self.threads.drain(..) {
             // A shard that panicked has ended the process already.
             let _ = thread.join();

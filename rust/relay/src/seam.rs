@@ -15,6 +15,8 @@ use crate::id::ConnId;
 use crate::sleep::Sleep;
 use crate::tls::Session;
 
+pub use crate::standing::{Act, Standing};
+
 /// What a connection may do once it is switched (`docs/protocol/mesh.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -33,6 +35,8 @@ pub struct Member {
     pub role: Role,
     /// How other nodes are told of it: a whole `PeerPresent` frame.
     pub presence: Arc<[u8]>,
+    /// The version of the protocol that it said it speaks.
+    pub version: i64,
 }
 
 /// Why a connection ended: a code for metrics and logs, and what came.
@@ -148,6 +152,15 @@ pub enum Event {
         /// What it carried.
         totals: Totals,
     },
+    /// A part of a report of who is connected.
+    Members {
+        /// Which report, as [`Command::Report`] said.
+        report: u64,
+        /// How some of a shard's members stand.
+        members: Vec<Standing>,
+        /// Whether these were that shard's last.
+        is_last: bool,
+    },
     /// A packet was dropped whose destination somebody is looking for.
     Dropped {
         /// Its destination.
@@ -221,6 +234,17 @@ pub enum Command {
     },
     /// Write what is queued, then close.
     Close(ConnId, Reason),
+    /// Do this to every connection of a key.
+    ToKey(Key, Act),
+    /// Do this to every client of the shard, and to its mesh peers if these are not spared.
+    ToAll {
+        /// What.
+        act: Act,
+        /// Whether connections of other nodes are left alone.
+        spare_mesh_peers: bool,
+    },
+    /// Say how every member of the shard stands, in events that bear this number.
+    Report(u64),
     /// Accept on this listener from now on.
     Listen(ListenerId, Arc<Listener>),
     /// Stop accepting there, and let go of the socket.

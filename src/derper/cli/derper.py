@@ -40,8 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         config = _config(line)
         log.configure(logs=config.logs)
-        for missing in refuse_missing(config, line):
-            _log.warning("not in this release yet, going on without it", feature=missing.feature)
+        refuse_missing(config)
         # Late, because it loads the data plane, which neither -h nor a bad setting needs.
         from derper.server.app import run  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """What this release does not have yet. An entry goes when its feature comes, and this file with the last one.
 
 A command line that asks for a missing feature is refused in one sentence, so that nobody runs a server that quietly
-does less than they think. A feature that is only on by default, and that a relay can do without, is a line in the log.
+does less than they think.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from derper.cli import flags
-from derper.cli.goflags import Flag, Parsed
+from derper.cli.goflags import Flag
 from derper.config import CertMode, Config, SecretsServer
 from derper.errors import ConfigError
 
@@ -22,21 +22,9 @@ class Missing:
     flags: tuple[Flag[Any], ...]
     wanted: Callable[[Config], bool]
     instead: str
-    dispensable: bool = False  # wanted by default alone, it is passed over with a line in the log
-
-    def asked_for(self, line: Parsed) -> bool:
-        """Whether the command line says more than the defaults do."""
-        return any(line[flag] != flag.default for flag in self.flags)
 
 
 MISSING: Final = (
-    Missing(
-        "the plain HTTP listener beside HTTPS",
-        (flags.HTTP_PORT,),
-        lambda config: config.http_address is not None,
-        "use -http-port=-1",
-        dispensable=True,
-    ),
     Missing(
         "getting certificates by ACME",
         (flags.CERT_MODE,),
@@ -48,12 +36,6 @@ MISSING: Final = (
         (flags.SECRETS_URL,),
         lambda config: isinstance(config.mesh.key_source, SecretsServer),
         "put the key into a file and name it with -mesh-psk-file",
-    ),
-    Missing(
-        "bootstrap DNS",
-        (flags.BOOTSTRAP_DNS_NAMES, flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES),
-        lambda config: bool(config.pages.bootstrap_names or config.pages.unpublished_bootstrap_names),
-        "leave -bootstrap-dns-names and -unpublished-bootstrap-dns-names out",
     ),
     Missing(
         "asking the local tailscaled about clients",
@@ -71,10 +53,8 @@ MISSING: Final = (
 )
 
 
-def refuse_missing(config: Config, line: Parsed) -> list[Missing]:
-    """Raise `ConfigError` for a missing feature that was asked for; return those that are passed over."""
-    wanted = [entry for entry in MISSING if entry.wanted(config)]
-    for entry in wanted:
-        if not entry.dispensable or entry.asked_for(line):
+def refuse_missing(config: Config) -> None:
+    """Raise `ConfigError` for a missing feature that was asked for."""
+    for entry in MISSING:
+        if entry.wanted(config):
             raise ConfigError(f"this release does not have {entry.feature} yet; {entry.instead}")
-    return wanted

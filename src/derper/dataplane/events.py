@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
 from derper.dataplane import _native
+from derper.protocol.frames import PeerPresent
+from derper.protocol.reader import HEADER_LEN
 
 Conn: TypeAlias = int
 """Names one connection. Never handed out twice, so a late command for one that is gone does nothing."""
@@ -104,6 +106,29 @@ class Closed(NamedTuple):
     totals: Totals
 
 
+class Member(NamedTuple):
+    """How one switched connection stands: what `DataPlane.members` tells of it."""
+
+    conn: Conn
+    presence: bytes  # a whole PeerPresent frame: its key, address, flags and app name
+    is_mesh_peer: bool
+    version: int  # of the protocol, as its login said
+    age: float  # seconds since its login
+    is_active: bool  # it gets its key's packets
+    is_duplicate: bool  # its key has other connections, too
+    is_home: bool  # it said that this node is its home
+    tls: str | None  # "1.2", "1.3", None without TLS
+    is_websocket: bool
+    totals: Totals
+    received: int  # bytes over the TCP connection since its start, TLS and HTTP included
+    sent: int
+    senders: int  # about how many keys have sent to its key; 0 where that is not counted
+
+    def who(self) -> PeerPresent:
+        """Give its key, address, flags and app name."""
+        return PeerPresent.from_payload(self.presence[HEADER_LEN:])
+
+
 class Dropped(NamedTuple):
     """A packet to one of the destinations in `PlaneSettings.verbose_drops` was dropped."""
 
@@ -156,3 +181,23 @@ def event_from(raw: tuple[object, ...]) -> Event:
     kind, *fields = raw
     assert isinstance(kind, int)  # noqa: S101  the extension's word
     return _MAKE[kind](*fields)
+
+
+RawMember: TypeAlias = tuple[
+    Conn,
+    tuple[bytes, bool, int],
+    tuple[int, bool, bool, bool],
+    tuple[str | None, bool],
+    tuple[int, int, int, int],
+    tuple[int, int],
+    int,
+]
+"""A member as the extension gives it."""
+
+
+def member_from(raw: RawMember) -> Member:
+    """Turn the extension's tuple into a member."""
+    conn, who, (age_ms, is_active, is_duplicate, is_home), over, totals, wire, senders = raw
+    return Member(
+        conn, *who, age_ms / 1000, is_active, is_duplicate, is_home, *over, Totals(*totals), *wire, senders
+    )  # fmt: skip

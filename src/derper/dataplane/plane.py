@@ -8,12 +8,13 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import NamedTuple
+from itertools import count
+from typing import NamedTuple, cast
 
 from derper.dataplane import _native
-from derper.dataplane.events import Conn, Event, event_from
+from derper.dataplane.events import Conn, Event, Member, RawMember, event_from, member_from
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
 
@@ -85,6 +86,15 @@ class Audit(NamedTuple):
     stray_keys: int
 
 
+@dataclass(slots=True)
+class _Report:
+    """A report of all members, until every shard has told its own."""
+
+    missing: int  # shards
+    done: asyncio.Future[None]
+    parts: list[list[RawMember]] = field(default_factory=list)
+
+
 class DataPlane:
     """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
 
@@ -109,6 +119,9 @@ class DataPlane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._flush_is_due = False
+        self._shard_count = settings.shards
+        self._report_numbers = count()
+        self._reports: dict[int, _Report] = {}
         self._waiting: deque[tuple[object, ...]] = deque()  # events that were drained and not yet told
 
     def start(self, on_event: Callable[[Event], None]) -> None:
@@ -125,6 +138,8 @@ class DataPlane:
             self._loop.remove_reader(self._native.event_fd())
             self._loop = None
         self._waiting.clear()
+        for report in self._reports.values():
+            report.done.cancel()
         self._native.stop()
 
     def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
@@ -189,9 +204,9 @@ class DataPlane:
         self._native.consumed(conn, length)
         self._will_flush()
 
-    def switch(self, conn: Conn, key: NodePublic, *, mesh_peer: bool, presence: PeerPresent, first: bytes) -> None:
+    def switch(self, conn: Conn, presence: PeerPresent, *, mesh_peer: bool, version: int, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
-        self._native.switch(conn, key.raw, mesh_peer, presence.encode(), first)
+        self._native.switch(conn, presence.peer.raw, mesh_peer, presence.encode(), version, first)
         self._will_flush()
 
     def trust(self, roots: list[bytes]) -> None:
@@ -216,6 +231,38 @@ class DataPlane:
         """Write what is queued, then close."""
         self._native.close(conn, code, detail)
         self._will_flush()
+
+    def write_to(self, key: NodePublic, frames: bytes) -> None:
+        """Queue whole frames for every connection of a key; one that is not `Switched` yet may miss them."""
+        self._native.write_to(key.raw, frames)
+
+    def write_all(self, frames: bytes, *, spare_mesh_peers: bool = True) -> None:
+        """Queue whole frames for every client, a few at a time; one that is not `Switched` yet may miss them."""
+        self._native.write_all(frames, spare_mesh_peers)
+
+    def close_key(self, key: NodePublic, code: str, detail: str = "", *, frames: bytes = b"") -> None:
+        """Write what is queued and these last frames, then close: every connection of a key that `switch` was said of.
+
+        `Closed` tells of each.
+        """
+        self._native.close_key(key.raw, frames, code, detail)
+
+    def close_all(self, code: str, detail: str = "", *, frames: bytes = b"", spare_mesh_peers: bool = True) -> None:
+        """Close every client as `close_key` does, a few at a time; one that is not `Switched` yet may be left."""
+        self._native.close_all(frames, code, detail, spare_mesh_peers)
+
+    async def members(self) -> list[Member]:
+        """Say how every switched connection stands, in no order; they come and go while they are looked at."""
+        number = next(self._report_numbers)
+        report = _Report(self._shard_count, asyncio.get_running_loop().create_future())
+        self._reports[number] = report
+        self._native.report(number)
+        await report.done
+        members: list[Member] = []
+        for part in report.parts:
+            members += map(member_from, part)
+            await asyncio.sleep(0)  # others get a say between two parts, however many there are
+        return members
 
     def counters(self) -> dict[str, int]:
         """Give all counters, and the numbers that the shards keep of now; metrics by their names without `derp_`."""
@@ -257,10 +304,24 @@ class DataPlane:
             self._waiting.extend(self._native.drain())
         # In turns, so that answers leave and others get a say however much has come at once.
         for _ in range(min(len(self._waiting), EVENTS_A_TURN)):
-            on_event(event_from(self._waiting.popleft()))
+            raw = self._waiting.popleft()
+            if raw[0] == _native.MEMBERS:
+                _, number, members, is_last = cast("tuple[int, int, list[RawMember], bool]", raw)
+                self._take_part(number, members, is_last=is_last)
+            else:
+                on_event(event_from(raw))
         self._flush()
         if self._waiting and self._loop is not None:
             self._loop.call_soon(self._look)
+
+    def _take_part(self, number: int, members: list[RawMember], *, is_last: bool) -> None:
+        report = self._reports[number]
+        report.parts.append(members)
+        report.missing -= is_last
+        if report.missing == 0:
+            del self._reports[number]
+            if not report.done.done():
+                report.done.set_result(None)
 
     def _will_flush(self) -> None:
         if not self._flush_is_due and self._loop is not None:

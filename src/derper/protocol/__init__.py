@@ -15,6 +15,7 @@ Read in this order, which is the order of a connection's life:
     gojson    JSON as the peers' parser reads it (used by login and derpmap)
     frames    every frame after login
     decode    which frame may come from whom, and how long it may be
+    session   a client's half of all this, for one connection
     disco     which packets are NAT traversal and not payload
 
 And beside connections:

@@ -39,7 +39,7 @@ class Node:
     stun_port: int = 0  # 0: 3478, -1: no STUN
     stun_only: bool = False
     derp_port: int = 0  # 0: 443
-    insecure_for_tests: bool = False  # plain HTTP when it has a port of its own, else any certificate
+    insecure_for_tests: bool = False  # any certificate will do
     stun_test_ip: str = ""
     can_port_80: bool = False
 

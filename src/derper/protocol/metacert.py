@@ -99,6 +99,14 @@ def find(chain: Iterable[bytes]) -> MetaCertificate | None:
     return None
 
 
+def is_meta(certificate: bytes) -> bool:
+    """Tell whether a certificate, in DER, calls itself a meta certificate: such a one is no part of a chain."""
+    try:
+        return _serial_and_common_name(certificate)[1].startswith(COMMON_NAME_PREFIX)
+    except ProtocolError:
+        return False
+
+
 def _serial_and_common_name(certificate: bytes) -> tuple[int, str]:
     fields = _children(_child(_child(certificate, 0, _SEQUENCE), 0, _SEQUENCE))
     if fields and fields[0][0] == _VERSION:

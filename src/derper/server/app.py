@@ -10,9 +10,11 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from derper._version import version
-from derper.config import Config
+from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
-from derper.server import pages
+from derper.server import pages, port80
+from derper.server.bootstrap import BootstrapDns
+from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
@@ -79,15 +81,18 @@ class Server:
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
             )
         )
-        self.http = HttpServer(config)
+        self.http = HttpServer(relays=config.relay.enabled)
+        self.http_beside = HttpServer(relays=False) if config.http_address is not None else None
+        self.bootstrap = BootstrapDns(config.pages)
+        self.challenges = Challenges(config.tls) if config.tls.mode is not CertMode.MANUAL else None
         self.listening = Listening(self.plane, config)
         self._certificates = Certificates(self.plane, config, self.identity) if config.serves_tls else None
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         login = Login(self.identity, config.admission.refused_app_names)
-        self._introducer = Introducer(self.plane, self.http, login, self._mesh)
-        self.metrics = Metrics(self.plane, self._introducer, config)
+        self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
+        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
         self._debug = DebugPages(config, self.metrics, self.identity)
 
     async def __aenter__(self) -> Self:
@@ -119,7 +124,10 @@ class Server:
         config = self._config
         if self._certificates is not None:
             self._certificates.start()
-        await self.http.start(pages.application(config, self._debug.routes()))
+        debug = self._debug.routes()
+        await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
+        if self.http_beside is not None:
+            await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
         self._rates.load()
         self.listening.start()
@@ -128,12 +136,16 @@ class Server:
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,
         )  # fmt: skip
         self._mesh.start()
+        self.bootstrap.start()
 
     async def _stop(self) -> None:
+        await self.bootstrap.stop()
         await self._mesh.stop()
         self.plane.stop()
         self._introducer.stop()
         await self.http.stop()
+        if self.http_beside is not None:
+            await self.http_beside.stop()
 
 
 def _raise_descriptor_limit() -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
 from derper.server.identity import Identity
 from derper.server.metrics import Metrics
-from derper.server.pages import BROWSER_HEADERS, POLICY
+from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -107,7 +108,8 @@ class DebugPages:
 
 
 async def _go_to_index(request: web.Request) -> web.Response:
-    return web.Response(status=307, headers={"Location": str(request.rel_url.with_path("/debug/", keep_query=True))})
+    _, mark, query = request.raw_path.partition("?")
+    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"/debug/{mark}{query}")
 
 
 async def _nothing(_request: web.Request) -> web.Response:

@@ -13,7 +13,6 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from derper.config import Config
 from derper.dataplane import Conn, DataPlane, Remote
 from derper.protocol.upgrade import MAX_HEAD, MAX_LINES, Refusal, RequestHead
 
@@ -162,10 +161,10 @@ class _AnsweredLogger(AbstractAccessLogger):
 
 
 class HttpServer:
-    """Everything that is served over HTTP but the relay itself."""
+    """Everything that one listener serves over HTTP but the relay itself; `relays` says whether `/derp` is one."""
 
-    def __init__(self, config: Config) -> None:
-        self.relays = config.relay.enabled
+    def __init__(self, *, relays: bool) -> None:
+        self.relays = relays
         self._runner: web.AppRunner | None = None
 
     async def start(self, application: web.Application) -> None:

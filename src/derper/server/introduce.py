@@ -57,13 +57,14 @@ class Guest:
 class Introducer:
     """Introduces every connection of a data plane but those that we dialled ourselves."""
 
-    def __init__(self, plane: DataPlane, http: HttpServer, login: Login, mesh: Mesh) -> None:
+    def __init__(self, plane: DataPlane, http: HttpServer, beside: HttpServer | None, login: Login, mesh: Mesh) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
         self._plane = plane
         self._mesh = mesh
         self._http = http
+        self._beside = beside  # the plain listener's, where the main one speaks TLS
         self._login = login
         self._guests: dict[Conn, Guest] = {}
 
@@ -132,7 +133,8 @@ class Introducer:
                 event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here"
             )
             return
-        outcome = decide(head) if head.path == "/derp" and self._http.relays else None
+        http = self._http if event.tls or self._beside is None else self._beside
+        outcome = decide(head) if head.path == "/derp" and http.relays else None
         match outcome:
             case DerpUpgrade():
                 self._accept(guest)
@@ -150,7 +152,9 @@ class Introducer:
                 self._plane.write(event.conn, outcome.answer())
                 self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
-                self._serve(event, guest, head, outcome)
+                if guest.http is None:
+                    guest.http = http.connect(self._plane, event.conn, event.remote)
+                guest.http.request_received(head, outcome)
 
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
@@ -158,11 +162,6 @@ class Introducer:
         if guest.http is not None:
             guest.http.connection_lost()
             guest.http = None
-
-    def _serve(self, event: Head, guest: Guest, head: RequestHead, refusal: Refusal | None) -> None:
-        if guest.http is None:
-            guest.http = self._http.connect(self._plane, event.conn, event.remote)
-        guest.http.request_received(head, refusal)
 
     def _log_in(self, event: Frame) -> None:
         guest = self._guests[event.conn]
@@ -178,7 +177,7 @@ class Introducer:
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = admitted.presence(remote, not_ideal=guest.not_ideal)
         self._plane.switch(
-            event.conn, admitted.key, mesh_peer=admitted.mesh_peer, presence=presence, first=admitted.answer
+            event.conn, presence, mesh_peer=admitted.mesh_peer, version=admitted.version, first=admitted.answer
         )
 
     def _say_goodbye(self, event: Closed) -> None:

@@ -3,6 +3,7 @@
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from ipaddress import IPv6Address
 
 import structlog
@@ -21,6 +22,7 @@ dropped nor overtaken, so a slow receiver's share of it stays small."""
 DATAGRAM_BUFFER = 1024 * 1024
 """Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
 round of relaying."""
+_HTTP_PORT = "-http-port (-1 for none)"
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
@@ -28,7 +30,9 @@ class Listening:
     """All that a server listens on. `start` after everything else is ready."""
 
     def __init__(self, plane: DataPlane, config: Config) -> None:
-        self.address = ""  # of the main listener, with the port that the kernel chose, once it has started
+        # With the ports that the kernel chose, once it has started; of the main listener, and of plain HTTP beside TLS.
+        self.address = ""
+        self.http_address = ""
         self._plane = plane
         self._config = config
 
@@ -41,17 +45,28 @@ class Listening:
         config = self._config
         accept = config.relay.accept
         limit = Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
-        with listen(config.listeners.main, config.relay.tcp) as main:
+        with ExitStack() as bound:  # all of them before anybody is let in
+            main = bound.enter_context(listen(config.listeners.main, config.relay.tcp))
+            beside = stun = None
+            if config.http_address is not None:
+                beside = bound.enter_context(listen(config.http_address, config.relay.tcp, _HTTP_PORT))
+            if config.stun_address is not None:
+                stun = bound.enter_context(bind_stun(config.stun_address))
             self._plane.listen(main, tls=config.serves_tls, limit=limit)
             self.address = _address_of(main)
-        if config.stun_address is not None:
-            with bind_stun(config.stun_address) as sock:
-                self._plane.serve_stun(sock, any_client=config.listeners.stun_any)
-                _log.info("answering STUN", address=_address_of(sock), any_client=config.listeners.stun_any)
+            if beside is not None:
+                self._plane.listen(beside, tls=False)
+                self.http_address = _address_of(beside)
+                _log.info("serving plain HTTP", address=self.http_address)
+            if stun is not None:
+                self._plane.serve_stun(stun, any_client=config.listeners.stun_any)
+                _log.info("answering STUN", address=_address_of(stun), any_client=config.listeners.stun_any)
 
 
-def listen(address: ListenAddress, tcp: Tcp) -> socket.socket:
+def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
     """Give a listening, non-blocking socket; with no host, one for both families, or for IPv4 where there is no IPv6.
+
+    `flag` is where the operator chooses the port.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -59,7 +74,7 @@ def listen(address: ListenAddress, tcp: Tcp) -> socket.socket:
     try:
         return _open(address, lambda family, host: _listen(family, host, address.port, tcp))
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {_advice(error, '-a')}") from error
+        raise ConfigError(f"cannot listen on {address}: {_advice(error, flag)}") from error
 
 
 def bind_stun(address: ListenAddress) -> socket.socket:

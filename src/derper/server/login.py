@@ -22,6 +22,7 @@ class LoggedIn:
     mesh_peer: bool
     is_prober: bool
     app_name: str
+    version: int  # of the protocol, as it says
     answer: bytes  # the ServerInfo frame
 
     def presence(self, remote: Endpoint, *, not_ideal: bool) -> PeerPresent:
@@ -58,4 +59,4 @@ class Login:
         if not mesh_peer and login.info.app_name in self._refused_app_names:
             raise RefusedError(f"app name {login.info.app_name!r} is not allowed")
         answer = server_info_frame(self._server_info, login.box, os.urandom(NONCE_LEN))
-        return LoggedIn(login.key, mesh_peer, login.info.is_prober, login.info.app_name, answer)
+        return LoggedIn(login.key, mesh_peer, login.info.is_prober, login.info.app_name, login.info.version, answer)

@@ -10,6 +10,7 @@ from typing import Final
 
 from derper.config import Config
 from derper.dataplane import DataPlane, Rate
+from derper.server.bootstrap import BootstrapDns
 from derper.server.exposition import Family, Histogram, Labelled, Type
 from derper.server.introduce import Introducer
 
@@ -47,8 +48,9 @@ _RTT_LABELS: Final = ("10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms"
 class Metrics:
     """The server's own metrics; those of its process are in `process`."""
 
-    def __init__(self, plane: DataPlane, introducer: Introducer, config: Config) -> None:
+    def __init__(self, plane: DataPlane, introducer: Introducer, bootstrap: BootstrapDns, config: Config) -> None:
         self._plane = plane
+        self._bootstrap = bootstrap
         self._has_rate_config = config.relay.rate_file is not None
         self._introducer = introducer
         self._serves_tls = config.serves_tls
@@ -64,7 +66,7 @@ class Metrics:
         yield from self._tls(counters)
         yield from self._limits(counters)
         yield from self._stun()
-        # The families of bootstrap DNS come here, with it.
+        yield from self._bootstrap.families()
 
     def contradictions(self) -> list[str]:
         """Look for what does not fit together; nothing, if all does. Several connections of one key do."""

@@ -1,9 +1,14 @@
-"""What is served over HTTP beside the relay (docs/protocol/http.md): one handler a path, no state."""
+"""What is served over HTTP beside the relay (docs/protocol/http.md): one handler a path, no state.
+
+`application` is for the main listener; `port80` and `debug` have their own pages and share what is here.
+"""
 
 import html
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Final
+from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -41,27 +46,65 @@ _DISABLED: Final = "<p>The relay is <b>disabled</b> on this server.</p>\n"
 _DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
 
 
-def application(config: Config, debug: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """Give the application for the main listener; `debug` are the routes of the debug pages."""
+def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.Application:
+    """Give the application for the main listener; `further` are the routes of parts that have their own modules."""
+    routes = [
+        web.route("*", "/derp", _derp),
+        web.route("*", "/derp/probe", _probe),
+        web.route("*", "/derp/latency-check", _probe),
+        NO_CONTENT,
+        web.route("*", "/robots.txt", _robots),
+        *further,
+        web.route("*", "/{anything:.*}", home(config)),
+    ]
+    return application_of(routes)
+
+
+def application_of(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
+    """Give an application with these routes that treats paths and headers as all of ours do."""
     app = web.Application(middlewares=[_any_path])
     app.on_response_prepare.append(_drop_server_header)
-    app.router.add_route("*", "/derp", _derp)
-    app.router.add_route("*", "/derp/probe", _probe)
-    app.router.add_route("*", "/derp/latency-check", _probe)
-    app.router.add_route("*", "/generate_204", _generate_204)
-    app.router.add_route("*", "/robots.txt", _robots)
-    app.router.add_routes(debug)
-    app.router.add_route("*", "/{anything:.*}", _home(config))
+    app.router.add_routes(routes)
     return app
 
 
 @web.middleware
 async def _any_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer `OPTIONS *`, which asks for no page but whether anybody is there."""
-    if request.raw_path != "*":
-        return await handler(request)
-    response = web.Response()
-    response.headers.popall("Content-Type", None)
+    """Answer `OPTIONS *`, which asks for no page but whether anybody is there, and send odd paths to the plain one."""
+    if request.raw_path == "*":
+        response = web.Response()
+        response.headers.popall("Content-Type", None)
+        return response
+    path, mark, query = request.raw_path.partition("?")
+    if (plain := _plain(path)) != path:
+        return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, plain + mark + query)
+    return await handler(request)
+
+
+def _plain(path: str) -> str:
+    """Give a path without empty parts and without `.` and `..`; it begins with exactly one slash."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    ending = "/" if parts and path.endswith(("/", "/.", "/..")) else ""
+    return f"/{'/'.join(parts)}{ending}"
+
+
+def redirect(
+    request: web.Request, status: HTTPStatus, location: str, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Send whoever asks elsewhere, with a link for who does not follow by itself."""
+    location = quote(location, safe="!#$%&'()*+,/:;=?@[]~|\\^`{}\"<>", encoding="latin-1")
+    response = web.Response(status=status, headers={**(headers or {}), "Location": location})
+    if request.method == "GET":
+        response.text = f'<a href="{html.escape(location)}">{status.phrase}</a>.\n\n'
+    if request.method in ("GET", "HEAD"):
+        response.headers["Content-Type"] = "text/html; charset=utf-8"
+    else:
+        response.headers.popall("Content-Type", None)
     return response
 
 
@@ -71,16 +114,17 @@ async def _drop_server_header(_request: web.Request, response: web.StreamRespons
 
 async def _derp(request: web.Request) -> web.Response:
     refusal: Refusal | None = getattr(request.transport, "refusal", None)
-    return _refuse(refusal or Refusal(404, "derp server disabled\n"))
+    return refuse(refusal or Refusal(404, "derp server disabled\n"))
 
 
-def _refuse(refusal: Refusal) -> web.Response:
+def refuse(refusal: Refusal) -> web.Response:
+    """Give the answer that a refusal is."""
     return web.Response(status=refusal.status, body=refusal.body.encode(), headers=dict(refusal.headers))
 
 
 async def _probe(request: web.Request) -> web.Response:
     if request.method not in ("GET", "HEAD"):
-        return _refuse(Refusal(405, "only GET and HEAD are answered here\n"))
+        return refuse(Refusal(405, "bogus probe method\n"))
     response = web.Response(headers={"Access-Control-Allow-Origin": "*"})
     response.headers.popall("Content-Type", None)
     return response
@@ -94,19 +138,23 @@ async def _generate_204(request: web.Request) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
+NO_CONTENT: Final = web.route("*", "/generate_204", _generate_204)
+
+
 async def _robots(_request: web.Request) -> web.Response:
     return web.Response(text="User-agent: *\nDisallow: /\n", headers=BROWSER_HEADERS)
 
 
-def _home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
-    home = config.pages.home
+def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Give the handler of the home page, which is at every path that is nobody else's."""
+    place = config.pages.home
     note = "" if config.relay.enabled else _DISABLED
 
     async def show(request: web.Request) -> web.Response:
-        if home not in ("", "blank"):
-            return web.Response(status=302, headers={**BROWSER_HEADERS, "Location": home})
+        if place not in ("", "blank"):
+            return redirect(request, HTTPStatus.FOUND, place, BROWSER_HEADERS)
         debug = _DEBUG if may_see(request, config.pages.debug) else ""
-        page = "" if home == "blank" else _HOME.format(note=note + debug, version=html.escape(version()))
+        page = "" if place == "blank" else _HOME.format(note=note + debug, version=html.escape(version()))
         return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
 
     return show

@@ -150,10 +150,7 @@ impl<N: Net> Shard<N> {
 
     /// Closes every connection of a key of this shard.
     pub(super) fn close_key(&mut self, key: &Key) {
-        let Some(local) = self.local_by_key.get(key).and_then(|index| self.locals[*index].as_ref()) else {
-            return;
-        };
-        for id in local.connections.clone() {
+        for id in self.connections_of(key) {
             self.finish(id, Reason::code("closed_by_mesh_peer"));
         }
     }

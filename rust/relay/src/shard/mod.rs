@@ -6,7 +6,7 @@
 //!
 //! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
 //! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `census` keeps
-//! count of who is there, and `shared` is what all shards have in common.
+//! count of who is there, `round` goes through all of them, and `shared` is what all shards have in common.
 
 mod accept;
 mod census;
@@ -18,6 +18,7 @@ mod limit;
 mod mesh;
 mod receive;
 mod relay;
+mod round;
 mod send;
 mod shared;
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod tests;
 pub use check::Census;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use crate::conn::{Conn, Local, NEVER, Stage};
@@ -41,6 +42,7 @@ use crate::stats::Counters;
 use crate::timer::Wheel;
 
 use self::mesh::RemoteSources;
+use self::round::{Round, Task};
 pub use self::shared::Settings;
 pub(crate) use self::shared::{Errand, Port, Shared, sum};
 
@@ -83,6 +85,8 @@ pub(crate) struct Shard<N: Net> {
     watchers: Vec<ConnId>,
     /// Whom packets of keys at other nodes were sent to, as far as they came in over this shard's connections.
     remote_sources: RemoteSources,
+    /// What is being done to all members, the oldest first.
+    rounds: VecDeque<Round>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
     /// Connections that wait for the rate limit, the next to go on first.
@@ -120,6 +124,7 @@ impl<N: Net> Shard<N> {
             wheel: Wheel::new(now),
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
+            rounds: VecDeque::new(),
             unfinished: Vec::new(),
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
@@ -156,6 +161,7 @@ impl<N: Net> Shard<N> {
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
+        self.advance_round();
         self.flush_dirty();
         self.publish();
         if !self.events.is_empty() {
@@ -167,6 +173,7 @@ impl<N: Net> Shard<N> {
     pub(crate) fn has_mail(&self) -> bool {
         let port = self.port();
         !self.unfinished.is_empty()
+            || !self.rounds.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
@@ -227,6 +234,11 @@ impl<N: Net> Shard<N> {
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),
                 Command::Link { conn, first } => self.link(conn, &first),
                 Command::Close(conn, reason) => self.close(conn, reason),
+                Command::ToKey(key, act) => self.act_on_key(&key, &act),
+                Command::ToAll { act, spare_mesh_peers } => {
+                    self.begin_round(Task::Act { act, spare_mesh_peers });
+                }
+                Command::Report(report) => self.begin_round(Task::Report(report)),
             }
         }
     }
@@ -249,6 +261,7 @@ impl<N: Net> Shard<N> {
                     Errand::Changed(key) => self.tell_watchers(&key),
                     Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
+                    Errand::ToKey(key, act) => self.act_on_key(&key, &act),
                 }
             }
             batch.clear();

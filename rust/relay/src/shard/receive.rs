@@ -67,6 +67,7 @@ impl<N: Net> Shard<N> {
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => return Err(Reason::with("reset", error.to_string())),
         };
+        conn.wire.received += came as u64;
         let bytes = &mut buffer[..start + came];
         if matches!(conn.stage, Stage::Handshake) && start == 0 && bytes[0].is_ascii_uppercase() {
             // No TLS record begins with a letter; a request line does.

@@ -290,7 +290,10 @@ impl<S: Stream> Conn<S> {
     /// Offers bytes to the socket; how many it took, `None` for a full one.
     fn offer(&mut self, slices: &[IoSlice<'_>]) -> Result<Option<usize>, Reason> {
         match self.stream.write(slices) {
-            Ok(len) => Ok(Some(len)),
+            Ok(len) => {
+                self.wire.sent += len as u64;
+                Ok(Some(len))
+            }
             Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(Reason::with("reset", error.to_string())),
         }

@@ -13,7 +13,7 @@ use crate::conn::Conn;
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::mailbox::Mailbox;
-use crate::seam::{Command, EventQueue, Waker};
+use crate::seam::{Act, Command, EventQueue, Waker};
 use crate::stats::{Counters, Drops};
 use crate::switchboard::Switchboard;
 
@@ -64,6 +64,8 @@ pub(crate) enum Errand<S> {
     LeftRegion(Key),
     /// Close every connection of a key of yours.
     ClosePeer(Key),
+    /// Do this to every connection of a key of yours.
+    ToKey(Key, Act),
 }
 
 /// A shard as the others and Python see it.

@@ -1,0 +1,51 @@
+//! What the outside can learn of a switched connection, and do to it: by its key, or to all at once.
+
+use std::sync::Arc;
+
+use crate::id::ConnId;
+use crate::seam::{Member, Reason, Totals};
+
+/// How a member stands at one moment.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its name.
+    pub conn: ConnId,
+    /// Who it is.
+    pub member: Member,
+    /// Milliseconds since its login.
+    pub age_ms: u64,
+    /// Whether it gets its key's packets.
+    pub is_active: bool,
+    /// Whether its key has other connections, too.
+    pub is_duplicate: bool,
+    /// Whether it said that this node is its home.
+    pub is_home: bool,
+    /// "1.2" or "1.3", or none without TLS.
+    pub tls: Option<&'static str>,
+    /// Whether it speaks WebSocket.
+    pub is_websocket: bool,
+    /// The packets it carried.
+    pub totals: Totals,
+    /// What its TCP connection carried since its start, TLS and HTTP included.
+    pub wire: Wire,
+    /// About how many keys have sent to its key; 0 where that is not counted.
+    pub senders: u64,
+}
+
+/// Bytes that a socket took and gave.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// Bytes read.
+    pub received: u64,
+    /// Bytes written.
+    pub sent: u64,
+}
+
+/// Something that is done to members.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Queue these whole frames.
+    Write(Arc<[u8]>),
+    /// Write these whole frames after what is queued, then close.
+    Close(Arc<[u8]>, Reason),
+}

@@ -1,0 +1,354 @@
+"""The client that programs use: one key's presence at a relay, kept up.
+
+`DerpClient` logs in, reads in the background, and comes back when a connection is lost: after a growing pause, or, when
+the relay said that it restarts, at the time that it gave. What it sends is datagrams: a packet that cannot go now is
+dropped and counted, never kept.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from derper.client.bucket import TokenBucket
+from derper.client.connection import DIAL_SECONDS, Connected, Connection, Disconnected, Message, Options
+from derper.client.target import Target
+from derper.errors import ConfigError, DerperError, NetworkError
+from derper.protocol.derpmap import Node, Region
+from derper.protocol.frames import (
+    PING_LEN,
+    ClosePeer,
+    ForwardPacket,
+    NotePreferred,
+    Ping,
+    Pong,
+    RecvPacket,
+    Restarting,
+    SendPacket,
+    WatchConns,
+)
+from derper.protocol.keys import KEY_LEN, NodePrivate, NodePublic
+from derper.protocol.login import ServerInfo
+
+NODE_SECONDS = 1.5
+"""For each node of a region to take a TCP connection."""
+
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+STEADY_SECONDS: Final = 10.0  # a connection that held so long makes the pauses short again
+RESTART_PAUSE: Final = 0.2  # between tries while a relay restarts
+LONGEST_RESTART: Final = 120.0
+"""What a relay may ask for when it restarts: longer waits would be another kind of outage."""
+
+_QUEUED_MESSAGES: Final = 64
+"""Received ahead of who iterates; then the relay has to wait, and drops what it cannot hold."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of packets, since the client was made."""
+
+    sent: int = 0
+    received: int = 0
+    over_limit: int = 0  # not sent, because the relay's announced limit was used up
+    unconnected: int = 0  # not sent, because there was no connection
+
+
+class _Closed:
+    """Stands in the queue for the end of the messages."""
+
+    def __init__(self, reason: Exception | None) -> None:
+        self.reason = reason  # None: the program closed the client
+
+
+class DerpClient:
+    """One key at one relay, or at the first node of a region that answers.
+
+    Args:
+        where: the relay's URL, or a node or a region of a DERP map.
+        private_key: who the client is; None: a new key.
+        options: how it comes.
+
+    Use it as `async with`, which raises what `connect` raises; iterate over it for messages. One program part at a time
+    may receive, any number may send.
+    """
+
+    def __init__(
+        self, where: str | Node | Region, private_key: NodePrivate | None = None, options: Options | None = None
+    ) -> None:
+        self.counts = Counts()
+        self._options = options or Options()
+        self._targets = _targets(where, self._options)
+        self._dial_seconds = DIAL_SECONDS if isinstance(where, str) else NODE_SECONDS
+        self._private = private_key or NodePrivate.from_entropy(os.urandom(KEY_LEN))
+        self.key: NodePublic = self._private.public()
+        self._connection: Connection | None = None
+        self._messages: asyncio.Queue[Message | _Closed] = asyncio.Queue(_QUEUED_MESSAGES)
+        self._keeping: asyncio.Task[None] | None = None
+        self._closed: _Closed | None = None
+        self._bucket: TokenBucket | None = None
+        self._pings: dict[bytes, asyncio.Future[None]] = {}
+        self._watches = False
+        self._preferred: bool | None = None
+
+    @property
+    def connected(self) -> Connected | None:
+        """The connection that there is now, or None."""
+        return self._connection.connected if self._connection else None
+
+    async def connect(self) -> Connected:
+        """Log in for the first time; a region's nodes are tried in order.
+
+        Raises:
+            NetworkError: it cannot be reached, its certificate is not trusted, it hung up or took too long.
+            ProtocolError: what is there does not speak DERP.
+        """
+        if self._keeping is not None or self._closed is not None:
+            raise RuntimeError("a DerpClient connects once")
+        connection = await self._open(self._targets)
+        await self._begin(connection)
+        self._keeping = asyncio.create_task(self._keep(connection))
+        return connection.connected
+
+    async def close(self) -> None:
+        """End it; whoever waits for messages is told."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeping
+        if self._closed is None:
+            self._closed = _Closed(None)
+            while not self._messages.empty():
+                self._messages.get_nowait()
+            self._messages.put_nowait(self._closed)
+
+    async def send(self, to: NodePublic, packet: bytes) -> bool:
+        """Have the relay pass a packet on to whoever has that key; waits while the relay takes no more.
+
+        Returns whether it went out: not without a connection, and not over the limit that the relay has announced.
+
+        Raises:
+            ValueError: more than 65,536 bytes.
+        """
+        frame = SendPacket(to, packet).encode()
+        if self._bucket and not self._bucket.take(len(packet), asyncio.get_running_loop().time()):
+            self.counts.over_limit += 1
+            return False
+        if not await self._write(frame):
+            self.counts.unconnected += 1
+            return False
+        self.counts.sent += 1
+        return True
+
+    async def receive(self) -> Message:
+        """Wait for the next message of any kind.
+
+        Raises:
+            NetworkError: the client is closed, or, without `reconnect`, its connection was lost.
+            ProtocolError: the same, because the relay broke the protocol.
+        """
+        message = await self._messages.get()
+        if isinstance(message, _Closed):
+            self._messages.put_nowait(message)
+            raise message.reason or NetworkError("the client is closed")
+        return message
+
+    async def packet(self) -> RecvPacket:
+        """Wait for the next packet, passing over all other messages; raises as `receive` does."""
+        while not isinstance(message := await self.receive(), RecvPacket):
+            pass
+        return message
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """Give every message until the client is closed; raises as `receive` does when it is lost for good."""
+        while True:
+            try:
+                message = await self.receive()
+            except NetworkError:
+                if self._closed and self._closed.reason is None:
+                    return
+                raise
+            yield message
+
+    async def ping(self, seconds: float = 10.0) -> float:
+        """Ask the relay for an answer and give the seconds until it came. Somebody has to receive meanwhile.
+
+        Raises:
+            NetworkError: no connection, or no answer in time.
+        """
+        loop = asyncio.get_running_loop()
+        data, answered = os.urandom(PING_LEN), loop.create_future()
+        self._pings[data] = answered
+        began = loop.time()
+        try:
+            if not await self._write(Ping(data).encode()):
+                raise NetworkError("there is no connection to ping over")
+            async with asyncio.timeout(seconds):
+                await answered
+        except TimeoutError as error:
+            raise NetworkError(f"no pong within {seconds:g} s") from error
+        finally:
+            del self._pings[data]
+        return loop.time() - began
+
+    async def note_preferred(self, preferred: bool) -> None:  # noqa: FBT001  the one thing that it says
+        """Tell the relay whether it is this key's home; told again after every reconnect."""
+        self._preferred = preferred
+        await self._write(NotePreferred(preferred).encode())
+
+    async def watch(self) -> None:
+        """With the mesh key: hear of everybody who is there, comes and goes; asked for again after every reconnect."""
+        self._watches = True
+        await self._write(WatchConns().encode())
+
+    async def forward(self, source: NodePublic, to: NodePublic, packet: bytes) -> bool:
+        """With the mesh key: hand in a packet as the node does at which `source` is logged in."""
+        return await self._write(ForwardPacket(source, to, packet).encode())
+
+    async def close_peer(self, peer: NodePublic) -> bool:
+        """With the mesh key: have all connections of a key closed."""
+        return await self._write(ClosePeer(peer).encode())
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _open(self, targets: tuple[Target, ...]) -> Connection:
+        errors = []
+        for target in targets:
+            # Only a number in statistics: who is not on the first node says which that is.
+            ideal = None if target is self._targets[0] else self._targets[0].node.name
+            try:
+                return await Connection.open(
+                    target, self._private, self._options, dial_seconds=self._dial_seconds, ideal_node=ideal
+                )
+            except DerperError as error:
+                errors.append(error)
+        if len(errors) == 1:
+            raise errors[0]
+        raise NetworkError("no node of the region: " + "; ".join(map(str, errors))) from errors[0]
+
+    async def _begin(self, connection: Connection) -> None:
+        """Make a new connection the client's own, and say on it what was said on the last."""
+        self._connection = connection
+        self._limit(connection.connected.server_info)
+        if self._preferred is not None:
+            await self._write(NotePreferred(self._preferred).encode())
+        if self._watches:
+            await self._write(WatchConns().encode())
+
+    async def _keep(self, connection: Connection) -> None:
+        """Keep the client connected until it is closed; an end before that is told to whoever receives."""
+        try:
+            reason: Exception = await self._keep_up(connection)
+        except Exception as bug:  # noqa: BLE001  raised where somebody sees it
+            reason = bug
+        self._closed = _Closed(reason)
+        await self._messages.put(self._closed)
+
+    async def _keep_up(self, connection: Connection) -> DerperError:
+        """Read what comes, and when the connection is lost get another one, or else say why it was."""
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE
+        while True:
+            began = loop.time()
+            lost, restarting = await self._read(connection)
+            if not self._options.reconnect:
+                return lost
+            pause = FIRST_PAUSE if loop.time() - began > STEADY_SECONDS else pause
+            if restarting:
+                again = await self._wait_for_restart(connection.target, restarting, lost)
+                if again:
+                    connection = again
+                    continue
+            while True:
+                await self._tell_lost(lost, pause * random.uniform(0.5, 1))  # noqa: S311  a pause is no secret
+                pause = min(LONGEST_PAUSE, 2 * pause)
+                try:
+                    connection = await self._open(self._targets)
+                    break
+                except DerperError as error:
+                    lost = error
+            await self._begin(connection)
+
+    async def _read(self, connection: Connection) -> tuple[DerperError, Restarting | None]:
+        """Take messages until the connection is lost; why it was, and whether it had announced that."""
+        restarting = None
+        try:
+            await self._messages.put(connection.connected)
+            while True:
+                message = await connection.next()
+                match message:
+                    case Pong(data) if self._is_awaited(data):
+                        continue
+                    case ServerInfo():
+                        self._limit(message)
+                    case RecvPacket():
+                        self.counts.received += 1
+                    case Restarting():
+                        restarting = message
+                await self._messages.put(message)
+        except DerperError as error:
+            return error, restarting
+        finally:
+            self._connection = None
+            await connection.close()
+
+    def _is_awaited(self, pong: bytes) -> bool:
+        answered = self._pings.get(pong)
+        if answered and not answered.done():
+            answered.set_result(None)
+        return answered is not None
+
+    async def _wait_for_restart(self, target: Target, restarting: Restarting, lost: DerperError) -> Connection | None:
+        """Come back when the relay said, and try for as long as it said; None: it is not back."""
+        wait = min(restarting.reconnect_in_ms / 1000, LONGEST_RESTART)
+        try_for = min(restarting.try_for_ms / 1000, LONGEST_RESTART)
+        await self._tell_lost(lost, wait)
+        until = asyncio.get_running_loop().time() + try_for
+        while True:
+            try:
+                connection = await self._open((target,))
+            except DerperError:
+                if asyncio.get_running_loop().time() + RESTART_PAUSE > until:
+                    return None
+                await asyncio.sleep(RESTART_PAUSE)
+            else:
+                await self._begin(connection)
+                return connection
+
+    async def _tell_lost(self, lost: DerperError, pause: float) -> None:
+        await self._messages.put(Disconnected(str(lost), pause))
+        await asyncio.sleep(pause)
+
+    def _limit(self, info: ServerInfo) -> None:
+        rate, burst = info.token_bucket_bytes_per_second, info.token_bucket_bytes_burst
+        self._bucket = TokenBucket(rate, burst, asyncio.get_running_loop().time()) if rate else None
+
+    async def _write(self, frame: bytes) -> bool:
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            await connection.send(frame)
+        except NetworkError:
+            return False  # whoever reads finds out why
+        return True
+
+
+def _targets(where: str | Node | Region, options: Options) -> tuple[Target, ...]:
+    if isinstance(where, str):
+        return (Target.of_url(where, options.cert_name),)
+    nodes = (where,) if isinstance(where, Node) else tuple(node for node in where.nodes if not node.stun_only)
+    if not nodes:
+        raise ConfigError("the DERP map's region has no node that relays")
+    return tuple(Target(node) for node in nodes)

@@ -1,0 +1,178 @@
+"""One login at one relay: from its address to a stream of messages, until it is lost. Nothing is tried again here.
+
+What the two ends say is `derper.protocol.session`'s affair; this moves the bytes, bounds the time of each step, and
+gives up a relay that has been silent for too long.
+"""
+
+import asyncio
+import os
+import ssl
+from dataclasses import dataclass, field
+from typing import Self
+
+from derper.client.streams import Address, Stream, TcpStream, WebSocketStream
+from derper.client.target import Target
+from derper.client.tls import TlsInfo
+from derper.errors import NetworkError
+from derper.protocol.derpmap import Node
+from derper.protocol.keys import MeshKey, NodePrivate, NodePublic
+from derper.protocol.login import NONCE_LEN, ClientInfo, ServerInfo
+from derper.protocol.session import ClientSession, Said
+from derper.protocol.upgrade import upgrade_request
+
+DIAL_SECONDS = 10.0
+LOGIN_SECONDS = 10.0  # for TLS, upgrade and login together
+SILENCE_SECONDS = 120.0
+"""A relay says something every 60 to 65 s, if only that it is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a client comes; what the defaults say suits everybody."""
+
+    mesh_key: MeshKey | None = None  # with the region's key a client may watch, forward and close
+    app_name: str = ""  # at most 32 characters of printable ASCII
+    is_prober: bool = False
+    websocket: bool = False
+    fast_start: bool = True  # where TLS 1.3 shows the server's key, spare the round trip of the HTTP answer
+    tls: ssl.SSLContext | None = field(default=None, repr=False)  # None: the system's roots, or SSL_CERT_FILE's
+    cert_name: str = ""  # for a URL: what a DERP map's `CertName` says
+    reconnect: bool = True
+
+    @property
+    def info(self) -> ClientInfo:
+        """What the client says of itself at login."""
+        return ClientInfo(mesh_key=self.mesh_key, can_ack_pings=True, is_prober=self.is_prober, app_name=self.app_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The client is logged in; the first message of each connection."""
+
+    node: Node  # where; for a URL: the node that it amounts to
+    server_key: NodePublic
+    server_info: ServerInfo
+    tls: TlsInfo | None  # None without TLS
+    fast_start: bool  # whether the HTTP answer was spared
+    local: Address = ("", 0)
+    remote: Address = ("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection was lost; another one will be tried. What comes next is `Connected`, or this again."""
+
+    reason: str
+    retry_seconds: float  # when
+
+
+Message = Connected | Disconnected | Said
+
+
+class Connection:
+    """A client that is logged in. Reading and writing raise `NetworkError` or `ProtocolError` once it is lost."""
+
+    def __init__(self, target: Target, stream: Stream, session: ClientSession, connected: Connected) -> None:
+        self.target = target
+        self.connected = connected
+        self._stream = stream
+        self._session = session
+
+    @classmethod
+    async def open(
+        cls,
+        target: Target,
+        private: NodePrivate,
+        options: Options,
+        *,
+        dial_seconds: float = DIAL_SECONDS,
+        ideal_node: str | None = None,
+    ) -> Self:
+        """Connect and log in.
+
+        Args:
+            target: the relay.
+            private: the client's key.
+            options: how it comes.
+            dial_seconds: until TCP is connected; TLS, upgrade and login have ten seconds more.
+            ideal_node: the name of the region's first node, when this is another.
+
+        Raises:
+            NetworkError: it cannot be reached, its certificate is not trusted, it hung up or took too long.
+            ProtocolError: it does not speak DERP, or breaks it.
+        """
+        kind = WebSocketStream if options.websocket else TcpStream
+        stream: Stream | None = None
+        try:
+            async with asyncio.timeout(dial_seconds + LOGIN_SECONDS):
+                stream = await kind.open(target, options.tls, dial_seconds)
+                return await cls._log_in(stream, target, private, options, ideal_node)
+        except TimeoutError as error:
+            await _close(stream)
+            raise NetworkError(f"{target} did not finish TLS and login within {LOGIN_SECONDS:g} s") from error
+        except BaseException:
+            await _close(stream)
+            raise
+
+    @classmethod
+    async def _log_in(
+        cls, stream: Stream, target: Target, private: NodePrivate, options: Options, ideal_node: str | None
+    ) -> Self:
+        meta = stream.tls.meta if stream.tls and not options.websocket and options.fast_start else None
+        fast_start = meta is not None and meta.allows_fast_start
+        session = ClientSession(
+            private,
+            options.info,
+            os.urandom(NONCE_LEN),
+            server_key=meta.server_key if meta and fast_start else None,
+            awaits_answer=not fast_start and not options.websocket,
+        )
+        head = b""
+        if not options.websocket:
+            head = upgrade_request(target.authority, path=target.path, fast_start=fast_start, ideal_node=ideal_node)
+        await stream.write(head + session.data_to_send())
+        while (message := session.next_message()) is None:
+            await _send_pending(stream, session)
+            data = await stream.read()
+            if not data:
+                raise NetworkError(f"{target} hung up during the login: it may not admit this client")
+            session.feed(data)
+        if not isinstance(message, ServerInfo) or session.server_key is None:
+            raise AssertionError("the first message of a session is ServerInfo")
+        connected = Connected(
+            target.node, session.server_key, message, stream.tls, fast_start, stream.local, stream.remote
+        )
+        return cls(target, stream, session, connected)
+
+    async def next(self) -> Said:
+        """Wait for the next message; pings of the server are answered meanwhile."""
+        await _send_pending(self._stream, self._session)
+        while (message := self._session.next_message()) is None:
+            await _send_pending(self._stream, self._session)
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    data = await self._stream.read()
+            except TimeoutError as error:
+                raise NetworkError(f"the relay has said nothing for {SILENCE_SECONDS:g} s") from error
+            if not data:
+                raise NetworkError("the relay closed the connection")
+            self._session.feed(data)
+        return message
+
+    async def send(self, frame: bytes) -> None:
+        """Send a whole frame; waits while the relay takes no more."""
+        await self._stream.write(frame)
+
+    async def close(self) -> None:
+        """Say goodbye and end it."""
+        await self._stream.close()
+
+
+async def _send_pending(stream: Stream, session: ClientSession) -> None:
+    if data := session.data_to_send():
+        await stream.write(data)
+
+
+async def _close(stream: Stream | None) -> None:
+    if stream is not None:
+        await stream.close()

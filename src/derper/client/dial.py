@@ -1,0 +1,131 @@
+"""A TCP connection to a node: names resolved, IPv6 and IPv4 raced (RFC 8305), the first that connects wins.
+
+Each family goes its own way, so that a name that cannot be resolved for one holds up nothing of the other. IPv6 has a
+head start, as has each address before the next; who fails lets the next begin at once.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, Literal, cast
+
+from derper.client.target import is_address
+from derper.errors import NetworkError
+from derper.protocol.derpmap import Node
+
+HEAD_START_SECONDS = 0.25
+
+_FAMILIES: Final[dict[Literal[4, 6], socket.AddressFamily]] = {6: socket.AF_INET6, 4: socket.AF_INET}
+
+_Address = tuple[str, int] | tuple[str, int, int, int]
+_Attempt = Callable[[], Awaitable[socket.socket]]
+
+
+async def connect(node: Node) -> socket.socket:
+    """Give a connected socket that does not block.
+
+    Raises:
+        NetworkError: no address, or none that answers; it says what each attempt met.
+    """
+    try:
+        return await _first([partial(_over, family, host, node.port) for family, host in _ways(node)])
+    except _AllFailedError as error:
+        raise NetworkError(f"cannot connect to {node.host_name} port {node.port}: {error}") from error
+
+
+async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
+    """Give all the addresses that `connect` would try.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    ways = _ways(node)
+    found = await asyncio.gather(*(_look_up(family, host, node.port) for family, host in ways), return_exceptions=True)
+    errors = [error for error in found if isinstance(error, BaseException)]
+    if len(errors) == len(ways):
+        raise NetworkError(f"{node.host_name} has no address: {errors[0]}") from errors[0]
+    return [
+        (family, address[0])
+        for (family, _), of_family in zip(ways, found, strict=True)
+        if not isinstance(of_family, BaseException)
+        for address in of_family
+    ]
+
+
+def _ways(node: Node) -> list[tuple[socket.AddressFamily, str]]:
+    ways = [
+        (family, host)
+        for version, family in _FAMILIES.items()
+        if (host := node.dial_host(version)) and _may_be(host, version)
+    ]
+    if not ways:
+        raise NetworkError(f"the DERP map leaves no way to {node.host_name}: it switches both IPv4 and IPv6 off")
+    return ways
+
+
+def _may_be(host: str, version: Literal[4, 6]) -> bool:
+    return not is_address(host) or (":" in host) == (version == 6)  # noqa: PLR2004  an IP version is its name
+
+
+class _AllFailedError(OSError):
+    """No attempt came through."""
+
+
+async def _over(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    return await _first([partial(_to, family, address) for address in await _look_up(family, host, port)])
+
+
+async def _look_up(family: socket.AddressFamily, host: str, port: int) -> list[_Address]:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    except (UnicodeError, OverflowError) as error:
+        raise OSError(f"{host!r} port {port} is nothing that can be looked up") from error
+    return [cast("_Address", entry[4]) for entry in found]
+
+
+async def _to(family: socket.AddressFamily, address: _Address) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _first(attempts: Sequence[_Attempt]) -> socket.socket:
+    """Start one attempt after the other and give the first socket; the others are ended."""
+    running: set[asyncio.Future[socket.socket]] = set()
+    errors: list[str] = []
+    waiting = list(attempts)
+    try:
+        while waiting or running:
+            if waiting:
+                running.add(asyncio.ensure_future(waiting.pop(0)()))
+            patience = HEAD_START_SECONDS if waiting else None
+            done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            won = [task for task in done if not task.exception()]
+            for other in won[1:]:
+                other.result().close()
+            if won:
+                return won[0].result()
+            for task in done:
+                error = task.exception()
+                if not isinstance(error, OSError):
+                    raise error or AssertionError("an attempt failed without a reason")
+                errors.append(error.strerror or str(error))
+        raise _AllFailedError("; ".join(dict.fromkeys(errors)))
+    finally:
+        await _end(running)
+
+
+async def _end(tasks: set[asyncio.Future[socket.socket]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, OSError):
+            (await task).close()

@@ -1,0 +1,163 @@
+"""Whom a client trusts: the system's roots, one certificate by its pin, or, in tests, anybody.
+
+The rules for `CertName` are those of the clients that read DERP maps (docs/protocol/tls.md): another name, which the
+certificate has to have while the handshake still asks for the host's, or a pin. What Python's `ssl` does not check
+itself is checked here after the handshake, before the first byte is written.
+"""
+
+import hashlib
+import ssl
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+from cryptography import x509
+
+from derper.client.target import Target
+from derper.errors import NetworkError
+from derper.protocol import metacert
+from derper.protocol.metacert import MetaCertificate
+
+PIN = "sha256-raw:"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsInfo:
+    """What a handshake came to."""
+
+    version: str  # "TLSv1.3"
+    cipher: str
+    server_name: str  # as it stood in the handshake; empty for an address
+    chain: tuple[bytes, ...] = field(repr=False)  # DER, as presented: the leaf, its intermediates, the meta certificate
+
+    @property
+    def meta(self) -> MetaCertificate | None:
+        """The server's key beforehand; only TLS 1.3 keeps it from who only listens."""
+        return metacert.find(self.chain) if self.version == "TLSv1.3" else None
+
+
+def context_for(target: Target, given: ssl.SSLContext | None) -> ssl.SSLContext:
+    """Give the settings for one handshake.
+
+    Args:
+        target: the relay; `InsecureForTests` and `CertName` count.
+        given: the program's own settings: its roots and versions. None: the system's, as SSL_CERT_FILE changes them.
+    """
+    node = target.node
+    named = bool(node.cert_name) and not node.cert_name.startswith(PIN)
+    if not node.insecure_for_tests and not node.cert_name:
+        return given or ssl.create_default_context()
+    # What is changed must not be the program's own settings, so what matters of them is copied.
+    context = ssl.create_default_context() if given is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if given is not None:
+        context.minimum_version, context.maximum_version = given.minimum_version, given.maximum_version
+        context.verify_flags = given.verify_flags
+        for root in given.get_ca_certs(binary_form=True):
+            context.load_verify_locations(cadata=root)
+    context.check_hostname = False  # `check` looks for the other name
+    if not named or node.insecure_for_tests:
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def check(target: Target, info: TlsInfo) -> None:
+    """Look at what the handshake did not.
+
+    Raises:
+        NetworkError: the certificate is not the one that the DERP map asks for; it says what was wanted.
+    """
+    node = target.node
+    if node.insecure_for_tests or not node.cert_name:
+        return
+    if node.cert_name.startswith(PIN):
+        check_pin(node.cert_name, info.chain, target.server_name, datetime.now(UTC))
+    elif not info.chain or not has_name(_read(info.chain[0]), node.cert_name):
+        raise NetworkError(f"the certificate of {target.host} is not for {node.cert_name}, which the map expects")
+
+
+def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: datetime) -> None:
+    """Take exactly one certificate beside the meta certificate: the pinned one, in its time, for the dialled name.
+
+    Args:
+        cert_name: the pin, `sha256-raw:` and 64 small hex digits.
+        chain: what was presented, DER.
+        server_name: the name in the handshake; empty: not checked.
+        now: an aware time.
+
+    Raises:
+        NetworkError: it is not so.
+    """
+    leaves = [certificate for certificate in chain if not metacert.is_meta(certificate)]
+    if len(leaves) != 1:
+        raise NetworkError(f"a pin wants one certificate beside the meta certificate, {len(leaves)} were presented")
+    found = pin_of(leaves[0])
+    if found != cert_name:
+        raise NetworkError(f"the relay's certificate is {found}, wanted {cert_name}")
+    leaf = _read(leaves[0])
+    if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+        raise NetworkError(
+            f"the pinned certificate is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
+            f"to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and now is {now:%Y-%m-%d %H:%M}"
+        )
+    if server_name and not has_name(leaf, server_name):
+        raise NetworkError(f"the pinned certificate is not for {server_name}")
+
+
+def pin_of(certificate: bytes) -> str:
+    """Give the `CertName` that pins a certificate (DER)."""
+    return PIN + hashlib.sha256(certificate).hexdigest()
+
+
+def has_name(leaf: x509.Certificate, name: str) -> bool:
+    """Tell whether a certificate is for this DNS name or address: by its SAN extension, `*` for one whole label."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    try:
+        return ip_address(name) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wanted = _plain(name)
+    _, _, parent = wanted.partition(".")
+    patterns = {_plain(pattern) for pattern in names.get_values_for_type(x509.DNSName)}
+    return wanted in patterns or (bool(parent) and f"*.{parent}" in patterns)
+
+
+def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:
+    """Read a finished handshake."""
+    cipher = tls.cipher()
+    return TlsInfo(tls.version() or "", cipher[0] if cipher else "", server_name, presented_chain(tls))
+
+
+def presented_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
+    """Give the certificates that the peer presented, in its order, DER.
+
+    Python 3.13 has a method for it. 3.11 and 3.12 have the same one a layer deeper, without a public name; they change
+    no more, so it will not go away there.
+    """
+    if hasattr(tls, "get_unverified_chain"):
+        return tuple(tls.get_unverified_chain() or ())
+    inner: Any = tls._sslobj  # type: ignore[union-attr]  # noqa: SLF001  see above
+    chain = inner.get_unverified_chain() if inner else None
+    return tuple(ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain or ())
+
+
+def failure(error: OSError) -> str:
+    """Say in a few words why a handshake failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"no TLS with it: {error.reason.replace('_', ' ').lower()}"
+    return f"no TLS with it: {error.strerror or str(error) or 'it hung up'}"
+
+
+def _read(certificate: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(certificate)
+    except ValueError as error:
+        raise NetworkError(f"the relay's certificate of {len(certificate):,} bytes cannot be read") from error
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".").lower()

@@ -1,0 +1,152 @@
+"""A client's half of one connection: bytes in, messages and bytes out.
+
+    upgrade's answer → ServerKey → (ClientInfo out) → ServerInfo → every frame that a server may send
+
+The answer is left out with fast start, and ClientInfo does not wait for ServerKey when the key is known beforehand.
+Whoever drives it sends `data_to_send` after every call; pings are answered there. An error is final.
+See docs/protocol/protocol.md, Getting to the first frame and Login.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from derper.errors import ProtocolError
+from derper.protocol.decode import SERVER_LIMITS, decode_from_server
+from derper.protocol.frames import (
+    FrameType,
+    Health,
+    KeepAlive,
+    PeerGone,
+    PeerPresent,
+    Ping,
+    Pong,
+    RecvPacket,
+    Restarting,
+)
+from derper.protocol.login import LOGIN_LIMITS, LoginBox, ServerInfo, ServerKey, client_info_frame, open_server_info
+from derper.protocol.reader import FrameReader, RawFrame
+from derper.protocol.upgrade import UpgradeAnswer, head_length
+
+if TYPE_CHECKING:
+    from derper.protocol.keys import NodePrivate, NodePublic
+    from derper.protocol.login import ClientInfo
+
+
+Said = ServerInfo | RecvPacket | PeerGone | PeerPresent | Pong | Health | Restarting
+"""What a server says that is worth telling."""
+
+
+class _State(enum.Enum):
+    ANSWER = enum.auto()  # waits for the head of the upgrade's answer
+    KEY = enum.auto()  # waits for ServerKey
+    INFO = enum.auto()  # waits for ServerInfo
+    IN = enum.auto()
+
+
+class ClientSession:
+    """One login and what follows.
+
+    Args:
+        private: the client's key.
+        info: what it says of itself.
+        nonce: 24 random bytes, never used before with this key.
+        server_key: the server's key, when it is known beforehand; another one then ends the session.
+        awaits_answer: whether an HTTP head comes first: not with fast start, and not in a WebSocket.
+    """
+
+    def __init__(
+        self,
+        private: NodePrivate,
+        info: ClientInfo,
+        nonce: bytes,
+        *,
+        server_key: NodePublic | None = None,
+        awaits_answer: bool = True,
+    ) -> None:
+        self.key = private.public()
+        self.server_key = server_key
+        self.server_info: ServerInfo | None = None  # the latest; None before the login is done
+        self._private = private
+        self._info = info
+        self._nonce = nonce
+        self._state = _State.ANSWER if awaits_answer else _State.KEY
+        self._head = b""
+        self._frames = FrameReader(LOGIN_LIMITS)
+        self._out = bytearray()
+        self._box: LoginBox | None = None
+        if server_key is not None:
+            self._say_who(server_key)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes off the stream, as many or few as came; then take messages until there is none.
+
+        Raises:
+            ProtocolError: what should be an HTTP head is none, or refuses the upgrade.
+        """
+        if self._state is not _State.ANSWER:
+            self._frames.feed(data)
+            return
+        self._head += data
+        length = head_length(self._head)
+        if length is not None:
+            UpgradeAnswer.parse(self._head[:length])
+            self._state = _State.KEY
+            self._frames.feed(self._head[length:])
+            self._head = b""
+
+    def next_message(self) -> Said | None:
+        """Give the next thing that the server said, or None when more bytes are needed.
+
+        The first is the ServerInfo that ends the login. Keep-alives, pings and unknown frames are passed over.
+
+        Raises:
+            ProtocolError: the server broke the protocol.
+        """
+        while (frame := self._frames.next_frame()) is not None:
+            message = self._take(frame)
+            if message is not None:
+                return message
+        return None
+
+    def data_to_send(self) -> bytes:
+        """Give what has to go out now, once."""
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    def _take(self, frame: RawFrame) -> Said | None:
+        match self._state:
+            case _State.KEY:
+                self._meet(ServerKey.decode(frame).key)
+                return None
+            case _State.INFO:
+                return self._informed(frame)
+            case _:
+                if frame.type == FrameType.SERVER_INFO:
+                    return self._informed(frame)
+                message = decode_from_server(frame)
+                if isinstance(message, Ping):
+                    self._out += message.answer().encode()
+                return None if isinstance(message, Ping | KeepAlive) else message
+
+    def _meet(self, key: NodePublic) -> None:
+        if self.server_key is None:
+            self._say_who(key)
+        elif key != self.server_key:
+            raise ProtocolError(f"wanted the server's key {self.server_key}, got {key}")
+        self._state = _State.INFO
+
+    def _say_who(self, server_key: NodePublic) -> None:
+        self.server_key = server_key
+        self._box = LoginBox(self._private, server_key)
+        self._out += client_info_frame(self.key, self._info, self._box, self._nonce)
+
+    def _informed(self, frame: RawFrame) -> ServerInfo:
+        if self._box is None:
+            raise AssertionError("no ServerInfo is looked at before ServerKey")
+        self.server_info = open_server_info(frame, self._box)
+        self._frames.allow(SERVER_LIMITS)
+        self._state = _State.IN
+        return self.server_info

@@ -1,0 +1,171 @@
+"""Bootstrap DNS (docs/protocol/http.md): addresses of the control plane for clients whose own resolver is broken.
+
+Names are resolved at start and every ten minutes. A name that cannot be resolved keeps the addresses that it had, and a
+share of a roll-out that cannot be read stays what it was: stale answers help clients, none do not.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import structlog
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import BootstrapName, Pages
+from derper.errors import NetworkError
+from derper.server.access import remote_address
+from derper.server.exposition import Family, Type
+from derper.server.names import Names
+from derper.server.pages import BROWSER_HEADERS
+from derper.server.rollout import EVERYBODY, is_inside
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+INTERVAL: Final = 600.0
+ROUND: Final = 60.0
+"""Seconds that one round over all names may take."""
+LOOK_UP: Final = 15.0
+"""Seconds that one question may take, so that a name nobody answers for does not cost the others their round."""
+_AT_ONCE: Final = 16
+_MOST_ASKED: Final = 500
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_COUNTERS: Final = (
+    "requests",
+    "published_hits",
+    "published_misses",
+    "unpublished_hits",
+    "unpublished_percent_misses",
+    "unpublished_misses",
+)
+
+Answers = Mapping[str, list[str]]
+"""Addresses by name."""
+
+
+class BootstrapDns:
+    """The names of one server, and what is counted of those who ask."""
+
+    def __init__(self, pages: Pages, names: Callable[[], Names] = Names) -> None:
+        self._names = names
+        self._published_names = tuple(BootstrapName(name, None) for name in pages.bootstrap_names)
+        self._unpublished_names = pages.unpublished_bootstrap_names
+        self._published: Answers | None = None  # None: not resolved yet
+        self._unpublished: Answers = {}
+        self._percents: dict[str, int] = {}  # of unpublished names
+        self._counts = Counter[str]()
+        self._asked: set[int] = set()  # hashes: a name may be as long as a request
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Resolve from now on, if there is anything to resolve."""
+        if self._published_names or self._unpublished_names:
+            self._task = asyncio.create_task(self._go_on())
+
+    async def stop(self) -> None:
+        """Ask nobody any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give the page's route."""
+        return [web.route("*", "/bootstrap-dns", self._show)]
+
+    def families(self) -> Iterator[Family]:
+        """Give what was counted."""
+        for name in _COUNTERS:
+            yield Family(f"bootstrap_dns_{name}", Type.COUNTER, self._counts[name])
+        yield Family("bootstrap_dns_queried_domains", Type.COUNTER, len(self._asked))
+
+    async def resolve(self) -> None:
+        """Make one round."""
+        names = await asyncio.to_thread(self._names)  # hosts files may be long
+        if self._published_names:
+            self._published = await self._addresses(names, self._published_names, self._published or {})
+        if self._unpublished_names:
+            self._unpublished = await self._addresses(names, self._unpublished_names, self._unpublished)
+            await self._read_percents(names)
+
+    async def _go_on(self) -> None:
+        while True:
+            try:
+                await self.resolve()
+            except Exception:  # noqa: BLE001  a bug here may not end the rounds
+                _log.exception("this is a bug; the names are resolved again in a while")
+            await asyncio.sleep(INTERVAL)
+
+    async def _addresses(self, names: Names, wanted: tuple[BootstrapName, ...], old: Answers) -> Answers:
+        at_once = asyncio.Semaphore(_AT_ONCE)
+        deadline = asyncio.get_running_loop().time() + ROUND
+
+        async def of(name: str) -> list[str]:
+            async with at_once:
+                left = deadline - asyncio.get_running_loop().time()
+                found = await names.addresses(name, min(LOOK_UP, left))
+            # In no order, because clients take the first, and that would always be of one family.
+            random.shuffle(found)
+            return list(map(str, found))
+
+        answers: dict[str, list[str]] = {}
+        found = await asyncio.gather(*(of(entry.name) for entry in wanted), return_exceptions=True)
+        for entry, result in zip(wanted, found, strict=True):
+            if isinstance(result, list):
+                answers[entry.name] = result
+            elif not isinstance(result, NetworkError):
+                raise result
+            else:
+                _log.warning("a bootstrap name cannot be resolved", name=entry.name, reason=str(result))
+                if entry.name in old:
+                    answers[entry.name] = old[entry.name]
+        return answers
+
+    async def _read_percents(self, names: Names) -> None:
+        async def of(entry: BootstrapName) -> int:
+            if entry.rollout_txt is None:
+                return EVERYBODY
+            try:
+                return percent_in(await names.texts(entry.rollout_txt, LOOK_UP))
+            except NetworkError as error:
+                _log.warning("a roll-out cannot be read, it stays as it was", name=entry.name, reason=str(error))
+                return self._percents.get(entry.name, 0)
+
+        percents = await asyncio.gather(*map(of, self._unpublished_names))
+        self._percents = {entry.name: percent for entry, percent in zip(self._unpublished_names, percents, strict=True)}
+
+    async def _show(self, request: web.Request) -> web.Response:
+        self._counts["requests"] += 1
+        answers = self._published
+        if name := request.query.get("q", ""):
+            answers = self._answer_for(name, request)
+        # As clients and their monitoring know it: tabs, and null where nothing could be resolved.
+        body = "" if answers is None else json.dumps(dict(sorted(answers.items())) or None, indent="\t")
+        response = web.Response(body=body.encode(), headers=BROWSER_HEADERS | {"Content-Type": "application/json"})
+        response.force_close()  # who asks comes from everywhere, once
+        return response
+
+    def _answer_for(self, name: str, request: web.Request) -> Answers | None:
+        """Count a question for one name, and decide what it gets."""
+        self._asked.add(hash(name))
+        if len(self._asked) > _MOST_ASKED:
+            self._asked.clear()
+        if name in self._unpublished:
+            self._counts["unpublished_hits"] += 1
+            if is_inside(remote_address(request), self._percents.get(name, 0)):
+                return {name: self._unpublished[name]}
+            self._counts["unpublished_percent_misses"] += 1
+        if name in (self._published or {}):
+            self._counts["published_hits"] += 1
+        else:  # be it one of ours without addresses: the reference counts it here, so "published_misses" stays 0
+            self._counts["unpublished_misses"] += 1
+        return self._published
+
+
+def percent_in(texts: list[str]) -> int:
+    """Read a roll-out's share off its TXT records: the last that is a whole number from 0 to 100, else 0."""
+    numbers = [int(text) for text in texts if _NUMBER.fullmatch(text)]
+    return next((number for number in reversed(numbers) if 0 <= number <= EVERYBODY), 0)

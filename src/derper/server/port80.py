@@ -1,0 +1,47 @@
+"""What the plain HTTP listener beside TLS serves (docs/protocol/http.md, Port 80): little, and a way to HTTPS.
+
+Captive-portal detection and a CA's challenges have to be asked without TLS; whoever wants anything else is sent on.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from derper.config import Config
+from derper.protocol.upgrade import Refusal
+from derper.server.access import may_see
+from derper.server.challenges import PATH, Challenges
+from derper.server.pages import NO_CONTENT, application_of, home, redirect, refuse
+
+_USE_HTTPS: Final = Refusal(400, "Use HTTPS\n")
+
+
+def application(
+    config: Config, debug: Iterable[web.AbstractRouteDef], challenges: Challenges | None
+) -> web.Application:
+    """Give the application; `debug` are the routes of the debug pages, `challenges` are there with ACME."""
+
+    async def challenge(request: web.Request) -> web.Response:
+        assert challenges is not None  # noqa: S101  the route stands only then
+        answer = challenges.answer(request.headers.get("Host", ""), request.match_info["token"])
+        return refuse(answer) if isinstance(answer, Refusal) else web.Response(text=answer)
+
+    async def to_https(request: web.Request) -> web.Response:
+        if request.method not in ("GET", "HEAD"):
+            return refuse(_USE_HTTPS)
+        path = request.raw_path
+        if path == "/" and may_see(request, config.pages.debug):
+            path = "/debug/"
+        return redirect(request, HTTPStatus.FOUND, f"https://{request.headers.get('Host', '')}{path}")
+
+    return application_of(
+        [
+            NO_CONTENT,
+            *([web.route("*", f"{PATH}{{token:.*}}", challenge)] if challenges is not None else []),
+            *debug,
+            web.route("*", "/debug{anything:.*}", home(config)),
+            web.route("*", "/{anything:.*}", to_https),
+        ]
+    )

@@ -1,0 +1,47 @@
+"""Who is inside a roll-out: a share of all callers, the same ones at each request and on each server.
+
+The rule is the wire's, not ours (docs/protocol/http.md, Bootstrap DNS): the caller's address seeds Go's PCG generator,
+and its first number decides. Pure but for the coin that loopback tosses.
+"""
+
+import random
+from typing import Final
+
+from derper.config import IPAddress
+
+_WORD: Final = (1 << 64) - 1
+_STATE: Final = (1 << 128) - 1
+_MULTIPLIER: Final = 0x2360ED051FC65DA44385DF649FCCF645
+_INCREMENT: Final = 0x5851F42D4C957F2D14057B7EF767814F
+_MIX: Final = 0xDA942042E4DD58B5
+_MANTISSA: Final = 1 << 53
+
+EVERYBODY: Final = 100
+
+
+def is_inside(caller: IPAddress | None, percent: int) -> bool:
+    """Whether a caller belongs to the first so many percent; `None` is one whose address makes no sense."""
+    if percent in (0, EVERYBODY):
+        return percent == EVERYBODY
+    if caller is None:
+        return False
+    if caller.is_loopback:
+        return random.random() < 1 / 2  # noqa: S311  no secret: a caller on this machine is a test
+    return percent / 100 > fraction(caller)
+
+
+def fraction(caller: IPAddress) -> float:
+    """Give the caller's place between 0 and 1."""
+    return (first_number(caller) % _MANTISSA) / _MANTISSA
+
+
+def first_number(caller: IPAddress) -> int:
+    """Give the first 64 bits of the generator that this address seeds: PCG with DXSM output."""
+    octets = caller.packed if caller.version == 6 else bytes(10) + b"\xff\xff" + caller.packed  # noqa: PLR2004  (IPv6)
+    seed = int.from_bytes(octets[:8], "little") << 64 | int.from_bytes(octets[8:], "little")
+    state = (seed * _MULTIPLIER + _INCREMENT) & _STATE
+    high, low = state >> 64, state & _WORD
+    high ^= high >> 32
+    high = high * _MIX & _WORD
+    high ^= high >> 48
+    return high * (low | 1) & _WORD

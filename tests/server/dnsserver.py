@@ -1,0 +1,48 @@
+"""A real DNS server with the names that a test gives it, on this machine."""
+
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import dns.resolver
+from dns.asyncresolver import Resolver
+
+HOST: Final = "127.0.0.1"
+_READY: Final = "ready.dns.test"
+
+
+@contextmanager
+def dns_server(flags: Iterable[str]) -> Iterator[int]:
+    """Serve what dnsmasq's flags say, and no other name; gives the port."""
+    with socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    fixed = ("--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts", "--user=root")
+    command = ["dnsmasq", *fixed, f"--port={port}", f"--listen-address={HOST}", "--bind-interfaces"]
+    with subprocess.Popen([*command, f"--host-record={_READY},{HOST}", *flags]) as process:
+        try:
+            _wait_for(port, process)
+            yield port
+        finally:
+            process.terminate()
+
+
+def resolver_at(port: int) -> Resolver:
+    """Give a resolver that asks there alone."""
+    resolver = Resolver(configure=False)
+    resolver.nameservers, resolver.port = [HOST], port
+    resolver.timeout = 1.0
+    return resolver
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    resolver = dns.resolver.Resolver(configure=False)
+    resolver.nameservers, resolver.port, resolver.timeout = [HOST], port, 0.1
+    for _ in range(100):
+        with suppress(dns.resolver.LifetimeTimeout, dns.resolver.NoNameservers):
+            resolver.resolve(_READY, lifetime=0.2)
+            return
+        assert process.poll() is None, "dnsmasq ended"
+    raise AssertionError("dnsmasq does not answer")

@@ -1,0 +1,201 @@
+"""What the data plane tells of those who are connected, and does to them by key or all at once."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from live import SECONDS, Client, Server, config_of, serving
+
+from derper.dataplane import Member, Totals
+from derper.protocol import NodePrivate
+from derper.protocol.frames import Endpoint, Health, NotePreferred, PeerFlags, PeerPresent, Ping, Restarting, SendPacket
+from derper.protocol.keys import MeshKey, NodePublic
+from derper.protocol.upgrade import upgrade_request
+
+MESH_KEY = MeshKey(bytes(range(32)))
+TEXT = Health("the relay is about to be moved").encode()
+
+
+@pytest_asyncio.fixture(params=[1, 2], ids=["one-shard", "two-shards"])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    (tmp_path / "mesh.key").write_text(MESH_KEY.to_text())
+    config = config_of(tmp_path, "-mesh-psk-file", str(tmp_path / "mesh.key"))
+    async with serving(config, shards=request.param) as server:
+        yield server
+
+
+async def members(server: Server, count: int) -> dict[NodePublic, list[Member]]:
+    """All members by key, once there are so many."""
+    async with asyncio.timeout(SECONDS):
+        found = await server.parts.plane.members()
+        while len(found) != count:  # nothing tells of it but asking again
+            found = await server.parts.plane.members()
+    by_key: dict[NodePublic, list[Member]] = {}
+    for member in found:
+        by_key.setdefault(member.who().peer, []).append(member)
+    return by_key
+
+
+async def fence(client: Client) -> None:
+    """Return when the relay has acted on all that the client has sent."""
+    client.out.write(Ping(b"a fence.").encode())
+    assert (await client.next_frame()).type == 0x13
+
+
+async def ended(client: Client) -> bytes:
+    """All that still comes before the relay closes."""
+    async with asyncio.timeout(SECONDS):
+        return await client.stream.read()
+
+
+async def test_a_member_is_told_of_with_who_it_is_and_what_it_carried(server: Server) -> None:
+    alice, bob = await Client.log_in(server, ideal_node="another"), await Client.log_in(server)
+    alice.out.write(NotePreferred(preferred=True).encode() + SendPacket(bob.key, bytes(1_000)).encode())
+    await fence(alice)
+    assert (await bob.next_frame()).payload[32:] == bytes(1_000)
+    told = await members(server, 2)
+    ([first], [second]) = told[alice.key], told[bob.key]
+    presence = first.who()
+    port = alice.out.get_extra_info("sockname")[1]
+    assert presence.endpoint == Endpoint(ip_address("127.0.0.1"), port)
+    assert presence.flags == PeerFlags.NOT_IDEAL
+    assert second.who().flags == PeerFlags.REGULAR
+    assert (first.is_home, second.is_home) == (True, False)
+    assert first.is_active
+    assert not first.is_duplicate
+    assert not first.is_mesh_peer
+    assert (first.version, first.tls, first.is_websocket) == (2, None, False)
+    assert 0 <= first.age < SECONDS
+    assert first.totals == Totals(packets_in=1, bytes_in=1_000, packets_out=0, bytes_out=0)
+    assert second.totals == Totals(packets_in=0, bytes_in=0, packets_out=1, bytes_out=1_000)
+    assert first.conn != second.conn
+
+
+async def test_every_byte_of_the_tcp_connection_is_counted(server: Server) -> None:
+    client = await Client.log_in(server)
+    [[before]] = (await members(server, 1)).values()
+    ping = Ping(bytes(8)).encode()
+    client.out.write(ping)
+    pong = await client.next_frame()
+    [[after]] = (await members(server, 1)).values()
+    assert after.received - before.received == len(ping)
+    assert after.sent - before.sent == 5 + len(pong.payload)
+    # Before that, the upgrade and the login: heads of HTTP, boxes with JSON.
+    assert before.received > len(upgrade_request("derp.example.test")) + 80
+    assert before.sent > 200
+
+
+async def test_bytes_of_tls_are_counted_with_the_others(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "-certmode=manual", "-certdir", str(tmp_path), "-hostname=127.0.0.1")
+    async with serving(config) as server:
+        client = await Client.log_in(server)
+        [[before]] = (await members(server, 1)).values()
+        await fence(client)
+        [[after]] = (await members(server, 1)).values()
+        assert before.tls == "1.3"
+        assert after.received - before.received > len(Ping(bytes(8)).encode())
+        assert before.sent > 1_000  # a certificate's worth
+
+
+async def test_of_two_connections_of_a_key_one_is_active_and_both_are_duplicates(server: Server) -> None:
+    private = NodePrivate.from_entropy(os.urandom(32))
+    old, new = await Client.log_in(server, private=private), await Client.log_in(server, private=private)
+    pair = (await members(server, 2))[new.key]
+    assert [member.is_duplicate for member in pair] == [True, True]
+    assert sorted(member.is_active for member in pair) == [False, True]
+    was = next(member.conn for member in pair if member.is_active)
+    await fence(old)
+    pair = (await members(server, 2))[new.key]
+    assert next(member.conn for member in pair if not member.is_active) == was
+
+
+async def test_more_members_than_are_looked_at_in_one_tick_are_all_told_of_once(server: Server) -> None:
+    keys = {(await Client.log_in(server)).key for _ in range(300)}
+    told = await members(server, len(keys))
+    assert told.keys() == keys
+
+
+async def test_reports_that_are_asked_for_together_are_each_whole(server: Server) -> None:
+    keys = {(await Client.log_in(server)).key for _ in range(3)}
+    await members(server, 3)
+    for report in await asyncio.gather(*(server.parts.plane.members() for _ in range(5))):
+        assert {member.who().peer for member in report} == keys
+
+
+async def test_frames_for_a_key_reach_all_its_connections_and_nobody_else(server: Server) -> None:
+    private = NodePrivate.from_entropy(os.urandom(32))
+    twins = [await Client.log_in(server, private=private) for _ in range(2)]
+    other = await Client.log_in(server)
+    await members(server, 3)
+    server.parts.plane.write_to(twins[0].key, TEXT + TEXT)
+    for twin in twins:
+        for _ in range(2):
+            assert Health.from_payload((await twin.next_frame()).payload).problem == "the relay is about to be moved"
+    await fence(other)
+
+
+async def test_frames_for_all_reach_every_client_and_no_mesh_peer_unless_asked(server: Server) -> None:
+    clients = [await Client.log_in(server) for _ in range(100)]
+    node = await Client.log_in(server, mesh_key=MESH_KEY)
+    told = await members(server, 101)
+    assert [member.is_mesh_peer for member in told[node.key]] == [True]
+    server.parts.plane.write_all(TEXT)
+    for client in clients:
+        assert (await client.next_frame()).type == Health.TYPE
+    await fence(node)
+    server.parts.plane.write_all(TEXT, spare_mesh_peers=False)
+    assert (await node.next_frame()).type == Health.TYPE
+
+
+async def test_a_key_that_is_closed_gets_its_last_words_on_every_connection(server: Server) -> None:
+    private = NodePrivate.from_entropy(os.urandom(32))
+    twins = [await Client.log_in(server, private=private) for _ in range(2)]
+    other = await Client.log_in(server)
+    await members(server, 3)
+    server.parts.plane.close_key(twins[0].key, "revoked", "no longer on the list", frames=TEXT)
+    for twin in twins:
+        assert await ended(twin) == TEXT
+    assert set(await members(server, 1)) == {other.key}
+    await fence(other)
+
+
+async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = server.parts.plane.switch
+
+    def switch_and_close(conn: int, presence: PeerPresent, **login: Any) -> None:  # noqa: ANN401  passed on
+        switch(conn, presence, **login)
+        server.parts.plane.close_key(presence.peer, "revoked")
+
+    monkeypatch.setattr(server.parts.plane, "switch", switch_and_close)
+    for _ in range(20):
+        await ended(await Client.log_in(server))
+    await members(server, 0)
+
+
+async def test_all_clients_are_told_and_closed_and_mesh_peers_stay(server: Server) -> None:
+    clients = [await Client.log_in(server) for _ in range(100)]
+    node = await Client.log_in(server, mesh_key=MESH_KEY)
+    await members(server, 101)
+    last = Restarting(1_000, 5_000).encode()
+    server.parts.plane.close_all("draining", frames=last)
+    for client in clients:
+        assert await ended(client) == last
+    assert set(await members(server, 1)) == {node.key}
+    server.parts.plane.close_all("draining", spare_mesh_peers=False)
+    assert await ended(node) == b""
+
+
+async def test_a_report_that_nobody_waits_for_any_more_disturbs_nothing(server: Server) -> None:
+    await Client.log_in(server)
+    await members(server, 1)
+    task = asyncio.create_task(server.parts.plane.members())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert len(await server.parts.plane.members()) == 1
