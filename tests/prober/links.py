@@ -1,4 +1,4 @@
-"""What stands between a prober and a relay in tests: a TCP proxy with little bandwidth, a STUN port that answers wrong."""
+"""What stands between a prober and a relay in tests: a TCP proxy with little bandwidth, a STUN port that fails."""
 
 import contextlib
 import socket

@@ -4,13 +4,16 @@ The reference's prober wants names, not addresses, so every node is `localhost` 
 """
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from http.client import HTTPConnection
 from os import environ
 from pathlib import Path
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 from typing import Any, Final, Self
 
 from authority import Authority
@@ -84,7 +87,8 @@ class ProbedRegion(AbstractContextManager["ProbedRegion"]):
     async def meet(self) -> None:
         """Wait until the nodes forward to each other."""
         deadline = monotonic() + SECONDS
-        while any((wrong := await self.verdicts("-stun-interval=0", "-tls-interval=0")).values()):
+        quickly = ("-stun-interval=0", "-tls-interval=0", "-mesh-interval=1s")
+        while any((wrong := await self.verdicts(*quickly)).values()):
             assert monotonic() < deadline, wrong
 
     def __enter__(self) -> Self:
@@ -145,3 +149,65 @@ def surroundings(roots: Path | None) -> dict[str, str]:
     """The environment of a prober: nothing of ours but whom it trusts."""
     inherited = {name: value for name, value in environ.items() if not name.startswith(("TS_", "TAILSCALE_", "SSL_"))}
     return inherited if roots is None else inherited | {"SSL_CERT_FILE": str(roots)}
+
+
+class Started:
+    """A prober that runs: its process, and where its pages are."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+        """Ask for a page; gives status, headers and text."""
+        host, _, port = self.url.rpartition("/")[2].partition(":")
+        connection = HTTPConnection(host, int(port), timeout=SECONDS)
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, dict(answer.getheaders()), text
+
+    def samples(self) -> dict[str, float]:
+        """The metrics as they are now, by name and labels as they are written."""
+        rows = (line.rpartition(" ") for line in self.get("/debug/varz")[2].splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in rows}
+
+    def wait_for(self, name: str, wanted: float) -> None:
+        """Return when a sample has reached a value."""
+        deadline = monotonic() + SECONDS
+        while (value := self.samples().get(name)) is None or value < wanted:
+            assert monotonic() < deadline, f"{name} is {value}, not {wanted}"
+            sleep(0.05)  # nothing tells of a metric but asking again
+
+
+@contextmanager
+def started(*flags: str, roots: Path | None = None, env: dict[str, str] | None = None) -> Iterator[Started]:
+    """Start the program; it is ready when the block begins, and gone when the block has ended."""
+    process = subprocess.Popen(
+        command(*flags),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=surroundings(roots) | (env or {}),
+    )
+    assert process.stderr is not None
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"event=probing .*status_page=(\S+)", line):
+                break
+        else:
+            raise AssertionError(f"it did not start: {''.join(said)}")
+        draining = Thread(target=process.stderr.read)
+        draining.start()
+        try:
+            yield Started(process, f"http://{found[1]}")
+        finally:
+            process.kill()
+            draining.join()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

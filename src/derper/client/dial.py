@@ -5,6 +5,7 @@ head start, as has each address before the next; who fails lets the next begin a
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -117,10 +118,17 @@ async def _first(attempts: Sequence[_Attempt]) -> socket.socket:
                 error = task.exception()
                 if not isinstance(error, OSError):
                     raise error or AssertionError("an attempt failed without a reason")
-                errors.append(error.strerror or str(error))
+                errors.append(_reason(error))
         raise _AllFailedError("; ".join(dict.fromkeys(errors)))
     finally:
         await _end(running)
+
+
+def _reason(error: OSError) -> str:
+    """Say it in the system's words: asyncio's own have the address in them, but not what was wrong."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 async def _end(tasks: set[asyncio.Future[socket.socket]]) -> None:

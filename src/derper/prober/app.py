@@ -26,7 +26,7 @@ from derper.server.identity import load_mesh_key, load_or_make_key
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
-_CONTINUOUS_SECONDS = 8.0
+_CONTINUOUS_SECONDS = 3.0
 """What a continuous probe gets where all are run once."""
 
 

@@ -1,6 +1,6 @@
 """What the probes tell Prometheus: families by name, each sample with its probe's labels (docs/protocol/metrics.md)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from derper.prober.probe import CONTINUOUS_SECONDS, Probe, Sample
@@ -41,9 +41,9 @@ def families(probes: Iterable[Probe]) -> Iterator[Family]:
             yield Family(f"{_PREFIX}{name}", kind, Samples(tuple(samples)), told)
 
 
-def _in_order(labels: dict[str, str], more: Iterable[tuple[str, str]] | dict[str, str]) -> dict[str, str]:
+def _in_order(labels: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
     """Sort labels by name, but a bucket's bound last, where every reader looks for it."""
-    all_labels = {**labels, **dict(more)}
+    all_labels = {**labels, **more}
     return dict(sorted(all_labels.items(), key=lambda label: (label[0] == "le", label[0])))
 
 

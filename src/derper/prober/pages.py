@@ -159,7 +159,7 @@ async def _run_now(probe: Probe) -> dict[str, Any]:
     await asyncio.shield(asyncio.create_task(probe.run()))
     return {
         "ProbeInfo": _info(probe),
-        "PreviousSuccessRatio": ratio,
+        "PreviousSuccessRatio": int(ratio) if ratio.is_integer() else ratio,
         "PreviousMedianLatency": round(median * _NANOSECONDS),
     }
 

@@ -14,7 +14,7 @@ from derper.prober.bandwidth import BandwidthCheck, Transferred
 from derper.prober.clients import Clients
 from derper.prober.config import ProberConfig
 from derper.prober.mesh import MeshCheck
-from derper.prober.probe import Kind, Probe
+from derper.prober.probe import SHARE, Kind, Probe
 from derper.prober.queuing import Delays, QueuingCheck
 from derper.prober.revocation import RevocationLists
 from derper.prober.schedule import Schedule
@@ -61,7 +61,7 @@ class Planner:
                         Kind.UDP,
                         self.config.intervals.stun,
                         labels | {"address_family": f"ipv{version}"},
-                        UdpCheck(address, node.stun, self.config.intervals.stun),
+                        UdpCheck(address, node.stun, self.config.intervals.stun * SHARE),
                     )
 
     def _of_pair(self, region: Region, node: Node, other: Node) -> Iterator[Probe]:

@@ -29,7 +29,7 @@ HISTORY: Final = 60
 CONTINUOUS_SECONDS: Final = -10.0
 """What stands for the interval of a probe that never ends; one that failed is started again after ten seconds."""
 
-_SHARE: Final = 0.8
+SHARE: Final = 0.8
 """Of its interval that a probe may take."""
 
 _OWN_ERRORS: Final = (DerperError, OSError, TimeoutError)
@@ -147,7 +147,7 @@ class Probe:
     @property
     def deadline(self) -> float | None:
         """Seconds that a run may take; `None`: as long as it likes."""
-        return None if self.interval is None else self.interval * _SHARE
+        return None if self.interval is None else self.interval * SHARE
 
     @property
     def status(self) -> Status:

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from derper.errors import NetworkError
 from derper.prober.clients import Clients, Pair
-from derper.prober.mesh import INTRODUCTION_SECONDS
+from derper.prober.mesh import INTRODUCTION_SECONDS, listen
 from derper.prober.probe import Sample
 from derper.prober.together import together
 from derper.protocol.derpmap import Node
@@ -81,7 +81,7 @@ class QueuingCheck:
                 await asyncio.sleep(INTRODUCTION_SECONDS)
             under_way: dict[int, float] = {}  # since when, by number; the oldest first
             try:
-                await together(self._send(pair, under_way), self._receive(pair, under_way), _listen(pair))
+                await together(self._send(pair, under_way), self._receive(pair, under_way), listen(pair))
             finally:
                 self.delays.dropped += len(under_way)
 
@@ -116,9 +116,3 @@ class QueuingCheck:
                 return
             del under_way[oldest]
             self.delays.dropped += 1
-
-
-async def _listen(pair: Pair) -> NoReturn:
-    """Take what the sender's relay says, which wants to be read, until the connection ends."""
-    while True:
-        await pair.sender.receive()

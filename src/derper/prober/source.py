@@ -18,7 +18,7 @@ from derper import log
 from derper.errors import NetworkError, ProtocolError
 from derper.prober.config import ProberConfig
 from derper.prober.trust import Trust
-from derper.protocol.derpmap import DerpMap
+from derper.protocol.derpmap import DerpMap, Node
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -112,7 +112,7 @@ def _bounded(url: str, data: bytes) -> bytes:
 
 
 def _check_names(derp_map: DerpMap) -> None:
-    known = {}
+    known: dict[str, Node] = {}
     for node in derp_map.nodes:
         if (other := known.setdefault(node.name, node)) is not node:
             raise ProtocolError(f"derpmap has duplicate nodes: {other} and {node}")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from derper.cli.govalues import format_duration
 from derper.prober import charts
 from derper.prober.advice import advice
-from derper.prober.probe import Probe, Status
+from derper.prober.probe import Probe, Run, Status
 from derper.prober.verdict import latency
 
 _REFRESH_SECONDS: Final = 15
@@ -98,7 +98,7 @@ def _row(probe: Probe, now: datetime, *, may_run: bool) -> str:
         (
             "Last result",
             "",
-            f'<span class="{status}">{status}</span><div class="small">{_ago(last and last.end, now)}</div>',
+            f'<span class="{status}">{status}</span><div class="small">{_ago(last, now)}</div>',
         ),
         ("Latency", "right", _latency(probe)),
         ("Last 10", "right", _recent(probe)),
@@ -142,10 +142,10 @@ def _wrong(probe: Probe) -> str:
     )
 
 
-def _ago(end: float | None, now: datetime) -> str:
-    if end is None:
+def _ago(last: Run | None, now: datetime) -> str:
+    if last is None:
         return "never"
-    at = datetime.fromtimestamp(end, UTC)
+    at = datetime.fromtimestamp(last.end, UTC)
     return f"{format_duration(max(0, int((now - at).total_seconds())) * 1_000_000_000)} ago, {at:%F %T} UTC"
 
 

@@ -3,21 +3,22 @@
 Neither `CertName` nor the map's addresses are looked at, so a node that is trusted by a pin alone fails here.
 """
 
-import asyncio
-import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from derper import log
+from derper.client.connection import DIAL_SECONDS
+from derper.client.streams import TcpStream
+from derper.client.target import Target
 from derper.errors import NetworkError
 from derper.prober.revocation import RevocationLists
 from derper.prober.trust import Trust
 from derper.protocol.derpmap import Node
+from derper.protocol.metacert import is_meta
 
 EXPIRES_SOON: Final = timedelta(days=7)
 _NAMES_LISTS_SINCE: Final = datetime(2025, 5, 7, tzinfo=UTC)
@@ -38,17 +39,11 @@ class TlsCheck:
         Raises:
             NetworkError: whatever a client, now or in a week, would take offence at.
         """
-        at = f'"{self.node.host_name}:{self.node.port}"'
-        try:
-            _, out = await asyncio.open_connection(
-                self.node.host_name, self.node.port, ssl=self.trust.context, server_hostname=self.node.host_name
-            )
-        except (OSError, ValueError) as error:
-            raise NetworkError(f"connecting to {at}: {_reason(error)}") from error
-        try:
-            chain = presented_chain(out.get_extra_info("ssl_object"))
-        finally:
-            out.transport.abort()
+        plain = replace(self.node, ipv4="", ipv6="", cert_name="", insecure_for_tests=False)
+        stream = await TcpStream.open(Target(plain), self.trust.context, DIAL_SECONDS)
+        await stream.close()
+        shown = stream.tls.chain if stream.tls else ()
+        chain = [x509.load_der_x509_certificate(der) for der in shown if not is_meta(der)]
         check_dates(chain, datetime.now(UTC))
         await self._check_revocation(chain)
 
@@ -60,19 +55,10 @@ class TlsCheck:
             raise NetworkError("the certificate is from Let's Encrypt and names no revocation list")
 
 
-def presented_chain(ssl_object: Any) -> list[x509.Certificate]:  # noqa: ANN401  of either Python's ssl object
-    """Give the certificates as the server sent them, the leaf first."""
-    if hasattr(ssl_object, "get_unverified_chain"):  # public from Python 3.13 on
-        return [x509.load_der_x509_certificate(der) for der in ssl_object.get_unverified_chain()]
-    shown = ssl_object._sslobj.get_unverified_chain()  # noqa: SLF001  before that, only there
-    return [x509.load_der_x509_certificate(ssl.PEM_cert_to_DER_cert(one.public_bytes())) for one in shown]
-
-
 def check_dates(chain: Sequence[x509.Certificate], now: datetime) -> None:
     """Look whether every certificate is valid, and will be for a week.
 
-    Those whose key identifiers say that they are their own issuer, or say nothing, are passed over: roots, and the
-    server's meta certificate.
+    Those whose key identifiers say that they are their own issuer, or say nothing, are passed over, as roots are.
     """
     for certificate in chain:
         if _own_key_id(certificate) == _issuers_key_id(certificate):
@@ -113,9 +99,3 @@ def _issuers_key_id(certificate: x509.Certificate) -> bytes | None:
 def _is_of_lets_encrypt(certificate: x509.Certificate) -> bool:
     names = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     return any(name.value == "Let's Encrypt" for name in names)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"tls: failed to verify certificate: {error.verify_message}"
-    return log.in_one_line(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from derper import log
 from derper.errors import NetworkError, ProtocolError
 from derper.protocol import stun
 
@@ -72,5 +73,5 @@ class _Asking(asyncio.DatagramProtocol):
         else:
             self.trouble = "an answer with another transaction ID came"
 
-    def error_received(self, error: OSError) -> None:
-        self.trouble = error.strerror or str(error)
+    def error_received(self, error: Exception) -> None:
+        self.trouble = log.in_one_line(error)
