@@ -71,10 +71,10 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "bootstrap-dns-names": "",
         "unpublished-bootstrap-dns-names": "",
         "verify-clients": False,
-        "verify-client-url": "",
+        "verify-client-url": (),
         "verify-client-url-fail-open": True,
         "disallow-app-names": "",
-        "socket": "",
+        "socket": (),
         "accept-connection-limit": math.inf,
         "accept-connection-burst": 2**63 - 1,
         "rate-config": "",
@@ -104,7 +104,7 @@ def test_without_flags_it_is_the_public_relay_on_443() -> None:
     assert not made.relay.accept.is_limit
     assert made.relay.send_queue_depth == 32
     assert made.relay.rate_file is None
-    assert made.admission == Admission(frozenset(), None, None, url_fail_open=True)
+    assert made.admission == Admission(frozenset(), (), (), url_fail_open=True)
     assert made.mesh.key_source is None
     assert made.mesh.peers == ()
     assert made.pages.debug == DebugAccess(None, (), None)
@@ -277,9 +277,21 @@ def test_a_write_timeout_of_zero_is_none() -> None:
 
 
 def test_the_tailscaled_socket_matters_only_when_clients_are_verified() -> None:
-    assert config("-socket", "/s").admission.tailscaled_socket is None
-    assert config("-verify-clients").admission.tailscaled_socket == Path("/var/run/tailscale/tailscaled.sock")
-    assert config("-verify-clients", "-socket", "/s").admission.tailscaled_socket == Path("/s")
+    assert config("-socket", "/s").admission.tailscaled_sockets == ()
+    assert config("-verify-clients").admission.tailscaled_sockets == (Path("/var/run/tailscale/tailscaled.sock"),)
+    assert config("-verify-clients", "-socket", "/s").admission.tailscaled_sockets == (Path("/s"),)
+
+
+def test_sockets_and_urls_that_are_given_again_all_count_and_an_empty_one_forgets_those_before_it() -> None:
+    made = config(
+        "-verify-clients", "-socket", "/a", "-socket=/b", "-verify-client-url=http://a", "-verify-client-url="
+    )
+    assert made.admission.tailscaled_sockets == (Path("/a"), Path("/b"))
+    assert made.admission.urls == ()
+    assert config("-verify-client-url=http://a", "-verify-client-url", "http://b").admission.urls == (
+        "http://a",
+        "http://b",
+    )
 
 
 def test_the_environment_is_read_into_types() -> None:

@@ -153,12 +153,12 @@ class Mesh:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may connect. A check that is `None` or empty is not made."""
+    """Who may connect. A check that is empty is not made; of several sockets or URLs, one has to know the client."""
 
     refused_app_names: frozenset[str]
-    tailscaled_socket: Path | None
-    url: str | None
-    url_fail_open: bool  # whether an unreachable `url` admits
+    tailscaled_sockets: tuple[Path, ...]
+    urls: tuple[str, ...]
+    url_fail_open: bool  # whether an unreachable URL admits
 
 
 @dataclass(frozen=True, slots=True)

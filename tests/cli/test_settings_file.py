@@ -37,6 +37,7 @@ def test_values_have_their_own_types_and_lists_are_joined(tmp_path: Path) -> Non
     accept-connection-limit = 5
     tcp-write-timeout = "1.5s"
     mesh-with = ["a.example.com", "b.example.com/10.0.0.2"]
+    socket = ["/a.sock", "/b.sock"]
     """
     assert values(tmp_path, text) == {
         "http-port": 8080,
@@ -44,12 +45,13 @@ def test_values_have_their_own_types_and_lists_are_joined(tmp_path: Path) -> Non
         "accept-connection-limit": 5.0,
         "tcp-write-timeout": 1.5,
         "mesh-with": "a.example.com,b.example.com/10.0.0.2",
+        "socket": ("/a.sock", "/b.sock"),
     }
 
 
 def test_a_table_stands_for_the_part_before_a_dash(tmp_path: Path) -> None:
     text = "[acme]\nemail = 'a@b.c'\n[acme.eab]\nkid = 'k'\n[verify-client]\nurl = 'http://a/'"
-    expected = {"acme-email": "a@b.c", "acme-eab-kid": "k", "verify-client-url": "http://a/"}
+    expected = {"acme-email": "a@b.c", "acme-eab-kid": "k", "verify-client-url": ("http://a/",)}
     assert values(tmp_path, text) == expected
 
 

@@ -53,6 +53,10 @@ PARTS: Final = {
     "derper": Part("goserver", "tailscale.com/cmd/derper"),
     "derpprobe": Part("goprobe", "tailscale.com/cmd/derpprobe"),
     "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
+    "tailscaled": Part("tailnet", "tailscale.com/cmd/tailscaled"),
+    "tailscale": Part("tailnet", "tailscale.com/cmd/tailscale"),
+    "headscale": Part("headscale", "github.com/juanfont/headscale/cmd/headscale"),
+    "setecserver": Part("setecserver", "."),
 }
 
 

@@ -106,7 +106,11 @@ async def test_a_revoked_certificate_is_red_for_tls_alone(certified: Certified, 
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "404 Not Found"), (b"no list", "is no revocation list"), (bytes(10_000_001), "more than 10,000,000 bytes")],
+    [
+        (None, "404 Not Found"),
+        (b"no list", "is no revocation list"),
+        (bytes(10_000_001), "more than 10,000,000 bytes"),
+    ],
     ids=["missing", "garbage", "too much"],
 )
 async def test_a_revocation_list_that_cannot_be_had_is_red(

@@ -159,11 +159,10 @@ def test_the_flags_and_their_defaults_are_the_references() -> None:
     for name in ("json", "probe-key", "probe-keys"):
         del mine[name]
     defaults = re.compile(r"\(default (\S+)\)$")
-    home = "/root/.cache" if os.geteuid() == 0 else ".cache"
     assert mine.keys() == theirs.keys() == {flag.name for flag in DERPPROBE_FLAGS} - {"json", "probe-key", "probe-keys"}
     for name, text in theirs.items():
         wanted = defaults.findall(text.strip())
-        if home not in text:
+        if name != "secrets-cache-dir":  # ours is said without the user's home
             assert defaults.findall(mine[name].strip()) == wanted, name
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import Surroundings, config_from
-from derper.config import Mesh, MeshPeer
+from derper.config import Mesh, MeshPeer, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePrivate
 from derper.server import identity
@@ -20,6 +20,7 @@ from derper.server.identity import Identity, key_file_bytes, load_mesh_key, load
 KEY = "privkey:805b0f945c4290b62c129167006cd5d9c8f103f0317f8573f89263f8c9abf56a"
 PUBLIC = "nodekey:0d3d9b217d31e0df4715346ae88633718af8beb578457ba85d08e12561831000"
 MESH_KEY = "2787e8c010bbdaef0c60bcdf8e00078ea005f42366ed723938b115fa6a8619e1"
+NO_ROOTS = TrustedRoots(None, ())
 MESH_PEER = MeshPeer("a.test", 443, "a.test")
 
 
@@ -164,22 +165,22 @@ def test_a_mesh_key_file_that_holds_none_is_a_start_up_error(tmp_path: Path, dat
     path = tmp_path / "mesh.key"
     path.write_bytes(data)
     with pytest.raises(ConfigError, match="64 hex digits") as error:
-        load_mesh_key(Mesh(path, ()))
+        load_mesh_key(Mesh(path, ()), NO_ROOTS)
     assert str(path) in str(error.value)
 
 
 def test_a_mesh_key_file_that_is_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mesh key file"):
-        load_mesh_key(Mesh(tmp_path / "mesh.key", ()))
+        load_mesh_key(Mesh(tmp_path / "mesh.key", ()), NO_ROOTS)
 
 
 @pytest.mark.parametrize("source", [None, MeshKey(bytes(32))])
 def test_without_a_mesh_key_or_with_the_zero_one_nobody_is_a_mesh_peer_and_no_node_is_dialled(
     source: MeshKey | None,
 ) -> None:
-    assert load_mesh_key(Mesh(source, ())) is None
+    assert load_mesh_key(Mesh(source, ()), NO_ROOTS) is None
     with pytest.raises(ConfigError, match="-mesh-with needs a mesh key"):
-        load_mesh_key(Mesh(source, (MESH_PEER,)))
+        load_mesh_key(Mesh(source, (MESH_PEER,)), NO_ROOTS)
 
 
 def test_the_key_file_is_plain_json_for_anyone() -> None:

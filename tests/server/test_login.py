@@ -10,7 +10,7 @@ import pytest
 from derpwire import HOST, Client
 from serving import Recorded, Server, vectors
 
-from derper.protocol.frames import ClosePeer, PeerFlags, PeerPresent, WatchConns
+from derper.protocol.frames import ClosePeer, Health, PeerFlags, PeerPresent, WatchConns
 from derper.protocol.keys import MeshKey, NodePrivate
 from derper.protocol.login import MAX_SERVER_INFO, ClientInfo, LoginBox, ServerInfo
 from derper.protocol.reader import FrameReader, Limits, RawFrame, frame_bytes
@@ -153,7 +153,10 @@ def test_a_client_of_a_refused_application_may_not_log_in(recorded: Recorded) ->
         client = Client(server.door.connect())
         with client:
             client.upgrade()
-            client.wire.send(client.client_info(ClientInfo(app_name=name)))
+            client.log_in(ClientInfo(app_name=name))
+            assert client.next() == Health(
+                f"this relay does not take this device: the application '{name}' is not allowed here"
+            )
             assert client.wire.rest() == b""
         server.logged(rf'event="connection closed" .*reason=refused detail=.*{name}', since)
     with (

@@ -58,8 +58,8 @@ def login_with_a_bug_for(key: str) -> type[Login]:
     """Give a login that fails for one key as no login should."""
 
     class FaultyLogin(Login):
-        def admit(self, frame: RawFrame) -> LoggedIn:
-            admitted = super().admit(frame)
+        def open(self, frame: RawFrame) -> LoggedIn:
+            admitted = super().open(frame)
             if admitted.key.hex() == key:
                 raise RuntimeError("a bug, as a test wants it")
             return admitted

@@ -7,7 +7,7 @@ default that depends on the machine stands in its text, and `derper.cli.settings
 import math
 from typing import Any, Final
 
-from derper.cli.goflags import Flag, boolean, duration, integer, number, string
+from derper.cli.goflags import Flag, boolean, duration, integer, number, string, strings
 from derper.cli.govalues import INT_MAX
 
 DEV = boolean("dev", "run on this machine for development: plain HTTP on :3340 and a new key at each start")
@@ -70,13 +70,15 @@ UNPUBLISHED_BOOTSTRAP_DNS_NAMES = string(
 )
 
 VERIFY_CLIENTS = boolean("verify-clients", "admit only clients that the tailscaled on this machine knows")
-VERIFY_CLIENT_URL = string("verify-client-url", "", "`URL` that decides who is admitted")
+VERIFY_CLIENT_URL = strings("verify-client-url", "`URL` that decides who is admitted; of several, one has to admit")
 VERIFY_CLIENT_URL_FAIL_OPEN = boolean(
     "verify-client-url-fail-open", "admit clients while -verify-client-url cannot be reached", default=True
 )
 DISALLOW_APP_NAMES = string("disallow-app-names", "", "comma-separated application `names` that may not log in")
-SOCKET = string(
-    "socket", "", "`path` of tailscaled's socket, for -verify-clients\n(default /var/run/tailscale/tailscaled.sock)"
+SOCKET = strings(
+    "socket",
+    "`path` of tailscaled's socket, for -verify-clients; of several, one has to know the client\n"
+    "(default /var/run/tailscale/tailscaled.sock)",
 )
 
 ACCEPT_CONNECTION_LIMIT = number("accept-connection-limit", math.inf, "how many new connections a second are taken")

@@ -30,12 +30,16 @@ class UsageError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """A type of flag: its name in the usage text, how it is read and shown, and the default not worth showing."""
+    """A type of flag: its name in the usage text, how it is read and shown, and the default not worth showing.
+
+    `joined` makes one value of what a repeated flag had and what it is given now; without it the last counts, as in Go.
+    """
 
     name: str
     parse: Callable[[str], T]
     show: Callable[[T], str]
     zero: T
+    joined: Callable[[T, T], T] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,23 @@ _DURATION: Kind[float] = Kind(
     lambda seconds: format_duration(round(seconds * NANOSECONDS)),
     0.0,
 )
+_STRINGS: Kind[tuple[str, ...]] = Kind(
+    "string",
+    lambda text: (text,) if text else (),
+    lambda texts: ", ".join(map(quote, texts)),
+    (),
+    joined=lambda before, now: before + now if now else (),
+)
 
 
 def string(name: str, default: str, usage: str) -> Flag[str]:
     """A flag that takes any text."""
     return Flag(name, default, usage, _STRING)
+
+
+def strings(name: str, usage: str) -> Flag[tuple[str, ...]]:
+    """A flag that takes any text, each time it is given; an empty one forgets those before it."""
+    return Flag(name, (), usage, _STRINGS)
 
 
 def boolean(name: str, usage: str, *, default: bool = False) -> Flag[bool]:
@@ -111,7 +127,7 @@ class Parsed:
 
 
 def parse(flags: Iterable[Flag[Any]], words: Sequence[str]) -> Parsed:
-    """Read the words behind the program's name; the last of a repeated flag counts.
+    """Read the words behind the program's name; of a repeated flag the last counts, unless its kind joins them.
 
     Raises `UsageError` for an unknown flag, a missing or a bad value.
     """
@@ -132,7 +148,8 @@ def parse(flags: Iterable[Flag[Any]], words: Sequence[str]) -> Parsed:
             raise UsageError(f"flag provided but not defined: -{name}")
         if not equals:
             text = _next_word(flag, rest)
-        values[name] = _value(flag, text)
+        value = _value(flag, text)
+        values[name] = flag.kind.joined(values[name], value) if flag.kind.joined and name in values else value
     return Parsed(values, tuple(rest))
 
 

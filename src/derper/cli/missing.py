@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from derper.cli import flags
 from derper.cli.goflags import Flag
-from derper.config import CertMode, Config, SecretsServer
+from derper.config import CertMode, Config
 from derper.errors import ConfigError
 
 
@@ -30,24 +30,6 @@ MISSING: Final = (
         (flags.CERT_MODE,),
         lambda config: config.serves_tls and config.tls.mode is not CertMode.MANUAL,
         "use -certmode=manual, or another port than 443 behind a proxy that speaks TLS",
-    ),
-    Missing(
-        "reading the mesh key from a secrets server",
-        (flags.SECRETS_URL,),
-        lambda config: isinstance(config.mesh.key_source, SecretsServer),
-        "put the key into a file and name it with -mesh-psk-file",
-    ),
-    Missing(
-        "asking the local tailscaled about clients",
-        (flags.VERIFY_CLIENTS,),
-        lambda config: config.admission.tailscaled_socket is not None,
-        "leave -verify-clients out",
-    ),
-    Missing(
-        "asking a URL about clients",
-        (flags.VERIFY_CLIENT_URL,),
-        lambda config: config.admission.url is not None,
-        "leave -verify-client-url out",
     ),
     Missing("the CONNECT proxy", (flags.ACE,), lambda config: config.pages.ace, "leave -ace out"),
 )

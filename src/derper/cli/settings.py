@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Self, TypeVar
+from posixpath import join, normpath
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from derper.cli import flags
@@ -105,12 +106,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
         ),
         tls=_tls(line, around),
         relay=_relay(line, around),
-        admission=Admission(
-            refused_app_names=frozenset(_names(line[flags.DISALLOW_APP_NAMES])),
-            tailscaled_socket=Path(line[flags.SOCKET] or TAILSCALED_SOCKET) if line[flags.VERIFY_CLIENTS] else None,
-            url=_url(line, flags.VERIFY_CLIENT_URL),
-            url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
-        ),
+        admission=_admission(line),
         mesh=_mesh(line, around),
         pages=_pages(line, around),
         observation=Observation(
@@ -190,6 +186,16 @@ def _shards(line: Parsed, around: Surroundings) -> int:
     return shards or around.cores
 
 
+def _admission(line: Parsed) -> Admission:
+    sockets = line[flags.SOCKET] or (TAILSCALED_SOCKET,)
+    return Admission(
+        refused_app_names=frozenset(_names(line[flags.DISALLOW_APP_NAMES])),
+        tailscaled_sockets=tuple(map(Path, sockets)) if line[flags.VERIFY_CLIENTS] else (),
+        urls=tuple(_checked_url(flags.VERIFY_CLIENT_URL, url) for url in line[flags.VERIFY_CLIENT_URL]),
+        url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
+    )
+
+
 def _mesh(line: Parsed, around: Surroundings) -> Mesh:
     peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
     return Mesh(mesh_key_source(line, around, _psk_file(line, around)), peers)
@@ -206,7 +212,7 @@ def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> Me
     cache_file = Path(given) if given else None
     if not line.given(flags.SECRETS_CACHE_DIR):
         cache_file = around.home(".cache", "derper-secrets")
-    return SecretsServer(url, f"{line[flags.SECRETS_PATH_PREFIX].rstrip('/')}/meshkey", cache_file)
+    return SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
 
 
 def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
@@ -286,9 +292,13 @@ def _not_negative(line: Parsed, flag: Flag[float]) -> float:
 
 
 def _url(line: Parsed, flag: Flag[str]) -> str | None:
-    if line[flag] and not _is_http_url(line[flag]):
-        raise ConfigError(f"-{flag.name} is '{line[flag]}'; give an http or https URL")
-    return line[flag] or None
+    return _checked_url(flag, line[flag]) if line[flag] else None
+
+
+def _checked_url(flag: Flag[Any], url: str) -> str:
+    if not _is_http_url(url):
+        raise ConfigError(f"-{flag.name} is '{url}'; give an http or https URL")
+    return url
 
 
 def _is_http_url(text: str) -> bool:

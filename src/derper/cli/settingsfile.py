@@ -23,6 +23,7 @@ _TYPES: Final[dict[type, str]] = {
     int: "a whole number",
     float: "a number",
     str: "text",
+    tuple: "text or a list of texts",
 }
 
 
@@ -74,9 +75,11 @@ def _suggestion(name: str, table: Mapping[str, object]) -> str:
 def _value(flag: Flag[Any], value: object) -> object:
     """Turn a TOML value into the flag's; text may be whatever the flag takes on a command line."""
     default = flag.default
-    if isinstance(value, list) and isinstance(default, str):
+    if isinstance(value, list) and isinstance(default, str | tuple):
         if not all(isinstance(item, str) for item in value):
             raise ValueError("wanted a list of texts")
+        if isinstance(default, tuple):
+            return tuple(item for item in value if item)
         value = ",".join(value)
     if isinstance(value, str):
         try:

@@ -32,12 +32,12 @@ _CONTINUOUS_SECONDS = 3.0
 
 async def serve(config: ProberConfig) -> int:
     """Probe until told to stop, and show how it goes; gives the exit code."""
+    schedule = Schedule(spread=config.spread)
+    map_probe = _map_probe(config, schedule)  # may wait for a secrets server; until it is there, a signal ends us
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for which in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(which, stopped.set)
-    schedule = Schedule(spread=config.spread)
-    map_probe = _map_probe(config, schedule)
     async with Pages(config, schedule).served() as address:
         _log.info("probing", version=version(), status_page=address, derp_map=config.map_source)
         schedule.add(map_probe.probe())
@@ -85,4 +85,4 @@ def _map_probe(config: ProberConfig, schedule: Schedule | None = None) -> MapPro
 
 def _clients(config: ProberConfig, trust: Trust) -> Clients:
     secret = None if config.probe_key is None else load_or_make_key(config.probe_key)
-    return Clients(trust, load_mesh_key(Mesh(config.mesh_key, ())), secret)
+    return Clients(trust, load_mesh_key(Mesh(config.mesh_key, ()), config.roots), secret)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from derper import log
 from derper.errors import NetworkError
+from derper.server import outgoing
 
 MAX_BYTES: Final = 10_000_000
 KEPT_SECONDS: Final = 3_600.0
@@ -82,17 +83,12 @@ def _issued(issuer: x509.Certificate, leaf: x509.Certificate) -> bool:
 
 async def _fetch(url: str) -> bytes:
     try:
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        async with aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session, session.get(url) as answer:
             if answer.status != HTTPStatus.OK:
                 raise NetworkError(f"fetching the revocation list {url}: {answer.status} {answer.reason}")
-            data = bytearray()
-            async for part in answer.content.iter_any():
-                data += part
-                if len(data) > MAX_BYTES:
-                    raise NetworkError(f"the revocation list {url} has more than {MAX_BYTES:,} bytes")
+            return await outgoing.whole(answer, MAX_BYTES)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"fetching the revocation list {url}: {log.in_one_line(error)}") from error
-    return bytes(data)
 
 
 def _checked(url: str, data: bytes, issuer: x509.Certificate) -> x509.CertificateRevocationList:

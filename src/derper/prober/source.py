@@ -19,6 +19,7 @@ from derper.errors import NetworkError, ProtocolError
 from derper.prober.config import ProberConfig
 from derper.prober.trust import Trust
 from derper.protocol.derpmap import DerpMap, Node
+from derper.server import outgoing
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -76,17 +77,16 @@ class MapSource:
             url, connector = _LOCAL_URL, aiohttp.UnixConnector(str(self._socket))
         else:
             url, connector = self._url, aiohttp.TCPConnector(ssl=self._trust.context)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            try:
-                async with session.get(url) as answer:
-                    if answer.status != HTTPStatus.OK:
-                        raise NetworkError(f"fetching {self._url}: {answer.status} {answer.reason}")
-                    data = await answer.content.read(MAX_BYTES + 1)
-                    while len(data) <= MAX_BYTES and (more := await answer.content.read(MAX_BYTES + 1 - len(data))):
-                        data += more
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise _UnreachableError(self._unreachable(error)) from error
-        return _bounded(self._url, data)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session,
+                session.get(url) as answer,
+            ):
+                if answer.status != HTTPStatus.OK:
+                    raise NetworkError(f"fetching {self._url}: {answer.status} {answer.reason}")
+                return await outgoing.whole(answer, MAX_BYTES)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _UnreachableError(self._unreachable(error)) from error
 
     def _unreachable(self, error: Exception) -> str:
         reason = log.in_one_line(error)
@@ -98,14 +98,11 @@ class MapSource:
 def _read_file(url: str, path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return _bounded(url, file.read(MAX_BYTES + 1))
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise NetworkError(f"fetching {url}: 404 Not Found") from None
     except OSError as error:
         raise NetworkError(f"fetching {url}: {error.strerror}") from error
-
-
-def _bounded(url: str, data: bytes) -> bytes:
     if len(data) > MAX_BYTES:
         raise ProtocolError(f"fetching {url}: wanted a map of at most {MAX_BYTES:,} bytes, and more came")
     return data

@@ -13,6 +13,7 @@ from derper._version import version
 from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.server import pages, port80
+from derper.server.admission.door import Door
 from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
@@ -79,6 +80,7 @@ class Server:
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
+                count_senders=config.observation.count_senders,
             )
         )
         self.http = HttpServer(relays=config.relay.enabled)
@@ -90,10 +92,11 @@ class Server:
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
-        login = Login(self.identity, config.admission.refused_app_names)
+        self._door = Door.of(config)
+        login = Login(self.identity, self._door, config.admission.refused_app_names)
         self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
-        self._debug = DebugPages(config, self.metrics, self.identity)
+        self._debug = DebugPages(config, self.metrics, self._door, self.identity)
 
     async def __aenter__(self) -> Self:
         """Serve.
@@ -143,6 +146,7 @@ class Server:
         await self._mesh.stop()
         self.plane.stop()
         self._introducer.stop()
+        await self._door.close()
         await self.http.stop()
         if self.http_beside is not None:
             await self.http_beside.stop()

@@ -20,6 +20,7 @@ from derper._version import version
 from derper.config import Config
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
+from derper.server.admission.door import Door
 from derper.server.identity import Identity
 from derper.server.metrics import Metrics
 from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
@@ -47,6 +48,7 @@ class DebugPages:
 
     config: Config
     metrics: Metrics
+    door: Door
     identity: Identity
 
     def routes(self) -> list[web.RouteDef]:
@@ -102,7 +104,7 @@ class DebugPages:
         )
 
     async def _check(self, _request: web.Request) -> web.Response:
-        if found := self.metrics.contradictions():
+        if found := [*self.metrics.contradictions(), *await self.door.faults()]:
             return web.Response(status=500, text=", ".join(found), headers=_HEADERS)
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=_HEADERS)
 

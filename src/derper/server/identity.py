@@ -13,11 +13,11 @@ from typing import Self
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper.config import Config, Mesh, SecretsServer
+from derper.config import Config, Mesh, SecretsServer, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol import gojson
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate, NodePublic
-from derper.server import files
+from derper.server import files, secrets
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -36,10 +36,10 @@ class Identity:
     def load(cls, config: Config) -> Self:
         """Read the keys that the configuration names, making the private one when it has no file yet.
 
-        Raises `ConfigError` for a file that cannot be read, parsed or made.
+        Waits for a secrets server, if it has to. Raises `ConfigError` for a file that cannot be read, parsed or made.
         """
         private = _fresh_key() if config.key_file is None else load_or_make_key(config.key_file)
-        return cls(private, private.public(), load_mesh_key(config.mesh))
+        return cls(private, private.public(), load_mesh_key(config.mesh, config.roots))
 
 
 def load_or_make_key(path: Path) -> NodePrivate:
@@ -89,9 +89,12 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def load_mesh_key(mesh: Mesh) -> MeshKey | None:
-    """The mesh key from where the configuration says, or `None`: then nobody is a mesh peer."""
-    key = _mesh_key_from(mesh.key_source)
+def load_mesh_key(mesh: Mesh, trusted: TrustedRoots, patience: float | None = None) -> MeshKey | None:
+    """The mesh key from where the configuration says, or `None`: then nobody is a mesh peer.
+
+    A secrets server that has none yet is asked for `patience` seconds; None: for ever.
+    """
+    key = _mesh_key_from(mesh.key_source, trusted, patience)
     if key is not None and key.is_zero:
         key = None
     if key is None and mesh.peers:
@@ -99,12 +102,18 @@ def load_mesh_key(mesh: Mesh) -> MeshKey | None:
     return key
 
 
-def _mesh_key_from(source: MeshKey | Path | SecretsServer | None) -> MeshKey | None:
+def _mesh_key_from(
+    source: MeshKey | Path | SecretsServer | None, trusted: TrustedRoots, patience: float | None
+) -> MeshKey | None:
     if isinstance(source, SecretsServer):
-        raise ConfigError("the mesh key cannot be read from a secrets server yet; name its file with -mesh-psk-file")
-    if not isinstance(source, Path):
+        what, data = f"the secret {source.name} of {source.url}", secrets.load(source, trusted, patience)
+        if not data:
+            return None
+    elif isinstance(source, Path):
+        what, data = f"the mesh key file {source}", files.read(source, "the mesh key file")
+    else:
         return source
     try:
-        return MeshKey.from_text(files.read(source, "the mesh key file").decode("utf-8"))
+        return MeshKey.from_text(data.decode("utf-8"))
     except (ProtocolError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the mesh key file {source} does not hold a mesh key, which is 64 hex digits") from error
+        raise ConfigError(f"{what} does not hold a mesh key, which is 64 hex digits") from error

@@ -4,6 +4,7 @@ Every event of the data plane comes in here. A connection is a `Guest` until it 
 `_guests` is all that Python holds of connections. A bug while one guest is served costs that guest alone.
 """
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from http import HTTPMethod, HTTPStatus
@@ -30,13 +31,14 @@ from derper.dataplane import (
     Switched,
 )
 from derper.errors import ProtocolError
-from derper.protocol.frames import Endpoint
+from derper.protocol.frames import Endpoint, Health
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
+from derper.server.admission.answers import Answer, Applicant
 from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
-from derper.server.login import Login, RefusedError
+from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -52,6 +54,14 @@ class Guest:
     http: HttpConnection | None = None  # while it is served pages
     not_ideal: bool = False  # it would rather be on another node
     tls: str | None = None  # the version under its last request
+    asking: asyncio.Task[None] | None = None  # while admission is asked about it
+
+    def leave(self) -> None:
+        """End what is done for it."""
+        if self.http is not None:
+            self.http.connection_lost()
+        if self.asking is not None:
+            self.asking.cancel()
 
 
 class Introducer:
@@ -85,8 +95,7 @@ class Introducer:
     def stop(self) -> None:
         """End what is still being served."""
         for guest in self._guests.values():
-            if guest.http is not None:
-                guest.http.connection_lost()
+            guest.leave()
         self._guests.clear()
 
     def tls_being_served(self) -> Counter[str]:
@@ -166,24 +175,48 @@ class Introducer:
     def _log_in(self, event: Frame) -> None:
         guest = self._guests[event.conn]
         try:
-            admitted = self._login.admit(RawFrame(event.type, event.payload))
+            client = self._login.open(RawFrame(event.type, event.payload))
         except ProtocolError as error:
             self._plane.close(event.conn, "login_failed", str(error))
             return
-        except RefusedError as refusal:
-            self._plane.close(event.conn, "refused", str(refusal))
-            return
-        _log.info("client logged in", key=admitted.key, remote=guest.remote.ip, mesh_peer=admitted.mesh_peer)
+        if client.refusal is not None:
+            self._turn_away(event.conn, guest, client, client.refusal)
+        elif client.mesh_peer or self._login.door.is_open:
+            self._let_in(event.conn, guest, client)
+        else:
+            guest.asking = asyncio.get_running_loop().create_task(self._ask(event.conn, guest, client))
+
+    async def _ask(self, conn: Conn, guest: Guest, client: LoggedIn) -> None:
+        """Let a client in or turn it away, once admission has said which; it waits, parked, and nobody else does."""
+        try:
+            answer = await self._login.door.ask(Applicant(client.key, guest.remote.ip))
+            if conn not in self._guests:
+                return
+            if answer.admits:
+                self._let_in(conn, guest, client)
+            else:
+                self._turn_away(conn, guest, client, answer)
+        except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
+            _log.exception("this is a bug; the connection is closed", event_type="admission")
+            self._plane.close(conn, "bug")
+
+    def _let_in(self, conn: Conn, guest: Guest, client: LoggedIn) -> None:
+        _log.info("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
-        presence = admitted.presence(remote, not_ideal=guest.not_ideal)
-        self._plane.switch(
-            event.conn, presence, mesh_peer=admitted.mesh_peer, version=admitted.version, first=admitted.answer
-        )
+        presence = client.presence(remote, not_ideal=guest.not_ideal)
+        self._plane.switch(conn, presence, mesh_peer=client.mesh_peer, version=client.version, first=client.answer)
+
+    def _turn_away(self, conn: Conn, guest: Guest, client: LoggedIn, answer: Answer) -> None:
+        """Tell a client why, in the frame that real clients show to their user, and close."""
+        _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
+        told = Health(f"this relay does not take this device: {answer.told}")
+        self._plane.write(conn, client.answer + told.encode())
+        self._plane.close(conn, "refused", answer.reason)
 
     def _say_goodbye(self, event: Closed) -> None:
         guest = self._guests.pop(event.conn, None)
-        if guest is not None and guest.http is not None:
-            guest.http.connection_lost()
+        if guest is not None:
+            guest.leave()
         ip, detail = event.remote.ip, event.detail or None
         if event.key is not None:
             _log.info(

@@ -1,4 +1,7 @@
-"""Who is it? Opens a ClientInfo frame and decides whether its sender may relay (docs/protocol/protocol.md, Login)."""
+"""Who is it? Opens a ClientInfo frame, and says what its sender is answered (docs/protocol/protocol.md, Login).
+
+Whether it may stay is for `admission` to say, but for the names of applications that are refused, which need nobody.
+"""
 
 import os
 from dataclasses import dataclass
@@ -7,22 +10,21 @@ from derper.protocol.frames import NO_FLAGS, Endpoint, PeerFlags, PeerPresent
 from derper.protocol.keys import NodePublic, admits_to_mesh
 from derper.protocol.login import NONCE_LEN, ClientLogin, ServerInfo, ServerKey, server_info_frame
 from derper.protocol.reader import RawFrame
+from derper.server.admission.answers import Answer, refused
+from derper.server.admission.door import Door
 from derper.server.identity import Identity
-
-
-class RefusedError(Exception):
-    """The client proved who it is and may not come in; the message says why, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """What the data plane needs to know of a client that may relay."""
+    """A client that has proved its key."""
 
     key: NodePublic
     mesh_peer: bool
     is_prober: bool
     app_name: str
     version: int  # of the protocol, as it says
+    refusal: Answer | None  # it may not come in, whatever admission says
     answer: bytes  # the ServerInfo frame
 
     def presence(self, remote: Endpoint, *, not_ideal: bool) -> PeerPresent:
@@ -38,25 +40,27 @@ class LoggedIn:
 
 
 class Login:
-    """The server's side of every login."""
+    """The server's side of every login; `door` is to be asked about every client but those that `open` decides."""
 
-    def __init__(self, identity: Identity, refused_app_names: frozenset[str]) -> None:
+    def __init__(self, identity: Identity, door: Door, refused_app_names: frozenset[str]) -> None:
+        self.door = door
         self._identity = identity
         self._refused_app_names = refused_app_names
         self._server_info = ServerInfo()
         self.server_key = identity.public
         self.greeting = ServerKey(identity.public).encode()  # the frame that goes out first
 
-    def admit(self, frame: RawFrame) -> LoggedIn:
-        """Open the frame and check its sender.
+    def open(self, frame: RawFrame) -> LoggedIn:
+        """Open the frame and see who sent it.
 
         Raises:
             ProtocolError: the frame is no ClientInfo that this server can open.
-            RefusedError: it is, and its sender may not come in.
         """
         login = ClientLogin.open(frame, self._identity.private)
         mesh_peer = admits_to_mesh(self._identity.mesh_key, login.info.mesh_key)
-        if not mesh_peer and login.info.app_name in self._refused_app_names:
-            raise RefusedError(f"app name {login.info.app_name!r} is not allowed")
+        info, refusal = login.info, None
+        if not mesh_peer and info.app_name in self._refused_app_names:
+            name = repr(info.app_name)
+            refusal = refused(f"disallowed app name {name}", f"the application {name} is not allowed here")
         answer = server_info_frame(self._server_info, login.box, os.urandom(NONCE_LEN))
-        return LoggedIn(login.key, mesh_peer, login.info.is_prober, login.info.app_name, login.info.version, answer)
+        return LoggedIn(login.key, mesh_peer, info.is_prober, info.app_name, info.version, refusal, answer)

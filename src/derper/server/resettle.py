@@ -15,6 +15,9 @@ from derper.server.identity import Identity, load_mesh_key
 from derper.server.mesh import Mesh
 from derper.server.reload import Facts, changed
 
+SECRET_SECONDS = 10.0
+"""How long a secrets server is asked; the cache has what it gave at the start."""
+
 
 class Settings:
     """The configuration in force. `read_again` gives it as it would be now."""
@@ -42,4 +45,4 @@ class Settings:
 
     def _read(self) -> tuple[Config, MeshKey | None]:
         new = self._read_again()
-        return new, load_mesh_key(new.mesh)
+        return new, load_mesh_key(new.mesh, new.roots, SECRET_SECONDS)

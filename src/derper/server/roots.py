@@ -25,6 +25,20 @@ def load(roots: TrustedRoots) -> list[bytes]:
     return [root for folder in folders for path in sorted(folder.glob("*")) if path.is_file() for root in _read(path)]
 
 
+def context(roots: TrustedRoots) -> ssl.SSLContext:
+    """Give the settings of a TLS client that trusts them; they are read once, here.
+
+    Raises:
+        ConfigError: the file that was named cannot be read.
+    """
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # As in Go, a certificate that was named is trusted by itself, whoever has signed it.
+    tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if found := b"".join(load(roots)):
+        tls.load_verify_locations(cadata=found)
+    return tls
+
+
 def _read(path: Path) -> list[bytes]:
     try:
         text = path.read_text("ascii", "replace")

@@ -1,0 +1,5 @@
+"""Who may connect, once a login has shown who it is (docs/protocol/admission.md, docs/admission.md).
+
+Read `answers` first (what a check says, and how several become one), then the checks themselves: `tailscaled`, `url`.
+`door` puts those together that an operator asked for. Nothing here knows connections: the introducer asks.
+"""

@@ -1,0 +1,78 @@
+"""What a check says of a client, and how the words of several checks become one.
+
+Pure. An `Answer` has three values, because "no" and "I cannot say" mean different things: the first keeps a client out
+and puts one out that is in, the second may be passed over, and never puts anybody out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from derper.protocol.keys import NodePublic
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A client that has proved its key, as far as a check may want to know it."""
+
+    key: NodePublic
+    ip: str
+    was_known: bool = False  # a check has said so before, so a "no" had better be certain
+
+
+class Standing(Enum):
+    """How a client stands with a check."""
+
+    KNOWN = auto()
+    REFUSED = auto()
+    UNKNOWN = auto()  # the check had no answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one check, or all of them, say of a client."""
+
+    standing: Standing
+    reason: str = ""  # for the log; whole after "client rejected:"
+    told: str = ""  # for the client's user, without anything of our insides
+    is_waived: bool = False  # there was no answer, and the operator wants it to admit then
+
+    @property
+    def admits(self) -> bool:
+        """Whether a client may log in."""
+        return self.standing is Standing.KNOWN or self.is_waived
+
+
+KNOWN = Answer(Standing.KNOWN)
+
+
+def refused(reason: str, told: str) -> Answer:
+    """Say no."""
+    return Answer(Standing.REFUSED, reason, told)
+
+
+def unknown(reason: str, *, is_waived: bool = False) -> Answer:
+    """Say that there is no answer."""
+    return Answer(Standing.UNKNOWN, reason, "it cannot be verified at the moment", is_waived)
+
+
+class Check(Protocol):
+    """Something that knows clients. It bounds its own time, and never raises for what others do."""
+
+    async def ask(self, applicant: Applicant) -> Answer:
+        """Say how a client stands."""
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
+
+
+def any_of(answers: Sequence[Answer]) -> Answer:
+    """One that knows the client is enough; who had no answer might have known it."""
+    for wanted in (lambda answer: answer.standing is Standing.KNOWN, lambda answer: answer.is_waived):
+        if found := next(filter(wanted, answers), None):
+            return found
+    without = [answer for answer in answers if answer.standing is Standing.UNKNOWN]
+    deciding = without or answers
+    reason = "; ".join(dict.fromkeys(answer.reason for answer in deciding))
+    return Answer(deciding[0].standing, reason, deciding[0].told)

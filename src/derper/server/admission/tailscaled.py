@@ -1,0 +1,156 @@
+"""A tailscaled on this machine, asked over its LocalAPI whether it knows a key (docs/protocol/admission.md, 1).
+
+Each question is a connection of its own: it costs little over a unix socket, and a daemon that was restarted or
+replaced meanwhile is never spoken to over what its predecessor left.
+"""
+
+import asyncio
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from derper import log
+from derper.errors import NetworkError, ProtocolError
+from derper.protocol import gojson
+from derper.protocol.keys import NodePublic
+from derper.server import outgoing
+from derper.server.admission.answers import KNOWN, Answer, Applicant, refused, unknown
+
+HOST: Final = "local-tailscaled.sock"
+CAPABILITY_VERSION: Final = "148"
+SECONDS: Final = 5.0
+"""For one question, waiting for its turn included."""
+IN_FLIGHT: Final = 64
+MAX_ANSWER: Final = 1 << 20
+MAX_VALUES: Final = 100_000
+_TOO_OLD: Final = "tailscaled version is too old (out of sync with derper)"
+_RUNNING: Final = "Running"
+_SAID: Final = 300  # characters of an answer, in the log
+
+
+class NoSuchPeerError(Exception):
+    """The daemon has looked, and does not know whom it was asked about."""
+
+
+class Tailscaled:
+    """One daemon, by its socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, applicant: Applicant) -> Answer:
+        """Say whether the daemon knows a client."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                await self._get(f"/localapi/v0/whois?addr=nodekey%3A{applicant.key.hex()}")
+        except NoSuchPeerError:
+            return await self._not_found(applicant)
+        except TimeoutError:
+            return unknown(f"failed to query local tailscaled status: {self._socket} did not answer in {SECONDS:.0f} s")
+        except NetworkError as error:
+            if "invalid 'addr' parameter" in str(error):
+                return unknown(_TOO_OLD)
+            return unknown(f"failed to query local tailscaled status: {error}")
+        return KNOWN
+
+    async def prove(self) -> str | None:
+        """Ask for the daemon's own key, which it knows; gives what went wrong, if anything."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                _, key = await self._status()
+        except (NetworkError, NoSuchPeerError, TimeoutError) as error:
+            return f"localClient.Status: {log.in_one_line(error)}"
+        if key is None:
+            return f"localClient.Status: the tailscaled at {self._socket} has no node key; log it in"
+        answer = await self.ask(Applicant(key, "::1"))
+        return None if answer.admits else f"verifyClient for self nodekey: {answer.reason}"
+
+    async def close(self) -> None:
+        """Let go of the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _not_found(self, applicant: Applicant) -> Answer:
+        reason = f"peer {applicant.key} not authorized (not found in local tailscaled)"
+        if applicant.was_known and (state := await self._state()) != _RUNNING:
+            # While it starts it knows nobody yet.
+            return unknown(f"{reason}: it is not running but in state {state}")
+        return refused(reason, "the relay's tailnet does not know it")
+
+    async def _state(self) -> str:
+        try:
+            async with asyncio.timeout(SECONDS):
+                return (await self._status())[0]
+        except (NetworkError, NoSuchPeerError, TimeoutError) as error:
+            return f"unknown ({log.in_one_line(error)})"
+
+    async def _status(self) -> tuple[str, NodePublic | None]:
+        """Give the daemon's state and its node key."""
+        state, key = "", None
+        status = await self._get("/localapi/v0/status?peers=false")
+        try:
+            for name, value in gojson.members(status, max_values=MAX_VALUES):
+                if name == "backendstate" and value is not None:
+                    state = gojson.text(value, "BackendState")
+                elif name == "self":
+                    members = {member.casefold(): text for member, text in gojson.entries(value, "Self")}
+                    text = members.get("publickey")
+                    key = None if text is None else NodePublic.from_text(gojson.text(text, "Self.PublicKey"))
+        except ProtocolError as error:
+            raise NetworkError(f"{self._socket} gave a status that cannot be read ({error})") from error
+        return state, None if key is None or key.is_zero else key
+
+    async def _get(self, path: str) -> bytes:
+        """Give the JSON object at a path.
+
+        Raises:
+            NoSuchPeerError: 404.
+            NetworkError: there is none, for any other reason.
+        """
+        if self._session is None:
+            connector = aiohttp.UnixConnector(str(self._socket), force_close=True, limit=IN_FLIGHT)
+            # The deadline is the question's own, and nothing but the answer may be asked of the daemon.
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=None), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        url = URL(f"http://{HOST}{path}", encoded=True)
+        try:
+            async with (
+                self._turns,
+                self._session.get(
+                    url, headers={"Tailscale-Cap": CAPABILITY_VERSION}, allow_redirects=False
+                ) as response,
+            ):
+                body = await outgoing.whole(response, MAX_ANSWER)
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise NetworkError(f"{self._socket}: {log.in_one_line(error)}") from error
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise NoSuchPeerError
+        if response.status != HTTPStatus.OK:
+            raise NetworkError(_cause(response, body))
+        try:
+            list(gojson.members(body, max_values=MAX_VALUES))
+        except ProtocolError as error:
+            raise NetworkError(f"{self._socket} gave an answer that cannot be read ({error})") from error
+        return body
+
+
+def _cause(response: aiohttp.ClientResponse, body: bytes) -> str:
+    """Say why there is no answer, in the daemon's words where it has some: a text, or JSON with the member `error`."""
+    said = body.decode("utf-8", "replace").strip()
+    try:
+        texts = [value for name, value in gojson.members(body) if name == "error" and isinstance(value, str) and value]
+    except ProtocolError:
+        texts = []
+    if texts:
+        return texts[-1]
+    if response.status == HTTPStatus.FORBIDDEN:
+        return f"Access denied: {said[:_SAID]}"
+    return f"{response.status} {response.reason}: {said[:_SAID]}"

@@ -1,0 +1,144 @@
+"""An admission controller behind a URL, such as Headscale's `/verify` (docs/protocol/admission.md, 2).
+
+Where the page leaves a choice we do as Go's HTTP client does: redirects are followed, ten at most (301 to 303 turn the
+question into a GET, 307 and 308 keep it), and what counts as "no answer" ends with the answer's head: a body that does
+not come, or makes no sense, rejects.
+"""
+
+import asyncio
+import ssl
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Final
+
+import aiohttp
+import structlog
+from structlog.typing import FilteringBoundLogger
+from yarl import URL
+
+from derper import log
+from derper.errors import ProtocolError
+from derper.protocol import gojson
+from derper.server import outgoing
+from derper.server.admission.answers import KNOWN, Answer, Applicant, refused, unknown
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+SECONDS: Final = 5.0
+"""For one question, waiting for its turn included."""
+IN_FLIGHT: Final = 256
+MAX_ANSWER: Final = 4_096
+MAX_REDIRECTS: Final = 10
+_TOLD: Final = "the relay's operator does not allow it"
+
+_NO_VERDICTS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+"""Beside everything outside of 400 to 499: these are about the asking, not about the client."""
+
+
+class UrlCheck:
+    """One controller. `fails_open`: whether it admits while it cannot be reached."""
+
+    def __init__(self, url: str, *, fails_open: bool, tls: ssl.SSLContext | None) -> None:
+        self._url = URL(url)
+        self._fails_open = fails_open
+        self._tls = tls
+        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, applicant: Applicant) -> Answer:
+        """Say whether the controller allows a client."""
+        question = gojson.compact({"NodePublic": str(applicant.key), "Source": applicant.ip})
+        response: aiohttp.ClientResponse | None = None
+        try:
+            async with asyncio.timeout(SECONDS), self._turns:
+                response = await self._post(question)
+                async with response:
+                    return await self._verdict(response, applicant)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            slow = isinstance(error, TimeoutError)
+            reason = f"no answer in {SECONDS:.0f} s" if slow else log.in_one_line(error)
+            if response is not None:
+                return unknown(f"admission controller: its answer broke off: {reason}")
+            return self._unreachable(applicant, reason)
+
+    async def close(self) -> None:
+        """Let go of the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _unreachable(self, applicant: Applicant, reason: str) -> Answer:
+        if self._fails_open:
+            _log.warning(
+                "admission controller unreachable; allowing client", key=applicant.key, remote=applicant.ip,
+                reason=reason,
+            )  # fmt: skip
+        return unknown(f"admission controller unreachable: {reason}", is_waived=self._fails_open)
+
+    async def _post(self, question: bytes) -> aiohttp.ClientResponse:
+        """Ask; once more where a connection from the last time turns out to have been closed meanwhile."""
+        if self._session is None:
+            self._session = self._new_session()
+        for is_first in (True, False):
+            path = SimpleNamespace(is_used=False)
+            try:
+                return await self._session.post(
+                    self._url,
+                    data=question,
+                    max_redirects=MAX_REDIRECTS,
+                    skip_auto_headers=["Content-Type"],
+                    trace_request_ctx=path,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not (is_first and path.is_used):
+                    raise
+        raise AssertionError("the second try returns or raises")
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+
+        async def note_use(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: object) -> None:
+            context.trace_request_ctx.is_used = True
+
+        trace.on_connection_reuseconn.append(note_use)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=IN_FLIGHT, ssl=True if self._tls is None else self._tls),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=outgoing.USER_AGENT,
+            trace_configs=[trace],
+        )
+
+    async def _verdict(self, response: aiohttp.ClientResponse, applicant: Applicant) -> Answer:
+        status = response.status
+        if status != HTTPStatus.OK:
+            reason = f"admission controller: {status} {response.reason}"
+            speaks_of_client = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+            return refused(reason, _TOLD) if speaks_of_client and status not in _NO_VERDICTS else unknown(reason)
+        try:
+            allows = await _allows(response)
+        except ProtocolError as error:
+            return unknown(f"admission controller: its answer makes no sense ({error})")
+        if not allows:
+            return refused(f"admission controller: {applicant.key}/{applicant.ip} not allowed", _TOLD)
+        return KNOWN
+
+
+async def _allows(response: aiohttp.ClientResponse) -> bool:
+    """Read the answer as far as its object goes; what follows may never come."""
+    body = b""
+    while len(body) < MAX_ANSWER and (part := await response.content.read(MAX_ANSWER - len(body))):
+        body += part
+        if b"}" in part:
+            try:
+                return _allow_in(body)
+            except ProtocolError:
+                continue  # not whole yet, or never
+    return _allow_in(body)
+
+
+def _allow_in(body: bytes) -> bool:
+    allow = False
+    for name, value in gojson.members(body, max_values=MAX_ANSWER, ignore_rest=True):
+        if name == "allow" and value is not None:
+            allow = gojson.boolean(value, "Allow")
+    return allow

@@ -1,0 +1,189 @@
+"""Secrets from a setec server, and the file that keeps the last one seen (docs/protocol/cli.md, setec).
+
+For start-up: it waits until there is a secret, before anything is served. One in the cache is used without asking the
+server. The cache is the Go server's, entry for entry; one that cannot be used is as none, with a line in the log.
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper import log
+from derper.config import SecretsServer, TrustedRoots
+from derper.errors import ConfigError, NetworkError, ProtocolError
+from derper.protocol import gojson
+from derper.server import files, outgoing, roots
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+FIRST_WAIT: Final = 0.001
+LONGEST_WAIT: Final = 4.0
+"""Seconds between two tries, doubling."""
+TRY_SECONDS: Final = 30.0
+MAX_ANSWER: Final = 1 << 20
+SAY_AGAIN_SECONDS: Final = 60.0
+_WHAT: Final = "the secrets cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One version of a secret."""
+
+    value: bytes
+    version: int
+
+
+def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = None) -> bytes:
+    """Give the secret from the cache, or else wait for the server to give it; not for use within a running loop.
+
+    Args:
+        server: where it is, and its cache.
+        trusted: the roots for TLS.
+        patience: for how many seconds it is asked for; None: for ever.
+
+    Raises:
+        ConfigError: the cache's place or the roots cannot be used, or patience has ended.
+    """
+    kept = _Cache(server)
+    if (secret := kept.read()) is None:
+        _log.info("asking for the secret", url=server.url, name=server.name)
+        try:
+            secret = asyncio.run(asyncio.wait_for(_wait_for(server, trusted), patience))
+        except TimeoutError:
+            raise ConfigError(f"the secrets server {server.url} gave no {server.name} in {patience:.0f} s") from None
+        kept.write(secret)
+    return secret.value
+
+
+async def _wait_for(server: SecretsServer, trusted: TrustedRoots) -> Secret:
+    """Ask until there is an answer."""
+    connector = aiohttp.TCPConnector(ssl=roots.context(trusted), force_close=True)
+    timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
+    wait, said, said_at = FIRST_WAIT, "", 0.0
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        while True:
+            try:
+                return await _ask(session, server)
+            except NetworkError as error:
+                reason = log.in_one_line(error)
+                if reason != said or time.monotonic() > said_at + SAY_AGAIN_SECONDS:
+                    _log.warning("no secret yet, asking again", url=server.url, name=server.name, reason=reason)
+                    said, said_at = reason, time.monotonic()
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+async def _ask(session: aiohttp.ClientSession, server: SecretsServer) -> Secret:
+    """Ask once; raises `NetworkError` when there is no secret, whatever the reason."""
+    question = {"Name": server.name, "Version": 0, "UpdateIfChanged": False}
+    headers = {
+        "Content-Type": "application/json",
+        "Sec-X-Tailscale-No-Browsers": "setec",
+        **outgoing.USER_AGENT,
+    }
+    url = f"{server.url.removesuffix('/')}/api/get"
+    try:
+        async with session.post(url, data=gojson.compact(question), headers=headers) as response:
+            body = await outgoing.whole(response, MAX_ANSWER)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        slow = isinstance(error, TimeoutError)
+        raise NetworkError(f"no answer in {TRY_SECONDS:.0f} s" if slow else log.in_one_line(error)) from error
+    if response.status != HTTPStatus.OK:
+        said = " ".join(body[:300].decode("utf-8", "replace").split())
+        raise NetworkError(f"{response.status} {response.reason}: {said}")
+    try:
+        return _secret_in(gojson.members(body))
+    except ProtocolError as error:
+        raise NetworkError(f"its answer is no secret ({error})") from error
+
+
+def _secret_in(members: Iterable[tuple[str, object]]) -> Secret:
+    value, version = b"", 0
+    for name, member in members:
+        if name == "value" and member is not None:
+            value = _decoded(gojson.text(member, "Value"))
+        elif name == "version" and member is not None:
+            version = gojson.integer(member, "Version")
+    return Secret(value, version)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ProtocolError("Value: wanted base64") from error
+
+
+class _Cache:
+    """The file with the last secret seen, and with whatever else somebody keeps there."""
+
+    def __init__(self, server: SecretsServer) -> None:
+        self._path = server.cache_file
+        self._name = server.name
+        self._entries: dict[str, Any] = {}
+        if self._path is not None:
+            _check_place(self._path)
+
+    def read(self) -> Secret | None:
+        """Give the secret, if it is there."""
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            self._entries = _entries_in(files.read(self._path, _WHAT))
+            entry = self._entries.get(self._name)
+            return None if entry is None else _kept(entry)
+        except (ConfigError, ProtocolError, ValueError, RecursionError) as error:
+            _log.warning("the secrets cache is of no use", file=self._path, reason=log.in_one_line(error))
+            return None
+
+    def write(self, secret: Secret) -> None:
+        """Keep a secret, beside what else is there."""
+        if self._path is None:
+            return
+        value = {"Value": base64.b64encode(secret.value).decode("ascii"), "Version": secret.version}
+        entry = {"secret": value, "lastAccess": str(int(time.time()))}
+        try:
+            files.write(self._path, gojson.compact(self._entries | {self._name: entry}), _WHAT)
+        except ConfigError as error:
+            _log.warning("the secret is not kept", reason=str(error))
+
+
+def _check_place(path: Path) -> None:
+    """Find out before anything is asked whether the cache can be where it should."""
+    wanted = f"the secrets cache {path} (-secrets-cache-dir, which is a file whatever its name says)"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ConfigError(f"{wanted} exists and is not a regular file; name another place")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{wanted} cannot be used ({error.strerror}); name another place") from error
+
+
+def _entries_in(data: bytes) -> dict[str, Any]:
+    entries = json.loads(data)
+    if not isinstance(entries, dict):
+        raise ProtocolError("JSON: wanted an object")
+    return entries
+
+
+def _kept(entry: object) -> Secret:
+    """The secret in an entry of the cache."""
+    found = entry.get("secret") if isinstance(entry, dict) else None
+    value, version = (found.get("Value"), found.get("Version")) if isinstance(found, dict) else (None, None)
+    if not isinstance(value, str) or not isinstance(version, int):
+        raise ProtocolError('JSON: wanted {"secret": {"Value": base64, "Version": number}, "lastAccess": seconds}')
+    return Secret(_decoded(value), version)
