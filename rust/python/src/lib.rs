@@ -16,10 +16,10 @@ use pyo3::types::{PyBytes, PyList};
 use relay::seam::{
     AcceptLimit, Act, Command, Event, Limits, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
 };
-use relay::{Audit, Census, Certificate, ConnId, Key, Rate, Settings, Spread};
+use relay::{Audit, Census, Certificate, ConnId, Key, Missing, Rate, Serves, Settings, Spread};
 
-/// A certificate as Python gives it: name, chain, key.
-type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
+/// A certificate as Python gives it: whom it is for (how, name, address), chain, key.
+type CertificateTuple = (String, Option<String>, Option<IpAddr>, Vec<Vec<u8>>, Vec<u8>);
 
 /// A rate as Python gives it: what comes a second, and how much at once.
 type RateTuple = (f64, f64);
@@ -154,8 +154,17 @@ impl Plane {
     }
 
     fn set_certificates(&self, certificates: Vec<CertificateTuple>) -> PyResult<()> {
-        let certificates =
-            certificates.into_iter().map(|(name, chain, key)| Certificate { name, chain, key }).collect();
+        let certificate = |(kind, name, ip, chain, key): CertificateTuple| {
+            let serves = match (&*kind, name, ip) {
+                ("any", None, None) => Serves::Any,
+                ("name", Some(name), None) => Serves::Name(name),
+                ("local_ip", None, Some(ip)) => Serves::LocalIp(ip),
+                ("challenge", Some(name), None) => Serves::Challenge(name),
+                _ => return Err(PyValueError::new_err("a certificate for nobody")),
+            };
+            Ok(Certificate { serves, chain, key })
+        };
+        let certificates = certificates.into_iter().map(certificate).collect::<PyResult<_>>()?;
         self.with(|plane| plane.certificates().replace(certificates))?.map_err(PyValueError::new_err)
     }
 
@@ -203,6 +212,10 @@ impl Plane {
 
     fn await_body(&self, conn: u64, length: u64) {
         self.stage(conn, |conn| Command::AwaitBody(conn, length));
+    }
+
+    fn stream(&self, conn: u64) {
+        self.stage(conn, Command::Stream);
     }
 
     fn consumed(&self, conn: u64, length: usize) {
@@ -311,6 +324,7 @@ const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
 const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
+const UNSERVED: u8 = 15;
 const MEMBERS: u8 = 13;
 const STRUGGLING: u8 = 14;
 
@@ -318,11 +332,13 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
     let end = |address: std::net::SocketAddr| (address.ip().to_string(), address.port());
     Ok(match event {
-        Event::Head { conn, head, remote, tls } => {
-            (HEAD, conn.as_u64(), bytes(&head), end(remote), tls).into_pyobject(py)?.into_any()
+        Event::Head { conn, head, remote, local, listener, tls } => {
+            (HEAD, conn.as_u64(), bytes(&head), end(remote), end(local), listener, tls)
+                .into_pyobject(py)?
+                .into_any()
         }
-        Event::HeadTooLarge { conn, remote } => {
-            (HEAD_TOO_LARGE, conn.as_u64(), end(remote)).into_pyobject(py)?.into_any()
+        Event::HeadTooLarge { conn, remote, listener } => {
+            (HEAD_TOO_LARGE, conn.as_u64(), end(remote), listener).into_pyobject(py)?.into_any()
         }
         Event::Frame { conn, kind, payload } => {
             (FRAME, conn.as_u64(), kind, bytes(&payload)).into_pyobject(py)?.into_any()
@@ -358,6 +374,9 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
         }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
+        Event::Unserved(Missing { name, local }) => {
+            (UNSERVED, name, local.to_string()).into_pyobject(py)?.into_any()
+        }
         Event::StunFailed { error } => (STUN_FAILED, error).into_pyobject(py)?.into_any(),
     })
 }
@@ -394,6 +413,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DROPPED", DROPPED),
         ("STUN_FAILED", STUN_FAILED),
         ("LINKED", LINKED),
+        ("UNSERVED", UNSERVED),
         ("MEMBERS", MEMBERS),
         ("STRUGGLING", STRUGGLING),
     ] {

@@ -1,17 +1,15 @@
-//! One TLS session without buffers of its own, and the configuration that all sessions share.
+//! One TLS session without buffers of its own, and what all sessions are made with.
 //!
 //! rustls's unbuffered interface: bytes in by slice, bytes out by slice. What arrived of a record that is not
 //! whole yet is the only thing that a session keeps between two reads.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
 
@@ -221,6 +219,11 @@ impl Session {
         }
     }
 
+    /// The protocol that was agreed on by ALPN, if any.
+    pub(crate) fn protocol(&self) -> Option<&[u8]> {
+        either!(&self.connection, end => end.alpn_protocol())
+    }
+
     /// The certificates that a dialled node presented, leaf first; none where the other end dialled us.
     pub(crate) fn dialled_chain(&self) -> Option<Vec<Vec<u8>>> {
         match &self.connection {
@@ -290,65 +293,8 @@ fn encode(
     }
 }
 
-/// The certificates in force, replaced as a whole while connections come in.
-#[derive(Default, Debug)]
-struct Certificates {
-    /// For clients that send no name, or one that is not in `by_name`.
-    any: Option<Arc<CertifiedKey>>,
-    by_name: HashMap<String, Arc<CertifiedKey>>,
-}
-
-/// Which certificate a client gets; the handle through which Python swaps them.
-#[derive(Default, Debug)]
-pub struct CertificateStore {
-    current: RwLock<Certificates>,
-}
-
-/// A certificate as Python hands it over.
-#[derive(Debug)]
-pub struct Certificate {
-    /// The one server name that it is served for; `None`: for every name, and for clients that send none.
-    pub name: Option<String>,
-    /// DER, leaf first.
-    pub chain: Vec<Vec<u8>>,
-    /// The leaf's private key: PKCS#8, SEC1 or PKCS#1 DER.
-    pub key: Vec<u8>,
-}
-
-impl CertificateStore {
-    /// Serves these certificates, and no others, from the next handshake on.
-    ///
-    /// # Errors
-    /// A sentence: a key of a kind that TLS does not know, or one that does not belong to its certificate.
-    pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), String> {
-        let mut next = Certificates::default();
-        for certificate in certificates {
-            let chain = certificate.chain.into_iter().map(CertificateDer::from).collect();
-            let key = PrivateKeyDer::try_from(certificate.key).map_err(str::to_owned)?;
-            let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
-            let certified = CertifiedKey::new(chain, key);
-            certified.keys_match().map_err(|error| error.to_string())?;
-            let certified = Arc::new(certified);
-            match certificate.name {
-                Some(name) => drop(next.by_name.insert(name.to_ascii_lowercase(), certified)),
-                None => next.any = Some(certified),
-            }
-        }
-        *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = next;
-        Ok(())
-    }
-}
-
-impl ResolvesServerCert for CertificateStore {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let named = hello.server_name().and_then(|name| current.by_name.get(name));
-        named.or(current.any.as_ref()).cloned()
-    }
-}
-
 /// What both ends are made with: the ciphers and key exchanges, in the order of preference.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider: CryptoProvider = aws_lc_rs::default_provider();
     // Where a client does not care, AES-128 before AES-256: 3 % less work a packet.
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
@@ -365,20 +311,9 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
-
-/// The configuration of every accepted session: TLS 1.2 and 1.3, ALPN `http/1.1`, no tickets (`docs/protocol/tls.md`).
-pub(crate) fn server_config(certificates: Arc<CertificateStore>) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(VERSIONS)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Clients of a relay keep no tickets, and making them costs 12 µs a handshake.
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
-}
+/// The versions of TLS that either end speaks.
+pub(crate) const VERSIONS: &[&rustls::SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The configuration of every dialled session, which trusts these roots (DER); unreadable ones are passed over.
 pub(crate) fn client_config(roots: Vec<Vec<u8>>) -> Result<Arc<ClientConfig>, TlsError> {

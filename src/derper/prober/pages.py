@@ -114,7 +114,7 @@ class Pages:
 
     async def _vars(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.program_families()])
-        members = {"cmdline": process.command_line([]), **expvar.variables(told)}
+        members = {"cmdline": process.command_line(), **expvar.variables(told)}
         return web.Response(text=f"{json.dumps(members, indent=1)}\n", content_type=_JSON, headers=_DEBUG_HEADERS)
 
     async def _probe_run(self, request: web.Request) -> web.Response:

@@ -4,12 +4,13 @@
 //! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
-//! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
-//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `struggle` says
-//! who has a hard time, `census` keeps count of who is there, `round` goes through all of them, and `shared` is what
-//! all shards have in common.
+//! Read on in the order of a connection's life: `accept`, `arrive` (to the first head), `introduce` (to the
+//! switch), `receive` (bytes in), `relay` (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes,
+//! `limit` the rate limit, `struggle` says who has a hard time, `census` keeps count of who is there, `round` goes
+//! through all of them, and `shared` is what all shards have in common.
 
 mod accept;
+mod arrive;
 mod census;
 #[cfg(any(test, feature = "stepping"))]
 mod check;
@@ -171,6 +172,7 @@ impl<N: Net> Shard<N> {
             match *event {
                 Ready::Listener(id) => self.accept(id),
                 Ready::Conn { id, read, broken, .. } if read || broken => self.readable(id, broken),
+                Ready::Conn { id, hangup: true, .. } => self.hang_up(id),
                 Ready::Conn { .. } => {}
             }
         }
@@ -246,6 +248,7 @@ impl<N: Net> Shard<N> {
                 Command::BeginWebsocket(conn) => self.begin_websocket(conn),
                 Command::AwaitFrame(conn, most) => self.await_frame(conn, most),
                 Command::AwaitBody(conn, len) => self.await_body(conn, len),
+                Command::Stream(conn) => self.stream(conn),
                 Command::Consumed(conn, len) => self.consumed(conn, len),
                 Command::Switch { conn, member, first } => self.switch(conn, member, &first),
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),

@@ -15,10 +15,6 @@ pub(super) const BUFFER: usize = HELD + READ_BUDGET;
 const BIGGEST_FRAME: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
 const HELD: usize = if BIGGEST_FRAME > MAX_PARTIAL { BIGGEST_FRAME } else { MAX_PARTIAL };
 
-/// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
-const PLAIN_HTTP_ON_TLS: &[u8] =
-    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
-
 impl<N: Net> Shard<N> {
     /// A connection has bytes, or its end, or an error.
     pub(super) fn readable(&mut self, id: ConnId, broken: bool) {
@@ -32,8 +28,8 @@ impl<N: Net> Shard<N> {
         }
         match conn.stage {
             Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
-            Stage::Handshake if self.handshakes_left == 0 => return,
-            Stage::Handshake => self.handshakes_left -= 1,
+            Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
         let mut buffer = std::mem::take(&mut self.read_buffer);
@@ -69,13 +65,6 @@ impl<N: Net> Shard<N> {
         };
         conn.wire.received += came as u64;
         let bytes = &mut buffer[..start + came];
-        if matches!(conn.stage, Stage::Handshake) && start == 0 && bytes[0].is_ascii_uppercase() {
-            // No TLS record begins with a letter; a request line does.
-            conn.transport = Transport::Plain;
-            self.control(id, PLAIN_HTTP_ON_TLS);
-            self.close(id, Reason::code("plain_http_on_tls"));
-            return Ok(());
-        }
         if conn.transport.is_plain() {
             if !conn.parses_in_place() {
                 return self.take_in(id, bytes);
@@ -283,7 +272,8 @@ impl<S> Conn<S> {
         self.deadline = NEVER;
         match &self.stage {
             Stage::Lingering(ending) => ending.reason.clone(),
-            Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
+            Stage::Hello if self.input.is_empty() => Reason::code("eof"),
+            Stage::Hello | Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
             Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
             Stage::Frame { .. } => Reason::with("eof", "in the login"),
             Stage::Body { .. } => Reason::with("eof", "in the request body"),

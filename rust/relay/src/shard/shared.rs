@@ -6,8 +6,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::ServerConfig;
-
+use crate::certificates::CertificateStore;
 use crate::conn::Conn;
 use crate::frame::Key;
 use crate::id::ConnId;
@@ -85,14 +84,14 @@ pub(crate) struct Port<S> {
 /// What all shards share.
 pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) certificates: Arc<CertificateStore>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
 }
 
 impl<S> Shared<S> {
-    pub(crate) fn new(settings: Settings, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+    pub(crate) fn new(settings: Settings, certificates: Arc<CertificateStore>) -> std::io::Result<Self> {
         let ports = (0..settings.shards)
             .map(|_| {
                 Ok(Port {
@@ -106,7 +105,7 @@ impl<S> Shared<S> {
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        Ok(Self { settings, tls, switchboard, events: EventQueue::new()?, ports })
+        Ok(Self { settings, certificates, switchboard, events: EventQueue::new()?, ports })
     }
 
     /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the
