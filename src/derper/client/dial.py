@@ -36,6 +36,15 @@ async def connect(node: Node) -> socket.socket:
         raise NetworkError(f"cannot connect to {node.host_name} port {node.port}: {error}") from error
 
 
+async def connect_within(node: Node, seconds: float) -> socket.socket:
+    """Give what `connect` gives, or a `NetworkError` when the time is over."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await connect(node)
+    except TimeoutError as error:
+        raise NetworkError(f"cannot connect to {node.host_name} port {node.port} within {seconds:g} s") from error
+
+
 async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
     """Give all the addresses that `connect` would try.
 
@@ -118,17 +127,15 @@ async def _first(attempts: Sequence[_Attempt]) -> socket.socket:
                 error = task.exception()
                 if not isinstance(error, OSError):
                     raise error or AssertionError("an attempt failed without a reason")
-                errors.append(_reason(error))
+                errors.append(_words(error))
         raise _AllFailedError("; ".join(dict.fromkeys(errors)))
     finally:
         await _end(running)
 
 
-def _reason(error: OSError) -> str:
-    """Say it in the system's words: asyncio's own have the address in them, but not what was wrong."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or str(error)
+def _words(error: OSError) -> str:
+    # asyncio puts the address into the words; those of a look-up that failed have numbers below 0.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 async def _end(tasks: set[asyncio.Future[socket.socket]]) -> None:
