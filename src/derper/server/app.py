@@ -21,7 +21,7 @@ from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
-from derper.server.introduce import Introducer
+from derper.server.introduce import Introducer, Web
 from derper.server.listeners import Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
@@ -31,6 +31,7 @@ from derper.server.reload import Reload, reload_all
 from derper.server.reload import action as reload_action
 from derper.server.resettle import Settings
 from derper.server.tls import Certificates
+from derper.server.tunnels import Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -98,7 +99,8 @@ class Server:
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         self._door = Door.of(config)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
-        self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
+        self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
+        self._introducer = Introducer(self.plane, Web(self.http, self.http_beside, self.tunnels), login, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
         self._debug = DebugPages(config, self.metrics, self._door, self.identity)
         self.admin: AdminListener | None = None
