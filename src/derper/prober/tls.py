@@ -11,6 +11,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from derper.client import dial
 from derper.client.connection import DIAL_SECONDS
 from derper.client.streams import TcpStream
 from derper.client.target import Target
@@ -40,7 +41,8 @@ class TlsCheck:
             NetworkError: whatever a client, now or in a week, would take offence at.
         """
         plain = replace(self.node, ipv4="", ipv6="", cert_name="", insecure_for_tests=False)
-        stream = await TcpStream.open(Target(plain), self.trust.context, DIAL_SECONDS)
+        sock = await dial.connect_within(plain, DIAL_SECONDS)
+        stream = await TcpStream.open(Target(plain), self.trust.context, sock)
         await stream.close()
         shown = stream.tls.chain if stream.tls else ()
         chain = [x509.load_der_x509_certificate(der) for der in shown if not is_meta(der)]
