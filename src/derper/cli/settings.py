@@ -123,10 +123,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
         ),
         logs=_logs(line, around),
-        roots=TrustedRoots(
-            file=around.read("SSL_CERT_FILE", Path, "a path"),
-            directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
-        ),
+        roots=trusted_roots(around),
         supervision=_supervision(around),
         drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
@@ -209,20 +206,22 @@ def _admission(line: Parsed) -> Admission:
 
 
 def _mesh(line: Parsed, around: Surroundings) -> Mesh:
-    key_source: MeshKey | Path | SecretsServer | None
+    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
+    return Mesh(mesh_key_source(line, around, _psk_file(line, around)), peers)
+
+
+def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> MeshKey | Path | SecretsServer | None:
+    """Where the mesh key comes from, for either program: the environment, a secrets server, or else this file."""
     url = _url(line, flags.SECRETS_URL)
     if line[flags.DEV]:
-        key_source = around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
-    elif url is not None:
-        given = line[flags.SECRETS_CACHE_DIR]
-        cache_file = Path(given) if given else None
-        if not line.given(flags.SECRETS_CACHE_DIR):
-            cache_file = around.home(".cache", "derper-secrets")
-        key_source = SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
-    else:
-        key_source = _psk_file(line, around)
-    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
-    return Mesh(key_source, peers)
+        return around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
+    if url is None:
+        return file
+    given = line[flags.SECRETS_CACHE_DIR]
+    cache_file = Path(given) if given else None
+    if not line.given(flags.SECRETS_CACHE_DIR):
+        cache_file = around.home(".cache", "derper-secrets")
+    return SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
 
 
 def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
@@ -249,11 +248,24 @@ def _pages(line: Parsed, around: Surroundings) -> Pages:
         bootstrap_names=tuple(_names(line[flags.BOOTSTRAP_DNS_NAMES])),
         unpublished_bootstrap_names=tuple(map(_bootstrap, _names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
         ace=line[flags.ACE],
-        debug=DebugAccess(
-            address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
-            networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
-            key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
-        ),
+        debug=debug_access(around),
+    )
+
+
+def debug_access(around: Surroundings) -> DebugAccess:
+    """Who may see the debug pages, of either program."""
+    return DebugAccess(
+        address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
+        networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
+        key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
+    )
+
+
+def trusted_roots(around: Surroundings) -> TrustedRoots:
+    """Whom outgoing TLS trusts, in either program."""
+    return TrustedRoots(
+        file=around.read("SSL_CERT_FILE", Path, "a path"),
+        directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
     )
 
 
