@@ -22,10 +22,11 @@ from typing import Final
 
 import machine
 from compare import build_generator
-from loads import Bench, Closed
+from generator import Bench
+from loads import Closed
 from machine import Cores, pinned
-from relays import OurDerper
-from servers import HOST, Relay
+from relays import OurDerper, Relay
+from servers import HOST, Node
 
 from derper import log
 from derper.cli.derper import main as derper
@@ -115,7 +116,7 @@ def main() -> int:
             for name in ("without", "with") * options.turns:
                 nothing: list[float] = []
                 with relay.reporting() if name == "with" else nullcontext(nothing) as took:
-                    told = load.measure(relay, bench)
+                    told = load.measure([Node(relay.pid, relay.port, 0)], bench)
                 shown = told["latency_p50_us"], told["latency_p99_us"], told["cpu_us_per_packet"]
                 figures[name].append(shown)
                 reports = f", {len(took)} reports of {median(took) * 1e3:.0f} ms" if took else ""

@@ -19,6 +19,10 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 HTTPS_PORT = 443
+FIRST_SOCKET = 3
+"""The descriptor of the first socket that is handed over (sd_listen_fds(3))."""
+PREDECESSOR = "DERPER_PREDECESSOR"
+"""The variable by which a server tells the one that succeeds it who it is: its process id."""
 MAX_PORT = 65535
 _PORT_NAMES = {"http": "80", "https": str(HTTPS_PORT)}
 
@@ -179,6 +183,15 @@ class DebugAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """Where the debug pages are instead of the public ports, with what changes the server: one of the two places."""
+
+    socket: Path | None
+    address: ListenAddress | None  # loopback, unless there is a token
+    token_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Pages:
     """What HTTP serves beside the relay."""
 
@@ -260,6 +273,16 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True)
+class Supervision:
+    """What the program that started this one expects of it and hands over (sd_notify(3), sd_listen_fds(3))."""
+
+    notify_socket: str | None = None
+    watchdog: float | None = None  # seconds within which it wants a sign of life
+    sockets: tuple[str, ...] = ()  # the names of the sockets handed over, from FIRST_SOCKET on
+    ready_fd: int | None = None  # where the server that this one succeeds waits for a byte
+
+
+@dataclass(frozen=True, slots=True)
 class TrustedRoots:
     """The roots for outgoing TLS; with neither a file nor directories, the system's."""
 
@@ -279,14 +302,22 @@ class Config:
     admission: Admission
     mesh: Mesh
     pages: Pages
+    admin: Admin | None
     observation: Observation
     logs: Logs
     roots: TrustedRoots
+    supervision: Supervision
+    drain_timeout: float  # seconds that sending clients away may take
 
     @property
     def serves_tls(self) -> bool:
         """Whether the main listener speaks TLS: on port 443, or on any port with certificates given by hand."""
         return self.listeners.main.port == HTTPS_PORT or self.tls.mode is CertMode.MANUAL
+
+    @property
+    def public_debug(self) -> DebugAccess | None:
+        """Who may see the debug pages on the public ports; `None`: nobody."""
+        return self.pages.debug if self.admin is None else None
 
     @property
     def http_address(self) -> ListenAddress | None:

@@ -86,7 +86,7 @@ class Server:
         mode = ("-certmode", "manual", "-certdir", str(folder), "-http-port", "-1") if tls else ()
         self.command = [
             *before, sys.executable, *program, *mode, "-hostname", hostname, "-a", f"{HOST}:0", "-stun=false",
-            "-c", str(key_file), *meshing, *flags,
+            "-log-level", "debug", "-c", str(key_file), *meshing, *flags,
         ]  # fmt: skip
         self._tls = tls
         self._process: subprocess.Popen[str] | None = None
@@ -173,6 +173,11 @@ class Server:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
+
+    def closed_its_log(self) -> None:
+        """Wait until nobody writes to its log any more, neither it nor a successor."""
+        with self._said:
+            assert self._said.wait_for(lambda: self._ended, SECONDS), "somebody still writes to the log"
 
     def exit_code(self, seconds: float = SECONDS) -> int:
         """Wait for it to end by itself."""

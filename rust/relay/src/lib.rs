@@ -5,14 +5,17 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`;
+//! `switchboard` (who is where), `queue` (what waits), and then `hello`, `certificates`, `frame`, `tls`, `records`,
+//! `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
 mod bucket;
+mod certificates;
 mod conn;
 mod datagrams;
 mod frame;
+mod hello;
 mod histogram;
 mod id;
 mod limits;
@@ -22,6 +25,7 @@ mod net;
 mod partners;
 mod plane;
 mod queue;
+mod records;
 mod route;
 pub mod seam;
 mod senders;
@@ -41,6 +45,7 @@ mod watch;
 mod websocket;
 
 pub use bucket::Rate;
+pub use certificates::{Certificate, CertificateStore, Missing, Serves};
 pub use frame::Key;
 pub use histogram::Spread;
 pub use id::ConnId;
@@ -50,4 +55,3 @@ pub use shard::Settings;
 pub use stats::Drops;
 pub use switchboard::Switchboard;
 pub use tally::{Audit, Census};
-pub use tls::{Certificate, CertificateStore};

@@ -46,6 +46,14 @@ ACME_EAB_KID = string("acme-eab-kid", "", "`ID` of the external account binding 
 ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 
+ADMIN = string(
+    "admin",
+    "",
+    "where the debug pages are instead of the public ports, with what changes the server:\n"
+    "unix:`place` for a socket, unix alone for one in $RUNTIME_DIRECTORY, or an address",
+)
+ADMIN_TOKEN_FILE = string("admin-token-file", "", "`file` with the token that -admin on an address wants for changes")
+
 MESH_PSK_FILE = string(
     "mesh-psk-file",
     "",
@@ -91,6 +99,9 @@ TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
+DRAIN_TIMEOUT = duration(
+    "drain-timeout", 10, "how long clients are sent away one after the other, where another server takes them over"
+)
 SETTINGS = string("settings", "", "TOML `file` that holds anything that a flag can; flags win")
 LOG_FORMAT = string(
     "log-format",
@@ -110,6 +121,8 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     DERP,
     CONFIG,
     HOME,
+    ADMIN,
+    ADMIN_TOKEN_FILE,
     CERT_MODE,
     CERT_DIR,
     HOSTNAME,
@@ -137,6 +150,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     TCP_WRITE_TIMEOUT,
     SHARDS,
     ACE,
+    DRAIN_TIMEOUT,
     SETTINGS,
     LOG_FORMAT,
     LOG_LEVEL,

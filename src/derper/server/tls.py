@@ -7,7 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper.config import Config
-from derper.dataplane import DataPlane
+from derper.dataplane import Certificate, DataPlane, Serves
 from derper.errors import ConfigError
 from derper.server import certificates
 from derper.server.identity import Identity
@@ -31,7 +31,8 @@ class Certificates:
         """
         certificate = certificates.load_manual(self._tls, self._server_key, datetime.now(UTC))
         try:
-            self._plane.set_certificates([(certificate.sni, list(certificate.chain), certificate.key)])
+            serves = Serves.any_client() if certificate.sni is None else Serves.name(certificate.sni)
+            self._plane.set_certificates([Certificate(serves, certificate.chain, certificate.key)])
         except ValueError as error:
             raise ConfigError(
                 f"the certificate for -hostname={self._tls.hostname} cannot be served: {error}"

@@ -4,12 +4,13 @@
 //! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
-//! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
-//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `struggle` says
-//! who has a hard time, `census` keeps count of who is there, `round` goes through all of them, and `shared` is what
-//! all shards have in common.
+//! Read on in the order of a connection's life: `accept`, `arrive` (to the first head), `introduce` (to the
+//! switch), `receive` (bytes in), `relay` (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes,
+//! `limit` the rate limit, `struggle` says who has a hard time, `census` keeps count of who is there, `round` goes
+//! through all of them, and `shared` is what all shards have in common.
 
 mod accept;
+mod arrive;
 mod census;
 #[cfg(any(test, feature = "stepping"))]
 mod check;
@@ -106,8 +107,7 @@ pub(crate) struct Shard<N: Net> {
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
-    /// Lent to whoever reads; see `receive`.
-    read_buffer: Vec<u8>,
+    buffers: receive::Buffers,
     seal_buffer: Vec<u8>,
     /// Lent to whoever needs to collect names for a moment.
     scratch: Vec<ConnId>,
@@ -146,7 +146,7 @@ impl<N: Net> Shard<N> {
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
-            read_buffer: vec![0; receive::BUFFER],
+            buffers: receive::Buffers::new(),
             seal_buffer: vec![0; send::SEAL_BUFFER],
             scratch: Vec::new(),
             spare_outboxes: Vec::new(),
@@ -174,6 +174,7 @@ impl<N: Net> Shard<N> {
             match *event {
                 Ready::Listener(id) => self.accept(id),
                 Ready::Conn { id, read, broken, .. } if read || broken => self.readable(id, broken),
+                Ready::Conn { id, hangup: true, .. } => self.hang_up(id),
                 Ready::Conn { .. } => {}
             }
         }
@@ -251,6 +252,7 @@ impl<N: Net> Shard<N> {
                 Command::BeginWebsocket(conn) => self.begin_websocket(conn),
                 Command::AwaitFrame(conn, most) => self.await_frame(conn, most),
                 Command::AwaitBody(conn, len) => self.await_body(conn, len),
+                Command::Stream(conn) => self.stream(conn),
                 Command::Consumed(conn, len) => self.consumed(conn, len),
                 Command::Switch { conn, member, first } => self.switch(conn, member, &first),
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),

@@ -14,9 +14,9 @@ mod wire;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustls::ServerConfig;
 
 use crate::Key;
+use crate::certificates::CertificateStore;
 use crate::id::ConnId;
 use crate::net::Ready;
 use crate::seam::{Command, Event, Listener, Waker};
@@ -24,7 +24,6 @@ use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
 use crate::stats::Drops;
-use crate::tls::{CertificateStore, server_config};
 use crate::{stun, tally};
 
 pub use seeded::Seeded;
@@ -62,7 +61,6 @@ struct Stepped {
 /// A data plane and everybody who is connected to it.
 pub struct World {
     shared: Arc<Shared<End>>,
-    certificates: Arc<CertificateStore>,
     shards: Vec<Stepped>,
     usher: Usher,
     wires: Vec<Arc<Mutex<Wire>>>,
@@ -78,8 +76,8 @@ impl World {
     /// When the system has no descriptors.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let (certificates, tls) = shared_tls();
-        let shared = Arc::new(Shared::new(settings, tls).expect("descriptors for the wakers"));
+        let shared =
+            Arc::new(Shared::new(settings, shared_certificates()).expect("descriptors for the wakers"));
         let backlog = Backlog::default();
         let mut world = Self {
             shards: (0..shared.ports.len())
@@ -91,7 +89,6 @@ impl World {
                 .collect(),
             usher: Usher::default(),
             wires: Vec::new(),
-            certificates,
             shared,
             backlog,
             now: 0,
@@ -114,7 +111,7 @@ impl World {
     /// The certificates that clients over TLS are shown; one store for all worlds of a process.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
-        &self.certificates
+        &self.shared.certificates
     }
 
     /// A new connection; the kernel wakes `shard` for it.
@@ -418,6 +415,7 @@ pub fn settings(shards: usize) -> Settings {
         mesh_max_keys: 1_000,
         verbose_drops: [].into(),
         rtt_interval: 0,
+        records_per_key: u64::MAX,
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
@@ -461,14 +459,11 @@ pub fn is_answered_by_stun(datagram: &[u8], any: bool) -> bool {
     stun::request(datagram, clients).is_some()
 }
 
-/// Making a configuration takes longer than most histories, so all worlds have one.
-fn shared_tls() -> (Arc<CertificateStore>, Arc<ServerConfig>) {
-    static TLS: OnceLock<(Arc<CertificateStore>, Arc<ServerConfig>)> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let certificates = Arc::new(CertificateStore::default());
-        (Arc::clone(&certificates), server_config(certificates).expect("the one configuration that there is"))
-    })
-    .clone()
+/// Making configurations takes longer than most histories, so all worlds have the same.
+fn shared_certificates() -> Arc<CertificateStore> {
+    static CERTIFICATES: OnceLock<Arc<CertificateStore>> = OnceLock::new();
+    let make = || Arc::new(CertificateStore::new().expect("the one way to make it"));
+    Arc::clone(CERTIFICATES.get_or_init(make))
 }
 
 fn is_signalled(waker: &Waker) -> bool {
