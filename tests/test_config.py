@@ -85,6 +85,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "tcp-write-timeout": 2.0,
         "shards": 0,
         "ace": False,
+        "drain-timeout": 10,
         "settings": "",
         "log-format": "auto",
         "log-level": "info",

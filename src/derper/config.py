@@ -19,6 +19,10 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 HTTPS_PORT = 443
+FIRST_SOCKET = 3
+"""The descriptor of the first socket that is handed over (sd_listen_fds(3))."""
+PREDECESSOR = "DERPER_PREDECESSOR"
+"""The variable by which a server tells the one that succeeds it who it is: its process id."""
 MAX_PORT = 65535
 _PORT_NAMES = {"http": "80", "https": str(HTTPS_PORT)}
 
@@ -269,6 +273,16 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True)
+class Supervision:
+    """What the program that started this one expects of it and hands over (sd_notify(3), sd_listen_fds(3))."""
+
+    notify_socket: str | None = None
+    watchdog: float | None = None  # seconds within which it wants a sign of life
+    sockets: tuple[str, ...] = ()  # the names of the sockets handed over, from FIRST_SOCKET on
+    ready_fd: int | None = None  # where the server that this one succeeds waits for a byte
+
+
+@dataclass(frozen=True, slots=True)
 class TrustedRoots:
     """The roots for outgoing TLS; with neither a file nor directories, the system's."""
 
@@ -292,6 +306,8 @@ class Config:
     observation: Observation
     logs: Logs
     roots: TrustedRoots
+    supervision: Supervision
+    drain_timeout: float  # seconds that sending clients away may take
 
     @property
     def serves_tls(self) -> bool:

@@ -122,7 +122,6 @@ ASKED = {
     "mesh-with": ["-mesh-psk-file=/p", "-mesh-with=a.test"],
     "accept-connection-limit": ["-accept-connection-limit=10"],
     "rate-config": ["-rate-config=/r"],
-    "ace": ["-ace"],
 }
 
 

@@ -5,8 +5,8 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `hello`, `certificates`, `frame`, `tls`, `route`,
-//! `mailbox`, `timer`, `net`;
+//! `switchboard` (who is where), `queue` (what waits), and then `hello`, `certificates`, `frame`, `tls`, `records`,
+//! `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod net;
 mod partners;
 mod plane;
 mod queue;
+mod records;
 mod route;
 pub mod seam;
 mod senders;

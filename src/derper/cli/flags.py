@@ -99,6 +99,9 @@ TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
+DRAIN_TIMEOUT = duration(
+    "drain-timeout", 10, "how long clients are sent away one after the other, where another server takes them over"
+)
 SETTINGS = string("settings", "", "TOML `file` that holds anything that a flag can; flags win")
 LOG_FORMAT = string(
     "log-format",
@@ -147,6 +150,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     TCP_WRITE_TIMEOUT,
     SHARDS,
     ACE,
+    DRAIN_TIMEOUT,
     SETTINGS,
     LOG_FORMAT,
     LOG_LEVEL,

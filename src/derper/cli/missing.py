@@ -31,7 +31,6 @@ MISSING: Final = (
         lambda config: config.serves_tls and config.tls.mode is not CertMode.MANUAL,
         "use -certmode=manual, or another port than 443 behind a proxy that speaks TLS",
     ),
-    Missing("the CONNECT proxy", (flags.ACE,), lambda config: config.pages.ace, "leave -ace out"),
 )
 
 

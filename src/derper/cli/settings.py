@@ -18,7 +18,9 @@ from derper.cli import flags
 from derper.cli.goflags import Flag, Parsed
 from derper.cli.govalues import parse_bool
 from derper.config import (
+    FIRST_SOCKET,
     MAX_PORT,
+    PREDECESSOR,
     AcceptLimit,
     Acme,
     Admin,
@@ -39,6 +41,7 @@ from derper.config import (
     Pages,
     Relay,
     SecretsServer,
+    Supervision,
     Tcp,
     Tls,
     TrustedRoots,
@@ -62,11 +65,13 @@ class Surroundings:
     environ: Mapping[str, str]
     is_root: bool
     cores: int
+    pid: int = 0
+    parent: int = 0
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Those of the running process."""
-        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)))
+        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)), os.getpid(), os.getppid())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -118,10 +123,9 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
         ),
         logs=_logs(line, around),
-        roots=TrustedRoots(
-            file=around.read("SSL_CERT_FILE", Path, "a path"),
-            directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
-        ),
+        roots=trusted_roots(around),
+        supervision=_supervision(around),
+        drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
     if config.serves_tls:
         _check_tls(config.tls)
@@ -202,20 +206,22 @@ def _admission(line: Parsed) -> Admission:
 
 
 def _mesh(line: Parsed, around: Surroundings) -> Mesh:
-    key_source: MeshKey | Path | SecretsServer | None
+    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
+    return Mesh(mesh_key_source(line, around, _psk_file(line, around)), peers)
+
+
+def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> MeshKey | Path | SecretsServer | None:
+    """Where the mesh key comes from, for either program: the environment, a secrets server, or else this file."""
     url = _url(line, flags.SECRETS_URL)
     if line[flags.DEV]:
-        key_source = around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
-    elif url is not None:
-        given = line[flags.SECRETS_CACHE_DIR]
-        cache_file = Path(given) if given else None
-        if not line.given(flags.SECRETS_CACHE_DIR):
-            cache_file = around.home(".cache", "derper-secrets")
-        key_source = SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
-    else:
-        key_source = _psk_file(line, around)
-    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
-    return Mesh(key_source, peers)
+        return around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
+    if url is None:
+        return file
+    given = line[flags.SECRETS_CACHE_DIR]
+    cache_file = Path(given) if given else None
+    if not line.given(flags.SECRETS_CACHE_DIR):
+        cache_file = around.home(".cache", "derper-secrets")
+    return SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
 
 
 def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
@@ -242,12 +248,42 @@ def _pages(line: Parsed, around: Surroundings) -> Pages:
         bootstrap_names=tuple(_names(line[flags.BOOTSTRAP_DNS_NAMES])),
         unpublished_bootstrap_names=tuple(map(_bootstrap, _names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
         ace=line[flags.ACE],
-        debug=DebugAccess(
-            address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
-            networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
-            key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
-        ),
+        debug=debug_access(around),
     )
+
+
+def debug_access(around: Surroundings) -> DebugAccess:
+    """Who may see the debug pages, of either program."""
+    return DebugAccess(
+        address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
+        networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
+        key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
+    )
+
+
+def trusted_roots(around: Surroundings) -> TrustedRoots:
+    """Whom outgoing TLS trusts, in either program."""
+    return TrustedRoots(
+        file=around.read("SSL_CERT_FILE", Path, "a path"),
+        directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
+    )
+
+
+def _supervision(around: Surroundings) -> Supervision:
+    """What is meant for this very process: variables may have come down from one further up."""
+    environ = around.environ
+    succeeds = environ.get(PREDECESSOR) == str(around.parent)
+    sockets: tuple[str, ...] = ()
+    if succeeds or environ.get("LISTEN_PID") == str(around.pid):
+        number = around.read("LISTEN_FDS", _decimal, "a number") or 0
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        sockets = tuple(names[at] if at < len(names) else "" for at in range(number))
+    watchdog = None
+    if environ.get("WATCHDOG_PID", str(around.pid)) == str(around.pid):
+        microseconds = around.read("WATCHDOG_USEC", _decimal, "a number")
+        watchdog = microseconds / 1e6 if microseconds else None
+    ready_fd = FIRST_SOCKET + len(sockets) if succeeds else None
+    return Supervision(environ.get("NOTIFY_SOCKET") or None, watchdog, sockets, ready_fd)
 
 
 def _logs(line: Parsed, around: Surroundings) -> Logs:

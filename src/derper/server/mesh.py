@@ -100,6 +100,11 @@ class Mesh:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether there is another node that takes our clients over."""
+        return LinkState.UP in self.links.values()
+
     async def change(self, peers: Iterable[MeshPeer], *, anew: bool) -> None:
         """Keep links to these nodes from now on; the others stay as they are, or with `anew` are dialled again."""
         wanted = dict.fromkeys(peers)

@@ -105,8 +105,7 @@ pub(crate) struct Shard<N: Net> {
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
-    /// Lent to whoever reads; see `receive`.
-    read_buffer: Vec<u8>,
+    buffers: receive::Buffers,
     seal_buffer: Vec<u8>,
     /// Lent to whoever needs to collect names for a moment.
     scratch: Vec<ConnId>,
@@ -144,7 +143,7 @@ impl<N: Net> Shard<N> {
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
-            read_buffer: vec![0; receive::BUFFER],
+            buffers: receive::Buffers::new(),
             seal_buffer: vec![0; send::SEAL_BUFFER],
             scratch: Vec::new(),
             spare_outboxes: Vec::new(),

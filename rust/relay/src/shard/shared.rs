@@ -50,6 +50,8 @@ pub struct Settings {
     pub keep_alive_jitter: u64,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,
+    /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
+    pub records_per_key: u64,
 }
 
 /// What a shard asks another to do.

@@ -410,6 +410,7 @@ pub fn settings(shards: usize) -> Settings {
         mesh_max_keys: 1_000,
         verbose_drops: [].into(),
         rtt_interval: 0,
+        records_per_key: u64::MAX,
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
