@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -42,17 +42,20 @@ class PartError(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """How one program is built: `package` in the module in `folder`."""
+    """How one program is built: `package` in the module in `folder`, whose go.mod may be a second one, `modfile`."""
 
     folder: str
     package: str
     tags: str = ""
+    modfile: str = field(default="go.mod", repr=False)
 
 
 PARTS: Final = {
     "derper": Part("goserver", "tailscale.com/cmd/derper"),
     "derpprobe": Part("goprobe", "tailscale.com/cmd/derpprobe"),
     "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
+    "oldcheck": Part("oldclient", "."),
+    "oldestcheck": Part("oldclient", ".", modfile="oldest.mod"),
     "tailscaled": Part("tailnet", "tailscale.com/cmd/tailscaled"),
     "tailscale": Part("tailnet", "tailscale.com/cmd/tailscale"),
     "headscale": Part("headscale", "github.com/juanfont/headscale/cmd/headscale"),
@@ -80,7 +83,7 @@ def program(name: str) -> Path:
 def _fingerprint(part: Part) -> str:
     digest = hashlib.sha256(repr((part, sorted(GO_ENVIRONMENT.items()), os.uname().machine)).encode())
     for path in sorted((HERE / part.folder).iterdir()):
-        if path.name in ("go.mod", "go.sum") or path.suffix == ".go":
+        if path.suffix in (".mod", ".sum", ".go"):
             content = path.read_bytes()
             digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
@@ -95,7 +98,7 @@ def _build(name: str, part: Part, home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{name}-new-") as scratch:
         out = Path(scratch) / "out"
         done = subprocess.run(
-            [go, "build", "-tags", part.tags, "-o", out / name, part.package],
+            [go, "build", "-tags", part.tags, "-modfile", part.modfile, "-o", out / name, part.package],
             cwd=HERE / part.folder,
             env=os.environ | GO_ENVIRONMENT,
             stderr=subprocess.PIPE,
