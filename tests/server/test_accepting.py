@@ -56,7 +56,8 @@ async def test_the_check_of_an_acme_server_gets_its_certificate_and_nothing_else
         for version in ("-tls1_2", "-tls1_3"):
             check = await shown(port, version, "-servername", name, "-alpn", "acme-tls/1")
             assert (check.certificate, check.protocol) == ("challenge", "acme-tls/1")
-            assert (await it.next(Closed)).code == "acme_challenge"
+            # Whoever says goodbye first.
+            assert (await it.next(Closed)).code in ("acme_challenge", "eof")
         for words in ((), ("-alpn", "http/1.1"), ("-alpn", "h2,http/1.1")):
             ordinary = await shown(port, "-servername", name, *words)
             assert (ordinary.certificate, ordinary.protocol) == ("serving", "http/1.1" if words else None)

@@ -30,30 +30,14 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) enum Transport {
     Plain,
     Tls(Box<Session>),
-    /// TLS of this version, and the session is out of its place because it is being fed.
-    Busy(Option<&'static str>),
 }
 
 impl Transport {
-    /// Takes the session out, to be fed while the rest of the shard is used.
-    pub(crate) fn borrow_session(&mut self) -> Option<Box<Session>> {
-        let Self::Tls(session) = self else { return None };
-        let version = session.version();
-        match std::mem::replace(self, Self::Busy(version)) {
-            Self::Tls(session) => Some(session),
-            Self::Plain | Self::Busy(_) => None,
-        }
-    }
-
-    pub(crate) const fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain)
-    }
-
-    /// The certificates of a node that we dialled; none where the other end dialled us.
-    pub(crate) fn dialled_chain(&self) -> Option<Vec<Vec<u8>>> {
+    /// The certificates of a node that we dialled, to be asked once; none where the other end dialled us.
+    pub(crate) fn dialled_chain(&mut self) -> Option<Vec<Vec<u8>>> {
         match self {
             Self::Tls(session) => session.dialled_chain(),
-            Self::Plain | Self::Busy(_) => None,
+            Self::Plain => None,
         }
     }
 
@@ -66,7 +50,6 @@ impl Transport {
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         match self {
             Self::Tls(session) => session.version(),
-            Self::Busy(version) => *version,
             Self::Plain => None,
         }
     }

@@ -5,8 +5,8 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `proxy`, `crowd`, `hello`, `certificates`, `frame`, `tls`, `route`,
-//! `mailbox`, `timer`, `net`;
+//! `switchboard` (who is where), `queue` (what waits), and then `proxy`, `crowd`, `hello`, `certificates`, `frame`,
+//! `tls`, `records`, `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
@@ -20,12 +20,14 @@ mod hello;
 mod histogram;
 mod id;
 mod limits;
+mod links;
 mod mailbox;
 mod net;
 mod partners;
 mod plane;
 mod proxy;
 mod queue;
+mod records;
 mod route;
 pub mod seam;
 mod senders;
@@ -38,6 +40,7 @@ pub mod stepping;
 mod strain;
 mod stun;
 mod switchboard;
+mod tally;
 mod timer;
 mod tls;
 mod watch;
@@ -53,4 +56,5 @@ pub use plane::Plane;
 pub use proxy::Network;
 pub use shard::Settings;
 pub use stats::Drops;
-pub use switchboard::{Audit, Census, Switchboard};
+pub use switchboard::Switchboard;
+pub use tally::{Audit, Census};

@@ -39,6 +39,7 @@ class Plane:
         keep_alive: int,
         keep_alive_jitter: int,
         rtt_interval: int,
+        records_per_key: int,
         count_senders: bool,
         link_silence: int,
         max_introducing: int,

@@ -90,7 +90,7 @@ impl<N: Net> Shard<N> {
             Session::accept(config).map_err(|error| Reason::with("tls_error", error.to_string()))?;
         conn.transport = Transport::Tls(Box::new(session));
         conn.stage = Stage::Handshake;
-        let mut first = std::mem::take(&mut conn.input);
-        self.decrypt(id, &mut first)
+        let first = std::mem::take(&mut conn.input);
+        self.greet(id, first)
     }
 }

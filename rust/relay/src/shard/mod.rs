@@ -99,14 +99,15 @@ pub(crate) struct Shard<N: Net> {
     remote_sources: RemoteSources,
     /// What is being done to all members, the oldest first.
     rounds: VecDeque<Round>,
+    /// Links that have ended, and those of their keys that the table has still to hear of.
+    lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
-    /// Lent to whoever reads; see `receive`.
-    read_buffer: Vec<u8>,
+    buffers: receive::Buffers,
     seal_buffer: Vec<u8>,
     /// Lent to whoever needs to collect names for a moment.
     scratch: Vec<ConnId>,
@@ -140,11 +141,12 @@ impl<N: Net> Shard<N> {
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
             rounds: VecDeque::new(),
+            lost_links: VecDeque::new(),
             unfinished: Vec::new(),
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
-            read_buffer: vec![0; receive::BUFFER],
+            buffers: receive::Buffers::new(),
             seal_buffer: vec![0; send::SEAL_BUFFER],
             scratch: Vec::new(),
             spare_outboxes: Vec::new(),
@@ -179,6 +181,7 @@ impl<N: Net> Shard<N> {
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
+        self.forget_lost_links();
         self.advance_round();
         self.flush_dirty();
         self.publish();
@@ -192,6 +195,7 @@ impl<N: Net> Shard<N> {
         let port = self.port();
         !self.unfinished.is_empty()
             || !self.rounds.is_empty()
+            || !self.lost_links.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
@@ -281,7 +285,7 @@ impl<N: Net> Shard<N> {
                     Errand::Changed(key) => self.tell_watchers(&key),
                     Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
-                    Errand::ToKey(key, act) => self.act_on_key(&key, &act),
+                    Errand::ToKey(order) => self.act_on_key(&order.0, &order.1),
                 }
             }
             batch.clear();

@@ -55,6 +55,8 @@ pub struct Settings {
     pub max_introducing: usize,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,
+    /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
+    pub records_per_key: u64,
 }
 
 /// What a shard asks another to do.
@@ -70,7 +72,7 @@ pub(crate) enum Errand<S> {
     /// Close every connection of a key of yours.
     ClosePeer(Key),
     /// Do this to every connection of a key of yours.
-    ToKey(Key, Act),
+    ToKey(Box<(Key, Act)>),
 }
 
 /// A shard as the others and Python see it.
