@@ -14,6 +14,7 @@ from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.server import pages, port80
 from derper.server.admission.door import Door
+from derper.server.admission.review import LIST, Review
 from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
@@ -91,7 +92,8 @@ class Server:
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
-        self._door = Door.of(config)
+        self._door = Door(config)
+        self._review = Review(self.plane, self._door, config.admission.interval)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
         self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
@@ -120,6 +122,8 @@ class Server:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
+        if self._door.allow_list is not None:
+            items.append(Reload(LIST, self._review.reload))
         await reload_all(items)
 
     async def _start(self) -> None:
@@ -139,8 +143,10 @@ class Server:
         )  # fmt: skip
         self._mesh.start()
         self.bootstrap.start()
+        self._review.start()
 
     async def _stop(self) -> None:
+        await self._review.stop()
         await self.bootstrap.stop()
         await self._mesh.stop()
         self.plane.stop()

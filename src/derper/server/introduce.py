@@ -31,7 +31,7 @@ from derper.dataplane import (
     Switched,
 )
 from derper.errors import ProtocolError
-from derper.protocol.frames import Endpoint, Health
+from derper.protocol.frames import Endpoint
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
@@ -209,8 +209,7 @@ class Introducer:
     def _turn_away(self, conn: Conn, guest: Guest, client: LoggedIn, answer: Answer) -> None:
         """Tell a client why, in the frame that real clients show to their user, and close."""
         _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
-        told = Health(f"this relay does not take this device: {answer.told}")
-        self._plane.write(conn, client.answer + told.encode())
+        self._plane.write(conn, client.answer + answer.farewell)
         self._plane.close(conn, "refused", answer.reason)
 
     def _say_goodbye(self, event: Closed) -> None:
