@@ -18,7 +18,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 
-.PHONY: help run test check histories loom fuzz lint format bench wheel lock clean
+.PHONY: help run test check histories loom fuzz lint format bench soak wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
@@ -71,6 +71,9 @@ format: $(LOCKED) ## bring everything into form
 bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: ten quiet minutes (bench/BENCHMARKING.md)
 	@tools/needs.sh go
 	$(PY) bench/compare.py $(BENCH_FLAGS)
+
+soak: $(EXTENSION) ## ten minutes of clients that come, talk and leave: does memory stay where it was?
+	$(PY) bench/soak.py $(SOAK_FLAGS)
 
 wheel: $(LOCKED) ## build the wheel into dist/
 	$(VENV)/bin/maturin build --release --locked --out dist

@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Final
 
 import machine
-from loads import Bench, Idle, LoadError
+from generator import Bench, LoadError
 from machine import ROOT, Cores, MachineError
 from report import Measured, markdown
 from rows import ROWS, Row
-from servers import GO, OURS, PartError, RelayError, go_server, running
+from servers import PartError, RelayError, go_server, running
 
 LOADGEN: Final = ROOT / "bench" / "loadgen"
+MOST_FILES: Final = 12_000  # of the server with the most clients
 TARGET: Final = ROOT / ".cache" / "loadgen"
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     chosen = [row for row in ROWS if not options.rows or row.name in options.rows]
-    servers = [OURS, GO] if options.server is None else [options.server]
     if options.quick:
         options.runs, options.seconds, options.warmup, options.settle = 1, 1.0, 0.3, 1.0
     try:
-        machine.allow_files(2_000 + max((row.load.many for row in chosen if isinstance(row.load, Idle)), default=0))
+        machine.allow_files(MOST_FILES)
         bench = Bench(build_generator(), Cores.choose(), options.seconds, options.warmup, options.settle)
         about = facts(bench, options.runs)
-        measured = [measure(row, servers, options.runs, bench) for row in chosen]
+        measured = [measure(row, options.runs, bench, alone=options.alone) for row in chosen]
     except (LoadError, MachineError, PartError, RelayError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -48,16 +48,18 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(row: Row, servers: Sequence[str], runs: int, bench: Bench) -> Measured:
+def measure(row: Row, runs: int, bench: Bench, *, alone: bool) -> Measured:
     """The servers in turns, each time a new one, so that what the machine does besides hits both alike."""
-    measured = Measured(row, {name: [] for name in servers})
+    subjects = [row.subject] if alone else [row.subject, row.other]
+    measured = Measured(row, {subject.name: [] for subject in subjects})
+    cores = (bench.cores.server, bench.cores.generator)
     for run in range(runs):
-        for name in servers:
-            with running(name, bench.cores.server, tls=row.load.tls) as relay:
-                figures = row.load.measure(relay, bench)
-            measured.runs[name].append(figures)
+        for subject in subjects:
+            with running(subject, cores, tls=row.load.tls, nodes=row.load.nodes) as nodes:
+                figures = row.load.measure(nodes, bench)
+            measured.runs[subject.name].append(figures)
             shown = ", ".join(f"{figure.title} {figures[figure.key]:.3g} {figure.unit}" for figure in row.figures)
-            print(f"{row.title}: run {run + 1} of {runs}, {name}: {shown}", file=sys.stderr, flush=True)
+            print(f"{row.title}: run {run + 1} of {runs}, {subject.name}: {shown}", file=sys.stderr, flush=True)
     return measured
 
 
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ", ".join(row.name for row in ROWS)
     parser.add_argument("--rows", type=_row_names, metavar="NAME,…", help=f"only these: {names}")
-    parser.add_argument("--server", choices=[OURS, GO], help="only this one, without ratios")
+    parser.add_argument("--alone", action="store_true", help="only our server, without ratios")
     parser.add_argument("--runs", type=int, default=3, help="of each row, for the median (%(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="measured in each run (%(default)s)")
     parser.add_argument("--warmup", type=float, default=1.5, help="seconds before (%(default)s)")

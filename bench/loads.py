@@ -1,37 +1,18 @@
-"""The kinds of load: what the generator does to a running server, and the figures that come of it.
+"""The kinds of load: what the generator does to running servers, and the figures that come of it.
 
-A load gets a server that was started for it alone, and gives named numbers. It judges nothing.
+A load gets servers that were started for it alone, and gives named numbers. It judges nothing.
 """
 
-import json
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from machine import Cores, CoreTimes, pinned
-from servers import HOST, Relay
+from generator import Bench, Figures, LoadError, Phase, generating, number, percentile
+from servers import HOST, Node
 
-Figures = dict[str, float]
-Phase = dict[str, object]
-
-
-class LoadError(Exception):
-    """The generator could not do its work; what it says is on the standard error."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all measurements of one comparison share: the generator, the cores, how long to take."""
-
-    generator: Path
-    cores: Cores
-    seconds: float
-    warmup: float
-    settle: float
+PACKET = 1_312
 
 
 class Load(Protocol):
@@ -41,48 +22,83 @@ class Load(Protocol):
     def tls(self) -> bool:
         """Whether the clients speak TLS."""
 
-    def measure(self, relay: Relay, bench: Bench) -> Figures:
-        """Load the server, and tell what that cost."""
+    @property
+    def nodes(self) -> int:
+        """How many servers of one region it wants."""
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        """Load the servers, and tell what that cost."""
 
 
 @dataclass(frozen=True)
 class Closed:
-    """Pairs of clients, in each a fixed number of packets on their way: `derp-loadgen closed`."""
+    """Pairs of clients, in each a fixed number of packets on their way: `derp-loadgen pairs`.
+
+    With two nodes the senders are at the first and the receivers at the second.
+    """
 
     pairs: int
     in_flight: int
-    size: int = 1_312
+    size: int = PACKET
     tls: bool = True
+    websocket: bool = False
+    nodes: int = 1
 
-    def measure(self, relay: Relay, bench: Bench) -> Figures:
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
         words = [f"--pairs={self.pairs}", f"--in-flight={self.in_flight}", f"--size={self.size}"]
-        words += [f"--seconds={bench.seconds}", f"--warmup={bench.warmup}", f"--server-pid={relay.pid}"]
-        with _generator("closed", relay, bench, words) as generator:
-            generator.expect("measuring")
-            before = CoreTimes.read(bench.cores)
-            result = generator.expect("result")
-            around = CoreTimes.read(bench.cores) - before
-        return self._figures(result, around)
+        words += ["--websocket"] if self.websocket else []
+        return _pairs(nodes, bench, words, tls=self.tls)
 
-    def _figures(self, result: Phase, around: CoreTimes) -> Figures:
-        delivered, seconds = _number(result, "delivered"), _number(result, "seconds")
-        server, generator = _number(result, "server_cpu_seconds"), _number(result, "generator_cpu_seconds")
-        latencies = result["latency_us"]
-        if not isinstance(latencies, dict):
-            raise LoadError(f"nothing was delivered: {result}")
-        return {
-            "cpu_us_per_packet": server / delivered * 1e6,
-            "latency_p50_us": _number(latencies, "p50"),
-            "latency_p99_us": _number(latencies, "p99"),
-            "packets_per_second": delivered / seconds,
-            "packets_per_read": _number(result, "packets_per_read"),
-            "lost": _number(result, "lost"),
-            "misordered": _number(result, "misordered"),
-            "generator_cpu_us_per_packet": generator / delivered * 1e6,
-            "server_busy": server / seconds,
-            "generator_busy": generator / seconds,
-            "foreign_on_server_core": max(0.0, around.server_busy - server) / around.elapsed,
-            "foreign_on_generator_core": max(0.0, around.generator_busy - generator) / around.elapsed,
+
+@dataclass(frozen=True)
+class Open:
+    """Packets at their times, whatever becomes of them, at one rate after the other, over ten pairs."""
+
+    rates: tuple[int, ...]
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        figures: Figures = {}
+        goodputs: list[float] = []
+        for rate in self.rates:
+            told = _pairs(nodes, bench, [f"--rate={rate}"], tls=self.tls)
+            goodputs.append(told["packets_per_second"])
+            figures |= {f"{name}_at_{rate}": value for name, value in told.items()}
+            figures[f"short_at_{rate}"] = float(told["offered_per_second"] < 0.95 * rate)
+        # From the best rate on the server is full: what it still delivers there, of its best.
+        best = goodputs.index(max(goodputs))
+        figures["goodput_of_peak"] = min(goodputs[best:]) / goodputs[best]
+        return figures
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Ten closed pairs beside ten whose receiver never reads."""
+
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        before = _peak_kb(nodes[0].pid)
+        figures = _pairs(nodes, bench, ["--stuck=10"], tls=self.tls)
+        return figures | {"grown_mb": (_peak_kb(nodes[0].pid) - before) / 1024}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Ten light pairs alone, and then beside a sender that sends all it can."""
+
+    rate: int = 1_000
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        idle = _pairs(nodes, bench, [f"--rate={self.rate}"], tls=self.tls)
+        figures = _pairs(nodes, bench, [f"--rate={self.rate}", "--flood=1"], tls=self.tls)
+        return figures | {
+            "idle_p50_us": idle["latency_p50_us"],
+            "p50_of_idle": figures["latency_p50_us"] / idle["latency_p50_us"],
         }
 
 
@@ -93,15 +109,17 @@ class Idle:
     few: int
     many: int
     tls: bool = True
+    nodes: int = 1
 
-    def measure(self, relay: Relay, bench: Bench) -> Figures:
-        with _generator("idle", relay, bench, [f"--clients={self.few},{self.many}"]) as generator:
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        (node,) = nodes
+        with generating("idle", bench, *_to(node, self), f"--clients={self.few},{self.many}") as generator:
             at: list[float] = []
             for clients in (self.few, self.many):
-                if _number(generator.expect("logged_in"), "clients") != clients:
+                if number(generator.expect("logged_in"), "clients") != clients:
                     raise LoadError(f"not {clients} clients")
                 time.sleep(bench.settle)
-                at.append(_private_kb(relay.pid))
+                at.append(private_kb(node.pid))
                 generator.go_on()
         return {
             "private_kb_per_client": (at[1] - at[0]) / (self.many - self.few),
@@ -110,50 +128,110 @@ class Idle:
         }
 
 
-class _Generator:
-    """A running generator: it tells its phases, one JSON object a line."""
+@dataclass(frozen=True)
+class Logins:
+    """Clients that log in and leave, so many at a time."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    at_once: int
+    total: int
+    tls: bool = True
+    nodes: int = 1
 
-    def expect(self, phase: str) -> Phase:
-        """The next phase of this name; those before it are of no interest."""
-        assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
-        for line in self._process.stdout:
-            told = json.loads(line)
-            if told["phase"] == phase:
-                return dict(told)
-        raise LoadError(f"the generator ended before the phase {phase!r}")
-
-    def go_on(self) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - it was started with a pipe
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-
-@contextmanager
-def _generator(mode: str, relay: Relay, bench: Bench, words: list[str]) -> Iterator[_Generator]:
-    command = [bench.generator, mode, f"--addr={HOST}:{relay.port}", "--tls" if relay.tls else "--plain", *words]
-    with pinned(bench.cores.generator):
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield _Generator(process)
-        process.communicate()
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode != 0:
-        raise LoadError(f"the generator ended with {process.returncode}")
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        (node,) = nodes
+        words = [f"--clients={self.total}", f"--in-flight={self.at_once}", f"--server-pid={node.pid}"]
+        with generating("logins", bench, *_to(node, self), *words) as generator:
+            result, figures = generator.result()
+        logins = number(result, "logins")
+        return figures | {
+            "cpu_us_per_login": number(result, "server_cpu_seconds") / logins * 1e6,
+            "generator_cpu_us_per_login": number(result, "generator_cpu_seconds") / logins * 1e6,
+            "logins_per_second": logins / number(result, "seconds"),
+        }
 
 
-def _private_kb(pid: int) -> float:
+@dataclass(frozen=True)
+class Storm:
+    """All clients but ten pairs, which go on talking, leave and come again at once."""
+
+    clients: int
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        (node,) = nodes
+        words = [f"--clients={self.clients}", f"--server-pid={node.pid}"]
+        with generating("storm", bench, *_to(node, self), *words) as generator:
+            result, figures = generator.result()
+        return figures | {
+            "seconds_until_all_in": number(result, "seconds"),
+            "lost": number(result, "lost"),
+            "latency_max_us": percentile(result, "max"),
+        }
+
+
+@dataclass(frozen=True)
+class Stun:
+    """STUN requests, so many on their way."""
+
+    in_flight: int
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        (node,) = nodes
+        words = [f"--in-flight={self.in_flight}", f"--seconds={bench.seconds}", f"--warmup={bench.warmup}"]
+        words += [f"--addr={HOST}:{node.stun_port}", f"--server-pid={node.pid}"]
+        with generating("stun", bench, *words) as generator:
+            result, figures = generator.result()
+        answered = number(result, "answered")
+        return figures | {
+            "cpu_us_per_request": number(result, "server_cpu_seconds") / answered * 1e6,
+            "answers_per_second": answered / number(result, "seconds"),
+            "lost": number(result, "lost"),
+        }
+
+
+def _pairs(nodes: Sequence[Node], bench: Bench, words: Sequence[str], *, tls: bool) -> Figures:
+    """Measure pairs; CPU time is that of all nodes."""
+    first, *others = nodes
+    words = [f"--addr={HOST}:{first.port}", "--tls" if tls else "--plain", *words]
+    words += [f"--receivers-at={HOST}:{other.port}" for other in others]
+    words += [f"--server-pid={node.pid}" for node in nodes]
+    words += [f"--seconds={bench.seconds}", f"--warmup={bench.warmup}"]
+    with generating("pairs", bench, *words) as generator:
+        result, figures = generator.result()
+    return figures | _figures(result)
+
+
+def _figures(result: Phase) -> Figures:
+    delivered, seconds, offered = (number(result, key) for key in ("delivered", "seconds", "offered"))
+    return {
+        "cpu_us_per_packet": number(result, "server_cpu_seconds") / delivered * 1e6,
+        "latency_p50_us": percentile(result, "p50"),
+        "latency_p99_us": percentile(result, "p99"),
+        "packets_per_second": delivered / seconds,
+        "offered_per_second": offered / seconds,
+        "refused": number(result, "refused"),
+        "missing_share": max(0.0, 1 - delivered / offered),
+        "packets_per_read": number(result, "packets_per_read"),
+        "lost": number(result, "lost"),
+        "misordered": number(result, "misordered"),
+        "generator_cpu_us_per_packet": number(result, "generator_cpu_seconds") / delivered * 1e6,
+    }
+
+
+def _to(node: Node, load: Load) -> tuple[str, str]:
+    return f"--addr={HOST}:{node.port}", "--tls" if load.tls else "--plain"
+
+
+def private_kb(pid: int) -> float:
     """The memory that is this process's alone: the heap and all it has written to, without shared libraries."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return float(sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:"))))
 
 
-def _number(phase: Phase, key: str) -> float:
-    value = phase[key]
-    if not isinstance(value, int | float):
-        raise LoadError(f"{key} is {value!r}, not a number")
-    return value
+def _peak_kb(pid: int) -> float:
+    """The most memory that it ever held."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))

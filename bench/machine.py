@@ -36,10 +36,10 @@ class Cores:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """What is started within stays on this core."""
+def pinned(*cores: int) -> Iterator[None]:
+    """What is started within stays on these cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, set(cores))
     try:
         yield
     finally:

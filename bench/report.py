@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from loads import Figures
+from generator import Figures
 from rows import Figure, Row
-from servers import GO, OURS
 
 # Above this share of a core's time spent on others, a row is marked.
 NOTED_FOREIGN: Final = 0.05
 # Above this share of its core the generator, not the server, sets the pace.
 GENERATOR_FULL: Final = 0.95
 
-HEAD: Final = ("load", "figure", OURS, GO, "Go ÷ ours", "must", "aim", "verdict")
+HEAD: Final = ("load", "figure", "ours", "the other", "the other ÷ ours", "must", "aim", "verdict")
 CONDITIONS: Final = (
     "load",
     "server",
@@ -26,7 +25,6 @@ CONDITIONS: Final = (
     "on the generator's",
     "faults",
 )
-FAULTS: Final = ("lost", "misordered")
 
 
 @dataclass(frozen=True)
@@ -58,31 +56,36 @@ def markdown(measured: Sequence[Measured], about: Mapping[str, object]) -> str:
 
 
 def _cells(one: Measured, figure: Figure) -> Iterator[str]:
-    ours, theirs = one.median(OURS, figure.key), one.median(GO, figure.key)
+    row, demand = one.row, figure.demand
+    ours, theirs = one.median(row.subject.name, figure.key), one.median(row.other.name, figure.key)
     ratio = theirs / ours if ours and theirs else None
-    yield one.row.title
+    yield row.title
     yield figure.title
     yield _value(ours, figure.unit)
-    yield _value(theirs, figure.unit)
+    yield f"{row.other.name} {_value(theirs, figure.unit)}" if theirs is not None else ""
     yield "" if ratio is None else f"{ratio:.2f} ({_spread(one, figure.key)})"
-    yield figure.demand.told(figure.demand.must, figure.unit)
-    yield figure.demand.told(figure.demand.aim, figure.unit)
+    yield "" if demand is None else demand.told(demand.must, figure.unit, row.other.name)
+    yield "" if demand is None else demand.told(demand.aim, figure.unit, row.other.name)
     yield _verdict(one, figure, ours, theirs)
 
 
 def _verdict(one: Measured, figure: Figure, ours: float | None, theirs: float | None) -> str:
-    if any(one.worst(key) for key in FAULTS):
-        return "void"
-    if ours is None or theirs is None:
+    demand = figure.demand
+    if ours is None or theirs is None or demand is None:
         return ""
-    if figure.demand.met(figure.demand.aim, ours, theirs):
+    if any(one.worst(key) for key in one.row.faults):
+        return "void"
+    if "_at_" in figure.key and one.worst(f"short_at_{figure.key.rpartition('_')[2]}"):
+        return "void: the generator's limit"
+    if demand.met(demand.aim, ours, theirs):
         return "aim met"
-    return "met" if figure.demand.met(figure.demand.must, ours, theirs) else "missed"
+    return "met" if demand.met(demand.must, ours, theirs) else "missed"
 
 
 def _spread(one: Measured, key: str) -> str:
     """The ratios of the neighbouring runs: how far the machine let them differ."""
-    ratios = [go[key] / ours[key] for ours, go in zip(one.runs[OURS], one.runs[GO], strict=True)]
+    subject, other = one.runs[one.row.subject.name], one.runs[one.row.other.name]
+    ratios = [theirs[key] / ours[key] for ours, theirs in zip(subject, other, strict=True) if ours[key]]
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
@@ -90,7 +93,7 @@ def _conditions(one: Measured) -> Iterator[Iterable[str]]:
     """A line for each server of a row whose load sends packets."""
     for server in one.runs:
         busy = one.median(server, "generator_busy")
-        if busy is not None:
+        if busy is not None and one.median(server, "packets_per_read") is not None:
             yield (
                 one.row.title,
                 server,
@@ -100,7 +103,7 @@ def _conditions(one: Measured) -> Iterator[Iterable[str]]:
                 f"{busy:.0%}{', the limit' if busy > GENERATOR_FULL else ''}",
                 _foreign(one, server, "foreign_on_server_core"),
                 _foreign(one, server, "foreign_on_generator_core"),
-                " ".join(f"{one.worst(key):.0f} {key}" for key in FAULTS if one.worst(key)) or "none",
+                " ".join(f"{one.worst(key):.0f} {key}" for key in one.row.faults if one.worst(key)) or "none",
             )
 
 

@@ -1,21 +1,24 @@
-"""The rows of the comparison: what is loaded onto a server, what is read off, and what is demanded of ours.
+"""The rows of the comparison: what is loaded onto which servers, what is read off, and what is demanded of ours.
 
 A new row is an entry in `ROWS`; a new kind of load is a class in `loads.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from loads import Closed, Idle, Load
+from loads import Beside, Closed, Crowd, Idle, Load, Logins, Open, Storm, Stun
+from machine import ROOT
+from servers import GO, OURS, Subject
 
 
 class Bound(Enum):
-    """What a demand binds; smaller figures are better."""
+    """What a demand binds; smaller figures are better, but for shares that are kept."""
 
-    RATIO = "≥ {limit:g}"  # Go's figure ÷ ours is at least so much
-    SHARE = "≤ {limit:g} x Go's"  # ours is at most so many times Go's
+    RATIO = "≥ {limit:g}"  # the other's figure ÷ ours is at least so much
+    SHARE = "≤ {limit:g} x {other}'s"  # ours is at most so many times the other's
     VALUE = "≤ {limit:g} {unit}"  # ours is at most so much
+    KEPT = "≥ {limit:g} {unit}"  # ours is at least so much
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,11 @@ class Demand:
                 return ours <= limit * theirs
             case Bound.VALUE:
                 return ours <= limit
+            case Bound.KEPT:
+                return ours >= limit
 
-    def told(self, limit: float, unit: str) -> str:
-        return self.bound.value.format(limit=limit, unit=unit)
+    def told(self, limit: float, unit: str, other: str) -> str:
+        return self.bound.value.format(limit=limit, unit=unit, other=other).rstrip()
 
 
 @dataclass(frozen=True)
@@ -44,25 +49,68 @@ class Figure:
     Args:
         key: what the load calls it.
         title: what the table calls it.
+        demand: none where the figure is shown to explain others.
     """
 
     key: str
     title: str
     unit: str
-    demand: Demand
+    demand: Demand | None = None
 
 
 @dataclass(frozen=True)
 class Row:
+    """`subject` beside `other`, under one load."""
+
     name: str
     title: str
     load: Load
     figures: tuple[Figure, ...]
+    subject: Subject = OURS
+    other: Subject = GO
+    faults: tuple[str, ...] = ("lost", "misordered")  # figures that must be 0, or the row is void
 
 
 def cpu(must: float, aim: float) -> Figure:
     return Figure("cpu_us_per_packet", "CPU per packet", "µs", Demand(must, aim))
 
+
+def p99(must: float = 1, aim: float = 1, at: str = "") -> Figure:
+    return Figure(f"latency_p99_us{at}", "p99 latency", "µs", Demand(must, aim, Bound.SHARE))
+
+
+RATES: Final = (30_000, 100_000, 250_000, 400_000, 800_000)
+
+
+def _open_figures() -> tuple[Figure, ...]:
+    figures = []
+    for rate in RATES:
+        at, thousand = f"_at_{rate}", f"at {rate // 1000} k/s"
+        figures += [
+            Figure(f"offered_per_second{at}", f"{thousand}: offered", "/s"),
+            Figure(f"packets_per_second{at}", f"{thousand}: delivered", "/s"),
+            Figure(f"missing_share{at}", f"{thousand}: missing", "of 1"),
+            Figure(f"server_busy{at}", f"{thousand}: server's core", "of 1"),
+            Figure(f"generator_busy{at}", f"{thousand}: generator's core", "of 1"),
+            replace(p99(at=at), title=f"{thousand}: p99 latency"),
+        ]
+    kept = Demand(0.95, 1, Bound.KEPT)
+    return (*figures, Figure("goodput_of_peak", "delivered of the best, above it", "of 1", kept))
+
+
+RATE_LIMITS: Final = ROOT / "bench" / "rates.json"
+"""A limit that no client of a benchmark reaches, but that is looked at for each of its frames."""
+
+# What an operator may have on, and what may be off: everything else is the same.
+PLAIN: Final = replace(OURS, name="all off", env={"TS_DERP_DISABLE_RTT_STATS": "true"})
+FULL: Final = replace(
+    OURS,
+    name="all on",
+    flags=(*OURS.flags, "-rate-config", str(RATE_LIMITS)),
+    env={"TS_DERP_SENDER_CARDINALITY": "true"},
+)
+ONE_SHARD: Final = replace(OURS, name="1 shard", both_cores=True)
+TWO_SHARDS: Final = replace(OURS, name="2 shards", flags=("-shards", "2"), both_cores=True)
 
 ROWS: Final = (
     Row("tls-10x16", "10 pairs, 16 in flight", Closed(pairs=10, in_flight=16), (cpu(4, 6),)),
@@ -77,10 +125,84 @@ ROWS: Final = (
     Row("tls-128-bytes", "128-byte packets, 10 x 16", Closed(pairs=10, in_flight=16, size=128), (cpu(2.5, 3.5),)),
     Row("tls-16-kb", "16 kB packets, 10 x 16", Closed(pairs=10, in_flight=16, size=16_384), (cpu(3.3, 5),)),
     Row("plain-10x16", "plain HTTP, 10 x 16", Closed(pairs=10, in_flight=16, tls=False), (cpu(6, 9),)),
+    Row("websocket", "WebSocket over TLS, 10 x 16", Closed(pairs=10, in_flight=16, websocket=True), (cpu(4, 5),)),
+    Row(
+        "mesh",
+        "across a mesh link, 10 x 16, CPU of both nodes",
+        Closed(pairs=10, in_flight=16, nodes=2),
+        (cpu(4, 5),),
+    ),
+    Row("open", "open loop, 10 pairs", Open(RATES), _open_figures(), faults=()),
+    Row(
+        "stuck",
+        "10 of 20 receivers never read",
+        Crowd(),
+        (p99(), Figure("grown_mb", "memory it grew by at most", "MB", Demand(64, 16, Bound.VALUE))),
+    ),
+    Row(
+        "flood",
+        "10 light pairs beside a sender flat out",
+        Beside(),
+        (
+            Figure("p50_of_idle", "median latency, of that alone", "times", Demand(10, 3, Bound.VALUE)),
+            Figure("latency_p50_us", "median latency", "µs", Demand(1, 1, Bound.SHARE)),
+            Figure("server_busy", "server's core", "of 1"),
+        ),
+    ),
     Row(
         "idle",
         "idle TLS client",
-        Idle(few=1_000, many=5_000),
+        Idle(few=1_000, many=10_000),
         (Figure("private_kb_per_client", "private memory", "kB", Demand(8, 4.5, Bound.VALUE)),),
+    ),
+    Row(
+        "logins-32",
+        "new TLS client, 32 in progress",
+        Logins(at_once=32, total=4_000),
+        (Figure("cpu_us_per_login", "CPU per login", "µs", Demand(1.8, 2.3)),),
+    ),
+    Row(
+        "logins-1",
+        "new TLS client, one at a time",
+        Logins(at_once=1, total=1_000),
+        (Figure("cpu_us_per_login", "CPU per login", "µs", Demand(1.5, 2.5)),),
+    ),
+    Row(
+        "storm",
+        "5,000 clients reconnect at once",
+        Storm(clients=5_000),
+        (
+            Figure("seconds_until_all_in", "until all are in", "s", Demand(1, 0.5, Bound.SHARE)),
+            Figure("latency_max_us", "slowest packet of who stayed", "µs"),
+            Figure("generator_busy", "generator's core", "of 1"),
+        ),
+    ),
+    Row(
+        "stun-64",
+        "STUN, 64 in flight",
+        Stun(in_flight=64),
+        (Figure("cpu_us_per_request", "CPU per request", "µs", Demand(1.25, 1.4)),),
+    ),
+    Row(
+        "stun-1",
+        "STUN, 1 in flight",
+        Stun(in_flight=1),
+        (Figure("cpu_us_per_request", "CPU per request", "µs", Demand(1.7, 2)),),
+    ),
+    Row(
+        "shards",
+        "two shards beside one, both cores shared with the generator, 10 x 16",
+        Closed(pairs=10, in_flight=16),
+        (Figure("cpu_us_per_packet", "CPU per packet", "µs", Demand(1.8, 1.2, Bound.SHARE)),),
+        subject=TWO_SHARDS,
+        other=ONE_SHARD,
+    ),
+    Row(
+        "features",
+        "all features on beside all off, 10 x 16",
+        Closed(pairs=10, in_flight=16),
+        (Figure("cpu_us_per_packet", "CPU per packet", "µs", Demand(1.1, 1.03, Bound.SHARE)),),
+        subject=FULL,
+        other=PLAIN,
     ),
 )

@@ -1,39 +1,85 @@
-"""The servers that are compared. How one is started is known to the tests; here it only gets its one core."""
+"""The servers that are compared. How one is started is known to the tests; here they only get their cores."""
 
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from machine import ROOT, pinned
 
-sys.path.insert(0, str(ROOT / "tests" / "interop"))
+sys.path += [str(ROOT / "tests" / folder) for folder in ("interop", "server", "mesh")]
 
 from parts import PartError, program
-from relays import HOST, GoDerper, OurDerper, Relay, RelayError
+from region import Region
+from relays import HOST, GoDerper, OurDerper, Relay, RelayError, free_port
 
-__all__ = ["GO", "HOST", "OURS", "PartError", "Relay", "RelayError", "go_server", "running"]
+__all__ = ["GO", "HOST", "OURS", "Node", "PartError", "RelayError", "Subject", "go_server", "running"]
 
-OURS: Final = "ours"
-GO: Final = "Go"
+
+@dataclass(frozen=True)
+class Subject:
+    """A server as it is measured.
+
+    Args:
+        relay: which program.
+        both_cores: whether it may also use the generator's core.
+    """
+
+    name: str
+    relay: type[Relay]
+    flags: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
+    both_cores: bool = False
+
+
+OURS: Final = Subject("ours", OurDerper, ("-shards", "1"))
+GO: Final = Subject("Go", GoDerper, env={"GOMAXPROCS": "1"})
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running server."""
+
+    pid: int
+    port: int
+    stun_port: int
 
 
 @contextmanager
-def running(name: str, core: int, *, tls: bool) -> Iterator[Relay]:
-    """A new server on one core, with one thread that moves packets."""
-    with TemporaryDirectory(prefix="derper-bench-") as folder:
-        if name == OURS:
-            relay: Relay = OurDerper(Path(folder), tls=tls, flags=("-shards", "1"))
-        else:
-            relay = GoDerper(Path(folder), tls=tls, env={"GOMAXPROCS": "1"})
-        with pinned(core):
-            relay.start()
-        try:
-            yield relay
-        finally:
-            relay.stop()
+def running(subject: Subject, cores: Sequence[int], *, tls: bool, nodes: int) -> Iterator[list[Node]]:
+    """New servers, one or a whole region, on one core (or on all of these), with one thread each that moves packets."""
+    with TemporaryDirectory(prefix="derper-bench-") as folder, ExitStack() as stack:
+        with pinned(*(cores if subject.both_cores else cores[:1])):
+            if nodes == 1:
+                started = [_alone(Path(folder), subject, stack, tls=tls)]
+            else:
+                started = _region(Path(folder), subject, stack, nodes)
+        yield started
+
+
+def _alone(folder: Path, subject: Subject, stack: ExitStack, *, tls: bool) -> Node:
+    stun_port = free_port()
+    flags = ("-stun=true", "-stun-port", str(stun_port), *subject.flags)
+    relay = subject.relay(folder, tls=tls, flags=flags, env=subject.env)
+    relay.start()
+    stack.callback(relay.stop)
+    return Node(relay.pid, relay.port, stun_port)
+
+
+def _region(folder: Path, subject: Subject, stack: ExitStack, nodes: int) -> list[Node]:
+    kind = "go" if subject.relay is GoDerper else "ours"
+    before = dict(os.environ)
+    os.environ.update(subject.env)
+    try:
+        region = stack.enter_context(Region(folder, *[kind] * nodes))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return [Node(node.pid, node.door.port, 0) for node in region.nodes]
 
 
 def go_server() -> Path:

@@ -55,6 +55,8 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "stun-any": False,
         "derp": True,
         "c": "",
+        "admin": "",
+        "admin-token-file": "",
         "certmode": "letsencrypt",
         "certdir": "",
         "hostname": "derp.tailscale.com",

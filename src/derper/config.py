@@ -183,6 +183,15 @@ class DebugAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """Where the debug pages are instead of the public ports, with what changes the server: one of the two places."""
+
+    socket: Path | None
+    address: ListenAddress | None  # loopback, unless there is a token
+    token_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Pages:
     """What HTTP serves beside the relay."""
 
@@ -283,6 +292,7 @@ class Config:
     admission: Admission
     mesh: Mesh
     pages: Pages
+    admin: Admin | None
     observation: Observation
     logs: Logs
     roots: TrustedRoots
@@ -291,6 +301,11 @@ class Config:
     def serves_tls(self) -> bool:
         """Whether the main listener speaks TLS: on port 443, or on any port with certificates given by hand."""
         return self.listeners.main.port == HTTPS_PORT or self.tls.mode is CertMode.MANUAL
+
+    @property
+    def public_debug(self) -> DebugAccess | None:
+        """Who may see the debug pages on the public ports; `None`: nobody."""
+        return self.pages.debug if self.admin is None else None
 
     @property
     def http_address(self) -> ListenAddress | None:

@@ -7,7 +7,6 @@ Values come from peers too, so nothing in them can break a line; secrets have ty
 """
 
 import logging
-import re
 import sys
 from contextlib import suppress
 from typing import Final, TextIO, cast
@@ -17,9 +16,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from derper.config import LogFormat, Logs
 from derper.errors import DerperError
+from derper.redaction import redacted
 
 USUAL: Final = Logs()
-_SECRET = re.compile(r"(privkey:)[0-9a-fA-F]+")
 
 
 class _Unfailing:
@@ -68,28 +67,34 @@ def configure(stream: TextIO | None = None, logs: Logs = USUAL) -> None:
 def _rendering(form: LogFormat, out: TextIO) -> list[Processor]:
     if form is LogFormat.AUTO:
         form = LogFormat.TEXT if out.isatty() else LogFormat.LOGFMT
+    renderer: Processor
     match form:
         case LogFormat.TEXT:
-            return [structlog.dev.ConsoleRenderer(timestamp_key="time", colors=out.isatty())]
+            renderer = structlog.dev.ConsoleRenderer(timestamp_key="time", colors=out.isatty())
         case LogFormat.JSON:
-            return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=False)]
+            renderer = structlog.processors.JSONRenderer(sort_keys=False)
         case _:
             order = ["time", "level", "event"]
-            return [
-                structlog.processors.format_exc_info,
-                structlog.processors.LogfmtRenderer(key_order=order, bool_as_flag=False),
-            ]
+            renderer = structlog.processors.LogfmtRenderer(key_order=order, bool_as_flag=False)
+    # A console would show tracebacks by itself, with the values of variables, and so with keys.
+    return [structlog.processors.format_exc_info, _redact_traceback, renderer]
+
+
+def _redact_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if "exception" in event:
+        event["exception"] = redacted(event["exception"])
+    return event
 
 
 def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Make every value harmless: no control characters, no private keys."""
+    """Make every value harmless: no control characters, no secrets."""
     return {key: value if key == "exc_info" else _harmless(value) for key, value in event.items()}
 
 
 def _harmless(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = _SECRET.sub(r"\1(secret)", str(value))
+    text = redacted(str(value))
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -86,7 +86,7 @@ class Server:
         mode = ("-certmode", "manual", "-certdir", str(folder), "-http-port", "-1") if tls else ()
         self.command = [
             *before, sys.executable, *program, *mode, "-hostname", hostname, "-a", f"{HOST}:0", "-stun=false",
-            "-c", str(key_file), *meshing, *flags,
+            "-log-level", "debug", "-c", str(key_file), *meshing, *flags,
         ]  # fmt: skip
         self._tls = tls
         self._process: subprocess.Popen[str] | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import pytest_asyncio
 from live import SECONDS, Client, Server, config_of, serving
 
-from derper.dataplane import Member, Totals
+from derper.dataplane import Member, Rate, Totals
 from derper.protocol import NodePrivate
 from derper.protocol.frames import Endpoint, Health, NotePreferred, PeerFlags, PeerPresent, Ping, Restarting, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
@@ -199,3 +200,40 @@ async def test_a_report_that_nobody_waits_for_any_more_disturbs_nothing(server: 
     await asyncio.sleep(0)
     task.cancel()
     assert len(await server.parts.plane.members()) == 1
+
+
+async def test_senders_to_a_key_are_estimated_only_where_that_is_wanted(tmp_path: Path) -> None:
+    for environ, wanted in (({}, 0), ({"TS_DERP_SENDER_CARDINALITY": "1"}, 3)):
+        async with serving(config_of(tmp_path, **environ), shards=2) as server:
+            receiver = await Client.log_in(server)
+            for _ in range(3):
+                sender = await Client.log_in(server)
+                sender.out.write(2 * SendPacket(receiver.key, b"it is me").encode())
+                for _ in range(2):
+                    await receiver.next_frame()
+            told = await members(server, 4)
+            assert [member.senders for member in told[receiver.key]] == [wanted]
+            assert sum(member.senders for [member] in told.values()) == wanted
+
+
+async def test_a_pulse_makes_every_shard_tick(server: Server) -> None:
+    before = server.parts.plane.pulse()
+    deadline = time.monotonic() + SECONDS
+    while not all(now > then for now, then in zip(server.parts.plane.pulse(), before, strict=True)):
+        assert time.monotonic() < deadline
+
+
+async def test_the_limits_of_keys_and_of_all_hold_for_open_connections(server: Server) -> None:
+    slow, free, receiver = [await Client.log_in(server) for _ in range(3)]
+    node = await Client.log_in(server, mesh_key=MESH_KEY)
+    await members(server, 4)
+    nearly_nothing = Rate(per_second=1.0, burst=65_568.0)
+    server.parts.plane.limit_clients(nearly_nothing, {free.key: None})
+    packets = SendPacket(receiver.key, bytes(20_000)).encode() * 6
+    for sender, count in ((slow, 3), (free, 6), (node, 6)):
+        sender.out.write(packets)
+        for _ in range(count):
+            assert (await receiver.next_frame()).payload[:32] == sender.key.raw
+    server.parts.plane.limit_clients(None, total=Rate(per_second=1e6, burst=65_568.0))
+    for _ in range(3):
+        assert (await receiver.next_frame()).payload[:32] == slow.key.raw

@@ -17,6 +17,7 @@ from derper.protocol.frames import (
     WatchConns,
 )
 from derper.protocol.keys import MeshKey
+from derper.redaction import conceal
 from derper.server import process
 
 MESH_KEY = "99d33123bb50e4f52a9eeace228d56bdfbd09aebfc68088becdef2be1dcbdd4f"
@@ -177,9 +178,14 @@ def test_the_command_line_is_shown_without_secrets(monkeypatch: pytest.MonkeyPat
         "-acme-eab-key=c2VjcmV0",
         "-acme-eab-key",
         "c2VjcmV0",
-        "-verify-client-url=https://me:pw@a.test/x",
+        "-verify-client-url=https://me:pw@a.test/x?token=t",
     ]
     monkeypatch.setattr("sys.argv", words)
-    shown = process.command_line(["c2VjcmV0", ""])
-    assert shown == ["derper", "-acme-eab-key=(secret)", "-acme-eab-key", "(secret)",
-                     "-verify-client-url=https://(secret)@a.test/x"]  # fmt: skip
+    conceal("c2VjcmV0", "-acme-eab-key")
+    assert process.command_line() == [
+        "derper",
+        "-acme-eab-key=set (from -acme-eab-key)",
+        "-acme-eab-key",
+        "set (from -acme-eab-key)",
+        "-verify-client-url=https://(secret)@a.test/x?(secret)",
+    ]

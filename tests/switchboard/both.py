@@ -31,7 +31,8 @@ MAILBOX: Final = 400  # bytes: the mailboxes between shards fill up all the time
 GONE_FRAMES: Final = "peer_gone_disconnected_frames"
 # What only the real one has limits of, and numbers that say what is now.
 NOT_MODELLED: Final = {
-    "routes_forgotten", "mesh_keys_refused", "current_home_connections", "current_notideal_connections",
+    "routes_forgotten", "packets_crossed", "mesh_keys_refused", "current_home_connections",
+    "current_notideal_connections",
 }  # fmt: skip
 
 

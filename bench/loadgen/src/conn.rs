@@ -4,18 +4,19 @@
 //! will be sent from. After the login nothing here allocates per packet.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustls::ClientConfig;
 use socket2::{Domain, Socket, Type};
 
+use crate::fleet::Target;
 use crate::frames::{self, Deframer, Frame};
 use crate::login::{self, Identity, LoginBox};
 use crate::records::{self, Records};
 use crate::tls::{Handshake, Progress};
+use crate::websocket;
 
 /// Where bytes are read to and opened: one for all connections, since each leaves behind only what is
 /// incomplete.
@@ -36,9 +37,13 @@ pub(crate) struct Conn {
     wire: Wire,
     stage: Stage,
     pub(crate) identity: Identity,
-    /// The beginning of a record whose end has not come yet, or of the HTTP answer.
+    /// The beginning of a record whose end has not come yet.
     incomplete: Vec<u8>,
+    /// The beginning of the HTTP answer to the upgrade, while it is awaited.
+    answer: Vec<u8>,
     deframer: Deframer,
+    /// Present where frames travel in WebSocket messages.
+    websocket: Option<websocket::Decoder>,
     out: Vec<u8>,
     /// How much of `out` the kernel has taken already; `out` is empty when it is all of it.
     taken: usize,
@@ -71,8 +76,9 @@ pub(crate) enum Flushed {
 }
 
 impl Conn {
-    /// Start to connect; over TLS if there is a configuration for it. To be called on when writable.
-    pub(crate) fn connect(server: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
+    /// Start to connect as this client. To be called on when writable.
+    pub(crate) fn connect(target: &Target, identity: Identity) -> Result<Self> {
+        let server = target.address;
         let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -80,7 +86,7 @@ impl Conn {
             Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
             other => other.with_context(|| format!("connecting to {server}"))?,
         }
-        let wire = match tls {
+        let wire = match &target.tls {
             Some(config) => Wire::Shaking(Some(Handshake::new(Arc::clone(config), server.ip())?)),
             None => Wire::Plain,
         };
@@ -88,9 +94,11 @@ impl Conn {
             socket: socket.into(),
             wire,
             stage: Stage::Connecting,
-            identity: Identity::new()?,
+            identity,
             incomplete: Vec::new(),
+            answer: Vec::new(),
             deframer: Deframer::default(),
+            websocket: target.websocket.then(websocket::Decoder::default),
             out: Vec::new(),
             taken: 0,
             oversize: Vec::new(),
@@ -100,6 +108,11 @@ impl Conn {
 
     pub(crate) fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready)
+    }
+
+    /// Bytes that wait for the kernel to take them.
+    pub(crate) fn queued(&self) -> usize {
+        self.out.len() - self.taken
     }
 
     /// Whether reading left answers behind that wait for a flush.
@@ -117,8 +130,7 @@ impl Conn {
                 self.stage = Stage::Handshake;
                 self.shake_hands(&mut [])?;
             } else {
-                self.stage = Stage::Upgrade;
-                self.queue_bytes(login::REQUEST.as_bytes())?;
+                self.ask_to_upgrade()?;
             }
         }
         self.flush()
@@ -144,37 +156,48 @@ impl Conn {
             let used = self.shake_hands(bytes)?;
             bytes = &mut bytes[used..];
         }
-        if let Stage::Upgrade = self.stage {
-            let Some(head) = login::upgrade_answer(bytes)? else {
-                self.incomplete.extend_from_slice(bytes);
-                return Ok(());
-            };
-            bytes = &mut bytes[head..];
-            self.stage = Stage::ServerKey { sealed: None };
-        }
-        let Self { wire, stage, identity, deframer, out, incomplete, answers_queued, .. } = self;
+        let Self {
+            wire, stage, identity, deframer, websocket, out, incomplete, answers_queued, answer, ..
+        } = self;
         let mut answers = Vec::new();
-        let mut frame = |frame: Frame<'_>| match take(stage, identity, &frame, &mut answers)? {
-            Taken::ByLogin => Ok(()),
-            Taken::No => sink(frame),
+        let mut frame =
+            |stage: &mut Stage, frame: Frame<'_>| match take(stage, identity, &frame, &mut answers)? {
+                Taken::ByLogin => Ok(()),
+                Taken::No => sink(frame),
+            };
+        let mut feed = |mut bytes: &[u8]| {
+            if let Stage::Upgrade = stage {
+                answer.extend_from_slice(bytes);
+                let Some(head) = login::upgrade_answer(answer)? else { return Ok(()) };
+                *stage = Stage::ServerKey { sealed: None };
+                // What came before these bytes held no end of the answer.
+                bytes = &bytes[head - (answer.len() - bytes.len())..];
+                *answer = Vec::new();
+            }
+            match websocket {
+                Some(decoder) => {
+                    decoder.feed(bytes, |payload| deframer.feed(payload, |each| frame(stage, each)))
+                }
+                None => deframer.feed(bytes, |each| frame(stage, each)),
+            }
         };
         match wire {
             Wire::Tls(records) => {
                 let queued = out.len();
                 while let Some(length) = records::complete(bytes)? {
                     let (record, rest) = std::mem::take(&mut bytes).split_at_mut(length);
-                    deframer.feed(records.open(record, out)?, &mut frame)?;
+                    feed(records.open(record, out)?)?;
                     bytes = rest;
                 }
                 *answers_queued |= out.len() > queued;
                 incomplete.extend_from_slice(bytes);
             }
-            Wire::Plain => deframer.feed(bytes, frame)?,
+            Wire::Plain => feed(bytes)?,
             Wire::Shaking(_) => incomplete.extend_from_slice(bytes),
         }
         if !answers.is_empty() {
             self.answers_queued = true;
-            self.queue_bytes(&answers)?;
+            self.queue_message(&answers)?;
         }
         Ok(())
     }
@@ -187,12 +210,17 @@ impl Conn {
         length: usize,
         write: impl FnOnce(&mut [u8]),
     ) -> Result<()> {
-        let whole = |frame: &mut [u8]| {
-            let (header, payload) = frame.split_at_mut(frames::HEADER);
-            header.copy_from_slice(&frames::header(kind, length));
-            write(payload);
-        };
         let length = frames::HEADER + length;
+        let before = if self.websocket.is_some() { websocket::prefix(length) } else { 0 };
+        let whole = |message: &mut [u8]| {
+            let (header, payload) = message[before..].split_at_mut(frames::HEADER);
+            header.copy_from_slice(&frames::header(kind, payload.len()));
+            write(payload);
+            if before > 0 {
+                websocket::frame(message, length);
+            }
+        };
+        let length = before + length;
         match &mut self.wire {
             Wire::Tls(records) if length <= records::MAX_PLAINTEXT => {
                 records.seal(&mut self.out, length, whole)
@@ -241,6 +269,10 @@ impl Conn {
         let (progress, used) = handshake.advance(incoming, &mut self.out)?;
         match progress {
             Progress::Blocked(handshake) => self.wire = Wire::Shaking(Some(handshake)),
+            Progress::Done(established) if self.websocket.is_some() => {
+                self.wire = Wire::Tls(Box::new(established.records));
+                self.ask_to_upgrade()?;
+            }
             Progress::Done(established) => {
                 self.wire = Wire::Tls(Box::new(established.records));
                 self.queue_bytes(login::FAST_REQUEST.as_bytes())?;
@@ -253,6 +285,24 @@ impl Conn {
         }
         ensure!(self.flush()? == Flushed::All, "the kernel takes no handshake");
         Ok(used)
+    }
+
+    /// Send the request whose answer has to come before anything else.
+    fn ask_to_upgrade(&mut self) -> Result<()> {
+        self.stage = Stage::Upgrade;
+        let request = if self.websocket.is_some() { login::WEBSOCKET_REQUEST } else { login::REQUEST };
+        self.queue_bytes(request.as_bytes())
+    }
+
+    /// Queue whole frames: in WebSocket one message.
+    fn queue_message(&mut self, frames: &[u8]) -> Result<()> {
+        if self.websocket.is_none() {
+            return self.queue_bytes(frames);
+        }
+        let mut message = vec![0; websocket::prefix(frames.len())];
+        message.extend_from_slice(frames);
+        websocket::frame(&mut message, frames.len());
+        self.queue_bytes(&message)
     }
 
     fn queue_bytes(&mut self, bytes: &[u8]) -> Result<()> {

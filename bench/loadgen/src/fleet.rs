@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 
 use crate::conn::{Conn, Flushed, Scratch};
 use crate::frames::Frame;
+use crate::login::Identity;
 
 /// Where the clients go.
 #[derive(Clone)]
@@ -18,11 +19,13 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// None: plain HTTP.
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// As a browser comes.
+    pub(crate) websocket: bool,
 }
 
-/// The clients, by index.
+/// The clients, by index: the first goes to the first target, the second to the next, and so on, around.
 pub(crate) struct Fleet {
-    target: Target,
+    targets: Vec<Target>,
     epoll: Epoll,
     members: Vec<Member>,
     scratch: Scratch,
@@ -43,14 +46,17 @@ pub(crate) struct Ready {
     pub(crate) writable: bool,
 }
 
+/// What is watched besides the clients.
+pub(crate) const OTHER: usize = usize::MAX;
+
 const EVENTS: usize = 1024;
 /// How long a server may let all logins wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fleet {
-    pub(crate) fn new(target: Target) -> Result<Self> {
+    pub(crate) fn new(targets: Vec<Target>) -> Result<Self> {
         Ok(Self {
-            target,
+            targets,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             members: Vec::new(),
             scratch: Scratch::new(),
@@ -87,12 +93,12 @@ impl Fleet {
         Ok(())
     }
 
-    /// Let epoll also tell when `other` is readable, as the index `usize::MAX`.
+    /// Let epoll also tell when `other` is readable, as the index [`OTHER`].
     pub(crate) fn watch(&self, other: impl AsFd) -> Result<()> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, OTHER as u64);
         self.epoll
             .add(other, event)
-            .context("watching the standard input, which must be a pipe or a terminal")
+            .context("watching a descriptor, which must be a pipe, a terminal or a timer")
     }
 
     /// End that.
@@ -117,7 +123,7 @@ impl Fleet {
     pub(crate) fn ready(&self, at: usize) -> Ready {
         let (event, flags) = (&self.events[at], self.events[at].events());
         Ready {
-            index: usize::try_from(event.data()).unwrap_or(usize::MAX),
+            index: usize::try_from(event.data()).unwrap_or(OTHER),
             readable: flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
             writable: flags.contains(EpollFlags::EPOLLOUT),
         }
@@ -146,12 +152,30 @@ impl Fleet {
         self.await_room(index, flushed)
     }
 
-    fn dial(&mut self) -> Result<()> {
-        let conn = Conn::connect(self.target.address, self.target.tls.as_ref())?;
-        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
-        self.epoll.add(&conn, EpollEvent::new(interest, self.members.len() as u64))?;
-        self.members.push(Member { conn, awaits_room: true });
+    /// Let a client read nothing from now on; `ready` still tells when its connection is over.
+    pub(crate) fn stop_reading(&mut self, index: usize) -> Result<()> {
+        let mut event = EpollEvent::new(EpollFlags::empty(), index as u64);
+        Ok(self.epoll.modify(&self.members[index].conn, &mut event)?)
+    }
+
+    /// Leave and come again, as the same client.
+    pub(crate) fn redial(&mut self, index: usize) -> Result<()> {
+        let identity = self.members[index].conn.identity.clone();
+        self.members[index] = self.connect(index, identity)?;
         Ok(())
+    }
+
+    fn dial(&mut self) -> Result<()> {
+        let member = self.connect(self.len(), Identity::new()?)?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    fn connect(&self, index: usize, identity: Identity) -> Result<Member> {
+        let conn = Conn::connect(&self.targets[index % self.targets.len()], identity)?;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+        self.epoll.add(&conn, EpollEvent::new(interest, index as u64))?;
+        Ok(Member { conn, awaits_room: true })
     }
 
     fn await_room(&mut self, index: usize, flushed: Flushed) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::fleet::{Fleet, Target};
+use crate::fleet::{Fleet, OTHER, Target};
 use crate::report::{self, Phase};
 
 /// How many clients log in at the same time.
@@ -14,7 +14,7 @@ const LOGINS_AT_ONCE: usize = 32;
 /// Have first `steps[0]` clients, then `steps[1]`, …; hold them after each step until a byte comes on the
 /// standard input, which at its end ends the run.
 pub(crate) fn run(target: Target, steps: &[usize]) -> Result<()> {
-    let mut fleet = Fleet::new(target)?;
+    let mut fleet = Fleet::new(vec![target])?;
     for &clients in steps {
         let started = Instant::now();
         fleet.log_in(clients, LOGINS_AT_ONCE)?;
@@ -32,7 +32,7 @@ fn hold(fleet: &mut Fleet) -> Result<bool> {
     loop {
         for at in 0..fleet.wait(None)? {
             match fleet.ready(at) {
-                ready if ready.index == usize::MAX => {
+                ready if ready.index == OTHER => {
                     fleet.unwatch(stdin())?;
                     return Ok(stdin().lock().read(&mut [0; 64])? > 0);
                 }

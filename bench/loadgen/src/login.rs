@@ -19,7 +19,11 @@ pub(crate) const FAST_REQUEST: &str = "GET /derp HTTP/1.1\r\nHost: 127.0.0.1\r\n
 pub(crate) const REQUEST: &str =
     "GET /derp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n\r\n";
 
+/// The upgrade request of a browser's client.
+pub(crate) const WEBSOCKET_REQUEST: &str = "GET /derp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n";
+
 /// A client's key pair.
+#[derive(Clone)]
 pub(crate) struct Identity {
     secret: SecretKey,
     pub(crate) public: [u8; frames::KEY],

@@ -5,14 +5,24 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::closed::Outcome;
+use crate::{logins, pairs, storm, stun};
 
 #[derive(Serialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub(crate) enum Phase {
-    LoggedIn { clients: usize, seconds: f64 },
+    LoggedIn {
+        clients: usize,
+        seconds: f64,
+    },
     Measuring,
-    Result(Outcome),
+    #[serde(rename = "result")]
+    Result(pairs::Outcome),
+    #[serde(rename = "result")]
+    Logins(logins::Outcome),
+    #[serde(rename = "result")]
+    Storm(storm::Outcome),
+    #[serde(rename = "result")]
+    Stun(stun::Outcome),
 }
 
 /// Tell the driver, at once.

@@ -7,86 +7,128 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::closed::{self, Window};
 use crate::fleet::Target;
 use crate::meter::CpuClock;
+use crate::pairs::{self, Pace, Window};
 use crate::{packet, tls};
 
 const USAGE: &str = "\
 usage: derp-loadgen MODE --addr IP:PORT --tls|--plain [flags]
 
-closed: pairs of clients, in each a fixed number of packets on their way
+pairs: clients of which one sends to the other
   --pairs N          (10)
-  --in-flight N      packets on their way in each pair (16)
+  --in-flight N      packets on their way in each pair (16), each that arrives lets the next go
+  --rate N           instead: so many packets a second, of all pairs together, whatever becomes of them
   --size BYTES       of a packet (1312)
+  --flood N          further pairs that send all they can, and are not measured
+  --stuck N          further pairs whose receiver reads nothing
+  --receivers-at IP:PORT   the node at which the receivers log in, another than the senders'
+  --websocket        come as browsers do
   --warmup SECONDS   before the measurement (1)
   --seconds SECONDS  of the measurement (5)
   --packets N        end the measurement after so many instead
   --server-pid PID   whose CPU time is measured; may be given more than once
 
 idle: clients that log in and say nothing
-  --clients N,N,…    have so many, hold them until a line comes on the standard input, go on with the next";
+  --clients N,N,…    have so many, hold them until a line comes on the standard input, go on with the next
+
+logins: clients that log in and leave at once
+  --clients N        so many, one after the other
+  --in-flight N      at the same time
+  --server-pid PID
+
+storm: clients that come again all at once, while ten pairs go on talking
+  --clients N
+  --server-pid PID
+
+stun: binding requests, over UDP
+  --in-flight N, --warmup SECONDS, --seconds SECONDS, --server-pid PID";
 
 /// What the command line says.
-pub(crate) struct Settings {
-    pub(crate) target: Target,
-    pub(crate) mode: Mode,
-}
-
 pub(crate) enum Mode {
-    Closed(closed::Settings),
-    Idle { steps: Vec<usize> },
+    Pairs { targets: Vec<Target>, settings: pairs::Settings },
+    Idle { target: Target, steps: Vec<usize> },
+    Logins { target: Target, total: usize, at_once: usize, server: CpuClock },
+    Storm { target: Target, clients: usize, server: CpuClock },
+    Stun { address: SocketAddr, in_flight: u64, warmup: Duration, seconds: Duration, server: CpuClock },
 }
 
 /// Read it. The first word is the program's name.
-pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Settings> {
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Mode> {
     read(Parser::from_iter(words)).context(USAGE)
 }
 
-fn read(mut parser: Parser) -> Result<Settings> {
-    let mut closed = closed::Settings {
+fn read(mut parser: Parser) -> Result<Mode> {
+    let mut settings = pairs::Settings {
         pairs: 10,
-        in_flight: 16,
+        pace: Pace::InFlight(16),
         size: 1312,
+        flood: 0,
+        stuck: 0,
         warmup: Duration::from_secs(1),
         window: Window::Lasts(Duration::from_secs(5)),
         servers: Vec::new(),
     };
-    let (mut mode, mut address, mut with_tls, mut steps) = (None, None, None, Vec::new());
+    let (mut mode, mut addresses, mut with_tls, mut websocket) = (None, Vec::new(), None, false);
+    let mut clients: Vec<usize> = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(word) if mode.is_none() => mode = Some(word.string()?),
-            Arg::Long("addr") => address = Some(parser.value()?.parse::<SocketAddr>()?),
+            Arg::Long("addr") => addresses.insert(0, parser.value()?.parse::<SocketAddr>()?),
+            Arg::Long("receivers-at") => addresses.push(parser.value()?.parse::<SocketAddr>()?),
             Arg::Long("tls") => with_tls = Some(true),
             Arg::Long("plain") => with_tls = Some(false),
-            Arg::Long("pairs") => closed.pairs = parser.value()?.parse()?,
-            Arg::Long("in-flight") => closed.in_flight = parser.value()?.parse()?,
-            Arg::Long("size") => closed.size = parser.value()?.parse()?,
-            Arg::Long("warmup") => closed.warmup = seconds(&mut parser)?,
-            Arg::Long("seconds") => closed.window = Window::Lasts(seconds(&mut parser)?),
-            Arg::Long("packets") => closed.window = Window::Packets(parser.value()?.parse()?),
-            Arg::Long("server-pid") => closed.servers.push(CpuClock::of(parser.value()?.parse()?)?),
+            Arg::Long("websocket") => websocket = true,
+            Arg::Long("pairs") => settings.pairs = parser.value()?.parse()?,
+            Arg::Long("in-flight") => settings.pace = Pace::InFlight(parser.value()?.parse()?),
+            Arg::Long("rate") => settings.pace = Pace::Rate(parser.value()?.parse()?),
+            Arg::Long("size") => settings.size = parser.value()?.parse()?,
+            Arg::Long("flood") => settings.flood = parser.value()?.parse()?,
+            Arg::Long("stuck") => settings.stuck = parser.value()?.parse()?,
+            Arg::Long("warmup") => settings.warmup = seconds(&mut parser)?,
+            Arg::Long("seconds") => settings.window = Window::Lasts(seconds(&mut parser)?),
+            Arg::Long("packets") => settings.window = Window::Packets(parser.value()?.parse()?),
+            Arg::Long("server-pid") => settings.servers.push(CpuClock::of(parser.value()?.parse()?)?),
             Arg::Long("clients") => {
-                steps = parser.value()?.parse_with(|list| list.split(',').map(str::parse).collect())?
+                clients = parser.value()?.parse_with(|list| list.split(',').map(str::parse).collect())?
             }
             other => return Err(other.unexpected().into()),
         }
     }
     ensure!(
-        (packet::HEADER..=packet::MAX).contains(&closed.size),
+        (packet::HEADER..=packet::MAX).contains(&settings.size),
         "--size is from {} to {}",
         packet::HEADER,
         packet::MAX
     );
+    ensure!(!addresses.is_empty(), "--addr is missing");
+    if mode.as_deref() == Some("stun") {
+        let (Pace::InFlight(in_flight), Window::Lasts(seconds)) = (settings.pace, settings.window) else {
+            bail!("STUN goes by --in-flight and --seconds");
+        };
+        let server = the_server(&settings)?;
+        return Ok(Mode::Stun { address: addresses[0], in_flight, warmup: settings.warmup, seconds, server });
+    }
     let tls = if with_tls.context("--tls or --plain is missing")? { Some(tls::config()?) } else { None };
-    let target = Target { address: address.context("--addr is missing")?, tls };
-    let mode = match mode.as_deref() {
-        Some("closed") => Mode::Closed(closed),
-        Some("idle") if !steps.is_empty() => Mode::Idle { steps },
-        Some("idle") => bail!("--clients is missing"),
-        other => bail!("the mode is closed or idle, not {other:?}"),
-    };
-    Ok(Settings { target, mode })
+    let targets: Vec<_> =
+        addresses.iter().map(|&address| Target { address, tls: tls.clone(), websocket }).collect();
+    let target = targets[0].clone();
+    match mode.as_deref() {
+        Some("pairs") => Ok(Mode::Pairs { targets, settings }),
+        Some("idle") if !clients.is_empty() => Ok(Mode::Idle { target, steps: clients }),
+        Some("logins" | "storm" | "idle") if clients.len() != 1 => bail!("--clients is missing"),
+        Some("storm") => Ok(Mode::Storm { target, clients: clients[0], server: the_server(&settings)? }),
+        Some("logins") => {
+            let Pace::InFlight(at_once) = settings.pace else { bail!("logins go by --in-flight") };
+            let (at_once, server) = (usize::try_from(at_once)?, the_server(&settings)?);
+            Ok(Mode::Logins { target, total: clients[0], at_once, server })
+        }
+        other => bail!("the mode is pairs, idle, logins, storm or stun, not {other:?}"),
+    }
+}
+
+fn the_server(settings: &pairs::Settings) -> Result<CpuClock> {
+    settings.servers.first().copied().context("--server-pid is missing")
 }
 
 fn seconds(parser: &mut Parser) -> Result<Duration> {

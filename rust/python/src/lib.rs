@@ -4,6 +4,7 @@
 // An extension function takes its arguments by value, as Python gives them.
 #![allow(clippy::needless_pass_by_value)]
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,12 +14,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use relay::seam::{
-    AcceptLimit, Act, Command, Event, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
+    AcceptLimit, Act, Command, Event, Limits, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
 };
 use relay::{Audit, Census, Certificate, ConnId, Key, Rate, Settings, Spread};
 
 /// A certificate as Python gives it: name, chain, key.
 type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
+
+/// A rate as Python gives it: what comes a second, and how much at once.
+type RateTuple = (f64, f64);
 
 /// A histogram as Python gets it: name, bounds, counts, sum.
 type HistogramTuple = (&'static str, Vec<u64>, Vec<u64>, u64);
@@ -36,7 +40,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn rate((per_second, burst): (f64, f64)) -> Rate {
+fn rate((per_second, burst): RateTuple) -> Rate {
     Rate { per_second, burst }
 }
 
@@ -72,7 +76,7 @@ impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
-                        keep_alive_jitter, rtt_interval))]
+                        keep_alive_jitter, rtt_interval, count_senders))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -92,6 +96,7 @@ impl Plane {
         keep_alive: u64,
         keep_alive_jitter: u64,
         rtt_interval: u64,
+        count_senders: bool,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
             return Err(PyValueError::new_err(format!("wanted 1 to 256 shards, got {shards}")));
@@ -112,6 +117,7 @@ impl Plane {
             keep_alive,
             keep_alive_jitter,
             rtt_interval,
+            count_senders,
         })?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
     }
@@ -121,15 +127,21 @@ impl Plane {
     }
 
     #[pyo3(signature = (fd, tls, limit=None))]
-    fn listen(&self, fd: RawFd, tls: bool, limit: Option<(f64, f64)>) -> PyResult<ListenerId> {
+    fn listen(&self, fd: RawFd, tls: bool, limit: Option<RateTuple>) -> PyResult<ListenerId> {
         let socket = sys::duplicate_fd(fd)?;
         let limit = limit.map(|limit| Mutex::new(AcceptLimit::new(rate(limit))));
         self.with(|plane| plane.listen(Listener { socket, tls, limit }))
     }
 
-    #[pyo3(signature = (limit=None))]
-    fn limit_clients(&self, limit: Option<(f64, f64)>) -> PyResult<()> {
-        self.with(|plane| plane.limit_clients(limit.map(rate)))
+    fn limit_clients(
+        &self,
+        default: Option<RateTuple>,
+        per_key: HashMap<Key, Option<RateTuple>>,
+        total: Option<RateTuple>,
+    ) -> PyResult<()> {
+        let per_key = per_key.into_iter().map(|(key, limit)| (key, limit.map(rate))).collect();
+        let limits = Limits::new(default.map(rate), per_key, total.map(rate));
+        self.with(|plane| plane.limit_clients(limits))
     }
 
     fn unlisten(&self, listener: ListenerId) -> PyResult<()> {
@@ -270,6 +282,10 @@ impl Plane {
         Ok((counted, in_table, stray_keys))
     }
 
+    fn pulse(&self) -> PyResult<Vec<u64>> {
+        self.with(|plane| plane.pulse())
+    }
+
     fn panic(&self, shard: usize) -> PyResult<()> {
         self.with(|plane| plane.submit_to(shard, [Command::Panic]))
     }
@@ -296,6 +312,7 @@ const DROPPED: u8 = 10;
 const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
 const MEMBERS: u8 = 13;
+const STRUGGLING: u8 = 14;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -333,6 +350,9 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             let members =
                 members.into_iter().map(|member| standing(py, &member)).collect::<PyResult<Vec<_>>>()?;
             (MEMBERS, report, members, is_last).into_pyobject(py)?.into_any()
+        }
+        Event::Struggling { conn, key, how, is_over } => {
+            (STRUGGLING, conn.as_u64(), bytes(&key), how.name(), is_over).into_pyobject(py)?.into_any()
         }
         Event::Dropped { to, reason, bytes: len } => {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
@@ -375,6 +395,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("STUN_FAILED", STUN_FAILED),
         ("LINKED", LINKED),
         ("MEMBERS", MEMBERS),
+        ("STRUGGLING", STRUGGLING),
     ] {
         module.add(name, kind)?;
     }

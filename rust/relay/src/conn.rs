@@ -9,10 +9,13 @@ use std::sync::Arc;
 use crate::bucket::Bucket;
 use crate::frame::Key;
 use crate::id::ConnId;
+use crate::limits::Allowance;
 use crate::net::Interest;
 use crate::queue::Outbox;
 use crate::seam::{Member, Reason, Totals};
+use crate::senders::Senders;
 use crate::standing::Wire;
+use crate::strain::Strain;
 use crate::switchboard::Peer;
 use crate::tls::Session;
 use crate::watch::Watch;
@@ -114,10 +117,14 @@ pub(crate) struct Switched {
     pub(crate) home: bool,
     /// "Not here" answers that may still be sent.
     pub(crate) not_here: Bucket,
-    /// Payload bytes that may still be read from it, where clients are limited.
-    pub(crate) allowance: Bucket,
+    /// What may still be read from it; present once it was limited.
+    pub(crate) allowance: Option<Box<Allowance>>,
     /// Nothing is read from it before this time; 0 where it does not have to wait.
     pub(crate) throttled_until: u64,
+    /// How it takes the active place of its key from others; present if it did of late.
+    pub(crate) contest: Option<Box<Strain>>,
+    /// When it is looked whether it struggles.
+    pub(crate) strained_at: u64,
 }
 
 /// A link to another node of the region.
@@ -255,7 +262,9 @@ impl<S> Conn<S> {
     /// When its next deadline is.
     pub(crate) fn next_deadline(&self) -> u64 {
         let write = if self.blocked { self.progress_at.saturating_add(self.write_timeout) } else { NEVER };
-        let planned = self.switched().map_or(NEVER, |switched| switched.keep_alive_at.min(switched.rtt_at));
+        let planned = self
+            .switched()
+            .map_or(NEVER, |switched| switched.keep_alive_at.min(switched.rtt_at).min(switched.strained_at));
         self.deadline.min(write).min(planned)
     }
 }
@@ -267,4 +276,6 @@ pub(crate) struct Local {
     /// Empty only while the key's next connection is on its way here from another shard.
     pub(crate) connections: Vec<ConnId>,
     pub(crate) routes: crate::route::Routes,
+    /// Who has sent to it, where that is counted and anybody has.
+    pub(crate) senders: Option<Box<Senders>>,
 }

@@ -5,17 +5,17 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Once, PoisonError};
+use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use crate::bucket::Rate;
 use crate::datagrams::{Responder, Stun};
 use crate::frame::Key;
 use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
+use crate::limits::Limits;
 use crate::net::{Epoll, Socket};
 use crate::seam::{Act, Command, Event, EventQueue, Listener, ListenerId};
 use crate::shard::{Settings, Shard, Shared, sum};
@@ -127,7 +127,7 @@ impl Plane {
         let config = self.outgoing.clone().ok_or("no root certificates are trusted")?;
         let session = Session::dial(config, server_name).map_err(|error| error.to_string())?;
         self.submit_to(
-            self.shared.place(),
+            self.shared.place(None),
             [Command::Dial { token, socket, remote, session: Box::new(session) }],
         );
         Ok(())
@@ -158,6 +158,14 @@ impl Plane {
         self.tell_all(|| Command::Report(report));
     }
 
+    /// Makes every shard tick; how often each has ticked until now.
+    #[must_use]
+    pub fn pulse(&self) -> Vec<u64> {
+        let ticks = self.shared.ports.iter().map(|port| port.ticks.load(Ordering::Relaxed)).collect();
+        self.tell_all(|| Command::Pulse);
+        ticks
+    }
+
     fn tell_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shared.ports.len() {
             self.submit_to(shard, [command()]);
@@ -176,11 +184,10 @@ impl Plane {
         &self.certificates
     }
 
-    /// Reads no more than this from each client from now on, the connected ones included; `None`: no limit.
-    pub fn limit_clients(&self, rate: Option<Rate>) {
-        *self.shared.client_rate.write().unwrap_or_else(PoisonError::into_inner) = rate;
-        self.shared.is_rate_limited.store(rate.is_some(), Ordering::Release);
-        self.tell_all(|| Command::RateChanged);
+    /// Reads no more than this from clients from now on, the connected ones included.
+    pub fn limit_clients(&self, limits: Limits) {
+        let limits = Arc::new(limits);
+        self.tell_all(|| Command::LimitClients(Arc::clone(&limits)));
     }
 
     /// Who is connected.

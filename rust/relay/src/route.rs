@@ -109,6 +109,13 @@ impl Routes {
         self.sweep_at = (2 * self.routes.len()).max(FIRST_SWEEP);
     }
 
+    /// The destinations, that of the route at `last` first, then the one that was found last, and so on.
+    pub(crate) fn latest(&self, last: usize) -> impl Iterator<Item = Key> + '_ {
+        let newest = self.by_age.iter().rev().copied().filter(move |index| *index != last);
+        let last = self.routes.get(last).map(|route| route.to);
+        last.into_iter().chain(newest.map(|index| self.routes[index].to))
+    }
+
     /// Every connection that was sent a packet.
     pub(crate) fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.routes.iter().flat_map(|route| route.told.iter().copied())
@@ -141,7 +148,7 @@ mod tests {
     }
 
     fn arrive(board: &Switchboard, n: usize) -> Arc<Peer> {
-        let peer = board.claim(&key(n), || 0);
+        let peer = board.claim(&key(n), |_| 0);
         board.arrive(&key(n), ConnId::from_u64(n as u64 + 1), Arc::from([]));
         peer
     }
@@ -166,12 +173,12 @@ mod tests {
     fn a_destination_that_came_back_is_told_of_anew() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
-        let (index, _) = routes.insert(&key(1), board.claim(&key(1), || 0));
+        let (index, _) = routes.insert(&key(1), board.claim(&key(1), |_| 0));
         routes.at(index).note(ConnId::from_u64(1));
         routes.at(index).note(ConnId::from_u64(2));
         routes.at(index).note(ConnId::from_u64(1));
         assert_eq!(routes.told().collect::<Vec<_>>(), [ConnId::from_u64(2), ConnId::from_u64(1)]);
-        assert_eq!(routes.insert(&key(1), board.claim(&key(1), || 0)), (index, false));
+        assert_eq!(routes.insert(&key(1), board.claim(&key(1), |_| 0)), (index, false));
         assert_eq!(routes.told().count(), 0);
     }
 
@@ -179,7 +186,7 @@ mod tests {
     fn a_destination_that_reconnects_all_the_time_costs_no_more_memory() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
-        let (index, _) = routes.insert(&key(1), board.claim(&key(1), || 0));
+        let (index, _) = routes.insert(&key(1), board.claim(&key(1), |_| 0));
         for n in 1..1_000 {
             routes.at(index).note(ConnId::from_u64(n));
         }

@@ -15,7 +15,8 @@ use crate::id::ConnId;
 use crate::sleep::Sleep;
 use crate::tls::Session;
 
-pub use crate::standing::{Act, Standing};
+pub use crate::limits::Limits;
+pub use crate::standing::{Act, Standing, Struggle};
 
 /// What a connection may do once it is switched (`docs/protocol/mesh.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +162,17 @@ pub enum Event {
         /// Whether these were that shard's last.
         is_last: bool,
     },
+    /// A connection has had a hard time for ten seconds, or has it no more.
+    Struggling {
+        /// The connection.
+        conn: ConnId,
+        /// Its key.
+        key: Key,
+        /// With what.
+        how: Struggle,
+        /// Whether that is over.
+        is_over: bool,
+    },
     /// A packet was dropped whose destination somebody is looking for.
     Dropped {
         /// Its destination.
@@ -249,8 +261,10 @@ pub enum Command {
     Listen(ListenerId, Arc<Listener>),
     /// Stop accepting there, and let go of the socket.
     Unlisten(ListenerId),
-    /// The rate limit of clients has changed: who waits for it looks again.
-    RateChanged,
+    /// Read no more than this from clients from now on.
+    LimitClients(Arc<Limits>),
+    /// Tick.
+    Pulse,
     /// End the shard; its connections are dropped.
     Stop,
     /// Fail as a bug would: for the tests of what happens then.

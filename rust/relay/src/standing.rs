@@ -49,3 +49,25 @@ pub enum Act {
     /// Write these whole frames after what is queued, then close.
     Close(Arc<[u8]>, Reason),
 }
+
+/// What a connection may have a hard time with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Struggle {
+    /// It is held back by a rate limit, half of the time or more.
+    Limited,
+    /// It takes the active place of its key from another connection, again and again.
+    Fighting,
+}
+
+impl Struggle {
+    pub(crate) const ALL: [Self; 2] = [Self::Limited, Self::Fighting];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limited => "limited",
+            Self::Fighting => "fighting",
+        }
+    }
+}

@@ -37,11 +37,14 @@ counters! {
     /// `ForwardPacket` frames read from other nodes, and queued for them.
     packets_forwarded_in,
     packets_forwarded_out,
+    /// Packets whose receiver lives on another shard.
+    packets_crossed,
     /// Connections to the TLS listener, admitted and over the accept limit.
     tls_connections_accepted,
     tls_connections_rejected,
-    /// Frames that had to wait for the rate limit.
+    /// Frames that had to wait for their sender's rate limit, and for that of all senders together.
     rate_limit_per_client_waited,
+    rate_limit_total_waited,
     /// A key got a second forwarder, or fell back to one; a forwarder was to be removed that was none.
     multiforwarder_created,
     multiforwarder_deleted,

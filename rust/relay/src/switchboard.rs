@@ -8,10 +8,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::frame::Key;
 use crate::id::ConnId;
+use crate::partners::Partners;
 
 /// A key that is in the region.
 #[derive(Debug)]
@@ -93,6 +94,8 @@ pub struct Switchboard {
     meshed: AtomicBool,
     /// Watchers by shard: who has to hear of changes.
     watchers: Vec<AtomicUsize>,
+    /// With whom the keys talked that have left. Its lock may be taken while the table's is held.
+    partners: Mutex<Partners>,
 }
 
 impl Switchboard {
@@ -103,6 +106,7 @@ impl Switchboard {
             connections: AtomicUsize::new(0),
             meshed: AtomicBool::new(false),
             watchers,
+            partners: Mutex::default(),
         }
     }
 
@@ -132,16 +136,28 @@ impl Switchboard {
         self.meshed.load(Ordering::Relaxed)
     }
 
-    /// Counts one more connection of `key`; `place` chooses the shard of a key that has none here.
-    pub(crate) fn claim(&self, key: &Key, place: impl FnOnce() -> usize) -> Arc<Peer> {
+    /// Counts one more connection of `key`; `place` chooses the shard of a key that has none here, and is told
+    /// where it talked to somebody the last time.
+    pub(crate) fn claim(&self, key: &Key, place: impl FnOnce(Option<usize>) -> usize) -> Arc<Peer> {
         let mut peers = self.write();
+        let near = self.partners.lock().unwrap_or_else(PoisonError::into_inner).of(key).find_map(|partner| {
+            let entry = peers.get(&partner).filter(|entry| entry.connections > 0)?;
+            Some(entry.peer.shard())
+        });
         let entry = peers.entry(*key).or_insert_with(Entry::new);
         if entry.connections == 0 {
-            entry.peer.shard.store(place(), Ordering::Release);
+            entry.peer.shard.store(place(near), Ordering::Release);
         }
         entry.connections += 1;
         self.connections.fetch_add(1, Ordering::Relaxed);
         Arc::clone(&entry.peer)
+    }
+
+    /// Remembers with whom a key talked that leaves, the last one first; of use where there are several shards.
+    pub(crate) fn remember_partners(&self, key: &Key, partners: impl Iterator<Item = Key>) {
+        if self.watchers.len() > 1 {
+            self.partners.lock().unwrap_or_else(PoisonError::into_inner).remember(key, partners);
+        }
     }
 
     /// A claimed connection has arrived at its shard, and gets the key's packets from now on.
@@ -326,7 +342,7 @@ mod tests {
     const OTHER_LINK: ConnId = ConnId::from_u64(91);
 
     fn arrive(board: &Switchboard, conn: u64) -> Arc<Peer> {
-        let peer = board.claim(&KEY, || 0);
+        let peer = board.claim(&KEY, |_| 0);
         board.arrive(&KEY, ConnId::from_u64(conn), Arc::from([]));
         peer
     }
@@ -334,14 +350,30 @@ mod tests {
     #[test]
     fn a_key_stays_on_its_shard_while_it_has_a_connection_and_may_move_after() {
         let board = Switchboard::new(2);
-        let first = board.claim(&KEY, || 0);
-        let second = board.claim(&KEY, || 1);
+        let first = board.claim(&KEY, |_| 0);
+        let second = board.claim(&KEY, |_| 1);
         assert_eq!((first.shard(), second.shard()), (0, 0));
         assert_eq!((board.census().keys_local, board.census().connections), (1, 2));
         assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Here);
         assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
         assert_eq!(board.census(), Census::default());
-        assert_eq!(board.claim(&KEY, || 1).shard(), 1);
+        assert_eq!(board.claim(&KEY, |_| 1).shard(), 1);
+    }
+
+    #[test]
+    fn a_key_that_comes_back_is_placed_where_its_partner_is_now() {
+        let board = Switchboard::new(2);
+        let (first, second, third) = ([2; 32], [3; 32], [4; 32]);
+        board.remember_partners(&KEY, [first, second, third].into_iter());
+        let place = |near: Option<usize>| near.unwrap_or(9);
+        assert_eq!(board.claim(&KEY, place).shard(), 9);
+        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        board.claim(&second, |_| 1);
+        assert_eq!(board.claim(&KEY, place).shard(), 1);
+        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        board.claim(&first, |_| 0);
+        assert_eq!(board.claim(&KEY, place).shard(), 0);
+        assert_eq!(board.claim(&third, place).shard(), 9);
     }
 
     #[test]

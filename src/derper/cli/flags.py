@@ -46,6 +46,14 @@ ACME_EAB_KID = string("acme-eab-kid", "", "`ID` of the external account binding 
 ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 
+ADMIN = string(
+    "admin",
+    "",
+    "where the debug pages are instead of the public ports, with what changes the server:\n"
+    "unix:`place` for a socket, unix alone for one in $RUNTIME_DIRECTORY, or an address",
+)
+ADMIN_TOKEN_FILE = string("admin-token-file", "", "`file` with the token that -admin on an address wants for changes")
+
 MESH_PSK_FILE = string(
     "mesh-psk-file",
     "",
@@ -120,6 +128,8 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     DERP,
     CONFIG,
     HOME,
+    ADMIN,
+    ADMIN_TOKEN_FILE,
     CERT_MODE,
     CERT_DIR,
     HOSTNAME,

@@ -21,6 +21,7 @@ from derper.config import (
     MAX_PORT,
     AcceptLimit,
     Acme,
+    Admin,
     Admission,
     BootstrapName,
     CertMode,
@@ -109,6 +110,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
         admission=_admission(line),
         mesh=_mesh(line, around),
         pages=_pages(line, around),
+        admin=_admin(line, around),
         observation=Observation(
             count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
             rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
@@ -264,6 +266,36 @@ def _choice(line: Parsed, flag: Flag[str], choices: type[Choice]) -> Choice:
         return choices(line[flag])
     except ValueError:
         raise ConfigError(f"-{flag.name} is '{line[flag]}'; choose one of {', '.join(choices)}") from None
+
+
+def _admin(line: Parsed, around: Surroundings) -> Admin | None:
+    place, token = line[flags.ADMIN], line[flags.ADMIN_TOKEN_FILE]
+    token_file = Path(token) if token else None
+    if not place:
+        if token_file is not None:
+            raise ConfigError("-admin-token-file is of no use without -admin; give that, too, or leave it out")
+        return None
+    kind, _, path = place.partition(":")
+    if kind == "unix":
+        return Admin(Path(path) if path else _admin_socket(around), None, token_file)
+    address = ListenAddress.parse(place)
+    if token_file is None and (address.host is None or not address.host.is_loopback):
+        raise ConfigError(
+            f"-admin={place} can be reached from elsewhere and needs -admin-token-file; "
+            "give that, or listen on a loopback address or a unix socket"
+        )
+    return Admin(None, address, token_file)
+
+
+def _admin_socket(around: Surroundings) -> Path:
+    """The default place, in the first of the directories that systemd makes for a service."""
+    directory = around.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if not directory:
+        raise ConfigError(
+            "-admin=unix wants $RUNTIME_DIRECTORY, which a unit has with RuntimeDirectory=derper; "
+            "set that, or name the socket as -admin=unix:PATH"
+        )
+    return Path(directory, "admin.sock")
 
 
 def _bootstrap(text: str) -> BootstrapName:

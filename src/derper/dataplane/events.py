@@ -129,6 +129,18 @@ class Member(NamedTuple):
         return PeerPresent.from_payload(self.presence[HEADER_LEN:])
 
 
+class Struggling(NamedTuple):
+    """A connection has had a hard time for half of the last ten seconds or more; said of a key once a minute at most.
+
+    `is_over` is said once for each that was said to struggle, at the latest before it is `Closed`.
+    """
+
+    conn: Conn
+    key: bytes
+    how: str  # "limited": a rate limit holds it back; "fighting": it takes its key's packets from another connection
+    is_over: bool
+
+
 class Dropped(NamedTuple):
     """A packet to one of the destinations in `PlaneSettings.verbose_drops` was dropped."""
 
@@ -154,7 +166,8 @@ Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
 """An event of no one connection."""
 
 Event: TypeAlias = (
-    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Closed | Notice
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Struggling | Closed
+    | Notice
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
@@ -170,6 +183,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
+    _native.STRUGGLING: Struggling,
     _native.DROPPED: Dropped,
     _native.ACCEPT_FAILED: AcceptFailed,
     _native.STUN_FAILED: StunFailed,

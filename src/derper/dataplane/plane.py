@@ -7,10 +7,11 @@ of the loop; the events that a command causes come in a later turn, never from w
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import count
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from derper.dataplane import _native
@@ -40,6 +41,7 @@ class PlaneSettings:
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
+    count_senders: bool = False  # estimate how many keys send to each
 
 
 class Rate(NamedTuple):
@@ -114,8 +116,9 @@ class DataPlane:
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
+            count_senders=settings.count_senders,
         )
-        self.client_rate: Rate | None = None  # in force
+        self.client_rate: Rate | None = None  # in force for keys without an entry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._flush_is_due = False
@@ -149,10 +152,19 @@ class DataPlane:
         """
         return self._native.listen(sock.fileno(), tls, limit)
 
-    def limit_clients(self, limit: Rate | None) -> None:
-        """Read no more than this (payload bytes) from each client from now on; None: no limit."""
-        self._native.limit_clients(limit)
-        self.client_rate = limit
+    def limit_clients(
+        self,
+        default: Rate | None,
+        per_key: Mapping[NodePublic, Rate | None] = MappingProxyType({}),
+        total: Rate | None = None,
+    ) -> None:
+        """Read no more than this (payload bytes) from clients from now on; None: no limit. Mesh peers have none.
+
+        A key's own entry wins over `default`; each of its connections may have so much. The `total` is that of all
+        clients together, and those that want more than there is get the same each. A rate is above zero.
+        """
+        self._native.limit_clients(default, {key.raw: rate for key, rate in per_key.items()}, total)
+        self.client_rate = default
 
     def unlisten(self, listener: int) -> None:
         """Stop accepting there."""
@@ -292,6 +304,10 @@ class DataPlane:
     def census(self) -> Census:
         """Count who is here now."""
         return Census(*self._native.census())
+
+    def pulse(self) -> list[int]:
+        """Make every shard tick, and say how often each has ticked until now: one whose number stays is stuck."""
+        return self._native.pulse()
 
     def panic(self, shard: int) -> None:
         """Make a shard fail as a bug would, which ends the process: for the test of just that."""

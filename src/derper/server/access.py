@@ -12,11 +12,13 @@ from derper.config import DebugAccess, IPAddress, IPNetwork
 _TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_network("fd7a:115c:a1e0::/48"))
 
 
-def may_see(request: web.Request, access: DebugAccess) -> bool:
-    """Judge a request by the key that it brings or by where it comes from.
+def may_see(request: web.Request, access: DebugAccess | None) -> bool:
+    """Judge a request by the key that it brings or by where it comes from; with no access at all, nobody may.
 
     Behind a proxy every request comes from the proxy, so its address opens nothing.
     """
+    if access is None:
+        return False
     if request.method == "GET" and _has_key(request.query.get("debugkey", ""), access.key_file):
         return True
     if any(request.headers.getall("X-Forwarded-For", ())):

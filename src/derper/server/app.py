@@ -12,7 +12,9 @@ from structlog.typing import FilteringBoundLogger
 from derper._version import version
 from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
+from derper.redaction import conceal
 from derper.server import pages, port80
+from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
 from derper.server.admission.review import LIST, Review
 from derper.server.bootstrap import BootstrapDns
@@ -27,6 +29,7 @@ from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
 from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
+from derper.server.reload import action as reload_action
 from derper.server.resettle import Settings
 from derper.server.tls import Certificates
 
@@ -51,7 +54,7 @@ async def _serve(server: "Server") -> int:
     loop = asyncio.get_running_loop()
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(stop_signal, stopped.set)
-    reloading: set[asyncio.Task[None]] = set()
+    reloading: set[asyncio.Task[dict[str, str]]] = set()
 
     def reload() -> None:
         task = loop.create_task(server.reload())
@@ -72,6 +75,7 @@ class Server:
 
     def __init__(self, config: Config, read_again: Callable[[], Config], *, rtt_interval: float = RTT_INTERVAL) -> None:
         self._config = config
+        conceal(config.tls.acme.eab_key, "-acme-eab-key")
         self.identity = Identity.load(config)
         self.plane = DataPlane(
             PlaneSettings(
@@ -81,6 +85,7 @@ class Server:
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
+                count_senders=config.observation.count_senders,
             )
         )
         self.http = HttpServer(relays=config.relay.enabled)
@@ -98,6 +103,10 @@ class Server:
         self._introducer = Introducer(self.plane, self.http, self.http_beside, login, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
         self._debug = DebugPages(config, self.metrics, self._door, self.identity)
+        self.admin: AdminListener | None = None
+        if config.admin is not None:
+            actions = [reload_action(self.reload)]
+            self.admin = AdminListener(config, config.admin, self._debug.routes(), actions)
 
     async def __aenter__(self) -> Self:
         """Serve.
@@ -117,25 +126,27 @@ class Server:
         _log.info("stopping", connections=self.plane.census().connections)
         await self._stop()
 
-    async def reload(self) -> None:
-        """Read again what may change while the server runs; what cannot be read stays as it was."""
+    async def reload(self) -> dict[str, str]:
+        """Read again what may change while the server runs; what cannot be read stays as it was, and is told why."""
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
         if self._door.allow_list is not None:
             items.append(Reload(LIST, self._review.reload))
-        await reload_all(items)
+        return await reload_all(items)
 
     async def _start(self) -> None:
         config = self._config
         if self._certificates is not None:
             self._certificates.start()
-        debug = self._debug.routes()
+        debug = self._debug.public_routes()
         await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
         if self.http_beside is not None:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
         self._rates.load()
+        if self.admin is not None:
+            await self.admin.start()
         self.listening.start()
         _log.info(
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
@@ -146,6 +157,8 @@ class Server:
         self._review.start()
 
     async def _stop(self) -> None:
+        if self.admin is not None:
+            await self.admin.stop()
         await self._review.stop()
         await self.bootstrap.stop()
         await self._mesh.stop()

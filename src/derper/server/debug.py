@@ -51,13 +51,21 @@ class DebugPages:
     door: Door
     identity: Identity
 
+    def public_routes(self) -> list[web.RouteDef]:
+        """Give the routes for the public ports, where not everybody may see the pages."""
+        return self._routes(self._guarded)
+
     def routes(self) -> list[web.RouteDef]:
+        """Give the routes for a listener that has judged its requests before."""
+        return self._routes(lambda page, **_: page)
+
+    def _routes(self, guarded: Callable[..., Handler]) -> list[web.RouteDef]:
         """Give the routes below `/debug`, the last of which takes all that is left there."""
         return [
             web.route("*", "/debug", _go_to_index),
-            web.route("*", "/debug/", self._guarded(self._index)),
-            *(web.route("*", f"/debug/{name}", self._guarded(page, hint=True)) for name, _, page in self._pages()),
-            web.route("*", "/debug/{anything:.*}", self._guarded(_nothing)),
+            web.route("*", "/debug/", guarded(self._index)),
+            *(web.route("*", f"/debug/{name}", guarded(page, hint=True)) for name, _, page in self._pages()),
+            web.route("*", "/debug/{anything:.*}", guarded(_nothing)),
         ]
 
     def _pages(self) -> list[tuple[str, str, Handler]]:
@@ -69,10 +77,10 @@ class DebugPages:
 
     def _guarded(self, page: Handler, *, hint: bool = False) -> Handler:
         async def show(request: web.Request) -> web.Response:
-            if may_see(request, self.config.pages.debug):
+            if may_see(request, self.config.public_debug):
                 return await page(request)
             how = f"; to permit access, set TS_ALLOW_DEBUG_IP={remote_address(request)}"
-            text = f"debug access denied{how if hint and self.config.dev else ''}\n"
+            text = f"debug access denied{how if hint and self.config.dev and self.config.admin is None else ''}\n"
             return web.Response(status=403, text=text, headers=_NO_SNIFFING)
 
         return show
@@ -97,8 +105,7 @@ class DebugPages:
 
     async def _vars(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.server_families()])
-        command_line = process.command_line([self.config.tls.acme.eab_key])
-        members = {"cmdline": command_line, **expvar.variables([*self.metrics.families(), *told])}
+        members = {"cmdline": process.command_line(), **expvar.variables([*self.metrics.families(), *told])}
         return web.Response(
             text=f"{json.dumps(members, indent=1)}\n", content_type="application/json", headers=_HEADERS
         )

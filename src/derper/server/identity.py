@@ -17,6 +17,7 @@ from derper.config import Config, Mesh, SecretsServer, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol import gojson
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate, NodePublic
+from derper.redaction import conceal
 from derper.server import files, secrets
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -47,15 +48,18 @@ def load_or_make_key(path: Path) -> NodePrivate:
     if not _is_there(path):
         key = _fresh_key()
         files.write(path, key_file_bytes(key), "the key file")
+        conceal(key.to_text().rpartition(":")[2], str(path))
         _log.info("made a new private key", file=path, public_key=key.public())
         return key
     data = files.read(path, "the key file")
     try:
-        return parse_key_file(data)
+        key = parse_key_file(data)
     except ProtocolError as error:
         raise ConfigError(
             f"the key file {path} holds no private key ({error}); put the right one back, or move it away for a new key"
         ) from error
+    conceal(key.to_text().rpartition(":")[2], str(path))
+    return key
 
 
 def key_file_bytes(key: NodePrivate) -> bytes:
@@ -106,14 +110,22 @@ def _mesh_key_from(
     source: MeshKey | Path | SecretsServer | None, trusted: TrustedRoots, patience: float | None
 ) -> MeshKey | None:
     if isinstance(source, SecretsServer):
-        what, data = f"the secret {source.name} of {source.url}", secrets.load(source, trusted, patience)
+        where, what, data = (
+            source.url,
+            f"the secret {source.name} of {source.url}",
+            secrets.load(source, trusted, patience),
+        )
         if not data:
             return None
     elif isinstance(source, Path):
-        what, data = f"the mesh key file {source}", files.read(source, "the mesh key file")
+        where, what, data = str(source), f"the mesh key file {source}", files.read(source, "the mesh key file")
     else:
+        if source is not None:
+            conceal(source.to_text(), "the environment")
         return source
     try:
-        return MeshKey.from_text(data.decode("utf-8"))
+        key = MeshKey.from_text(data.decode("utf-8"))
     except (ProtocolError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} does not hold a mesh key, which is 64 hex digits") from error
+    conceal(key.to_text(), where)
+    return key

@@ -40,10 +40,13 @@ from derper.server.admission.answers import Answer, Applicant
 from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
+from derper.server.noise import Noise
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 _METHODS = frozenset(HTTPMethod)
+_OURS = frozenset({"refused", "bug"})
+"""Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,7 @@ class Introducer:
         self._beside = beside  # the plain listener's, where the main one speaks TLS
         self._login = login
         self._guests: dict[Conn, Guest] = {}
+        self._noise = Noise()
 
     def on_event(self, event: Event) -> None:
         """Act on one event; never raises."""
@@ -94,6 +98,7 @@ class Introducer:
 
     def stop(self) -> None:
         """End what is still being served."""
+        self._noise.stop()
         for guest in self._guests.values():
             guest.leave()
         self._guests.clear()
@@ -222,8 +227,10 @@ class Introducer:
                 "client gone", key=NodePublic(event.key), remote=ip, reason=event.code, detail=detail,
                 **event.totals._asdict(),
             )  # fmt: skip
-        elif event.code not in ("idle", "done"):
+        elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
+        elif event.code not in ("idle", "done"):
+            self._noise.heard(ip, event.code, event.detail)
 
     def _http_of(self, conn: Conn) -> HttpConnection:
         http = self._guests[conn].http

@@ -53,14 +53,14 @@ class Listening:
             if config.stun_address is not None:
                 stun = bound.enter_context(bind_stun(config.stun_address))
             self._plane.listen(main, tls=config.serves_tls, limit=limit)
-            self.address = _address_of(main)
+            self.address = address_of(main)
             if beside is not None:
                 self._plane.listen(beside, tls=False)
-                self.http_address = _address_of(beside)
+                self.http_address = address_of(beside)
                 _log.info("serving plain HTTP", address=self.http_address)
             if stun is not None:
                 self._plane.serve_stun(stun, any_client=config.listeners.stun_any)
-                _log.info("answering STUN", address=_address_of(stun), any_client=config.listeners.stun_any)
+                _log.info("answering STUN", address=address_of(stun), any_client=config.listeners.stun_any)
 
 
 def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
@@ -156,6 +156,7 @@ def _advice(error: OSError, flag: str) -> str:
             return error.strerror or str(error)
 
 
-def _address_of(sock: socket.socket) -> str:
+def address_of(sock: socket.socket) -> str:
+    """Give the address that a socket is bound to, as it is written in flags and logs."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

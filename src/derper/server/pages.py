@@ -153,7 +153,7 @@ def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def show(request: web.Request) -> web.Response:
         if place not in ("", "blank"):
             return redirect(request, HTTPStatus.FOUND, place, BROWSER_HEADERS)
-        debug = _DEBUG if may_see(request, config.pages.debug) else ""
+        debug = _DEBUG if may_see(request, config.public_debug) else ""
         page = "" if place == "blank" else _HOME.format(note=note + debug, version=html.escape(version()))
         return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
 

@@ -6,19 +6,19 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import ProcessCollector
 
 from derper._version import version
+from derper.redaction import redacted
 from derper.server.exposition import Family, Labelled, Type
 
 _PROC: Final = Path("/proc")
 _COLUMNS: Final = {"receive": 0, "transmit": 8}
 """Of /proc/net/dev, behind the interface's name: bytes that came in, and that went out."""
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
 _start: Final = time.time()
 _collector: Final = ProcessCollector(registry=None)
@@ -50,12 +50,9 @@ def library_families() -> Iterator[Family]:
         yield Family(f"process_network_{way}_bytes_total", Type.COUNTER, total)
 
 
-def command_line(secrets: Sequence[str]) -> list[str]:
-    """Give the words that the program was started with, without these secrets and without passwords in URLs."""
-    words = list(sys.argv)
-    for secret in filter(None, secrets):
-        words = [word.replace(secret, "(secret)") for word in words]
-    return [_CREDENTIALS.sub("(secret)@", word) for word in words]
+def command_line() -> list[str]:
+    """Give the words that the program was started with, without secrets."""
+    return list(map(redacted, sys.argv))
 
 
 def _open_files() -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TypeAlias
 
 import structlog
+from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from derper.config import Config
@@ -27,15 +28,28 @@ class Reload:
     again: Callable[[], Awaitable[Facts]]
 
 
-async def reload_all(items: Iterable[Reload]) -> None:
-    """Reload each item; one that fails does not keep the others from it."""
+async def reload_all(items: Iterable[Reload]) -> dict[str, str]:
+    """Reload each item; one that fails does not keep the others from it. Give why those that failed did."""
+    failed: dict[str, str] = {}
     for item in items:
         try:
             facts = await item.again()
         except ConfigError as error:
+            failed[item.what] = str(error)
             _log.error("not reloaded, the old one stays", what=item.what, reason=str(error))
         else:
             _log.info("reloaded", what=item.what, **facts)
+    return failed
+
+
+def action(reload: Callable[[], Awaitable[Mapping[str, str]]]) -> web.RouteDef:
+    """Give the admin listener's route that does the same, and tells what failed: `{"the rate limits": "why"}`."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        failed = await reload()
+        return web.json_response({"failed": failed}, status=500 if failed else 200)
+
+    return web.post("/reload", answer)
 
 
 def changed(old: Config, new: Config) -> list[str]:

@@ -1,10 +1,12 @@
 //! Who is there, kept count of as connections come, change and go: nothing here moves a byte.
 
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use crate::conn::{NEVER, Switched};
 use crate::frame;
 use crate::id::ConnId;
+use crate::mailbox::Parcel;
 use crate::net::{Net, Stream};
 
 use super::Shard;
@@ -60,6 +62,15 @@ impl<N: Net> Shard<N> {
         match rtt {
             Ok(rtt) => self.counters().histograms.tcp_rtt.observe(whole_ms(rtt)),
             Err(_) => self.counters().rtt_errors.add(1),
+        }
+    }
+
+    /// Remembers who has sent to a key of this shard; a link is nobody's.
+    pub(super) fn note_sender(&mut self, parcel: &Parcel<'_>) {
+        let Some(switched) = self.conns.get(parcel.to).and_then(|conn| conn.switched()) else { return };
+        let hash = self.hasher.hash_one(parcel.from);
+        if let Some(Some(local)) = self.locals.get_mut(switched.local) {
+            local.senders.get_or_insert_default().note(hash);
         }
     }
 

@@ -64,14 +64,15 @@ impl<N: Net> Shard<N> {
         let mut ending = Ending { reason, key: None, totals: Totals::default() };
         let Some(conn) = self.conns.get_mut(id) else { return ending };
         match std::mem::replace(&mut conn.stage, Stage::Parked) {
-            Stage::Switched(switched) => {
+            Stage::Switched(mut switched) => {
                 (ending.key, ending.totals) = (Some(switched.member.key), switched.totals);
                 let tls = conn.tls;
+                self.end_struggles(id, &mut switched);
                 self.count_out(&switched, tls);
                 if switched.watch.is_some() {
                     self.stop_watching(id);
                 }
-                self.unregister(id, &switched.member.key);
+                self.unregister(id, &switched.member.key, switched.last_route);
                 self.lose_packets(id, &switched.member.key);
             }
             Stage::Linked(linked) => {
@@ -91,7 +92,9 @@ impl<N: Net> Shard<N> {
     }
 
     /// Takes a connection out of its key's set. With the last one the key leaves this node, maybe the region.
-    pub(super) fn unregister(&mut self, id: ConnId, key: &Key) {
+    ///
+    /// `last_route` is the one that its last packet took.
+    pub(super) fn unregister(&mut self, id: ConnId, key: &Key, last_route: usize) {
         let index = self.local_by_key.get(key).copied();
         let mut heir = ConnId::NOBODY;
         if let Some(local) = index.and_then(|index| self.locals[index].as_mut()) {
@@ -103,6 +106,7 @@ impl<N: Net> Shard<N> {
         let Some(local) = self.locals[index].take() else { return };
         self.free_locals.push(index);
         self.local_by_key.remove(key);
+        self.shared.switchboard.remember_partners(key, local.routes.latest(last_route));
         self.announce(key);
         if left == Left::Elsewhere {
             // Another node has it now: who was sent its packets hears of it when that one loses it, too.

@@ -139,7 +139,7 @@ impl<N: Net> Shard<N> {
             Role::MeshPeer => settings.mesh_write_timeout,
         };
         let shared = Arc::clone(&self.shared);
-        let peer = shared.switchboard.claim(&member.key, || shared.place());
+        let peer = shared.switchboard.claim(&member.key, |near| shared.place(near));
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.write_timeout = write_timeout;
         conn.deadline = NEVER;
@@ -155,8 +155,10 @@ impl<N: Net> Shard<N> {
             rtt_at: NEVER,
             home: false,
             not_here: Bucket::full(),
-            allowance: Bucket::full(),
+            allowance: None,
             throttled_until: 0,
+            contest: None,
+            strained_at: NEVER,
         });
         let shard = peer.shard();
         if shard == self.index {
@@ -184,7 +186,7 @@ impl<N: Net> Shard<N> {
         if let Err(error) = watched {
             self.conns.remove(id);
             if let Some(key) = key {
-                self.unregister(id, &key);
+                self.unregister(id, &key, 0);
             }
             let reason = Reason::with("no_resources", error.to_string());
             self.events.push(Event::Closed { conn: old, remote, key, reason, totals: Totals::default() });
@@ -207,7 +209,7 @@ impl<N: Net> Shard<N> {
             }
         } else {
             let routes = Routes::default();
-            let entry = Some(Local { connections: Vec::with_capacity(1), routes });
+            let entry = Some(Local { connections: Vec::with_capacity(1), routes, senders: None });
             match self.free_locals.pop() {
                 Some(index) => self.locals[index] = entry,
                 None => self.locals.push(entry),

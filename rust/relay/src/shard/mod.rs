@@ -5,8 +5,9 @@
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
 //! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
-//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `census` keeps
-//! count of who is there, `round` goes through all of them, and `shared` is what all shards have in common.
+//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `struggle` says
+//! who has a hard time, `census` keeps count of who is there, `round` goes through all of them, and `shared` is what
+//! all shards have in common.
 
 mod accept;
 mod census;
@@ -21,6 +22,7 @@ mod relay;
 mod round;
 mod send;
 mod shared;
+mod struggle;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,8 @@ pub use check::Census;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::conn::{Conn, Local, NEVER, Stage};
@@ -41,10 +45,12 @@ use crate::seam::{Command, Event, Listener, ListenerId};
 use crate::stats::Counters;
 use crate::timer::Wheel;
 
+use self::limit::{InForce, Throttled};
 use self::mesh::RemoteSources;
 use self::round::{Round, Task};
 pub use self::shared::Settings;
 pub(crate) use self::shared::{Errand, Port, Shared, sum};
+use self::struggle::Told;
 
 /// Bytes that one ready connection may bring in one tick: the fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
@@ -79,6 +85,11 @@ pub(crate) struct Shard<N: Net> {
     congested: bool,
     handshakes_left: usize,
     drops_told: usize,
+    told: Told,
+    /// Hashes senders' keys where they are counted, so that nobody can choose keys that spoil the estimate.
+    hasher: RandomState,
+    /// How much may be read from clients.
+    limits: InForce,
     stopped: bool,
     wheel: Wheel,
     /// The watchers among the connections.
@@ -90,7 +101,7 @@ pub(crate) struct Shard<N: Net> {
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
     /// Connections that wait for the rate limit, the next to go on first.
-    throttled: BinaryHeap<Reverse<(u64, ConnId)>>,
+    throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
     /// Lent to whoever reads; see `receive`.
@@ -120,6 +131,9 @@ impl<N: Net> Shard<N> {
             congested: false,
             handshakes_left: 0,
             drops_told: 0,
+            told: Told::default(),
+            hasher: RandomState::new(),
+            limits: InForce::default(),
             stopped: false,
             wheel: Wheel::new(now),
             watchers: Vec::new(),
@@ -143,6 +157,8 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
         self.drops_told = 0;
+        let ticks = &self.port().ticks;
+        ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
             // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
             if let Ready::Conn { id, write: true, .. } = *event {
@@ -188,8 +204,7 @@ impl<N: Net> Shard<N> {
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
     pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
         let again = (self.accept_again_at != NEVER).then(|| self.accept_again_at.saturating_sub(now));
-        let throttled = self.throttled.peek().map(|Reverse((at, _))| at.saturating_sub(now));
-        [self.wheel.sleep_ms(now), again, throttled].into_iter().flatten().min()
+        [self.wheel.sleep_ms(now), again, self.throttled_ms(now)].into_iter().flatten().min()
     }
 
     /// Whether another shard has to look into its mailbox before this one may read on.
@@ -221,8 +236,10 @@ impl<N: Net> Shard<N> {
             match command {
                 Command::Listen(id, listener) => self.listen(id, listener),
                 Command::Unlisten(id) => self.unlisten(id),
-                Command::RateChanged => self.throttled_look_again(),
+                Command::LimitClients(limits) => self.limit_clients(limits),
                 Command::Stop => self.stopped = true,
+                // To tick was all that was wanted.
+                Command::Pulse => {}
                 Command::Panic => panic!("told to, by a test"),
                 Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),
                 Command::AwaitHead(conn) => self.await_head(conn),
@@ -252,7 +269,7 @@ impl<N: Net> Shard<N> {
                 self.shared.ports[from].waker.wake();
             }
             for parcel in batch.parcels() {
-                self.enqueue(&parcel);
+                self.receive_for(&parcel);
             }
             for errand in batch.errands.drain(..) {
                 match errand {
@@ -317,6 +334,7 @@ impl<N: Net> Shard<N> {
             self.plan_keep_alive(id);
         }
         self.sample_rtt(id);
+        self.look_at_strains(id);
         self.arm(id);
     }
 

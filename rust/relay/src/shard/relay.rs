@@ -41,6 +41,7 @@ impl<N: Net> Shard<N> {
             local.connections.retain(|other| *other != id);
             local.connections.push(id);
             switched.peer.set_active(id);
+            self.note_taking(id);
         }
     }
 
@@ -96,13 +97,22 @@ impl<N: Net> Shard<N> {
     pub(super) fn deliver(&mut self, parcel: &Parcel<'_>) {
         let shard = parcel.to.shard();
         if shard == self.index {
-            self.enqueue(parcel);
+            self.receive_for(parcel);
             return;
         }
+        self.counters().packets_crossed.add(1);
         self.outgoing[shard].post(parcel);
         if self.shared.ports[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
             self.publish();
         }
+    }
+
+    /// Queues a packet for a connection of this shard.
+    pub(super) fn receive_for(&mut self, parcel: &Parcel<'_>) {
+        if self.shared.settings.count_senders {
+            self.note_sender(parcel);
+        }
+        self.enqueue(parcel);
     }
 
     /// Counts a dropped packet, and says so where somebody is looking for the drops of its destination.

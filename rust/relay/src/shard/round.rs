@@ -82,7 +82,7 @@ impl<N: Net> Shard<N> {
             is_websocket: conn.websocket.is_some(),
             totals: switched.totals,
             wire: conn.wire,
-            senders: 0,
+            senders: local.senders.as_ref().map_or(0, |senders| senders.estimate()),
         })
     }
 

@@ -3,12 +3,11 @@
 //! Everything here may be used from any thread; a shard's own state is in [`Shard`](super::Shard).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ServerConfig;
 
-use crate::bucket::Rate;
 use crate::conn::Conn;
 use crate::frame::Key;
 use crate::id::ConnId;
@@ -44,6 +43,8 @@ pub struct Settings {
     pub server_key: Key,
     /// Most keys that one link may announce; the rest is ignored and counted.
     pub mesh_max_keys: usize,
+    /// Whether it is counted how many keys send to each.
+    pub count_senders: bool,
     /// Between two `KeepAlive` frames to one connection, at least.
     pub keep_alive: u64,
     /// Drawn anew each time and added to that, at most.
@@ -75,6 +76,8 @@ pub(crate) struct Port<S> {
     pub(crate) commands: Mutex<Vec<Command>>,
     pub(crate) waker: Waker,
     pub(crate) counters: Counters,
+    /// How often the shard has ticked.
+    pub(crate) ticks: AtomicU64,
     /// Thousandths of its time that it was busy of late.
     pub(crate) load: AtomicU32,
 }
@@ -84,10 +87,6 @@ pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
     pub(crate) tls: Arc<ServerConfig>,
     pub(crate) switchboard: Switchboard,
-    /// How much is read from each client; `None`: as much as it sends.
-    pub(crate) client_rate: RwLock<Option<Rate>>,
-    /// Whether there is such a limit: looked at for each frame.
-    pub(crate) is_rate_limited: AtomicBool,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
 }
@@ -101,26 +100,25 @@ impl<S> Shared<S> {
                     commands: Mutex::default(),
                     waker: Waker::new()?,
                     counters: Counters::default(),
+                    ticks: AtomicU64::new(0),
                     load: AtomicU32::new(0),
                 })
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        Ok(Self {
-            settings,
-            tls,
-            switchboard,
-            client_rate: RwLock::default(),
-            is_rate_limited: AtomicBool::new(false),
-            events: EventQueue::new()?,
-            ports,
-        })
+        Ok(Self { settings, tls, switchboard, events: EventQueue::new()?, ports })
     }
 
-    /// The shard for a key that has none: the busiest that still has room, so that a quiet server uses one.
-    pub(crate) fn place(&self) -> usize {
+    /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the
+    /// busiest that still has room, so that a quiet server uses one.
+    pub(crate) fn place(&self, near: Option<usize>) -> usize {
         const FULL: u32 = 600;
+        // Half of a region may talk with one key: not all of them fit beside it.
+        const CROWDED: u32 = 850;
         let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
+        if let Some(near) = near.filter(|near| load(near) < CROWDED) {
+            return near;
+        }
         let roomy = (0..self.ports.len())
             .filter(|shard| load(shard) < FULL)
             .max_by_key(|shard| (load(shard), self.ports.len() - shard));

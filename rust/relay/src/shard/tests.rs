@@ -4,6 +4,7 @@ mod crossing;
 mod harness;
 mod introducing;
 mod leaving;
+mod limiting;
 mod relaying;
 mod sending;
 mod tls;

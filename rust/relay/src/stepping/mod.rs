@@ -19,7 +19,7 @@ use rustls::ServerConfig;
 use crate::Key;
 use crate::id::ConnId;
 use crate::net::Ready;
-use crate::seam::{Command, Event, Listener, Waker};
+use crate::seam::{Command, Event, Limits, Listener, Waker};
 use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
@@ -210,6 +210,14 @@ impl World {
     /// Hands commands to the shards.
     pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
         self.shared.submit(commands);
+    }
+
+    /// Reads no more than this from clients from now on.
+    pub fn limit_clients(&self, limits: Limits) {
+        let limits = Arc::new(limits);
+        for shard in 0..self.shards.len() {
+            self.shared.submit_to(shard, [Command::LimitClients(Arc::clone(&limits))]);
+        }
     }
 
     /// Takes the events that came since; those of an introduction that went by itself are not among them.
@@ -405,6 +413,7 @@ pub fn settings(shards: usize) -> Settings {
         mesh_max_keys: 1_000,
         verbose_drops: [].into(),
         rtt_interval: 0,
+        count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
     }

@@ -78,9 +78,9 @@ impl Usher {
                 let (Some(&home), Some((key, rest))) = (home(conn), payload.split_first_chunk()) else {
                     return Some(event);
                 };
-                // A key that has no shard yet goes to the busiest.
+                // A key that has no shard yet goes to the one that has room.
                 for (shard, port) in shared.ports.iter().enumerate() {
-                    port.load.store(if shard == home { 500 } else { 0 }, Ordering::Relaxed);
+                    port.load.store(if shard == home { 500 } else { 1_000 }, Ordering::Relaxed);
                 }
                 let (role, guest) = match rest {
                     [2] => {

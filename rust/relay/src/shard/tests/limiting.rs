@@ -1,0 +1,158 @@
+//! How much is read from clients, and who has a hard time with it.
+
+use std::collections::HashMap;
+
+use super::harness::{Over, PING, Room, frame, key, packet};
+use crate::bucket::Rate;
+use crate::seam::{Event, Limits, Struggle};
+use crate::stepping::Party;
+
+/// Payload bytes a second.
+const SLOW: Rate = Rate { per_second: 10_000.0, burst: 70_000.0 };
+const PACKET: usize = 1_000;
+
+fn packets(to: u8, count: usize) -> Vec<u8> {
+    packet(to, &[0; PACKET]).repeat(count)
+}
+
+/// The payload bytes of what a party has got.
+fn got(room: &mut Room, party: Party) -> usize {
+    room.frames(party).iter().map(|(_, payload)| payload.len()).sum()
+}
+
+/// Who struggles with what, and whether that is over.
+fn struggles(room: &mut Room) -> Vec<(u8, Struggle, bool)> {
+    let told = room.world.events().into_iter().filter_map(|event| match event {
+        Event::Struggling { key, how, is_over, .. } => Some((key[0], how, is_over)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn each_client_is_read_at_the_rate_of_its_key_and_open_connections_at_once() {
+    let mut room = Room::new(1);
+    let (limited, free) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
+    let (one, two) = (room.join(Over::Plain, 3), room.join(Over::Plain, 4));
+    room.world.limit_clients(Limits::new(Some(SLOW), [(key(2), None)].into(), None));
+    for (party, to) in [(limited, 3), (free, 4)] {
+        room.say(party, &packets(to, 200));
+    }
+    room.world.run();
+    assert_eq!(got(&mut room, two), 200 * 1_032);
+    assert!((69_000..=71_000).contains(&got(&mut room, one)), "the burst");
+    room.world.pass(1_000);
+    assert!((9_000..=11_000).contains(&got(&mut room, one)), "a second of the rate");
+    assert!(room.world.counter("rate_limit_per_client_waited") > 0);
+    room.world.limit_clients(Limits::new(None, HashMap::new(), None));
+    room.world.run();
+    assert!(got(&mut room, one) > 100_000, "all the rest");
+    assert_eq!(room.world.counter("rate_limit_total_waited"), 0);
+}
+
+#[test]
+fn a_total_is_shared_by_all_shards_and_no_client_starves_another() {
+    for shards in [1, 2] {
+        let mut room = Room::new(shards);
+        room.world.limit_clients(Limits::new(None, HashMap::new(), Some(SLOW)));
+        let receivers: Vec<_> = (11..=14).map(|name| room.join_at(Over::Plain, name, 0, 0)).collect();
+        let senders: Vec<_> =
+            (1..=4).map(|name| room.join_at(Over::Plain, name, 0, usize::from(name) % shards)).collect();
+        // One of them has ten times as much to say as the others.
+        for (sender, (to, count)) in senders.into_iter().zip([(11, 2_000), (12, 200), (13, 200), (14, 200)]) {
+            room.say(sender, &packets(to, count));
+        }
+        room.world.pass(10_000);
+        for receiver in &receivers {
+            got(&mut room, *receiver);
+        }
+        room.world.pass(40_000);
+        let shares: Vec<_> = receivers.iter().map(|receiver| got(&mut room, *receiver)).collect();
+        let all: usize = shares.iter().sum();
+        assert!((380_000..=420_000).contains(&all), "{all} bytes in 40 s at 10 kB/s");
+        for share in &shares {
+            assert!((85_000..=115_000).contains(share), "equal shares, not {shares:?}");
+        }
+        assert!(room.world.counter("rate_limit_total_waited") > 0);
+        assert_eq!(room.world.counter("rate_limit_per_client_waited"), 0);
+    }
+}
+
+#[test]
+fn a_light_client_waits_for_one_turn_of_each_that_floods() {
+    let mut room = Room::new(1);
+    room.world.limit_clients(Limits::new(None, HashMap::new(), Some(SLOW)));
+    let (flood, light, receiver) =
+        (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
+    room.say(flood, &packets(1, 10_000));
+    room.world.pass(5_000);
+    room.say(light, &packet(3, b"me too"));
+    room.world.pass(1_500);
+    assert_eq!(room.frames(receiver).len(), 1);
+}
+
+#[test]
+fn a_client_that_its_limit_holds_back_for_ten_seconds_is_told_of_and_so_is_the_end() {
+    let mut room = Room::new(1);
+    room.world.limit_clients(Limits::new(Some(SLOW), HashMap::new(), None));
+    let (sender, other) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
+    // The burst, and twenty seconds more.
+    room.say(sender, &packets(1, 270));
+    room.say(other, &packets(2, 90));
+    room.world.pass(9_900);
+    assert_eq!(struggles(&mut room), []);
+    room.world.pass(400);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    room.world.pass(40_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+}
+
+#[test]
+fn who_goes_on_struggling_is_told_of_once_and_once_more_after_a_minute() {
+    let mut room = Room::new(1);
+    room.world.limit_clients(Limits::new(Some(SLOW), HashMap::new(), None));
+    let sender = room.join(Over::Plain, 1);
+    room.say(sender, &packets(1, 300));
+    room.world.pass(11_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    // It stops for long enough, and begins again within the minute.
+    room.world.pass(33_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+    room.world.skip(1_000);
+    room.say(sender, &packets(1, 700));
+    room.world.pass(20_000);
+    assert_eq!(struggles(&mut room), []);
+    room.world.pass(11_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    room.world.reset(sender);
+    room.world.run();
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+}
+
+#[test]
+fn two_connections_that_take_a_key_from_each_other_all_the_time_are_told_of() {
+    let mut room = Room::new(1);
+    let (first, second) = (room.join(Over::Plain, 1), room.join(Over::Plain, 1));
+    let (third, fourth) = (room.join(Over::Plain, 2), room.join(Over::Plain, 2));
+    let ping = frame(PING, &[0; 8]);
+    let mut told = Vec::new();
+    for second_of in 0..11 {
+        for _ in 0..2 {
+            for party in [first, second] {
+                room.say(party, &ping);
+                room.world.run();
+            }
+            room.world.pass(500);
+        }
+        // Two that share a key in peace.
+        room.say(if second_of < 5 { third } else { fourth }, &ping);
+        if second_of < 9 {
+            assert_eq!(struggles(&mut room), []);
+        }
+        told.extend(struggles(&mut room));
+    }
+    assert_eq!(told, [(1, Struggle::Fighting, false)]);
+    room.world.pass(20_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Fighting, true)]);
+    assert!(room.frames(first).len() > 20 && room.frames(second).len() > 20, "both are served");
+}

@@ -1,0 +1,220 @@
+"""The admin listener (`-admin`): the debug pages and what changes the server, away from the public ports.
+
+On a unix socket everything is allowed, as its file lets in nobody but its owner. On an address the pages are for who
+may see them anywhere (`access`) or brings the token, and changes for the token alone; Host and Origin keep web pages
+out that make an operator's browser ask. Served by aiohttp's own server: nothing here comes from the relay's clients.
+"""
+
+import asyncio
+import hmac
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import Admin, Config
+from derper.errors import ConfigError
+from derper.protocol.upgrade import Refusal
+from derper.redaction import conceal
+from derper.server import files
+from derper.server.access import may_see
+from derper.server.listeners import address_of, listen
+from derper.server.pages import application_of, redirect, refuse
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+MOST_CONNECTIONS: Final = 64
+FIRST_REQUEST: Final = 10.0
+"""Seconds in which whoever connects has to make a request that is allowed."""
+_SHORTEST_TOKEN: Final = 16
+_READING: Final = ("GET", "HEAD")
+_FOREIGN: Final = Refusal(403, "the Host or Origin of this request is not this server's\n")
+_TOKEN_WANTED: Final = Refusal(
+    401, "this needs the header 'Authorization: Bearer TOKEN' or the admin socket\n", (("WWW-Authenticate", "Bearer"),)
+)
+
+
+class AdminListener:
+    """The listener; `pages` are read, `actions` are POSTed and change something."""
+
+    def __init__(
+        self, config: Config, admin: Admin, pages: Iterable[web.RouteDef], actions: Iterable[web.RouteDef]
+    ) -> None:
+        self.address = ""  # with the port that the kernel chose, once it has started
+        self._config = config
+        self._admin = admin
+        self._routes = [web.get("/", _go_to_index), *actions, *pages]
+        self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._deadlines: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}  # of those without an allowed request
+        self._inode = 0  # of the socket's file, which another server may have put its own in place of
+
+    async def start(self) -> None:
+        """Serve from now on.
+
+        Raises:
+            ConfigError: the place cannot be had, or the token cannot be read.
+        """
+        if self._admin.token_file is not None:
+            read_token(self._admin.token_file)
+        sock = self._open()
+        application = application_of(self._routes)
+        application.middlewares.append(self._judge)
+        self._runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        create = loop.create_server if self._admin.socket is None else loop.create_unix_server
+        self._listener = await create(self._connect, sock=sock)
+        _log.info("serving admin", address=self.address)
+
+    async def stop(self) -> None:
+        """Serve no more, and take the socket's file away."""
+        if self._listener is not None:
+            self._listener.close()
+        for deadline in self._deadlines.values():
+            deadline.cancel()
+        self._deadlines.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        path = self._admin.socket
+        with suppress(OSError):
+            if path is not None and path.stat().st_ino == self._inode:
+                path.unlink()
+
+    def _open(self) -> socket.socket:
+        if self._admin.address is not None:
+            sock = listen(self._admin.address, self._config.relay.tcp, "-admin")
+            self.address = address_of(sock)
+            return sock
+        assert self._admin.socket is not None  # noqa: S101  exactly one of the two is set
+        path = self._admin.socket
+        sock = _bind_unix(path)
+        self._inode = path.stat().st_ino
+        self.address = f"unix:{path}"
+        return sock
+
+    def _connect(self) -> asyncio.BaseProtocol:
+        server = None if self._runner is None else self._runner.server
+        if server is None or len(server.connections) >= MOST_CONNECTIONS:
+            return _Turned()
+        handler = server()
+        self._deadlines[handler] = asyncio.get_running_loop().call_later(FIRST_REQUEST, self._turn_out, handler)
+        return handler
+
+    def _turn_out(self, handler: web.RequestHandler) -> None:
+        del self._deadlines[handler]
+        if handler.transport is not None:
+            handler.transport.abort()
+
+    @web.middleware
+    async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refuse(refusal)
+        deadline = self._deadlines.pop(request.protocol, None)
+        if deadline is not None:
+            deadline.cancel()
+        return await handler(request)
+
+    def _refusal(self, request: web.Request) -> Refusal | None:
+        host = request.headers.get("Host", "")
+        if not _is_same_origin(request.headers.getall("Origin", ()), host):
+            return _FOREIGN
+        if self._admin.socket is not None or self._has_token(request):
+            return None
+        if not self._is_ours(host):
+            return _FOREIGN
+        if request.method in _READING and may_see(request, self._config.pages.debug):
+            return None
+        return _TOKEN_WANTED
+
+    def _has_token(self, request: web.Request) -> bool:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if self._admin.token_file is None or scheme.lower() != "bearer":
+            return False
+        try:
+            # Read each time: a token that is taken out of the file opens nothing from that moment on.
+            wanted = read_token(self._admin.token_file)
+        except ConfigError as error:
+            _log.error("the admin token cannot be read", reason=str(error))
+            return False
+        return hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), wanted)
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether no stranger can have made a browser believe that this host is us: names can be pointed anywhere."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        if name in ("localhost", self._config.tls.hostname.lower()):
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+class _Turned(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  of a stream
+        transport.abort()
+
+
+def read_token(path: Path) -> bytes:
+    """Give the token in a file.
+
+    Raises:
+        ConfigError: it cannot be read, or could be guessed.
+    """
+    token = files.read(path, "the admin token").strip()
+    if len(token) < _SHORTEST_TOKEN:
+        raise ConfigError(f"the admin token {path} has {len(token)} characters; give it {_SHORTEST_TOKEN} or more")
+    conceal(token.decode("utf-8", "replace"), str(path))
+    return token
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """Listen on a socket that only its owner may open, in the place of one that is there, perhaps another server's."""
+    if path.exists() and not path.is_socket():
+        raise ConfigError(f"-admin=unix:{path} is there and is no socket; choose another path")
+    # Under a name of its own until it listens, so that a successor takes over without a gap.
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(new))
+        finally:
+            os.umask(before)
+        sock.listen()
+        new.replace(path)
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"cannot listen on the admin socket {path} ({reason}); give a place that this user may write to"
+        ) from error
+    return sock
+
+
+def _is_same_origin(origins: Iterable[str], host: str) -> bool:
+    return all(origin.partition("://")[2].lower() == host.lower() for origin in origins)
+
+
+async def _go_to_index(request: web.Request) -> web.Response:
+    return redirect(request, HTTPStatus.FOUND, "/debug/")

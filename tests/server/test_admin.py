@@ -1,0 +1,228 @@
+"""The admin listener: who gets in on a socket and on an address, what stays shut, and what is left on public ports."""
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from live import Server, answer_to, config_of, serving
+
+from derper.errors import ConfigError
+from derper.server import admin
+
+TOKEN: Final = "correct-horse-battery"  # noqa: S105  a test's own
+BEARER: Final = f"Authorization: Bearer {TOKEN}"
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    return path
+
+
+@asynccontextmanager
+async def with_admin(folder: Path, *flags: str, **environ: str) -> AsyncIterator[Server]:
+    async with serving(config_of(folder, "-hostname=derp.test", *flags, **environ)) as server:
+        yield server
+
+
+def put(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+async def ask(server: Server, method: str, path: str, *headers: str, host: str = "localhost") -> tuple[int, str]:
+    assert server.parts.admin is not None
+    place = server.parts.admin.address
+    if place.startswith("unix:"):
+        stream, out = await asyncio.open_unix_connection(place.removeprefix("unix:"))
+    else:
+        address, _, port = place.rpartition(":")
+        stream, out = await asyncio.open_connection(address.strip("[]"), int(port))
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
+    out.write("\r\n".join(lines).encode())
+    head, _, body = (await stream.read()).decode().partition("\r\n\r\n")
+    out.close()
+    await out.wait_closed()
+    assert "\nServer:" not in head
+    return int(head.split()[1]), body
+
+
+async def test_a_socket_is_for_its_owner_alone_and_shows_every_page(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "admin.sock"
+    async with with_admin(tmp_path, f"-admin=unix:{path}") as server:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert await ask(server, "GET", "/debug/check") == (200, "derp.Server ConsistencyCheck okay")
+        assert "derp_accepts" in (await ask(server, "GET", "/debug/varz", host="whatever"))[1]
+        assert "derp_accepts" not in (await ask(server, "HEAD", "/debug/varz"))[1]
+        assert "TLS hostname" in (await ask(server, "GET", "/debug/"))[1]
+        assert (await ask(server, "GET", "/"))[0] == 302
+        assert (await ask(server, "GET", "/debug/nothing"))[0] == 404
+        assert (await ask(server, "GET", "/derp/probe"))[0] == 404
+    assert not path.exists()
+
+
+async def test_the_default_socket_is_in_the_directory_that_systemd_made(tmp_path: Path) -> None:
+    async with with_admin(tmp_path, "-admin=unix", RUNTIME_DIRECTORY=f"{tmp_path}/a:{tmp_path}/b") as server:
+        assert server.parts.admin is not None
+        assert server.parts.admin.address == f"unix:{tmp_path}/a/admin.sock"
+
+
+@pytest.mark.parametrize("request_line", ["GET /debug/", "GET /debug/varz", "GET /debug/vars", "HEAD /debug/check"])
+async def test_with_an_admin_listener_no_debug_page_is_on_the_public_port(request_line: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret")
+    flags = (f"-admin=unix:{tmp_path}/s", "-dev=false")
+    async with with_admin(tmp_path, *flags, TS_DEBUG_KEY_PATH=str(key), TS_ALLOW_DEBUG_IP="192.0.2.1") as server:
+        for remote in ("127.0.0.1", "::1", "100.64.0.1", "192.0.2.1"):
+            for query in ("", "?debugkey=s3cret"):
+                head = f"{request_line}{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+                status, _, body = await answer_to(server.parts.http, head, remote)
+                assert status == 403
+                assert body in (b"", b"debug access denied\n")
+        _, _, home = await answer_to(server.parts.http, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "127.0.0.1")
+        assert b"/debug/" not in home
+
+
+async def test_what_changes_something_is_posted_and_over_the_socket_needs_no_token(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    rates.write_text('{"PerClientRateLimitBytesPerSec": 100000, "PerClientRateBurstBytes": 200000}')
+    async with with_admin(tmp_path, f"-admin=unix:{tmp_path}/s", "-rate-config", str(rates)) as server:
+        assert (await ask(server, "GET", "/reload"))[0] == 405
+        assert await ask(server, "POST", "/reload") == (200, '{"failed": {}}')
+        rates.write_text("{")
+        status, body = await ask(server, "POST", "/reload")
+        assert status == 500
+        assert '"the rate limits": "' in body
+
+
+async def test_on_an_address_pages_are_for_whom_they_always_are_and_changes_for_the_token(
+    tmp_path: Path, token_file: Path
+) -> None:
+    flags = ("-admin=127.0.0.1:0", f"-admin-token-file={token_file}")
+    async with with_admin(tmp_path, *flags) as server:
+        assert (await ask(server, "GET", "/debug/check"))[0] == 200
+        assert (await ask(server, "GET", "/debug/check", "X-Forwarded-For: 192.0.2.9"))[0] == 401
+        assert (await ask(server, "GET", "/debug/check", "X-Forwarded-For: 192.0.2.9", BEARER))[0] == 200
+        assert (await ask(server, "POST", "/reload"))[0] == 401
+        assert (await ask(server, "POST", "/reload", BEARER))[0] == 200
+        assert (await ask(server, "POST", "/reload", BEARER.replace("Bearer", "bearer")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Authorization: Bearer", "Authorization: Bearer wrong-horse-battery", f"Authorization: Basic {TOKEN}",
+     f"Authorization: {TOKEN}", f"Authorization: Bearer {TOKEN[:-1]}", f"X-Authorization: Bearer {TOKEN}"],
+)  # fmt: skip
+async def test_what_is_not_the_token_changes_nothing(header: str, tmp_path: Path, token_file: Path) -> None:
+    async with with_admin(tmp_path, "-admin=127.0.0.1:0", f"-admin-token-file={token_file}") as server:
+        assert (await ask(server, "POST", "/reload", header))[0] == 401
+        assert (await ask(server, "POST", f"/reload?token={TOKEN}"))[0] == 401
+
+
+async def test_without_a_token_nothing_is_changed_over_an_address(tmp_path: Path) -> None:
+    async with with_admin(tmp_path, "-admin=localhost:0") as server:
+        assert (await ask(server, "GET", "/debug/check"))[0] == 200
+        assert (await ask(server, "POST", "/reload"))[0] == 401
+        assert (await ask(server, "POST", "/reload", BEARER))[0] == 401
+
+
+async def test_the_token_is_looked_up_each_time(tmp_path: Path, token_file: Path) -> None:
+    async with with_admin(tmp_path, "-admin=127.0.0.1:0", f"-admin-token-file={token_file}") as server:
+        put(token_file, "another-horse-battery")
+        assert (await ask(server, "POST", "/reload", BEARER))[0] == 401
+        assert (await ask(server, "POST", "/reload", "Authorization: Bearer another-horse-battery"))[0] == 200
+        put(token_file, "")
+        assert (await ask(server, "POST", "/reload", BEARER))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("localhost:9090", 200), ("127.0.0.1:1", 200), ("[::1]:80", 200), ("derp.test", 200),
+     ("evil.test", 403), ("", 403), ("127.0.0.1.evil.test", 403), ("localhost.evil.test", 403), ("[::1", 403)],
+)  # fmt: skip
+async def test_a_name_that_was_pointed_here_shows_nothing_to_a_browser(host: str, status: int, tmp_path: Path) -> None:
+    async with with_admin(tmp_path, "-admin=127.0.0.1:0") as server:
+        assert (await ask(server, "GET", "/debug/check", host=host))[0] == status
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:0", "unix"])
+async def test_another_sites_page_can_have_a_browser_change_nothing(place: str, tmp_path: Path) -> None:
+    async with with_admin(tmp_path, f"-admin={place}", RUNTIME_DIRECTORY=str(tmp_path)) as server:
+        for origin in ("https://evil.test", "null", "http://localhost:1", "http://localhost.evil.test"):
+            assert (await ask(server, "POST", "/reload", f"Origin: {origin}"))[0] == 403
+        status, _ = await ask(server, "POST", "/reload", "Origin: http://localhost")
+        assert status == (200 if place == "unix" else 401)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["-admin=:9090"], "can be reached from elsewhere and needs -admin-token-file"),
+        (["-admin=0.0.0.0:9090"], "needs -admin-token-file"),
+        (["-admin=192.0.2.1:9090"], "needs -admin-token-file"),
+        (["-admin=unix"], "RuntimeDirectory=derper"),
+        (["-admin=socket"], "is not one; write"),
+        (["-admin-token-file=x"], "of no use without -admin"),
+    ],
+)
+def test_a_place_that_cannot_be_is_a_sentence(flags: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of(tmp_path, "-hostname=a", *flags)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short\n", b" " * 99])
+async def test_a_token_that_is_not_there_or_can_be_guessed_is_a_start_up_error(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match="the admin token"):
+        async with with_admin(tmp_path, "-admin=127.0.0.1:0", f"-admin-token-file={file}"):
+            pass
+
+
+async def test_a_socket_that_cannot_be_is_a_start_up_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path / "file", "is no socket"), (tmp_path / "file" / "s", "cannot listen"),
+                       (tmp_path / ("a" * 120), "cannot listen")):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            async with with_admin(tmp_path, f"-admin=unix:{path}"):
+                pass
+
+
+async def test_a_successor_takes_the_socket_over_and_keeps_it_when_the_old_server_ends(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with with_admin(tmp_path, f"-admin=unix:{path}"):
+        successor = with_admin(tmp_path, f"-admin=unix:{path}")
+        server = await successor.__aenter__()
+    assert (await ask(server, "GET", "/debug/check"))[0] == 200
+    await successor.__aexit__(None, None, None)
+    assert not path.exists()
+
+
+async def test_who_connects_and_asks_nothing_that_is_allowed_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "FIRST_REQUEST", 0.2)
+    monkeypatch.setattr(admin, "MOST_CONNECTIONS", 3)
+    async with with_admin(tmp_path, "-admin=127.0.0.1:0") as server:
+        assert server.parts.admin is not None
+        port = int(server.parts.admin.address.rpartition(":")[2])
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        kept[0][1].write(b"GET /debug/check HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        kept[1][1].write(b"GET /debug/check HTTP/1.1\r\nHost: evil.test\r\n\r\n")
+        kept[2][1].write(b"GET /debug/check HTTP/1.1\r\nHost: loc")
+        assert (await kept[0][0].readuntil(b"okay")).startswith(b"HTTP/1.1 200 OK\r\n")
+        for stream, _ in kept[1:]:
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await stream.readuntil(b"never")
+        kept[0][1].write(b"GET /debug/check HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await kept[0][0].readuntil(b"okay")).count(b"200 OK") == 1
+        for _, out in kept:
+            out.close()
