@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from first_packet import relay_one  # noqa: E402  (the examples are no package)
 
-from derper.errors import DerperError  # noqa: E402  (after it, for the same reason)
+from derper.errors import DerperError, NetworkError  # noqa: E402  (after it, for the same reason)
 
 PORT: Final = 3340  # the one of -dev
 URL: Final = f"http://127.0.0.1:{PORT}"
@@ -71,12 +71,12 @@ async def first_packet(relay: Process) -> bool:
             while relay.returncode is None:
                 try:
                     await relay_one(URL, "", say)
-                except ConnectionRefusedError:
+                except NetworkError:  # it does not listen yet
                     await asyncio.sleep(LOOK_AGAIN_SECONDS)
                 else:
                     say(NEXT)
                     break
-    except (DerperError, OSError, asyncio.IncompleteReadError) as error:
+    except (DerperError, TimeoutError) as error:
         say(f"no packet came through the relay: {str(error) or 'nothing happened in time'}")
         return False
     return True  # or the relay ended, and has said why

@@ -106,9 +106,13 @@ class Relay:
                 raise RelayError(message)
 
     def restart(self) -> None:
-        """End it in order and start it again where it was: same port, same identity."""
+        """End it in order and start it again where it was."""
         if (code := self.stop()) != 0:
             raise RelayError(self._told(f"ended with exit code {code} after SIGTERM"))
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it where it was: same port, same identity."""
         self._launch()
         if not self._listens_in_time():
             message = self._told("did not start again")

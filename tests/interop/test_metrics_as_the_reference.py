@@ -12,7 +12,7 @@ from realclient import check
 from relays import GoDerper, OurDerper, Relay
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "protocol" / "metrics.md"
-NOT_YET: Final = re.compile(r"bootstrap_dns_|derp_rate_limit_")
+NOT_YET: Final = re.compile(r"derp_rate_limit_")
 OURS_ALONE: Final = frozenset({"stun_kernel_drops"})
 NEEDS_TLS: Final = re.compile(r"tls_listener_")
 GO_ONLY: Final = re.compile(r"go_|goroutines|goamd64_|memstats_|derp_memstats_|promhttp_")
@@ -118,7 +118,7 @@ def test_the_json_has_the_members_of_the_reference(pair: tuple[Relay, Relay]) ->
     ours, theirs = (json.loads(fetch(relay, "vars")) for relay in pair)
 
     def members(of: dict[str, Any]) -> set[str]:
-        go = re.compile(r"gauge_go|go_version|memstats|counter_bootstrap_dns|gauge_memstats")
+        go = re.compile(r"gauge_go|go_version|memstats|gauge_memstats")
         return {name for name in of if not go.match(name)}
 
     assert members(ours) == members(theirs)

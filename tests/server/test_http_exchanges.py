@@ -36,7 +36,7 @@ FLAGS: Final[dict[str, tuple[str, ...]]] = {
 LEFT_OUT: Final = (
     ("dns-all-fail", "", "bootstrap DNS has tests of its own"),
     ("debug-access", "", "the debug pages have tests of their own"),
-    ("tls-ace", "", "the CONNECT proxy is not in this release"),
+    ("tls-ace", "", "the CONNECT proxy has tests of its own"),
     ("tls-ip:80", "", "port 80 has tests of its own"),
     ("letsencrypt:80", "", "port 80 has tests of its own"),
     ("letsencrypt-prod-name:80", "", "port 80 has tests of its own"),

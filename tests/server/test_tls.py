@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def by_name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("by-name")
     write_certificate(folder, NAME, "derp2.example.test")
     with Server(folder, tls=True, hostname=NAME) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def restless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Changes its keys after every second record."""
+    with Server(tmp_path_factory.mktemp("restless"), tls=True, tuning={"records_per_key": 2}) as server:
         yield server
 
 
@@ -158,11 +166,11 @@ def test_the_chain_is_the_leaf_and_the_meta_certificate(by_address: Server, vers
 class Openssl:
     """A DERP client behind `openssl s_client`, which can be told to change its keys."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *words: str) -> None:
         ours, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                ["openssl", "s_client", "-connect", f"{HOST}:{server.port}", "-tls1_3", "-brief"],
+                ["openssl", "s_client", "-connect", f"{HOST}:{server.port}", "-tls1_3", "-brief", *words],
                 stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
         ours.settimeout(SECONDS)
@@ -189,19 +197,60 @@ class Openssl:
         raise AssertionError(f"openssl ended without saying {word}")
 
 
-def test_packets_flow_on_while_a_client_changes_its_keys(by_address: Server) -> None:
-    openssl = Openssl(by_address)
+CIPHERS = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
+
+
+@pytest.fixture(params=CIPHERS)
+def suite(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """A cipher of TLS 1.3, as openssl is told to offer no other."""
+    return ("-ciphersuites", request.param)
+
+
+@contextmanager
+def openssl_and_peer(server: Server, *words: str) -> Iterator[tuple[Openssl, Client]]:
+    openssl = Openssl(server, *words)
     try:
-        client = openssl.client
-        client.upgrade()
-        client.log_in()
-        with Client.join(by_address.door) as peer:
-            for number in range(8):
-                openssl.update_keys(both=number % 2 == 0)
-                packet = number.to_bytes(4, "big") * 1_000
-                client.send(peer.key, packet)
-                assert peer.packet().packet == packet
-                peer.send(client.key, packet)
-                assert client.packet().packet == packet
+        openssl.client.upgrade()
+        openssl.client.log_in()
+        with Client.join(server.door) as peer:
+            yield openssl, peer
     finally:
         openssl.stop()
+
+
+def exchange(one: Client, other: Client, packet: bytes) -> None:
+    one.send(other.key, packet)
+    assert other.packet().packet == packet
+    other.send(one.key, packet)
+    assert one.packet().packet == packet
+
+
+def test_packets_flow_on_while_a_client_changes_its_keys(by_address: Server, suite: tuple[str, ...]) -> None:
+    with openssl_and_peer(by_address, *suite) as (openssl, peer):
+        for number in range(8):
+            openssl.update_keys(both=number % 2 == 0)
+            exchange(openssl.client, peer, number.to_bytes(4, "big") * 1_000)
+
+
+def test_packets_flow_on_while_the_server_changes_its_keys(restless: Server, suite: tuple[str, ...]) -> None:
+    with openssl_and_peer(restless, *suite) as (openssl, peer):
+        for number in range(8):
+            exchange(openssl.client, peer, number.to_bytes(4, "big") * 16_000)
+        for number in range(4):
+            openssl.update_keys(both=number % 2 == 0)
+            exchange(openssl.client, peer, number.to_bytes(4, "big") * 1_000)
+
+
+def test_a_client_may_pad_and_cut_its_records(by_address: Server) -> None:
+    for words in (("-record_padding", "512"), ("-record_padding", "16384"), ("-max_send_frag", "512")):
+        with openssl_and_peer(by_address, *words) as (openssl, peer):
+            for size in (1, 500, 20_000, 65_536):
+                exchange(openssl.client, peer, bytes([size % 251]) * size)
+
+
+def test_a_client_that_says_goodbye_is_gone_in_order(by_address: Server) -> None:
+    with openssl_and_peer(by_address) as (openssl, _):
+        key = openssl.client.key
+        openssl.client.ping()
+        openssl.client.wire.send(b"Q\n")  # openssl says close_notify, and ends
+        assert by_address.logged(rf'event="client gone".*key={key}.*')[0].count("reason=eof") == 1

@@ -16,10 +16,10 @@ use pyo3::types::{PyBytes, PyList};
 use relay::seam::{
     AcceptLimit, Act, Command, Event, Limits, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
 };
-use relay::{Audit, Census, Certificate, ConnId, Key, Rate, Settings, Spread};
+use relay::{Audit, Census, Certificate, ConnId, Key, Missing, Rate, Serves, Settings, Spread};
 
-/// A certificate as Python gives it: name, chain, key.
-type CertificateTuple = (Option<String>, Vec<Vec<u8>>, Vec<u8>);
+/// A certificate as Python gives it: whom it is for (how, name, address), chain, key.
+type CertificateTuple = (String, Option<String>, Option<IpAddr>, Vec<Vec<u8>>, Vec<u8>);
 
 /// A rate as Python gives it: what comes a second, and how much at once.
 type RateTuple = (f64, f64);
@@ -76,7 +76,7 @@ impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
-                        keep_alive_jitter, rtt_interval, count_senders))]
+                        keep_alive_jitter, rtt_interval, records_per_key, count_senders))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -96,6 +96,7 @@ impl Plane {
         keep_alive: u64,
         keep_alive_jitter: u64,
         rtt_interval: u64,
+        records_per_key: u64,
         count_senders: bool,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
@@ -117,6 +118,7 @@ impl Plane {
             keep_alive,
             keep_alive_jitter,
             rtt_interval,
+            records_per_key,
             count_senders,
         })?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
@@ -154,8 +156,17 @@ impl Plane {
     }
 
     fn set_certificates(&self, certificates: Vec<CertificateTuple>) -> PyResult<()> {
-        let certificates =
-            certificates.into_iter().map(|(name, chain, key)| Certificate { name, chain, key }).collect();
+        let certificate = |(kind, name, ip, chain, key): CertificateTuple| {
+            let serves = match (&*kind, name, ip) {
+                ("any", None, None) => Serves::Any,
+                ("name", Some(name), None) => Serves::Name(name),
+                ("local_ip", None, Some(ip)) => Serves::LocalIp(ip),
+                ("challenge", Some(name), None) => Serves::Challenge(name),
+                _ => return Err(PyValueError::new_err("a certificate for nobody")),
+            };
+            Ok(Certificate { serves, chain, key })
+        };
+        let certificates = certificates.into_iter().map(certificate).collect::<PyResult<_>>()?;
         self.with(|plane| plane.certificates().replace(certificates))?.map_err(PyValueError::new_err)
     }
 
@@ -203,6 +214,10 @@ impl Plane {
 
     fn await_body(&self, conn: u64, length: u64) {
         self.stage(conn, |conn| Command::AwaitBody(conn, length));
+    }
+
+    fn stream(&self, conn: u64) {
+        self.stage(conn, Command::Stream);
     }
 
     fn consumed(&self, conn: u64, length: usize) {
@@ -311,6 +326,7 @@ const CONNECTED: u8 = 9;
 const DROPPED: u8 = 10;
 const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
+const UNSERVED: u8 = 15;
 const MEMBERS: u8 = 13;
 const STRUGGLING: u8 = 14;
 
@@ -318,11 +334,13 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
     let end = |address: std::net::SocketAddr| (address.ip().to_string(), address.port());
     Ok(match event {
-        Event::Head { conn, head, remote, tls } => {
-            (HEAD, conn.as_u64(), bytes(&head), end(remote), tls).into_pyobject(py)?.into_any()
+        Event::Head { conn, head, remote, local, listener, tls } => {
+            (HEAD, conn.as_u64(), bytes(&head), end(remote), end(local), listener, tls)
+                .into_pyobject(py)?
+                .into_any()
         }
-        Event::HeadTooLarge { conn, remote } => {
-            (HEAD_TOO_LARGE, conn.as_u64(), end(remote)).into_pyobject(py)?.into_any()
+        Event::HeadTooLarge { conn, remote, listener } => {
+            (HEAD_TOO_LARGE, conn.as_u64(), end(remote), listener).into_pyobject(py)?.into_any()
         }
         Event::Frame { conn, kind, payload } => {
             (FRAME, conn.as_u64(), kind, bytes(&payload)).into_pyobject(py)?.into_any()
@@ -358,6 +376,9 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
         }
         Event::AcceptFailed { shard, error } => (ACCEPT_FAILED, shard, error).into_pyobject(py)?.into_any(),
+        Event::Unserved(Missing { name, local }) => {
+            (UNSERVED, name, local.to_string()).into_pyobject(py)?.into_any()
+        }
         Event::StunFailed { error } => (STUN_FAILED, error).into_pyobject(py)?.into_any(),
     })
 }
@@ -394,6 +415,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("DROPPED", DROPPED),
         ("STUN_FAILED", STUN_FAILED),
         ("LINKED", LINKED),
+        ("UNSERVED", UNSERVED),
         ("MEMBERS", MEMBERS),
         ("STRUGGLING", STRUGGLING),
     ] {

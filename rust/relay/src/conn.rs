@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use crate::bucket::Bucket;
 use crate::frame::Key;
+use crate::hello::ACME_TLS_1;
 use crate::id::ConnId;
 use crate::limits::Allowance;
 use crate::net::Interest;
 use crate::queue::Outbox;
-use crate::seam::{Member, Reason, Totals};
+use crate::seam::{ListenerId, Member, Reason, Totals};
 use crate::senders::Senders;
 use crate::standing::Wire;
 use crate::strain::Strain;
@@ -28,41 +29,37 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) enum Transport {
     Plain,
     Tls(Box<Session>),
-    /// TLS of this version, and the session is out of its place because it is being fed.
-    Busy(Option<&'static str>),
 }
 
 impl Transport {
-    /// Takes the session out, to be fed while the rest of the shard is used.
-    pub(crate) fn borrow_session(&mut self) -> Option<Box<Session>> {
-        let Self::Tls(session) = self else { return None };
-        let version = session.version();
-        match std::mem::replace(self, Self::Busy(version)) {
-            Self::Tls(session) => Some(session),
-            Self::Plain | Self::Busy(_) => None,
-        }
-    }
-
-    pub(crate) const fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain)
-    }
-
-    /// The certificates of a node that we dialled; none where the other end dialled us.
-    pub(crate) fn dialled_chain(&self) -> Option<Vec<Vec<u8>>> {
+    /// The certificates of a node that we dialled, to be asked once; none where the other end dialled us.
+    pub(crate) fn dialled_chain(&mut self) -> Option<Vec<Vec<u8>>> {
         match self {
             Self::Tls(session) => session.dialled_chain(),
-            Self::Plain | Self::Busy(_) => None,
+            Self::Plain => None,
         }
+    }
+
+    /// Whether this is TLS for the check of an ACME server, and for nothing else.
+    pub(crate) fn is_challenge(&self) -> bool {
+        matches!(self, Self::Tls(session) if session.protocol() == Some(ACME_TLS_1))
     }
 
     /// "1.2" or "1.3", or none without TLS.
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         match self {
             Self::Tls(session) => session.version(),
-            Self::Busy(version) => *version,
             Self::Plain => None,
         }
     }
+}
+
+/// Between whom a connection is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) listener: ListenerId,
 }
 
 /// How a connection ends: why, and what it was until then.
@@ -77,16 +74,20 @@ pub(crate) struct Ending {
 /// What a connection is doing.
 #[derive(Debug)]
 pub(crate) enum Stage {
+    /// A TLS client's first message is being collected; there is no session yet.
+    Hello,
     /// TLS is being agreed on.
     Handshake,
     /// A request head is being collected; so many bytes of it hold no end.
     Head { scanned: usize },
-    /// Python has the floor: nothing is read.
+    /// Python has the floor: nothing is read. There is a deadline only once the peer has said that it sends no more.
     Parked,
     /// One frame of at most so many payload bytes is being collected.
     Frame { most: usize },
     /// So many bytes are still to be handed over as they come; `unused` of those handed over were not used yet.
     Body { left: u64, unused: usize },
+    /// Whatever comes is handed over; `unused` bytes of that were not used yet.
+    Stream { unused: usize },
     /// Frames are relayed.
     Switched(Switched),
     /// We dialled this node: it announces its clients, and is sent what is for them.
@@ -168,19 +169,20 @@ pub(crate) struct Conn<S> {
     /// When the earliest hint that the wheel holds for this connection comes up.
     pub(crate) armed_at: u64,
     pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// Where it came in; 0 where we dialled.
+    pub(crate) listener: ListenerId,
     /// What went over the socket so far.
     pub(crate) wire: Wire,
 }
 
 impl<S> Conn<S> {
-    pub(crate) fn new(stream: S, remote: SocketAddr, transport: Transport) -> Self {
-        let stage = match transport {
-            Transport::Plain => Stage::Head { scanned: 0 },
-            Transport::Tls(_) | Transport::Busy(_) => Stage::Handshake,
-        };
+    /// A connection that nothing has come from.
+    pub(crate) fn new(stream: S, stage: Stage, ends: Ends) -> Self {
+        let Ends { remote, local, listener } = ends;
         Self {
             stream,
-            transport,
+            transport: Transport::Plain,
             tls: None,
             websocket: None,
             stage,
@@ -196,6 +198,8 @@ impl<S> Conn<S> {
             write_timeout: NEVER,
             armed_at: NEVER,
             remote,
+            local,
+            listener,
             wire: Wire::default(),
         }
     }
@@ -223,11 +227,12 @@ impl<S> Conn<S> {
     pub(crate) fn wanted(&self, body_credit: usize) -> Interest {
         let read = match &self.stage {
             Stage::Parked | Stage::Closing(_) => false,
-            Stage::Body { unused, .. } => *unused < body_credit,
+            Stage::Body { unused, .. } | Stage::Stream { unused } => *unused < body_credit,
             Stage::Switched(switched) => switched.throttled_until == 0,
             _ => true,
         };
-        Interest { read, write: self.blocked }
+        let hangup = matches!(self.stage, Stage::Parked) && self.deadline == NEVER;
+        Interest { read, write: self.blocked, hangup }
     }
 
     /// What has taken too long, if anything has.
@@ -242,7 +247,9 @@ impl<S> Conn<S> {
             return None;
         }
         Some(match &self.stage {
-            Stage::Handshake => Reason::with("setup_timeout", "the TLS handshake was not finished in time"),
+            Stage::Hello | Stage::Handshake => {
+                Reason::with("setup_timeout", "the TLS handshake was not finished in time")
+            }
             Stage::Head { .. } if self.input.is_empty() => Reason::code("idle"),
             Stage::Head { .. } => {
                 let came = self.input.len();
@@ -254,7 +261,8 @@ impl<S> Conn<S> {
             Stage::Frame { .. } => Reason::with("login_timeout", "no whole ClientInfo frame in time"),
             Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
             Stage::Switched(_) => Reason::with("unread", "it does not read what it is told"),
-            Stage::Parked | Stage::Linked(_) => Reason::code("timeout"),
+            Stage::Parked => Reason::with("eof", "while it was served"),
+            Stage::Stream { .. } | Stage::Linked(_) => Reason::code("timeout"),
             Stage::Closing(ending) | Stage::Lingering(ending) => ending.reason.clone(),
         })
     }

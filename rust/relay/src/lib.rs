@@ -5,22 +5,27 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `frame`, `tls`, `route`, `mailbox`, `timer`, `net`;
+//! `switchboard` (who is where), `queue` (what waits), and then `hello`, `certificates`, `frame`, `tls`, `records`,
+//! `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
 mod bucket;
+mod certificates;
 mod conn;
 mod datagrams;
 mod frame;
+mod hello;
 mod histogram;
 mod id;
 mod limits;
+mod links;
 mod mailbox;
 mod net;
 mod partners;
 mod plane;
 mod queue;
+mod records;
 mod route;
 pub mod seam;
 mod senders;
@@ -33,12 +38,14 @@ pub mod stepping;
 mod strain;
 mod stun;
 mod switchboard;
+mod tally;
 mod timer;
 mod tls;
 mod watch;
 mod websocket;
 
 pub use bucket::Rate;
+pub use certificates::{Certificate, CertificateStore, Missing, Serves};
 pub use frame::Key;
 pub use histogram::Spread;
 pub use id::ConnId;
@@ -46,5 +53,5 @@ pub use mailbox::MAILBOX;
 pub use plane::Plane;
 pub use shard::Settings;
 pub use stats::Drops;
-pub use switchboard::{Audit, Census, Switchboard};
-pub use tls::{Certificate, CertificateStore};
+pub use switchboard::Switchboard;
+pub use tally::{Audit, Census};

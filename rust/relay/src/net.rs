@@ -22,12 +22,14 @@ use crate::seam::{Listener, ListenerId, Waker};
 pub(crate) struct Interest {
     pub(crate) read: bool,
     pub(crate) write: bool,
+    /// The peer's word that it sends no more, though nothing is read.
+    pub(crate) hangup: bool,
 }
 
 /// Something that is ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ready {
-    Conn { id: ConnId, read: bool, write: bool, broken: bool },
+    Conn { id: ConnId, read: bool, write: bool, hangup: bool, broken: bool },
     Listener(ListenerId),
 }
 
@@ -37,6 +39,8 @@ pub(crate) trait Stream {
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Says that nothing more will be written.
     fn finish(&mut self);
+    /// Our end's address.
+    fn local(&self) -> io::Result<SocketAddr>;
     /// The round trip to the other end, as the system last estimated it.
     fn rtt(&self) -> io::Result<Duration>;
 }
@@ -77,6 +81,10 @@ impl Stream for Socket {
     fn finish(&mut self) {
         // A peer that has reset meanwhile makes this fail, and then there is nobody left to tell.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
+
+    fn local(&self) -> io::Result<SocketAddr> {
+        Ok(canonical(SocketAddr::try_from(rustix::net::getsockname(&self.0)?)?))
     }
 
     fn rtt(&self) -> io::Result<Duration> {
@@ -141,6 +149,7 @@ impl Epoll {
                     id: ConnId::from_u64(data),
                     read: flags.contains(EventFlags::IN),
                     write: flags.contains(EventFlags::OUT),
+                    hangup: flags.contains(EventFlags::RDHUP),
                     broken: flags.intersects(EventFlags::ERR | EventFlags::HUP),
                 }),
             }
@@ -164,10 +173,16 @@ fn timespec(ms: u64) -> Timespec {
     Timespec { tv_sec: (ms / 1_000) as i64, tv_nsec: (ms % 1_000 * 1_000_000) as i64 }
 }
 
+/// IPv4-mapped addresses are IPv4's.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 fn flags(interest: Interest) -> EventFlags {
     let mut flags = EventFlags::empty();
     flags.set(EventFlags::IN, interest.read);
     flags.set(EventFlags::OUT, interest.write);
+    flags.set(EventFlags::RDHUP, interest.hangup);
     flags
 }
 
@@ -189,7 +204,7 @@ impl Net for Epoll {
         let (socket, address) = rustix::net::acceptfrom_with(&listener.socket, flags)?;
         let address = address.and_then(|any| SocketAddr::try_from(any).ok());
         let address = address.ok_or_else(|| io::Error::other("a connection from no IP address"))?;
-        Ok((Socket(socket), SocketAddr::new(address.ip().to_canonical(), address.port())))
+        Ok((Socket(socket), canonical(address)))
     }
 
     fn take_over(&mut self, socket: OwnedFd) -> io::Result<Socket> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
+use crate::certificates::CertificateStore;
 use crate::datagrams::{Responder, Stun};
 use crate::frame::Key;
 use crate::histogram::{MovingAverage, Spread};
@@ -22,7 +23,7 @@ use crate::shard::{Settings, Shard, Shared, sum};
 use crate::stats::{Counters, Drops};
 use crate::stun::Clients;
 use crate::switchboard::Switchboard;
-use crate::tls::{CertificateStore, Session, client_config, server_config};
+use crate::tls::{Session, client_config};
 
 /// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
 const EXIT_BUG: i32 = 70;
@@ -36,7 +37,6 @@ const CONGESTION_PAUSE_MS: u64 = 10;
 /// All shards of a process.
 pub struct Plane {
     shared: Arc<Shared<Socket>>,
-    certificates: Arc<CertificateStore>,
     /// How other nodes are dialled, once it was said whom to trust.
     outgoing: Option<Arc<ClientConfig>>,
     threads: Vec<JoinHandle<()>>,
@@ -53,10 +53,8 @@ impl Plane {
     /// No threads, descriptors or memory.
     pub fn start(settings: Settings) -> io::Result<Self> {
         end_on_panic();
-        let certificates = Arc::new(CertificateStore::default());
-        let tls =
-            server_config(Arc::clone(&certificates)).map_err(|error| io::Error::other(error.to_string()))?;
-        let shared = Arc::new(Shared::new(settings, tls)?);
+        let certificates = CertificateStore::new().map_err(|error| io::Error::other(error.to_string()))?;
+        let shared = Arc::new(Shared::new(settings, Arc::new(certificates))?);
         let start = Instant::now();
         let stun = Arc::new(Stun::default());
         let mut responder = Some(Responder::new(Arc::clone(&stun)));
@@ -78,7 +76,7 @@ impl Plane {
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { shared, certificates, outgoing: None, threads, listeners: 0, stun, epoll })
+        Ok(Self { shared, outgoing: None, threads, listeners: 0, stun, epoll })
     }
 
     /// Accepts connections on a bound and listening socket, on every shard.
@@ -181,7 +179,7 @@ impl Plane {
     /// The certificates that the next handshakes use.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
-        &self.certificates
+        &self.shared.certificates
     }
 
     /// Reads no more than this from clients from now on, the connected ones included.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bucket::{Bucket, Rate};
+use crate::certificates::Missing;
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::sleep::Sleep;
@@ -102,6 +103,10 @@ pub enum Event {
         head: Vec<u8>,
         /// The other end.
         remote: SocketAddr,
+        /// Our end.
+        local: SocketAddr,
+        /// Where it came in; 0 for a node that we dialled.
+        listener: ListenerId,
         /// The TLS version in use, or none.
         tls: Option<&'static str>,
     },
@@ -111,6 +116,8 @@ pub enum Event {
         conn: ConnId,
         /// The other end.
         remote: SocketAddr,
+        /// Where it came in.
+        listener: ListenerId,
     },
     /// The frame that was asked for. The connection is parked.
     Frame {
@@ -121,7 +128,7 @@ pub enum Event {
         /// Its payload.
         payload: Vec<u8>,
     },
-    /// A part of the body that was asked for.
+    /// A part of the body or of the stream that was asked for.
     Data {
         /// The connection.
         conn: ConnId,
@@ -182,6 +189,8 @@ pub enum Event {
         /// Its length.
         bytes: usize,
     },
+    /// A TLS client was refused for want of a certificate; of the same one it is not said again for a second.
+    Unserved(Missing),
     /// A connection could not be accepted; the shard tries again in a second.
     AcceptFailed {
         /// The shard.
@@ -215,7 +224,9 @@ pub enum Command {
     AwaitFrame(ConnId, usize),
     /// Hand over the next so many bytes as they come.
     AwaitBody(ConnId, u64),
-    /// So many bytes of the body have been used: more may be read.
+    /// Hand over whatever comes, until the connection ends.
+    Stream(ConnId),
+    /// So many bytes of the body or of the stream have been used: more may be read.
     Consumed(ConnId, usize),
     /// Relay from now on; `first` is written before any packet.
     Switch {

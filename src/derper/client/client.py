@@ -120,6 +120,9 @@ class DerpClient:
             self._keeping.cancel()
             with suppress(asyncio.CancelledError):
                 await self._keeping
+        if self._connection is not None:  # that nobody had begun to read
+            connection, self._connection = self._connection, None
+            await connection.close()
         if self._closed is None:
             self._closed = _Closed(None)
             while not self._messages.empty():

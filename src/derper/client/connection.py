@@ -10,6 +10,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Self
 
+from derper.client import dial
 from derper.client.streams import Address, Stream, TcpStream, WebSocketStream
 from derper.client.target import Target
 from derper.client.tls import TlsInfo
@@ -101,15 +102,22 @@ class Connection:
             NetworkError: it cannot be reached, its certificate is not trusted, it hung up or took too long.
             ProtocolError: it does not speak DERP, or breaks it.
         """
-        kind = WebSocketStream if options.websocket else TcpStream
         stream: Stream | None = None
+        seconds = LOGIN_SECONDS
+        if options.websocket:
+            seconds += dial_seconds  # in which it connects by itself
+        else:
+            sock = await dial.connect_within(target.node, dial_seconds)
         try:
-            async with asyncio.timeout(dial_seconds + LOGIN_SECONDS):
-                stream = await kind.open(target, options.tls, dial_seconds)
+            async with asyncio.timeout(seconds):
+                if options.websocket:
+                    stream = await WebSocketStream.open(target, options.tls, dial_seconds)
+                else:
+                    stream = await TcpStream.open(target, options.tls, sock)
                 return await cls._log_in(stream, target, private, options, ideal_node)
         except TimeoutError as error:
             await _close(stream)
-            raise NetworkError(f"{target} did not finish TLS and login within {LOGIN_SECONDS:g} s") from error
+            raise NetworkError(f"{target} did not finish TLS and login within {seconds:g} s") from error
         except BaseException:
             await _close(stream)
             raise

@@ -5,6 +5,7 @@ head start, as has each address before the next; who fails lets the next begin a
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -33,6 +34,15 @@ async def connect(node: Node) -> socket.socket:
         return await _first([partial(_over, family, host, node.port) for family, host in _ways(node)])
     except _AllFailedError as error:
         raise NetworkError(f"cannot connect to {node.host_name} port {node.port}: {error}") from error
+
+
+async def connect_within(node: Node, seconds: float) -> socket.socket:
+    """Give what `connect` gives, or a `NetworkError` when the time is over."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await connect(node)
+    except TimeoutError as error:
+        raise NetworkError(f"cannot connect to {node.host_name} port {node.port} within {seconds:g} s") from error
 
 
 async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
@@ -117,10 +127,15 @@ async def _first(attempts: Sequence[_Attempt]) -> socket.socket:
                 error = task.exception()
                 if not isinstance(error, OSError):
                     raise error or AssertionError("an attempt failed without a reason")
-                errors.append(error.strerror or str(error))
+                errors.append(_words(error))
         raise _AllFailedError("; ".join(dict.fromkeys(errors)))
     finally:
         await _end(running)
+
+
+def _words(error: OSError) -> str:
+    # asyncio puts the address into the words; those of a look-up that failed have numbers below 0.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 async def _end(tasks: set[asyncio.Future[socket.socket]]) -> None:

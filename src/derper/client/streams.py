@@ -1,10 +1,11 @@
 """Bytes to and from a relay: over TCP, in TLS, or in the messages of a WebSocket.
 
-`open` goes as far as the first byte of DERP can be written: connected, encrypted, the certificate looked at. What the
-stream carries is for `connection` to know.
+`open` goes as far as the first byte of DERP can be written: encrypted, the certificate looked at. What the stream
+carries is for `connection` to know.
 """
 
 import asyncio
+import socket
 import ssl
 from contextlib import suppress
 from typing import Any, Protocol, Self
@@ -53,15 +54,10 @@ class TcpStream:
         self._writer = writer
 
     @classmethod
-    async def open(cls, target: Target, given: ssl.SSLContext | None, dial_seconds: float) -> Self:
-        """Connect, and with TLS shake hands and look at the certificate."""
-        context = tls.context_for(target, given) if target.tls else None
+    async def open(cls, target: Target, given: ssl.SSLContext | None, sock: socket.socket) -> Self:
+        """Take over a connected socket, and with TLS shake hands and look at the certificate."""
         try:
-            async with asyncio.timeout(dial_seconds):
-                sock = await dial.connect(target.node)
-        except TimeoutError as error:
-            raise NetworkError(f"cannot connect to {target} within {dial_seconds:g} s") from error
-        try:
+            context = tls.context_for(target, given) if target.tls else None
             name = target.host if context else None
             reader, writer = await asyncio.open_connection(
                 sock=sock, ssl=context, server_hostname=name, limit=4 * CHUNK
@@ -115,41 +111,47 @@ class WebSocketStream:
         self,
         session: aiohttp.ClientSession,
         connector: "_Connector",
-        socket: "aiohttp.ClientWebSocketResponse[bool]",
+        wrapped: "aiohttp.ClientWebSocketResponse[bool]",
         info: TlsInfo | None,
     ) -> None:
         self.tls = info
-        self.local: Address = (socket.get_extra_info("sockname") or ("", 0))[:2]
-        self.remote: Address = (socket.get_extra_info("peername") or ("", 0))[:2]
+        self.local: Address = (wrapped.get_extra_info("sockname") or ("", 0))[:2]
+        self.remote: Address = (wrapped.get_extra_info("peername") or ("", 0))[:2]
         self._session = session
         self._connector = connector
-        self._socket = socket
+        self._socket = wrapped
 
     @classmethod
     async def open(cls, target: Target, given: ssl.SSLContext | None, dial_seconds: float) -> Self:
-        """Connect and shake hands, all of it; the certificate is looked at before DERP begins."""
-        context = tls.context_for(target, given) if target.tls else True
-        connector = _Connector(resolver=_Resolver(target), ssl=context)
-        timeout = aiohttp.ClientTimeout(sock_connect=dial_seconds)
-        session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        """Connect and shake hands, all of it; the certificate is looked at before DERP begins.
+
+        A session of aiohttp connects by itself; each address has `dial_seconds`.
+        """
+        connector = _Connector(resolver=_Resolver(target), ssl=tls.context_for(target, given) if target.tls else True)
+        session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(sock_connect=dial_seconds))
         try:
-            socket = await session.ws_connect(
+            wrapped = await session.ws_connect(
                 target.websocket_url,
                 protocols=(SUBPROTOCOL,),
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
             )
-            _check_subprotocol(socket.protocol)
-            found = socket.get_extra_info("ssl_object")
-            info = tls.info_of(found, target.server_name) if found else None
-            if info:
-                tls.check(target, info)
-            return cls(session, connector, socket, info)
         except (aiohttp.ClientError, OSError) as error:
             await session.close()
             raise NetworkError(f"no WebSocket with {target}: {_words(error)}") from error
         except BaseException:
             await session.close()
             raise
+        found = wrapped.get_extra_info("ssl_object")
+        info = tls.info_of(found, target.server_name) if found else None
+        stream = cls(session, connector, wrapped, info)
+        try:
+            if info:
+                tls.check(target, info)
+            _check_subprotocol(wrapped.protocol)
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
 
     async def read(self) -> bytes:
         """Wait for a message's bytes; none are the end."""

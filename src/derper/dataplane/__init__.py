@@ -5,6 +5,7 @@ is an event from here and a command back; afterwards it is heard of once more, w
 batches, never a call per packet. Read `events`, then `plane`.
 """
 
+from derper.dataplane.certificate import Certificate, Serves
 from derper.dataplane.events import (
     AcceptFailed,
     Closed,
@@ -19,6 +20,7 @@ from derper.dataplane.events import (
     Head,
     HeadTooLarge,
     Linked,
+    Local,
     Member,
     Notice,
     Remote,
@@ -26,6 +28,7 @@ from derper.dataplane.events import (
     StunFailed,
     Switched,
     Totals,
+    Unserved,
 )
 from derper.dataplane.plane import Audit, Census, DataPlane, Drops, PlaneSettings, Rate, Spread
 
@@ -33,6 +36,7 @@ __all__ = [
     "AcceptFailed",
     "Audit",
     "Census",
+    "Certificate",
     "Closed",
     "Conn",
     "Connected",
@@ -47,14 +51,17 @@ __all__ = [
     "Head",
     "HeadTooLarge",
     "Linked",
+    "Local",
     "Member",
     "Notice",
     "PlaneSettings",
     "Rate",
     "Remote",
+    "Serves",
     "Spread",
     "Struggling",
     "StunFailed",
     "Switched",
     "Totals",
+    "Unserved",
 ]

@@ -1,7 +1,8 @@
 """What the data plane tells: one tuple type an event, with its fields in the extension's order.
 
 After `Head`, `HeadTooLarge` and `Frame`, and after the last `Data` of a body, the connection is parked: nothing more is
-read from it until a command says what it should collect next.
+read from it until a command says what it should collect next. A peer that ends its sending side meanwhile is served for
+five seconds more, as it may read on; then comes `Closed`, whatever was asked for and not read.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,13 @@ class Remote(NamedTuple):
     port: int
 
 
+class Local(NamedTuple):
+    """Our end of a connection."""
+
+    ip: str  # IPv4-mapped addresses as IPv4
+    port: int
+
+
 class Totals(NamedTuple):
     """What a switched connection carried; bytes are packet bytes, without keys and headers."""
 
@@ -37,6 +45,8 @@ class Head(NamedTuple):
     conn: Conn
     head: bytes
     remote: Remote
+    local: Local
+    listener: int  # what `DataPlane.listen` gave; 0 for a node that we dialled
     tls: str | None  # "1.2", "1.3", None without TLS
 
 
@@ -45,6 +55,7 @@ class HeadTooLarge(NamedTuple):
 
     conn: Conn
     remote: Remote
+    listener: int
 
 
 class Frame(NamedTuple):
@@ -56,7 +67,7 @@ class Frame(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A part of the body that `await_body` asked for."""
+    """A part of the body that `await_body` asked for, or of what `stream` did."""
 
     conn: Conn
     data: bytes
@@ -162,7 +173,14 @@ class StunFailed(NamedTuple):
     error: str
 
 
-Notice: TypeAlias = Dropped | AcceptFailed | StunFailed
+class Unserved(NamedTuple):
+    """A TLS client was refused because no certificate is for it; of the same one it is said at most once a second."""
+
+    name: str | None  # in lower case; None: it asked for no name, or for `local`
+    local: str  # where it reached us
+
+
+Notice: TypeAlias = Dropped | AcceptFailed | StunFailed | Unserved
 """An event of no one connection."""
 
 Event: TypeAlias = (
@@ -171,8 +189,10 @@ Event: TypeAlias = (
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
-    _native.HEAD: lambda conn, head, remote, tls: Head(conn, head, Remote(*remote), tls),
-    _native.HEAD_TOO_LARGE: lambda conn, remote: HeadTooLarge(conn, Remote(*remote)),
+    _native.HEAD: lambda conn, head, remote, local, listener, tls: Head(
+        conn, head, Remote(*remote), Local(*local), listener, tls
+    ),
+    _native.HEAD_TOO_LARGE: lambda conn, remote, listener: HeadTooLarge(conn, Remote(*remote), listener),
     _native.FRAME: Frame,
     _native.DATA: Data,
     _native.DRAINED: Drained,
@@ -187,6 +207,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     _native.DROPPED: Dropped,
     _native.ACCEPT_FAILED: AcceptFailed,
     _native.STUN_FAILED: StunFailed,
+    _native.UNSERVED: Unserved,
 }
 
 

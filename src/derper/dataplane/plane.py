@@ -7,7 +7,7 @@ of the loop; the events that a command causes come in a later turn, never from w
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import count
@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from derper.dataplane import _native
+from derper.dataplane.certificate import Certificate
 from derper.dataplane.events import Conn, Event, Member, RawMember, event_from, member_from
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
@@ -41,6 +42,7 @@ class PlaneSettings:
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
+    records_per_key: int = 1 << 23  # that one TLS 1.3 key seals; AES-GCM bears 2^24
     count_senders: bool = False  # estimate how many keys send to each
 
 
@@ -116,6 +118,7 @@ class DataPlane:
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
+            records_per_key=settings.records_per_key,
             count_senders=settings.count_senders,
         )
         self.client_rate: Rate | None = None  # in force for keys without an entry
@@ -178,13 +181,15 @@ class DataPlane:
         """
         self._native.serve_stun(sock.fileno(), any_client)
 
-    def set_certificates(self, certificates: list[tuple[str | None, list[bytes], bytes]]) -> None:
-        """Serve these from the next handshake on: server name (None: any or none), chain and private key in DER.
+    def set_certificates(self, certificates: Iterable[Certificate]) -> None:
+        """Serve these and no others from the next handshake on; open connections keep what they have.
 
         Raises:
             ValueError: a key that TLS cannot use or that is not its certificate's.
         """
-        self._native.set_certificates(certificates)
+        self._native.set_certificates(
+            [(one.serves.how, one.serves.of_name, one.serves.of_ip, list(one.chain), one.key) for one in certificates]
+        )
 
     def write(self, conn: Conn, data: bytes, *, tell_drained: bool = False) -> None:
         """Queue bytes; of a switched connection, whole frames."""
@@ -211,8 +216,17 @@ class DataPlane:
         self._native.await_body(conn, length)
         self._will_flush()
 
+    def stream(self, conn: Conn) -> None:
+        """Hand over whatever comes on a parked connection, until it ends; `consumed` asks for more.
+
+        No deadline holds any more, in either direction. The peer's end of its sending side ends the connection:
+        `Closed` with the code `eof`.
+        """
+        self._native.stream(conn)
+        self._will_flush()
+
     def consumed(self, conn: Conn, length: int) -> None:
-        """Say that so many bytes of a body were used; at most 64 KiB are ahead of this."""
+        """Say that so many bytes of a body or of a stream were used; at most 64 KiB are ahead of this."""
         self._native.consumed(conn, length)
         self._will_flush()
 

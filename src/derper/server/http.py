@@ -70,7 +70,7 @@ class HttpConnection(asyncio.Transport):
             self._plane.await_body(self._conn, self._body_left)
         self._protocol.data_received(head.encode())
 
-    def body_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         """Hand a part of the request's body to aiohttp."""
         self._body_left -= len(data)
         self._unconsumed += len(data)

@@ -29,6 +29,7 @@ from derper.dataplane import (
     Remote,
     StunFailed,
     Switched,
+    Unserved,
 )
 from derper.errors import ProtocolError
 from derper.protocol.frames import Endpoint
@@ -41,12 +42,23 @@ from derper.server.http import HttpConnection, HttpServer, last_answer, plain_an
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
+from derper.server.tls import Certificates
+from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 _METHODS = frozenset(HTTPMethod)
 _OURS = frozenset({"refused", "bug"})
 """Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """What is served over HTTP."""
+
+    main: HttpServer
+    beside: HttpServer | None  # the plain listener's, where the main one speaks TLS
+    tunnels: Tunnels
 
 
 @dataclass(slots=True)
@@ -57,12 +69,20 @@ class Guest:
     http: HttpConnection | None = None  # while it is served pages
     not_ideal: bool = False  # it would rather be on another node
     tls: str | None = None  # the version under its last request
+    tunnel: Tunnel | None = None  # from its CONNECT on
     asking: asyncio.Task[None] | None = None  # while admission is asked about it
+
+    def leave_http(self) -> None:
+        """End what was served on it: from here on it is something else."""
+        if self.http is not None:
+            self.http.connection_lost()
+            self.http = None
 
     def leave(self) -> None:
         """End what is done for it."""
-        if self.http is not None:
-            self.http.connection_lost()
+        self.leave_http()
+        if self.tunnel is not None:
+            self.tunnel.client_gone()
         if self.asking is not None:
             self.asking.cancel()
 
@@ -70,22 +90,22 @@ class Guest:
 class Introducer:
     """Introduces every connection of a data plane but those that we dialled ourselves."""
 
-    def __init__(self, plane: DataPlane, http: HttpServer, beside: HttpServer | None, login: Login, mesh: Mesh) -> None:
+    def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh, certificates: Certificates | None) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
         self._plane = plane
         self._mesh = mesh
-        self._http = http
-        self._beside = beside  # the plain listener's, where the main one speaks TLS
+        self._web = web
         self._login = login
+        self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
         self._noise = Noise()
 
     def on_event(self, event: Event) -> None:
         """Act on one event; never raises."""
         if isinstance(event, Notice):
-            _take_notice(event)
+            self._take_notice(event)
             return
         try:
             if not self._mesh.takes(event):
@@ -115,9 +135,9 @@ class Introducer:
             case Frame():
                 self._log_in(event)
             case Data():
-                self._http_of(event.conn).body_received(event.data)
+                self._served(event.conn).received(event.data)
             case Drained():
-                self._http_of(event.conn).drained()
+                self._served(event.conn).drained()
             case Switched():
                 self._guests.pop(event.conn, None)
             case Closed():
@@ -137,45 +157,46 @@ class Introducer:
         if event.tls:
             self.tls_requests[event.tls] += 1
         if head.method == "CONNECT":
-            # The proxy of -ace is not there yet; without TLS it never is.
-            refusal = Refusal(403, "CONNECT not enabled\n") if event.tls else Refusal(404, "404 page not found\n")
-            self._plane.write(event.conn, last_answer(refusal))
-            self._plane.close(event.conn, "done")
+            guest.leave_http()
+            outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
+            if isinstance(outcome, Refusal):
+                self._plane.write(event.conn, last_answer(outcome))
+                self._plane.close(event.conn, "connect_refused", outcome.body.strip())
+            else:
+                guest.tunnel = outcome
             return
         if head.method not in _METHODS or not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
             self._refuse(
                 event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here"
             )
             return
-        http = self._http if event.tls or self._beside is None else self._beside
-        outcome = decide(head) if head.path == "/derp" and http.relays else None
-        match outcome:
+        http = self._web.main if event.tls or self._web.beside is None else self._web.beside
+        derp = decide(head) if head.path == "/derp" and http.relays else None
+        match derp:
             case DerpUpgrade():
                 self._accept(guest)
-                guest.not_ideal = outcome.ideal_node is not None
-                self._plane.write(event.conn, outcome.answer(self._login.server_key) + self._login.greeting)
+                guest.not_ideal = derp.ideal_node is not None
+                self._plane.write(event.conn, derp.answer(self._login.server_key) + self._login.greeting)
                 self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
             case WebSocketUpgrade(offers_derp=True):
                 self._accept(guest)
                 self.websocket_accepts += 1
-                self._plane.write(event.conn, outcome.answer())
+                self._plane.write(event.conn, derp.answer())
                 self._plane.begin_websocket(event.conn)
                 self._plane.write(event.conn, self._login.greeting)
                 self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
             case WebSocketUpgrade():
-                self._plane.write(event.conn, outcome.answer())
+                self._plane.write(event.conn, derp.answer())
                 self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
                 if guest.http is None:
                     guest.http = http.connect(self._plane, event.conn, event.remote)
-                guest.http.request_received(head, outcome)
+                guest.http.request_received(head, derp)
 
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
         self.derp_accepts += 1
-        if guest.http is not None:
-            guest.http.connection_lost()
-            guest.http = None
+        guest.leave_http()
 
     def _log_in(self, event: Frame) -> None:
         guest = self._guests[event.conn]
@@ -229,25 +250,29 @@ class Introducer:
             )  # fmt: skip
         elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code not in ("idle", "done"):
+        elif event.code not in ("idle", "done") and not (guest and guest.tunnel and guest.tunnel.is_open):
             self._noise.heard(ip, event.code, event.detail)
 
-    def _http_of(self, conn: Conn) -> HttpConnection:
-        http = self._guests[conn].http
-        if http is None:
-            raise RuntimeError(f"connection {conn} has an HTTP event and no HTTP")
-        return http
+    def _served(self, conn: Conn) -> HttpConnection | Tunnel:
+        guest = self._guests[conn]
+        served = guest.tunnel or guest.http
+        if served is None:
+            raise RuntimeError(f"connection {conn} sends data that nobody has asked for")
+        return served
 
     def _refuse(self, conn: Conn, status: HTTPStatus, code: str, detail: str = "") -> None:
         self._plane.write(conn, plain_answer(status))
         self._plane.close(conn, code, detail)
 
-
-def _take_notice(event: Notice) -> None:
-    match event:
-        case AcceptFailed():
-            _log.error("cannot accept connections, trying again in a second", reason=event.error)
-        case StunFailed():
-            _log.error("cannot read STUN requests, going on", reason=event.error)
-        case Dropped():
-            _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)
+    def _take_notice(self, event: Notice) -> None:
+        match event:
+            case AcceptFailed():
+                _log.error("cannot accept connections, trying again in a second", reason=event.error)
+            case StunFailed():
+                _log.error("cannot read STUN requests, going on", reason=event.error)
+            case Unserved():
+                self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                if self._certificates is not None:
+                    self._certificates.missed(event)
+            case Dropped():
+                _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)

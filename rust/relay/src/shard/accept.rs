@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::conn::{Conn, NEVER, Transport};
+use crate::conn::{Conn, Ends, NEVER, Stage, Transport};
 use crate::id::ConnId;
-use crate::net::{Interest, Net};
+use crate::net::{Interest, Net, Stream};
 use crate::seam::{Event, Listener, ListenerId};
 use crate::tls::Session;
 
@@ -53,15 +53,10 @@ impl<N: Net> Shard<N> {
                     if listener.tls {
                         self.counters().tls_connections_accepted.add(1);
                     }
-                    let transport = if listener.tls {
-                        match Session::accept(Arc::clone(&self.shared.tls)) {
-                            Ok(session) => Transport::Tls(Box::new(session)),
-                            Err(error) => return self.accept_failed(&io::Error::other(error.to_string())),
-                        }
-                    } else {
-                        Transport::Plain
-                    };
-                    self.introduce(Conn::new(stream, remote, transport));
+                    // Fails for one that was reset meanwhile.
+                    let Ok(local) = stream.local() else { continue };
+                    let stage = if listener.tls { Stage::Hello } else { Stage::Head { scanned: 0 } };
+                    self.introduce(Conn::new(stream, stage, Ends { remote, local, listener: id }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Whoever was next in line has given up already.
@@ -100,12 +95,17 @@ impl<N: Net> Shard<N> {
     pub(super) fn dial(&mut self, token: u64, socket: OwnedFd, remote: SocketAddr, session: Box<Session>) {
         let mut id = ConnId::NOBODY;
         match self.net.take_over(socket) {
-            Ok(stream) => id = self.introduce(Conn::new(stream, remote, Transport::Tls(session))),
+            Ok(stream) => {
+                let local = stream.local().unwrap_or(remote);
+                let mut conn = Conn::new(stream, Stage::Handshake, Ends { remote, local, listener: 0 });
+                conn.transport = Transport::Tls(session);
+                id = self.introduce(conn);
+            }
             Err(error) => self.accept_failed(&error),
         }
         self.events.push(Event::Dialled { token, conn: id });
         // The client speaks first.
-        let result = self.decrypt(id, &mut []);
+        let result = self.greet(id, Vec::new());
         self.conclude(id, result);
     }
 
@@ -113,7 +113,7 @@ impl<N: Net> Shard<N> {
         let settings = &self.shared.settings;
         conn.deadline = self.now + settings.setup_timeout;
         conn.write_timeout = settings.setup_timeout;
-        conn.interest = Interest { read: true, write: false };
+        conn.interest = Interest { read: true, ..Interest::default() };
         let id = self.conns.insert(Box::new(conn));
         let watched = self.conns.get(id).map_or(Ok(()), |conn| self.net.add(&conn.stream, id, conn.interest));
         if let Err(error) = watched {

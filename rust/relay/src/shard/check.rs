@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use crate::conn::{Conn, Stage, Switched, Transport};
+use crate::conn::{Conn, Stage, Switched};
 use crate::id::ConnId;
 use crate::mailbox::Batch;
 use crate::net::Net;
@@ -120,7 +120,6 @@ impl<N: Net> Shard<N> {
 impl<S> Conn<S> {
     fn check(&self, id: ConnId) {
         assert!(!self.dirty, "{id:?} was not flushed");
-        assert!(!matches!(self.transport, Transport::Busy(_)), "{id:?} lost its session");
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
         assert_eq!(self.blocked, waits, "{id:?}: something waits, and only for the socket");
         assert_eq!(self.interest, self.wanted(BODY_CREDIT), "{id:?}: what is watched is what is wanted");

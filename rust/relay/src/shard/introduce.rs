@@ -12,11 +12,18 @@ use crate::seam::{Event, Member, Reason, Role, Totals};
 
 use super::{Errand, Shard, receive};
 
+/// How long a peer that sends no more is served.
+const HANGUP_PAUSE: u64 = 5_000;
+
 impl<N: Net> Shard<N> {
     /// The TLS handshake is done: a client sends its request head, of a node that we dialled Python wants to know.
     pub(super) fn shake_hands(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.tls = conn.transport.tls_version();
+        if conn.transport.is_challenge() {
+            // An ACME server has seen what it came for.
+            return self.close(id, Reason::code("acme_challenge"));
+        }
         match conn.transport.dialled_chain() {
             None => conn.stage = Stage::Head { scanned: 0 },
             Some(chain) => {
@@ -47,10 +54,33 @@ impl<N: Net> Shard<N> {
         }
     }
 
+    /// Everything that comes is Python's, until the connection ends; how long it may take is for both ends to say.
+    pub(super) fn stream(&mut self, id: ConnId) {
+        if self.is_parked(id) {
+            self.enter(id, Stage::Stream { unused: 0 }, NEVER);
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.write_timeout = NEVER;
+            }
+            self.resume(id);
+        }
+    }
+
     pub(super) fn consumed(&mut self, id: ConnId, len: usize) {
-        if let Some(Conn { stage: Stage::Body { unused, .. }, .. }) = self.conns.get_mut(id).map(Box::as_mut)
+        if let Some(Conn { stage: Stage::Body { unused, .. } | Stage::Stream { unused }, .. }) =
+            self.conns.get_mut(id).map(Box::as_mut)
         {
             *unused = unused.saturating_sub(len);
+            self.settle(id);
+        }
+    }
+
+    /// The peer of a connection that is not read sends no more. What it asked for is still written, for a while: it
+    /// may read on, as programs do that end their request so. If not, whoever writes hears of its end in time.
+    pub(super) fn hang_up(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.interest.hangup
+        {
+            conn.deadline = self.now + HANGUP_PAUSE;
             self.settle(id);
         }
     }
@@ -71,15 +101,15 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         match &mut conn.stage {
             Stage::Head { scanned } => {
-                let (end, remote) = (end_of_head(&conn.input, *scanned), conn.remote);
+                let end = end_of_head(&conn.input, *scanned);
+                let (remote, local, listener, tls) = (conn.remote, conn.local, conn.listener, conn.tls);
                 if end.unwrap_or(conn.input.len()) > max_head {
                     self.park(id);
-                    self.events.push(Event::HeadTooLarge { conn: id, remote });
+                    self.events.push(Event::HeadTooLarge { conn: id, remote, listener });
                 } else if let Some(end) = end {
-                    let tls = conn.tls;
                     let head = receive::take_front(&mut conn.input, end);
                     self.park(id);
-                    self.events.push(Event::Head { conn: id, head, remote, tls });
+                    self.events.push(Event::Head { conn: id, head, remote, local, listener, tls });
                 } else {
                     // The end may begin in the last three bytes.
                     *scanned = conn.input.len().saturating_sub(3);
@@ -112,6 +142,14 @@ impl<N: Net> Shard<N> {
                     self.events.push(Event::Data { conn: id, bytes });
                 }
             }
+            Stage::Stream { unused } => {
+                if !conn.input.is_empty() {
+                    *unused += conn.input.len();
+                    let bytes = std::mem::take(&mut conn.input);
+                    self.events.push(Event::Data { conn: id, bytes });
+                }
+            }
+            Stage::Hello => return self.answer_hello(id),
             Stage::Switched(switched) if switched.throttled_until > 0 => {}
             Stage::Switched(_) | Stage::Linked(_) => return self.relay_input(id),
             Stage::Lingering(_) => conn.input = Vec::new(),

@@ -4,12 +4,13 @@
 //! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
-//! Read on in the order of a connection's life: `accept`, `introduce` (to the switch), `receive` (bytes in), `relay`
-//! (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes, `limit` the rate limit, `struggle` says
-//! who has a hard time, `census` keeps count of who is there, `round` goes through all of them, and `shared` is what
-//! all shards have in common.
+//! Read on in the order of a connection's life: `accept`, `arrive` (to the first head), `introduce` (to the
+//! switch), `receive` (bytes in), `relay` (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes,
+//! `limit` the rate limit, `struggle` says who has a hard time, `census` keeps count of who is there, `round` goes
+//! through all of them, and `shared` is what all shards have in common.
 
 mod accept;
+mod arrive;
 mod census;
 #[cfg(any(test, feature = "stepping"))]
 mod check;
@@ -98,14 +99,15 @@ pub(crate) struct Shard<N: Net> {
     remote_sources: RemoteSources,
     /// What is being done to all members, the oldest first.
     rounds: VecDeque<Round>,
+    /// Links that have ended, and those of their keys that the table has still to hear of.
+    lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
-    /// Lent to whoever reads; see `receive`.
-    read_buffer: Vec<u8>,
+    buffers: receive::Buffers,
     seal_buffer: Vec<u8>,
     /// Lent to whoever needs to collect names for a moment.
     scratch: Vec<ConnId>,
@@ -139,11 +141,12 @@ impl<N: Net> Shard<N> {
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
             rounds: VecDeque::new(),
+            lost_links: VecDeque::new(),
             unfinished: Vec::new(),
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
-            read_buffer: vec![0; receive::BUFFER],
+            buffers: receive::Buffers::new(),
             seal_buffer: vec![0; send::SEAL_BUFFER],
             scratch: Vec::new(),
             spare_outboxes: Vec::new(),
@@ -171,12 +174,14 @@ impl<N: Net> Shard<N> {
             match *event {
                 Ready::Listener(id) => self.accept(id),
                 Ready::Conn { id, read, broken, .. } if read || broken => self.readable(id, broken),
+                Ready::Conn { id, hangup: true, .. } => self.hang_up(id),
                 Ready::Conn { .. } => {}
             }
         }
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
+        self.forget_lost_links();
         self.advance_round();
         self.flush_dirty();
         self.publish();
@@ -190,6 +195,7 @@ impl<N: Net> Shard<N> {
         let port = self.port();
         !self.unfinished.is_empty()
             || !self.rounds.is_empty()
+            || !self.lost_links.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
@@ -246,6 +252,7 @@ impl<N: Net> Shard<N> {
                 Command::BeginWebsocket(conn) => self.begin_websocket(conn),
                 Command::AwaitFrame(conn, most) => self.await_frame(conn, most),
                 Command::AwaitBody(conn, len) => self.await_body(conn, len),
+                Command::Stream(conn) => self.stream(conn),
                 Command::Consumed(conn, len) => self.consumed(conn, len),
                 Command::Switch { conn, member, first } => self.switch(conn, member, &first),
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),
@@ -278,7 +285,7 @@ impl<N: Net> Shard<N> {
                     Errand::Changed(key) => self.tell_watchers(&key),
                     Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
-                    Errand::ToKey(key, act) => self.act_on_key(&key, &act),
+                    Errand::ToKey(order) => self.act_on_key(&order.0, &order.1),
                 }
             }
             batch.clear();

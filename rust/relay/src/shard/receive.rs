@@ -10,14 +10,24 @@ use crate::websocket::{self, Flow};
 
 use super::{READ_BUDGET, Shard};
 
-/// The read buffer: what was left of a frame or a TLS record goes in front of what one read brings.
-pub(super) const BUFFER: usize = HELD + READ_BUDGET;
-const BIGGEST_FRAME: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
-const HELD: usize = if BIGGEST_FRAME > MAX_PARTIAL { BIGGEST_FRAME } else { MAX_PARTIAL };
+/// Room in front of plaintext for what was held of a frame.
+const HELD: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
 
-/// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
-const PLAIN_HTTP_ON_TLS: &[u8] =
-    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
+/// What one read brings goes here; lent to whoever reads.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// Ciphertext, behind what was left of a TLS record.
+    sealed: Vec<u8>,
+    /// Plaintext, behind [`HELD`].
+    plain: Vec<u8>,
+}
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        const SEALED: usize = MAX_PARTIAL + READ_BUDGET;
+        Self { sealed: vec![0; SEALED], plain: vec![0; HELD + SEALED] }
+    }
+}
 
 impl<N: Net> Shard<N> {
     /// A connection has bytes, or its end, or an error.
@@ -32,13 +42,13 @@ impl<N: Net> Shard<N> {
         }
         match conn.stage {
             Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
-            Stage::Handshake if self.handshakes_left == 0 => return,
-            Stage::Handshake => self.handshakes_left -= 1,
+            Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
-        let mut buffer = std::mem::take(&mut self.read_buffer);
-        let result = self.read(id, &mut buffer);
-        self.read_buffer = buffer;
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let result = self.read(id, &mut buffers);
+        self.buffers = buffers;
         self.conclude(id, result);
     }
 
@@ -50,72 +60,47 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    fn read(&mut self, id: ConnId, buffer: &mut [u8]) -> Result<(), Reason> {
+    fn read(&mut self, id: ConnId, buffers: &mut Buffers) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let conn = conn.as_mut();
-        let held = match &conn.transport {
-            Transport::Tls(session) => session.partial(),
-            // Frames are parsed where they are read; other stages append.
-            Transport::Plain if conn.parses_in_place() => &conn.input,
-            Transport::Plain | Transport::Busy(_) => &[][..],
+        let Transport::Tls(session) = &mut conn.transport else {
+            let came = conn.take_from_socket(&mut buffers.plain[HELD..HELD + READ_BUDGET])?;
+            return self.take_in(id, &mut buffers.plain, came);
         };
-        let start = held.len();
-        buffer[..start].copy_from_slice(held);
-        let came = match conn.stream.read(&mut buffer[start..start + READ_BUDGET]) {
-            Ok(0) => return Err(conn.cut_short()),
-            Ok(came) => came,
-            Err(error) if is_transient(&error) => return Ok(()),
-            Err(error) => return Err(Reason::with("reset", error.to_string())),
-        };
-        conn.wire.received += came as u64;
-        let bytes = &mut buffer[..start + came];
-        if matches!(conn.stage, Stage::Handshake) && start == 0 && bytes[0].is_ascii_uppercase() {
-            // No TLS record begins with a letter; a request line does.
-            conn.transport = Transport::Plain;
-            self.control(id, PLAIN_HTTP_ON_TLS);
-            self.close(id, Reason::code("plain_http_on_tls"));
+        let start = session.partial().len();
+        buffers.sealed[..start].copy_from_slice(session.partial());
+        let came = conn.take_from_socket(&mut buffers.sealed[start..start + READ_BUDGET])?;
+        if came == 0 {
             return Ok(());
         }
-        if conn.transport.is_plain() {
-            if !conn.parses_in_place() {
-                return self.take_in(id, bytes);
-            }
-            let input = std::mem::take(&mut conn.input);
-            self.keep_spare(input);
-            let used = self.frames(id, bytes)?;
-            self.hold(id, &bytes[used..]);
-            return Ok(());
-        }
-        self.decrypt(id, bytes)
+        self.decrypt(id, &mut buffers.sealed[..start + came], &mut buffers.plain)
     }
 
-    pub(super) fn decrypt(&mut self, id: ConnId, ciphertext: &mut [u8]) -> Result<(), Reason> {
-        let Some(mut session) = self.conns.get_mut(id).and_then(|conn| conn.transport.borrow_session())
-        else {
-            return Ok(());
-        };
-        let mut answer = Vec::new();
-        let mut result = Ok(());
-        let progress = session.receive(ciphertext, &mut answer, |plain| {
-            if result.is_ok() {
-                result = self.take_in(id, plain);
-            }
-        });
-        // The connection may have ended meanwhile, and its session with it.
+    /// Begins the handshake: with the client's first message, or as the client, with none.
+    pub(super) fn greet(&mut self, id: ConnId, mut first: Vec<u8>) -> Result<(), Reason> {
+        // That message came through the shard's buffers, so they are lent. There is hardly ever data behind it.
+        let mut plain = vec![0; HELD + first.len()];
+        self.decrypt(id, &mut first, &mut plain)
+    }
+
+    fn decrypt(&mut self, id: ConnId, sealed: &mut [u8], plain: &mut [u8]) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
-        conn.transport = Transport::Tls(session);
+        let Transport::Tls(session) = &mut conn.transport else { return Ok(()) };
+        let is_new = matches!(conn.stage, Stage::Handshake);
+        let mut answer = Vec::new();
+        let (came, progress) = session.receive(sealed, &mut plain[HELD..], &mut answer);
+        if is_new {
+            session.limit_key(self.shared.settings.records_per_key);
+        }
         if !answer.is_empty() {
             self.commit(id, &answer);
         }
+        if is_new && matches!(progress, Ok(Progress::Established)) {
+            self.shake_hands(id);
+        }
+        let result = self.take_in(id, plain, came);
         match progress {
-            Ok(Progress::Established) => {
-                if self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Handshake)) {
-                    self.shake_hands(id);
-                    return self.advance(id);
-                }
-                result
-            }
-            Ok(Progress::Handshaking) => result,
+            Ok(Progress::Established | Progress::Handshaking) => result,
             Ok(Progress::PeerClosed) => result.and(Err(Reason::code("eof"))),
             Err(error) => {
                 // The alert tells the peer why; it leaves now or never.
@@ -125,19 +110,26 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Plaintext, as it comes.
-    fn take_in(&mut self, id: ConnId, plain: &[u8]) -> Result<(), Reason> {
-        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+    /// Plaintext as it comes: `came` bytes in `buffer`, behind room for [`HELD`].
+    fn take_in(&mut self, id: ConnId, buffer: &mut [u8], came: usize) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id).filter(|_| came > 0) else { return Ok(()) };
+        let plain = &buffer[HELD..HELD + came];
         if conn.websocket.is_some() {
             return self.unframe(id, plain);
         }
-        if conn.parses_in_place() && conn.input.is_empty() && !conn.is_throttled() {
-            let used = self.frames(id, plain)?;
-            self.hold(id, &plain[used..]);
-            return Ok(());
+        if !conn.speaks_derp() || conn.input.len() > HELD {
+            conn.input.extend_from_slice(plain);
+            return self.advance(id);
         }
-        conn.input.extend_from_slice(plain);
-        self.advance(id)
+        // Frames are parsed where they came, behind what was held of the first.
+        let held = std::mem::take(&mut conn.input);
+        let start = HELD - held.len();
+        buffer[start..HELD].copy_from_slice(&held);
+        self.keep_spare(held);
+        let bytes = &buffer[start..HELD + came];
+        let used = self.frames(id, bytes)?;
+        self.hold(id, &bytes[used..]);
+        Ok(())
     }
 
     /// The stream is WebSocket from here on; what ran ahead is its beginning.
@@ -267,23 +259,29 @@ impl<N: Net> Shard<N> {
     }
 }
 
+impl<S: Stream> Conn<S> {
+    /// What one read of the socket brings; nothing, when it has nothing after all.
+    fn take_from_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Reason> {
+        match self.stream.read(buffer) {
+            Ok(0) => Err(self.cut_short()),
+            Ok(came) => {
+                self.wire.received += came as u64;
+                Ok(came)
+            }
+            Err(error) if is_transient(&error) => Ok(0),
+            Err(error) => Err(Reason::with("reset", error.to_string())),
+        }
+    }
+}
+
 impl<S> Conn<S> {
-    /// Whether frames are parsed where they are read; what is left then waits in front of the next read.
-    fn parses_in_place(&self) -> bool {
-        self.speaks_derp() && self.websocket.is_none()
-    }
-
-    /// Whether what came has to wait for the rate limit.
-    pub(super) fn is_throttled(&self) -> bool {
-        self.switched().is_some_and(|switched| switched.throttled_until > 0)
-    }
-
     /// Why a stream that ended here ended: in order, or in the middle of something.
     fn cut_short(&mut self) -> Reason {
         self.deadline = NEVER;
         match &self.stage {
             Stage::Lingering(ending) => ending.reason.clone(),
-            Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
+            Stage::Hello if self.input.is_empty() => Reason::code("eof"),
+            Stage::Hello | Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
             Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
             Stage::Frame { .. } => Reason::with("eof", "in the login"),
             Stage::Body { .. } => Reason::with("eof", "in the request body"),

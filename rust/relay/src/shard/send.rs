@@ -173,7 +173,7 @@ impl<N: Net> Shard<N> {
     /// Writes what is queued for a connection until there is no more or the socket is full.
     pub(super) fn flush(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.blocked || matches!(conn.transport, Transport::Busy(_)) {
+        if conn.blocked {
             return;
         }
         let Some(mut outbox) = conn.outbox.take() else { return };
@@ -261,7 +261,6 @@ impl<S: Stream> Conn<S> {
                     outbox.committed.extend_from_slice(&buffer[sent..len]);
                     sent == len
                 }
-                Transport::Busy(_) => return Ok(Written::Blocked),
             };
             if !all {
                 return Ok(Written::Blocked);

@@ -6,8 +6,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::ServerConfig;
-
+use crate::certificates::CertificateStore;
 use crate::conn::Conn;
 use crate::frame::Key;
 use crate::id::ConnId;
@@ -51,6 +50,8 @@ pub struct Settings {
     pub keep_alive_jitter: u64,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,
+    /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
+    pub records_per_key: u64,
 }
 
 /// What a shard asks another to do.
@@ -66,7 +67,7 @@ pub(crate) enum Errand<S> {
     /// Close every connection of a key of yours.
     ClosePeer(Key),
     /// Do this to every connection of a key of yours.
-    ToKey(Key, Act),
+    ToKey(Box<(Key, Act)>),
 }
 
 /// A shard as the others and Python see it.
@@ -85,14 +86,14 @@ pub(crate) struct Port<S> {
 /// What all shards share.
 pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) certificates: Arc<CertificateStore>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
 }
 
 impl<S> Shared<S> {
-    pub(crate) fn new(settings: Settings, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+    pub(crate) fn new(settings: Settings, certificates: Arc<CertificateStore>) -> std::io::Result<Self> {
         let ports = (0..settings.shards)
             .map(|_| {
                 Ok(Port {
@@ -106,7 +107,7 @@ impl<S> Shared<S> {
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        Ok(Self { settings, tls, switchboard, events: EventQueue::new()?, ports })
+        Ok(Self { settings, certificates, switchboard, events: EventQueue::new()?, ports })
     }
 
     /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the

@@ -5,6 +5,8 @@ mod harness;
 mod introducing;
 mod leaving;
 mod limiting;
+mod parked;
 mod relaying;
+mod rounds;
 mod sending;
 mod tls;

@@ -14,18 +14,17 @@ mod wire;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustls::ServerConfig;
 
 use crate::Key;
+use crate::certificates::CertificateStore;
 use crate::id::ConnId;
 use crate::net::Ready;
-use crate::seam::{Command, Event, Limits, Listener, Waker};
+use crate::seam::{Command, Event, Listener, Waker};
 use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
 use crate::stats::Drops;
-use crate::tls::{CertificateStore, server_config};
-use crate::{stun, switchboard};
+use crate::{stun, tally};
 
 pub use seeded::Seeded;
 pub use wire::Ending;
@@ -62,7 +61,6 @@ struct Stepped {
 /// A data plane and everybody who is connected to it.
 pub struct World {
     shared: Arc<Shared<End>>,
-    certificates: Arc<CertificateStore>,
     shards: Vec<Stepped>,
     usher: Usher,
     wires: Vec<Arc<Mutex<Wire>>>,
@@ -78,8 +76,8 @@ impl World {
     /// When the system has no descriptors.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
-        let (certificates, tls) = shared_tls();
-        let shared = Arc::new(Shared::new(settings, tls).expect("descriptors for the wakers"));
+        let shared =
+            Arc::new(Shared::new(settings, shared_certificates()).expect("descriptors for the wakers"));
         let backlog = Backlog::default();
         let mut world = Self {
             shards: (0..shared.ports.len())
@@ -91,7 +89,6 @@ impl World {
                 .collect(),
             usher: Usher::default(),
             wires: Vec::new(),
-            certificates,
             shared,
             backlog,
             now: 0,
@@ -114,7 +111,7 @@ impl World {
     /// The certificates that clients over TLS are shown; one store for all worlds of a process.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
-        &self.certificates
+        &self.shared.certificates
     }
 
     /// A new connection; the kernel wakes `shard` for it.
@@ -156,6 +153,12 @@ impl World {
     /// Takes what has arrived at the party.
     pub fn receive(&mut self, party: Party) -> Vec<u8> {
         std::mem::take(&mut lock(&self.wires[party]).to_party)
+    }
+
+    /// Whether anything has arrived at the party that it has not taken.
+    #[must_use]
+    pub fn has_heard(&self, party: Party) -> bool {
+        !lock(&self.wires[party]).to_party.is_empty()
     }
 
     /// From now on the server can write so many bytes to the party and no more; `None`: any number.
@@ -212,11 +215,10 @@ impl World {
         self.shared.submit(commands);
     }
 
-    /// Reads no more than this from clients from now on.
-    pub fn limit_clients(&self, limits: Limits) {
-        let limits = Arc::new(limits);
+    /// Hands a command to every shard.
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shards.len() {
-            self.shared.submit_to(shard, [Command::LimitClients(Arc::clone(&limits))]);
+            self.shared.submit_to(shard, [command()]);
         }
     }
 
@@ -259,7 +261,7 @@ impl World {
 
     /// What the table counts.
     #[must_use]
-    pub fn board(&self) -> switchboard::Census {
+    pub fn board(&self) -> tally::Census {
         self.shared.switchboard.census()
     }
 
@@ -413,6 +415,7 @@ pub fn settings(shards: usize) -> Settings {
         mesh_max_keys: 1_000,
         verbose_drops: [].into(),
         rtt_interval: 0,
+        records_per_key: u64::MAX,
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
@@ -456,14 +459,11 @@ pub fn is_answered_by_stun(datagram: &[u8], any: bool) -> bool {
     stun::request(datagram, clients).is_some()
 }
 
-/// Making a configuration takes longer than most histories, so all worlds have one.
-fn shared_tls() -> (Arc<CertificateStore>, Arc<ServerConfig>) {
-    static TLS: OnceLock<(Arc<CertificateStore>, Arc<ServerConfig>)> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let certificates = Arc::new(CertificateStore::default());
-        (Arc::clone(&certificates), server_config(certificates).expect("the one configuration that there is"))
-    })
-    .clone()
+/// Making configurations takes longer than most histories, so all worlds have the same.
+fn shared_certificates() -> Arc<CertificateStore> {
+    static CERTIFICATES: OnceLock<Arc<CertificateStore>> = OnceLock::new();
+    let make = || Arc::new(CertificateStore::new().expect("the one way to make it"));
+    Arc::clone(CERTIFICATES.get_or_init(make))
 }
 
 fn is_signalled(waker: &Waker) -> bool {

@@ -42,7 +42,7 @@ impl Usher {
         shared.events.waker.clear();
         for event in shared.events.drain() {
             match &event {
-                Event::Head { conn, remote, .. } | Event::HeadTooLarge { conn, remote } => {
+                Event::Head { conn, remote, .. } | Event::HeadTooLarge { conn, remote, .. } => {
                     self.rename(Party::from(remote.port()), *conn, false);
                 }
                 Event::Switched { conn, member } => {

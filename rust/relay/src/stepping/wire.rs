@@ -69,7 +69,8 @@ impl Wire {
         let read = interest.read && (!self.to_server.is_empty() || self.party_finished || self.party_reset);
         let write = interest.write && (self.room != Some(0) || self.party_reset);
         let broken = self.party_reset || (self.party_finished && self.server_finished);
-        (read || write || broken).then_some(Ready::Conn { id, read, write, broken })
+        let hangup = interest.hangup && (self.party_finished || self.party_reset);
+        (read || write || hangup || broken).then_some(Ready::Conn { id, read, write, hangup, broken })
     }
 }
 
@@ -90,6 +91,10 @@ impl Drop for End {
 }
 
 impl Stream for End {
+    fn local(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 443)))
+    }
+
     fn rtt(&self) -> io::Result<Duration> {
         Err(io::ErrorKind::Unsupported.into())
     }

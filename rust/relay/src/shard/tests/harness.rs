@@ -7,12 +7,12 @@ use rustls::client::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, RootCertStore};
 
+use crate::certificates::{Certificate, Serves};
 use crate::frame::{HEADER, KEY, Key};
 use crate::seam::{Event, Reason};
 use crate::shard::Settings;
 pub(super) use crate::stepping::settings;
 use crate::stepping::{Guest, Party, World, introduction};
-use crate::tls::Certificate;
 
 pub(super) const SEND: u8 = 0x04;
 pub(super) const RECV: u8 = 0x05;
@@ -223,7 +223,7 @@ fn client_config(over: Over, world: &World) -> Option<Arc<ClientConfig>> {
         let (chain, key) = (vec![own.cert.der().to_vec()], own.signing_key.serialize_der());
         world
             .certificates()
-            .replace(vec![Certificate { name: None, chain, key }])
+            .replace(vec![Certificate { serves: Serves::Any, chain, key }])
             .expect("a good certificate");
         own
     });

@@ -1,9 +1,7 @@
 //! What a TLS peer may do, and what it may not.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use rustls::{ClientConnection, ConnectionTrafficSecrets};
-
 use super::harness::{Over, Room, from, packet};
+use crate::records::tests::Sealer;
 use crate::stepping::Ending;
 
 const BOTH: [Over; 2] = [Over::Tls12, Over::Tls13];
@@ -206,38 +204,5 @@ fn a_peer_that_has_sent_half_a_handshake_message_may_leave() {
             room.world.finish(a);
         }
         assert_eq!(room.ending(), if reset { "reset" } else { "eof" });
-    }
-}
-
-/// Seals records with the keys of a client, as no library would.
-struct Sealer {
-    key: LessSafeKey,
-    iv: [u8; 12],
-    sequence: u64,
-}
-
-impl Sealer {
-    fn of(client: ClientConnection) -> Self {
-        let (sequence, secrets) = client.dangerous_extract_secrets().expect("secrets may be had").tx;
-        let (algorithm, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            _ => panic!("another cipher was agreed on"),
-        };
-        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).expect("a key"));
-        Self { key, iv: iv.as_ref().try_into().expect("12 bytes"), sequence }
-    }
-
-    /// One record of TLS 1.3 (RFC 8446, 5.2).
-    fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
-        let mut nonce = self.iv;
-        nonce.iter_mut().rev().zip(self.sequence.to_le_bytes()).for_each(|(iv, byte)| *iv ^= byte);
-        self.sequence += 1;
-        let mut sealed = [content, &[kind]].concat();
-        let len = u16::try_from(sealed.len() + 16).expect("a record").to_be_bytes();
-        let header = [23, 3, 3, len[0], len[1]];
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        self.key.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).expect("a good key");
-        [&header[..], &sealed].concat()
     }
 }

@@ -1,0 +1,150 @@
+//! Streams, and what a connection hears of its peer's end while Python has the floor.
+
+use super::harness::{ALL, Over, Room};
+use crate::id::ConnId;
+use crate::seam::{Command, Event, Reason};
+use crate::stepping::Party;
+
+const HEAD: &[u8] = b"CONNECT a.test:443 HTTP/1.1\r\n\r\n";
+const CREDIT: usize = 64 * 1024;
+
+/// A party whose head has come, with what it sent behind it.
+fn arrived(room: &mut Room, over: Over, ahead: &[u8]) -> (Party, ConnId) {
+    let party = room.connect(over, 0);
+    room.say(party, &[HEAD, ahead].concat());
+    room.world.run();
+    let events = room.world.events();
+    let [Event::Head { conn, .. }] = &events[..] else { panic!("{events:?} instead of a head") };
+    (party, *conn)
+}
+
+fn stream(room: &mut Room, over: Over, ahead: &[u8]) -> (Party, ConnId) {
+    let (party, conn) = arrived(room, over, ahead);
+    room.world.submit([(conn, Command::Stream(conn))]);
+    (party, conn)
+}
+
+/// The stream's bytes since the last look.
+fn data(room: &mut Room) -> Vec<u8> {
+    room.world.run();
+    let piece = |event| match event {
+        Event::Data { bytes, .. } => bytes,
+        other => panic!("{other:?} instead of data"),
+    };
+    room.world.events().into_iter().flat_map(piece).collect()
+}
+
+#[test]
+fn a_stream_begins_with_what_came_behind_the_head_and_goes_both_ways() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = stream(&mut room, over, b"ahead");
+        assert_eq!(data(&mut room), b"ahead");
+        room.say(party, b" and on");
+        assert_eq!(data(&mut room), b" and on");
+        room.world.submit([(conn, Command::Write { conn, bytes: b"back".to_vec(), tell_drained: true })]);
+        assert_eq!(room.hear(party), b"back");
+        assert!(matches!(room.world.events()[..], [Event::Drained { .. }]));
+    }
+}
+
+#[test]
+fn a_stream_is_as_far_ahead_as_its_credit_and_not_further() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = stream(&mut room, over, b"");
+        let sent: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+        room.say(party, &sent);
+        let mut came = data(&mut room);
+        assert!(came.len() <= 2 * CREDIT, "{} bytes are ahead", came.len());
+        while came.len() < sent.len() {
+            room.world.submit([(conn, Command::Consumed(conn, CREDIT / 2))]);
+            came.extend(data(&mut room));
+        }
+        assert!(came == sent, "{over:?}");
+    }
+}
+
+#[test]
+fn a_stream_has_no_deadline_in_either_direction() {
+    let mut room = Room::new(1);
+    let (party, conn) = stream(&mut room, Over::Plain, b"");
+    room.world.pass(3_600_000);
+    room.world.set_room(party, Some(0));
+    room.world.submit([(conn, Command::Write { conn, bytes: vec![1; 1_000], tell_drained: false })]);
+    room.world.pass(3_600_000);
+    room.world.set_room(party, None);
+    assert_eq!(room.hear(party), [1; 1_000]);
+    assert!(room.endings().is_empty());
+}
+
+#[test]
+fn a_stream_ends_with_its_peer_and_all_it_sent_comes_before() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, _) = stream(&mut room, over, b"");
+        room.say(party, b"last words");
+        room.world.finish(party);
+        room.world.run();
+        let events = room.world.events();
+        let [Event::Data { bytes, .. }, Event::Closed { reason, .. }] = &events[..] else {
+            panic!("{events:?}")
+        };
+        assert_eq!((&bytes[..], reason), (&b"last words"[..], &Reason::code("eof")));
+    }
+}
+
+#[test]
+fn a_stream_that_python_closes_is_written_out_first() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = stream(&mut room, over, b"");
+        let write = Command::Write { conn, bytes: vec![9; 100_000], tell_drained: false };
+        room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code("done")))]);
+        assert_eq!(room.hear(party), [9; 100_000]);
+        room.world.finish(party);
+        assert_eq!(room.ending(), "done");
+    }
+}
+
+#[test]
+fn only_a_parked_connection_becomes_a_stream() {
+    let mut room = Room::new(1);
+    let (party, conn) = arrived(&mut room, Over::Plain, b"");
+    room.world.submit([(conn, Command::AwaitHead(conn)), (conn, Command::Stream(conn))]);
+    room.say(party, HEAD);
+    room.world.run();
+    assert!(matches!(room.world.events()[..], [Event::Head { .. }]));
+}
+
+#[test]
+fn a_peer_that_leaves_while_it_is_served_is_noticed_without_a_write() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, _) = arrived(&mut room, over, b"");
+        room.world.finish(party);
+        room.world.pass(4_000);
+        assert!(room.endings().is_empty(), "it may read on");
+        room.world.pass(2_000);
+        assert_eq!(room.ending(), "eof", "{over:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_ends_its_request_with_its_stream_gets_the_answer() {
+    for over in ALL {
+        let mut room = Room::new(1);
+        let (party, conn) = arrived(&mut room, over, HEAD);
+        room.world.finish(party);
+        room.world.pass(4_000);
+        let write = Command::Write { conn, bytes: b"answer".to_vec(), tell_drained: false };
+        room.world.submit([(conn, write), (conn, Command::AwaitHead(conn))]);
+        assert_eq!(room.hear(party), b"answer");
+        // The second request was there all the time, and has a time of its own.
+        assert!(matches!(room.world.events()[..], [Event::Head { .. }]));
+        room.world.pass(4_000);
+        assert!(room.endings().is_empty());
+        room.world.submit([(conn, Command::AwaitHead(conn))]);
+        assert_eq!(room.ending(), "eof");
+    }
+}

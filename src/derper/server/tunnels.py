@@ -1,0 +1,168 @@
+"""The CONNECT proxy of `-ace` (docs/protocol/http.md): clients whose network hides the control plane reach it by us.
+
+A tunnel is a client's connection in the data plane and a socket of ours to the target. Each side is read only as fast
+as the other takes it, so a tunnel holds a few hundred kilobytes at most, whoever is slow.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakSet
+
+from derper.config import Tcp
+from derper.dataplane import Conn, DataPlane
+from derper.errors import NetworkError
+from derper.protocol.upgrade import Refusal, RequestHead
+from derper.server.http import last_answer
+from derper.server.listeners import tune
+from derper.server.names import Names
+
+DIAL_SECONDS: Final = 15.0
+MOST_TUNNELS: Final = 2_000
+_AHEAD: Final = 64 * 1024
+"""Bytes that one side may be ahead of the other before it is not read any more."""
+_DOMAIN: Final = ".tailscale.com"
+_PORTS: Final = ("443", "80")
+_OPEN: Final = b"HTTP/1.1 200 OK\r\n\r\n"
+_BAD_GATEWAY: Final = Refusal(502, "Connect failure\n")
+
+
+def is_allowed(target: str) -> bool:
+    """Whether `host:port`, as it was sent, is a place of the control plane. Capitals are another name."""
+    host, _, port = target.rpartition(":")
+    return host.endswith(_DOMAIN) and "derp" not in host and not set(host) & set(":[]/@ ") and port in _PORTS
+
+
+class Tunnel(asyncio.Protocol):
+    """One tunnel, from the request on; it is the protocol of the socket to the target, too."""
+
+    def __init__(self, plane: DataPlane, conn: Conn) -> None:
+        self._plane = plane
+        self._conn = conn
+        self._task: asyncio.Task[None] | None = None  # while it dials
+        self._target: asyncio.Transport | None = None
+        self._target_is_full = False
+        self._unconsumed = 0
+        self._unsent = 0
+
+    def dial(self, names: Callable[[], Names], target: str, tcp: Tcp) -> None:
+        """Reach the target and let bytes through, or tell the client that it cannot be reached."""
+        self._task = asyncio.create_task(self._dial(names, target, tcp))
+
+    async def _dial(self, names: Callable[[], Names], target: str, tcp: Tcp) -> None:
+        host, _, port = target.rpartition(":")
+        try:
+            transport = await self._reach(names, host, int(port))
+        except (NetworkError, OSError) as error:
+            self._plane.write(self._conn, last_answer(_BAD_GATEWAY))
+            self._plane.close(self._conn, "connect_failed", f"{host}: {error}")
+            return
+        tune(transport.get_extra_info("socket"), tcp)
+        self._target = transport
+        self._plane.write(self._conn, _OPEN)
+        self._plane.stream(self._conn)
+
+    async def _reach(self, names: Callable[[], Names], host: str, port: int) -> asyncio.Transport:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DIAL_SECONDS
+        known = await asyncio.to_thread(names)
+        addresses = await known.addresses(host, DIAL_SECONDS)
+        failure: Exception = NetworkError("no address")
+        for number, address in enumerate(addresses):
+            try:
+                # Each gets its share of what is left, so that one that swallows everything does not take it all.
+                async with asyncio.timeout((deadline - loop.time()) / (len(addresses) - number)):
+                    transport, _ = await loop.create_connection(lambda: self, str(address), port)
+                    return transport
+            except TimeoutError:
+                failure = NetworkError(f"no answer from {address} in time")
+            except OSError as error:
+                failure = error
+        raise failure
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the target was reached, so that any end is an ordinary one."""
+        return self._target is not None
+
+    # From here on: what comes from the client.
+
+    def received(self, data: bytes) -> None:
+        """Pass on what the client sent."""
+        assert self._target is not None  # noqa: S101  streams only once the target was reached
+        self._unconsumed += len(data)
+        self._target.write(data)
+        self._go_on()
+
+    def drained(self) -> None:
+        """Note that the client has taken all that was written."""
+        self._unsent = 0
+        if self._target is not None and not self._target.is_closing():
+            self._target.resume_reading()
+
+    def client_gone(self) -> None:
+        """Let the target have what came before, and end."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._target is not None:
+            self._target.close()
+            # A target that takes nothing would keep it for ever.
+            asyncio.get_running_loop().call_later(DIAL_SECONDS, self._target.abort)
+
+    def _go_on(self) -> None:
+        if not self._target_is_full and self._unconsumed:
+            self._plane.consumed(self._conn, self._unconsumed)
+            self._unconsumed = 0
+
+    # From here on: what asyncio tells of the target.
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the target sent."""
+        was_below = self._unsent <= _AHEAD
+        self._unsent += len(data)
+        is_over = was_below and self._unsent > _AHEAD
+        self._plane.write(self._conn, data, tell_drained=is_over)
+        if is_over and self._target is not None:
+            self._target.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Read no more from the client."""
+        self._target_is_full = True
+
+    def resume_writing(self) -> None:
+        """Read from the client again."""
+        self._target_is_full = False
+        self._go_on()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """End with the target."""
+        self._plane.close(self._conn, "done")
+
+
+class Tunnels:
+    """All tunnels of a server; without `-ace` there are none."""
+
+    def __init__(self, plane: DataPlane, tcp: Tcp, *, enabled: bool, names: Callable[[], Names] = Names) -> None:
+        self._plane = plane
+        self._tcp = tcp
+        self._enabled = enabled
+        self.names = names
+        self._open = WeakSet[Tunnel]()
+
+    def open(self, conn: Conn, head: RequestHead, *, tls: bool) -> Tunnel | Refusal:
+        """Begin the tunnel that a CONNECT asks for, or say why not."""
+        if not tls:
+            return Refusal(404, "404 page not found\n")
+        if not self._enabled:
+            return Refusal(403, "CONNECT not enabled\n")
+        if head.content_length or head.is_chunked:
+            # A proxy before us would take what follows for the body, and we for the tunnel's.
+            return Refusal(400, "a CONNECT has no body\n")
+        if not is_allowed(head.target):
+            return Refusal(403, "Invalid CONNECT target\n")
+        if len(self._open) >= MOST_TUNNELS:
+            return Refusal(503, "too many CONNECT tunnels\n")
+        tunnel = Tunnel(self._plane, conn)
+        self._open.add(tunnel)
+        tunnel.dial(self.names, head.target, self._tcp)
+        return tunnel

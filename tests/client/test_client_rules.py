@@ -1,0 +1,292 @@
+"""What the client keeps to when a relay restarts, limits, falls silent or breaks the protocol."""
+
+import asyncio
+import os
+
+import pytest
+from fakerelay import Guest, fake_relay, raw_server
+from waysin import SECONDS, expect
+
+from derper.client import (
+    Connected,
+    DerpClient,
+    Disconnected,
+    Health,
+    NodePrivate,
+    Options,
+    Pong,
+    Restarting,
+    ServerInfo,
+    client,
+    connection,
+)
+from derper.client.bucket import TokenBucket
+from derper.client.target import Target
+from derper.errors import ConfigError, DerperError, NetworkError, ProtocolError
+from derper.protocol.frames import NotePreferred, Ping, SendPacket, WatchConns
+from derper.protocol.reader import frame_bytes
+
+SOMEBODY = NodePrivate.from_entropy(bytes(32)).public()
+
+
+async def stay(guest: Guest) -> None:
+    await guest.stream.read()
+
+
+@pytest.mark.parametrize("given", [1_000, 65_573])
+def test_a_full_bucket_takes_a_packet_with_its_37_bytes_of_header_and_key(given: int) -> None:
+    assert TokenBucket(10, given, 0.0).take(given - 37, 0.0)
+    assert not TokenBucket(10, given, 0.0).take(given - 36, 0.0)
+
+
+def test_a_bucket_fills_with_time_and_never_beyond_its_burst() -> None:
+    bucket = TokenBucket(100, 137, 0.0)
+    assert bucket.take(100, 0.0)
+    assert not bucket.take(100, 1.36)
+    assert bucket.take(100, 1.38)
+    assert [bucket.take(0, 1_000.0) for _ in range(4)] == [True, True, True, False]
+
+
+async def test_what_exceeds_the_announced_limit_is_dropped_and_counted_until_it_is_lifted() -> None:
+    came = []
+
+    async def play(guest: Guest) -> None:
+        came.append(await guest.next())
+        guest.inform(ServerInfo())
+        came.append(await guest.next())
+        await guest.hang_up()
+
+    info = ServerInfo(token_bucket_bytes_per_second=1, token_bucket_bytes_burst=1_037)
+    async with asyncio.timeout(SECONDS), fake_relay(play, info=info) as url, DerpClient(url) as alice:
+        assert not await alice.send(SOMEBODY, bytes(1_001))
+        assert await alice.send(SOMEBODY, bytes(1_000))
+        assert not await alice.send(SOMEBODY, b"")
+        assert (alice.counts.sent, alice.counts.over_limit) == (1, 2)
+        assert await expect(alice, ServerInfo) == ServerInfo()
+        assert await alice.send(SOMEBODY, bytes(2_000))
+        while isinstance(await alice.receive(), ServerInfo | Connected):
+            pass  # until it hangs up
+    assert came == [SendPacket(SOMEBODY, bytes(1_000)), SendPacket(SOMEBODY, bytes(2_000))]
+
+
+async def test_a_restart_is_waited_for_as_the_relay_asked() -> None:
+    async def restart(guest: Guest) -> None:
+        guest.out.write(Restarting(300, 5_000).encode())
+        await guest.hang_up()
+
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(SECONDS), fake_relay(restart, stay) as url, DerpClient(url) as alice:
+        await expect(alice, Connected)
+        assert await expect(alice, Restarting) == Restarting(300, 5_000)
+        lost = await expect(alice, Disconnected)
+        assert lost.retry_seconds == 0.3
+        began = loop.time()
+        await expect(alice, Connected)
+        assert 0.25 < loop.time() - began < 2
+
+
+async def test_while_a_relay_restarts_it_is_tried_again_and_again_for_as_long_as_it_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "RESTART_PAUSE", 0.01)
+    tries = 0
+
+    async def restart(guest: Guest) -> None:
+        guest.out.write(Restarting(0, 600_000).encode())
+        await guest.hang_up()
+
+    async with asyncio.timeout(SECONDS), fake_relay(restart, stay) as url, DerpClient(url) as alice:
+        opened = connection.Connection.open
+
+        async def not_yet(*args: object, **more: object) -> connection.Connection:
+            nonlocal tries
+            tries += 1
+            if tries < 20:
+                raise NetworkError("it is not back")
+            return await opened(*args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(connection.Connection, "open", not_yet)
+        await expect(alice, Restarting)
+        assert (await expect(alice, Disconnected)).retry_seconds == 0
+        await expect(alice, Connected)  # and no further word between: such pauses would have grown past the test's time
+        assert tries == 20
+
+
+async def test_a_relay_cannot_send_a_client_away_for_weeks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LONGEST_RESTART", 0.1)
+
+    async def restart(guest: Guest) -> None:
+        guest.out.write(Restarting(2**32 - 1, 2**32 - 1).encode())
+        await guest.hang_up()
+
+    async with asyncio.timeout(SECONDS), fake_relay(restart, stay) as url, DerpClient(url) as alice:
+        await expect(alice, Restarting)
+        assert (await expect(alice, Disconnected)).retry_seconds == 0.1
+        await expect(alice, Connected)
+
+
+async def test_the_pauses_between_tries_grow_while_logins_hold_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    async with asyncio.timeout(SECONDS), fake_relay(Guest.hang_up) as url, DerpClient(url) as alice:
+        pauses: list[float] = []
+        while len(pauses) < 6:
+            if isinstance(message := await alice.receive(), Disconnected):
+                pauses.append(message.retry_seconds)
+        assert all(0.005 * 2**n <= pause <= 0.01 * 2**n for n, pause in enumerate(pauses))
+
+
+async def test_a_relay_that_says_nothing_is_given_up_and_one_that_pings_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SILENCE_SECONDS", 0.3)
+    pongs = []
+
+    async def ping(guest: Guest) -> None:
+        for number in range(5):
+            await asyncio.sleep(0.1)
+            guest.out.write(Ping(number.to_bytes(8, "big")).encode())
+            pongs.append((await guest.raw()).payload)
+        await stay(guest)
+
+    async with (
+        asyncio.timeout(SECONDS),
+        fake_relay(ping) as url,
+        DerpClient(url, None, Options(reconnect=False)) as alice,
+    ):
+        await expect(alice, Connected)
+        with pytest.raises(NetworkError, match=r"said nothing for 0\.3 s"):
+            await alice.receive()
+    assert pongs == [number.to_bytes(8, "big") for number in range(5)]
+
+
+async def test_what_it_said_is_said_again_after_a_reconnect() -> None:
+    said: list[object] = []
+
+    async def listen(guest: Guest) -> None:
+        said.extend([await guest.next(), (await guest.raw()).type])
+        await guest.hang_up()
+
+    async with asyncio.timeout(SECONDS), fake_relay(listen, listen, stay) as url, DerpClient(url) as alice:
+        await alice.note_preferred(True)
+        await alice.watch()
+        for _ in range(2):
+            while not isinstance(await alice.receive(), Disconnected):
+                pass
+    assert said == [NotePreferred(True), WatchConns.TYPE] * 2
+
+
+async def test_health_and_pongs_that_nobody_waits_for_are_messages() -> None:
+    async def tell(guest: Guest) -> None:
+        guest.out.write(Health("too many twins").encode() + Pong(b"unasked!").encode() + Health("").encode())
+        await stay(guest)
+
+    async with asyncio.timeout(SECONDS), fake_relay(tell) as url, DerpClient(url) as alice:
+        await expect(alice, Connected)
+        assert [await alice.receive() for _ in range(3)] == [Health("too many twins"), Pong(b"unasked!"), Health("")]
+
+
+async def test_a_ping_without_an_answer_is_an_error_in_time() -> None:
+    async with asyncio.timeout(SECONDS), fake_relay(stay) as url, DerpClient(url) as alice:
+        with pytest.raises(NetworkError, match=r"no pong within 0\.05 s"):
+            await alice.ping(0.05)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (b"", NetworkError, "hung up"),
+        (b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n", ProtocolError, "got 426"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ProtocolError, "got 200"),
+        (b"220 mail.example.com ESMTP\r\n\r\n", ProtocolError, "HTTP head"),
+        (b"x" * 70_000, ProtocolError, "no blank line"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + bytes(40), ProtocolError, "frame type 0x00"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + frame_bytes(1, bytes(40)), ProtocolError, "magic"),
+    ],
+)
+async def test_what_does_not_speak_derp_is_said_to_be_so(answer: bytes, kind: type[DerperError], says: str) -> None:
+    async with asyncio.timeout(SECONDS), raw_server(answer) as url:
+        with pytest.raises(kind, match=says):
+            await DerpClient(url).connect()
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+async def test_who_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, websocket: bool) -> None:  # noqa: FBT001
+    monkeypatch.setattr(connection, "LOGIN_SECONDS", 0.2)
+    monkeypatch.setattr(client, "DIAL_SECONDS", 0.2)
+    async with asyncio.timeout(SECONDS), raw_server(b"", hang_up=False) as url:
+        with pytest.raises(NetworkError, match="did not finish"):
+            await DerpClient(url, None, Options(websocket=websocket)).connect()
+
+
+async def test_a_relay_that_breaks_the_protocol_is_left_and_tried_again() -> None:
+    async def break_it(guest: Guest) -> None:
+        guest.out.write(b"\x05\xff\xff\xff\xff")
+        await stay(guest)
+
+    async with asyncio.timeout(SECONDS), fake_relay(break_it, stay) as url, DerpClient(url) as alice:
+        await expect(alice, Connected)
+        assert "4,294,967,295 bytes" in (await expect(alice, Disconnected)).reason
+        await expect(alice, Connected)
+
+
+async def test_who_does_not_receive_holds_the_relay_up_and_not_the_memory() -> None:
+    sent = 0
+
+    async def flood(guest: Guest) -> None:
+        nonlocal sent
+        frame = frame_bytes(5, SOMEBODY.raw + bytes(60_000))
+        while True:
+            guest.out.write(frame)
+            await asyncio.wait_for(guest.out.drain(), 0.5)
+            sent += len(frame)
+
+    async with asyncio.timeout(SECONDS), fake_relay(flood) as url, DerpClient(url):
+        was = -1
+        while was != sent:
+            was = sent
+            await asyncio.sleep(0.1)
+        assert sent < 64 * 60_037 + 20_000_000  # the kernel's buffers on both sides
+
+
+async def test_it_connects_once() -> None:
+    async with asyncio.timeout(SECONDS), fake_relay(stay) as url, DerpClient(url) as alice:
+        with pytest.raises(RuntimeError, match="once"):
+            await alice.connect()
+        await alice.close()
+        await alice.close()
+        with pytest.raises(NetworkError, match="is closed"):
+            await alice.receive()
+
+
+async def test_a_packet_that_is_too_long_is_the_callers_mistake() -> None:
+    async with asyncio.timeout(SECONDS), fake_relay(stay) as url, DerpClient(url) as alice:
+        with pytest.raises(ValueError, match="65,536"):
+            await alice.send(SOMEBODY, bytes(65_537))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "path"),
+    [
+        ("https://derp.example.com", "https://derp.example.com", "/derp"),
+        ("https://derp.example.com:443/", "https://derp.example.com", "/derp"),
+        ("http://derp.example.com/derp", "http://derp.example.com", "/derp"),
+        ("https://[2001:db8::1]:8443/other/derp", "https://[2001:db8::1]:8443", "/other/derp"),
+        ("http://192.0.2.1:3340", "http://192.0.2.1:3340", "/derp"),
+    ],
+)
+def test_a_url_names_a_relay(url: str, shown: str, path: str) -> None:
+    target = Target.of_url(url)
+    assert (str(target), target.path) == (shown, path)
+    assert target.websocket_url == shown.replace("http", "ws", 1) + path
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "derp.example.com", "ftp://derp.example.com", "https://", "https://x:99999", "https://a@b", "https://[x]"],
+)
+def test_what_is_no_relays_url_is_refused_in_a_sentence(url: str) -> None:
+    with pytest.raises(ConfigError, match="write it as https://name"):
+        DerpClient(url)
+
+
+def test_secrets_do_not_show() -> None:
+    secret = NodePrivate.from_entropy(os.urandom(32))
+    assert secret.raw.hex() not in repr(DerpClient("http://x", secret)) + repr(Options())

@@ -1,0 +1,289 @@
+"""What the data plane itself does with a connection before anybody decides: asked over real sockets, at the seam."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+import subprocess
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from derper.config import ListenAddress, Tcp
+from derper.dataplane import (
+    Certificate,
+    Closed,
+    Data,
+    DataPlane,
+    Drained,
+    Event,
+    Head,
+    HeadTooLarge,
+    PlaneSettings,
+    Serves,
+    Unserved,
+)
+from derper.protocol.keys import NodePrivate
+from derper.server.listeners import listen
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SECONDS = 20.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+LOCAL, OTHER_LOCAL = "127.0.0.1", "127.0.0.2"
+E = TypeVar("E", bound=Event)
+
+
+@dataclass
+class Seam:
+    """A data plane without a server: its events wait for the test."""
+
+    plane: DataPlane
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+
+    async def next(self, kind: type[E]) -> E:
+        """The next event, which has to be of this kind."""
+        async with asyncio.timeout(SECONDS):
+            event = await self.events.get()
+        assert isinstance(event, kind), event
+        return event
+
+    def listen(self, host: str | None = LOCAL, *, tls: bool = False) -> tuple[int, int]:
+        """A new listener and its port."""
+        address = ListenAddress(None if host is None else ip_address(host), 0)
+        with listen(address, Tcp(keepalive_time=0, user_timeout=0, write_timeout=None)) as sock:
+            return self.plane.listen(sock, tls=tls), sock.getsockname()[1]
+
+
+@asynccontextmanager
+async def seam() -> AsyncIterator[Seam]:
+    settings = PlaneSettings(shards=2, server_key=NodePrivate.from_entropy(os.urandom(32)).public())
+    made = Seam(DataPlane(settings))
+    made.plane.start(made.events.put_nowait)
+    try:
+        yield made
+    finally:
+        made.plane.stop()
+
+
+def certificate(serves: Serves, common_name: str) -> Certificate:
+    """A certificate by whose name a client's side can tell it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    now = datetime.now(UTC)
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return Certificate(serves, (leaf.public_bytes(Encoding.DER),), der)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a TLS client saw."""
+
+    certificate: str | None  # by its common name; None: it was refused
+    protocol: str | None
+    alert: int | None
+    text: str
+
+
+async def shown(port: int, *words: str, host: str = LOCAL) -> Shown:
+    """Ask openssl's client, which sends any name that it is told to, and says nothing after the handshake."""
+    done = await asyncio.create_subprocess_exec(
+        "openssl", "s_client", "-connect", f"{host}:{port}", *words,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(SECONDS):
+        text = (await done.communicate())[0].decode(errors="replace")
+    subject = re.search(r"^subject=CN ?= ?(.*)$", text, re.MULTILINE)
+    protocol = re.search(r"^ALPN protocol: (.*)$", text, re.MULTILINE)
+    alert = re.search(r"SSL alert number (\d+)", text)
+    return Shown(subject and subject[1], protocol and protocol[1], alert and int(alert[1]), text)
+
+
+NONE = ("-noservername",)
+
+
+async def test_each_client_is_shown_the_certificate_that_is_for_it() -> None:
+    async with seam() as it:
+        _, port = it.listen(None, tls=True)
+        it.plane.set_certificates(
+            [
+                certificate(Serves.name("Derp1.example.test"), "by name"),
+                certificate(Serves.name("derp2.example.test"), "by another name"),
+                certificate(Serves.local_ip(ip_address(LOCAL)), "by address"),
+                certificate(Serves.local_ip(ip_address("::1")), "by IPv6 address"),
+            ]
+        )
+        for version in ("-tls1_2", "-tls1_3"):
+            for sni in ("derp1.example.test", "DERP1.EXAMPLE.TEST"):
+                assert (await shown(port, version, "-servername", sni)).certificate == "by name"
+            assert (await shown(port, version, "-servername", "derp2.example.test")).certificate == "by another name"
+            for words in (NONE, ("-servername", LOCAL), ("-servername", "::ffff:127.0.0.1")):
+                assert (await shown(port, version, *words)).certificate == "by address"
+            for words in (NONE, ("-servername", "::1")):
+                assert (await shown(port, version, *words, host="[::1]")).certificate == "by IPv6 address"
+            # An address that is not the one that was reached, a name that is nobody's.
+            for sni in (OTHER_LOCAL, "::1", "derp3.example.test", "a.derp1.example.test"):
+                refused = await shown(port, version, "-servername", sni)
+                assert (refused.certificate, refused.alert) == (None, 112), refused.text
+            refused = await shown(port, version, *NONE, host=OTHER_LOCAL)
+            assert (refused.certificate, refused.alert) == (None, 112)
+
+
+async def test_a_certificate_for_any_client_is_shown_whatever_it_asks_for() -> None:
+    async with seam() as it:
+        _, port = it.listen(tls=True)
+        it.plane.set_certificates([certificate(Serves.any_client(), "any")])
+        for words in (NONE, ("-servername", "whoever.test"), ("-servername", OTHER_LOCAL)):
+            assert (await shown(port, *words)).certificate == "any"
+
+
+async def test_the_check_of_an_acme_server_gets_its_certificate_and_nothing_else() -> None:
+    name = "derp.example.test"
+    async with seam() as it:
+        _, port = it.listen(tls=True)
+        it.plane.set_certificates(
+            [certificate(Serves.name(name), "serving"), certificate(Serves.challenge(name), "challenge")]
+        )
+        for version in ("-tls1_2", "-tls1_3"):
+            check = await shown(port, version, "-servername", name, "-alpn", "acme-tls/1")
+            assert (check.certificate, check.protocol) == ("challenge", "acme-tls/1")
+            assert (await it.next(Closed)).code == "acme_challenge"
+        for words in ((), ("-alpn", "http/1.1"), ("-alpn", "h2,http/1.1")):
+            ordinary = await shown(port, "-servername", name, *words)
+            assert (ordinary.certificate, ordinary.protocol) == ("serving", "http/1.1" if words else None)
+            assert (await it.next(Closed)).code in ("eof", "reset")
+        # Of another name; and once it is over, of this one, too.
+        other = await shown(port, "-servername", "other.example.test", "-alpn", "acme-tls/1")
+        assert other.certificate is None
+        await it.next(Unserved)
+        await it.next(Closed)
+        it.plane.set_certificates([certificate(Serves.name(name), "serving")])
+        late = await shown(port, "-servername", name, "-alpn", "acme-tls/1")
+        assert (late.protocol, late.alert) == (None, 120)
+        assert (await it.next(Closed)).code == "tls_error"
+
+
+async def test_what_a_client_wanted_in_vain_is_told() -> None:
+    async with seam() as it:
+        _, port = it.listen(None, tls=True)
+        for words, name in ((NONE, None), (("-servername", "Derp7.example.test"), "derp7.example.test")):
+            await shown(port, *words)
+            assert await it.next(Unserved) == Unserved(name, LOCAL)
+            closed = await it.next(Closed)
+            assert (closed.code, closed.detail) == ("no_certificate", f"for {name or 'a client that names nobody'}")
+        await shown(port, "-servername", OTHER_LOCAL)
+        assert (await it.next(Closed)).code == "no_certificate"
+        await shown(port, *NONE, host="[::1]")
+        assert await it.next(Unserved) == Unserved(None, "::1")
+
+
+async def test_new_certificates_leave_open_connections_alone() -> None:
+    async with seam() as it:
+        listener, port = it.listen(tls=True)
+        it.plane.set_certificates([certificate(Serves.any_client(), "old")])
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        stream, out = await asyncio.open_connection(LOCAL, port, ssl=context)
+        it.plane.set_certificates([certificate(Serves.any_client(), "new")])
+        assert (await shown(port, *NONE)).certificate == "new"
+        await it.next(Closed)
+        out.write(REQUEST)
+        head = await it.next(Head)
+        assert (head.head, head.listener, head.tls) == (REQUEST, listener, "1.3")
+        it.plane.write(head.conn, b"still here")
+        assert await stream.readexactly(10) == b"still here"
+        out.close()
+
+
+async def test_a_head_names_its_listener_and_both_ends() -> None:
+    async with seam() as it:
+        # One for both families, where the kernel shows IPv4 addresses as IPv6's.
+        listeners = [it.listen(None), it.listen()]
+        for listener, port in listeners:
+            stream, out = await asyncio.open_connection(LOCAL, port, local_addr=(OTHER_LOCAL, 0))
+            out.write(REQUEST)
+            head = await it.next(Head)
+            assert (head.listener, head.local, head.tls) == (listener, (LOCAL, port), None)
+            assert head.remote == out.get_extra_info("sockname")
+            out.write(b"A" * 70_000)
+            it.plane.await_head(head.conn)
+            too_large = await it.next(HeadTooLarge)
+            assert (too_large.listener, too_large.remote) == (listener, head.remote)
+            it.plane.close(head.conn, "done")
+            assert await stream.read() == b""
+            out.close()
+            assert (await it.next(Closed)).code == "done"
+
+
+async def test_a_stream_goes_both_ways_until_the_peer_ends_it() -> None:
+    async with seam() as it:
+        _, port = it.listen()
+        stream, out = await asyncio.open_connection(LOCAL, port)
+        out.write(REQUEST + b"ahead")
+        head = await it.next(Head)
+        it.plane.stream(head.conn)
+        assert await it.next(Data) == Data(head.conn, b"ahead")
+        sent = os.urandom(1_000_000)
+        out.write(sent)
+        came = b""
+        while len(came) < len(sent):
+            data = (await it.next(Data)).data
+            came += data
+            it.plane.consumed(head.conn, len(data))
+        assert came == sent
+        it.plane.write(head.conn, sent, tell_drained=True)
+        assert await stream.readexactly(len(sent)) == sent
+        await it.next(Drained)
+        out.write(b"last")
+        out.close()
+        assert (await it.next(Data)).data == b"last"
+        assert (await it.next(Closed)).code == "eof"
+
+
+async def test_a_peer_that_leaves_while_it_waits_for_its_answer_is_noticed() -> None:
+    async with seam() as it:
+        _, port = it.listen()
+        _, out = await asyncio.open_connection(LOCAL, port)
+        out.write(REQUEST)
+        await it.next(Head)
+        out.close()
+        closed = await it.next(Closed)
+        assert (closed.code, closed.detail) == ("eof", "while it was served")
+
+
+async def test_a_peer_that_only_ends_its_request_gets_its_answer() -> None:
+    async with seam() as it:
+        _, port = it.listen()
+        with socket.create_connection((LOCAL, port)) as client:
+            client.setblocking(False)
+            client.send(REQUEST)
+            client.shutdown(socket.SHUT_WR)
+            head = await it.next(Head)
+            it.plane.write(head.conn, b"the answer")
+            it.plane.close(head.conn, "done")
+            loop = asyncio.get_running_loop()
+            assert await loop.sock_recv(client, 100) == b"the answer"
+            assert await loop.sock_recv(client, 100) == b""
+        assert (await it.next(Closed)).code == "done"

@@ -1,0 +1,293 @@
+"""CONNECT through a relay: the recorded answers, and bytes both ways however slow or rude one of the sides is.
+
+The control plane is played by a server on a loopback address of its own, at its real port; a hosts file has its names.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from live import Client, Server, config_of, connect, serving
+from recorded import exchanges
+
+from derper.server import tunnels
+from derper.server.names import Names
+from derper.server.tunnels import is_allowed
+
+SECONDS: Final = 20.0
+MEGABYTE: Final = 1 << 20
+NAME: Final = "controlplane.tailscale.com"
+OPEN: Final = b"HTTP/1.1 200 OK\r\n\r\n"
+REFUSED: Final = [case for case in exchanges("tls-ace") if case["connection_after"] == "closed"]
+NO_CONTENT: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Place:
+    """A relay with -ace, and what stands for the control plane behind it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    async def ask(self, target: str = f"{NAME}:80", *headers: str, more: bytes = b"") -> Streams:
+        stream, out = await connect(self.server)
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", *headers, "", ""]
+        out.write("\r\n".join(lines).encode() + more)
+        return stream, out
+
+    async def enter(self) -> Streams:
+        stream, out = await self.ask()
+        assert await read(stream, len(OPEN)) == OPEN
+        return stream, out
+
+
+async def read(stream: asyncio.StreamReader, length: int) -> bytes:
+    async with asyncio.timeout(SECONDS):
+        return await stream.readexactly(length)
+
+
+async def rest(stream: asyncio.StreamReader) -> bytes:
+    with suppress(ConnectionError):
+        async with asyncio.timeout(SECONDS):
+            return await stream.read()
+    return b""
+
+
+@asynccontextmanager
+async def place(folder: Path, serve: Serve) -> AsyncIterator[Place]:
+    """The names of the control plane are one address of this test's own, where `serve` answers on port 80."""
+    address = "127.80.{}.{}".format(*os.urandom(2))
+    hosts = folder / "hosts"
+    hosts.write_text(
+        f"{address} {NAME} nobody.tailscale.com\n127.0.0.1 example.com tailscale.com derp9.tailscale.com\n"
+    )
+    served: list[tuple[asyncio.Task[None] | None, asyncio.StreamWriter]] = []
+
+    async def serve_and_close(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        served.append((asyncio.current_task(), out))
+        with suppress(ConnectionError):
+            await serve(stream, out)
+        out.close()
+
+    target = await asyncio.start_server(serve_and_close, address, 80)
+    flags = ("-certmode=manual", "-certdir", str(folder), "-hostname=127.0.0.1", "-http-port=-1", "-ace")
+    async with serving(config_of(folder, *flags)) as server:
+        server.parts.tunnels.names = lambda: Names(hosts=hosts)
+        yield Place(server)
+        for out in server.connections:
+            out.transport.abort()
+    target.close()
+    for task, out in served:
+        out.transport.abort()
+        await asyncio.gather(*filter(None, [task]), out.wait_closed(), return_exceptions=True)
+
+
+async def echo(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+    while data := await stream.read(65_536):
+        out.write(data)
+        await out.drain()
+
+
+async def no_content(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+    await stream.readuntil(b"\r\n\r\n")
+    out.write(NO_CONTENT)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["name"])
+async def test_a_refusal_is_the_recorded_one(case: dict[str, Any], tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        stream, out = await connect(made.server)
+        out.write(case["request"].encode())
+        head, _, body = (await rest(stream)).decode().partition("\r\n\r\n")
+        assert await made.server.sample('derper_tls_active_version{version="1.3"}') == 1  # who asks for it
+    status_line, *lines = head.split("\r\n")
+    assert (status_line, body) == (case["status_line"], case["body"])
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert headers | {"Date": "{date}"} == dict(case["headers"])
+
+
+async def test_a_request_goes_through_and_its_answer_back_and_the_end_with_it(tmp_path: Path) -> None:
+    async with place(tmp_path, no_content) as made:
+        stream, out = await made.enter()
+        assert await made.server.sample('derper_tls_active_version{version="1.3"}') == 2
+        out.write(b"GET /generate_204 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert await rest(stream) == NO_CONTENT
+        await made.server.wait_for('derper_tls_active_version{version="1.3"}', 1)
+
+
+async def test_bytes_behind_the_request_in_the_same_segment_are_the_tunnels(tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        stream, _ = await made.ask(more=b"early")
+        assert await read(stream, len(OPEN) + 5) == OPEN + b"early"
+
+
+async def test_the_second_request_of_a_kept_connection_may_be_a_connect(tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        stream, out = await connect(made.server)
+        out.write(b"GET /generate_204 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await stream.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+        out.write(f"CONNECT {NAME}:80 HTTP/1.1\r\nHost: a\r\n\r\nhello".encode())
+        assert await read(stream, len(OPEN) + 5) == OPEN + b"hello"
+
+
+async def test_eight_megabytes_each_way_at_once_arrive_as_they_were_sent(tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        stream, out = await made.enter()
+        blob = os.urandom(8 * MEGABYTE)
+        sending = asyncio.create_task(send(out, blob))
+        assert hashlib.sha256(await read(stream, len(blob))).digest() == hashlib.sha256(blob).digest()
+        await sending
+
+
+async def send(out: asyncio.StreamWriter, data: bytes) -> None:
+    out.write(data)
+    await out.drain()
+
+
+async def write_until_full(out: asyncio.StreamWriter) -> int:
+    """Write until nobody takes anything for half a second; gives how much was written, some of it not taken yet."""
+    out.transport.set_write_buffer_limits(0)
+    for sent in range(MEGABYTE, 64 * MEGABYTE, MEGABYTE):
+        out.write(bytes(MEGABYTE))
+        try:
+            async with asyncio.timeout(0.5):
+                await out.drain()
+        except TimeoutError:
+            return sent
+    raise AssertionError("everything is taken")
+
+
+async def test_a_target_that_reads_nothing_stops_its_client_and_nobody_else(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+    got: asyncio.Queue[int] = asyncio.Queue()
+
+    async def slow(stream: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        while data := await stream.read(65_536):
+            got.put_nowait(len(data))
+
+    async with place(tmp_path, slow) as made:
+        _, out = await made.enter()
+        sent = await write_until_full(out)
+        assert sent < 32 * MEGABYTE  # what kernels hold in two pairs of sockets, and we a little of it
+        assert (await made.server.get("/generate_204"))[0] == 204
+        go_on.set()
+        async with asyncio.timeout(SECONDS):
+            while sent:
+                sent -= await got.get()
+
+
+async def test_a_client_that_reads_nothing_stops_its_target_and_loses_nothing(tmp_path: Path) -> None:
+    sent = 0
+    full = asyncio.Event()
+
+    async def flood(_: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        sent = await write_until_full(out)
+        full.set()
+        await out.drain()
+
+    async with place(tmp_path, flood) as made:
+        stream, out = await made.enter()
+        out.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(SECONDS):
+            await full.wait()
+        assert sent < 32 * MEGABYTE
+        assert (await made.server.get("/generate_204"))[0] == 204
+        out.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len(await rest(stream)) == sent
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+async def test_a_client_that_ends_takes_its_target_with_it(how: str, tmp_path: Path) -> None:
+    gone = asyncio.Event()
+    got = b""
+
+    async def wait(stream: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal got
+        with suppress(ConnectionError):
+            got = await stream.read()
+        gone.set()
+
+    async with place(tmp_path, wait) as made:
+        _, out = await made.enter()
+        out.write(b"last words")
+        if how == "closes":
+            out.close()
+        else:
+            out.transport.abort()
+        async with asyncio.timeout(SECONDS):
+            await gone.wait()
+        if how == "closes":
+            assert got == b"last words"
+        await made.server.wait_for('derper_tls_active_version{version="1.3"}', 1)
+
+
+async def test_a_target_that_does_not_answer_in_time_is_a_bad_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "DIAL_SECONDS", 0.5)
+    async with place(tmp_path, echo) as made:
+        (tmp_path / "hosts").write_text(f"192.0.2.1 {NAME}\n")  # an address for documents, where nobody is
+        stream, _ = await made.ask()
+        assert (await rest(stream)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
+async def test_the_next_address_is_tried_when_one_fails(tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        hosts = tmp_path / "hosts"
+        hosts.write_text(f"127.80.255.255 {NAME}\n{hosts.read_text()}")
+        stream, _ = await made.ask(more=b"x")
+        assert await read(stream, len(OPEN) + 1) == OPEN + b"x"
+
+
+async def test_a_client_that_leaves_while_we_dial_costs_nothing(tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        (tmp_path / "hosts").write_text(f"192.0.2.1 {NAME}\n")
+        _, out = await made.ask()
+        out.transport.abort()
+        await Client.log_in(made.server)
+        await made.server.wait_for("derp_accepts", 1)
+
+
+@pytest.mark.parametrize("header", ["Content-Length: 3", "Transfer-Encoding: chunked"])
+async def test_a_connect_with_a_body_is_refused(header: str, tmp_path: Path) -> None:
+    async with place(tmp_path, echo) as made:
+        stream, _ = await made.ask(f"{NAME}:80", header)
+        assert (await rest(stream)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+async def test_there_are_only_so_many_tunnels_and_an_ended_one_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "MOST_TUNNELS", 2)
+    async with place(tmp_path, echo) as made:
+        _, first = await made.enter()
+        await made.enter()
+        stream, _ = await made.ask()
+        assert (await rest(stream)).startswith(b"HTTP/1.1 503 ")
+        first.close()
+        await made.server.wait_for('derper_tls_active_version{version="1.3"}', 2)
+        await made.enter()
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        (f"{NAME}:443", True), (f"{NAME}:80", True), ("log.tailscale.com:443", True), ("a.b.tailscale.com:443", True),
+        (f"{NAME}:8080", False), (f"{NAME}:0443", False), (f"{NAME}:", False), (NAME, False), (":443", False),
+        ("tailscale.com:443", False), ("eviltailscale.com:443", False), (f"{NAME}.evil.test:443", False),
+        (f"{NAME}.:443", False), ("derp1.tailscale.com:443", False), ("a-derp.tailscale.com:443", False),
+        (NAME.upper() + ":443", False), (f"127.0.0.1:1@{NAME}:443", False), (f"[{NAME}]:443", False),
+        (f"x:{NAME}:443", False), (f"https://{NAME}:443", False), ("[::1].tailscale.com:443", False),
+    ],
+)  # fmt: skip
+def test_only_the_control_plane_is_a_target(target: str, allowed: bool) -> None:  # noqa: FBT001
+    assert is_allowed(target) == allowed
