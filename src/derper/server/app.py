@@ -119,7 +119,7 @@ class Server:
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
         self._introducer = Introducer(self.plane, Web(self.http, self.http_beside, self.tunnels), login, self._mesh)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
-        self._debug = DebugPages(config, self.metrics, self._door, self.identity)
+        self._debug = DebugPages(config, self.metrics, self._door, self.identity, self.plane)
         self.admin: AdminListener | None = None
         if config.admin is not None:
             actions = [reload_action(self.reload)]
