@@ -19,6 +19,8 @@ from derper.cli.goflags import Flag, Parsed
 from derper.cli.govalues import parse_bool
 from derper.config import (
     FIRST_SOCKET,
+    GOOGLE,
+    LETS_ENCRYPT,
     MAX_PORT,
     PREDECESSOR,
     AcceptLimit,
@@ -45,6 +47,8 @@ from derper.config import (
     Tcp,
     Tls,
     TrustedRoots,
+    eab_key,
+    is_dns_name,
 )
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePublic
@@ -109,6 +113,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
             stun_any=line[flags.STUN_ANY],
+            tls=_on_or_off(line, flags.TLS),
         ),
         tls=_tls(line, around),
         relay=_relay(line, around),
@@ -146,13 +151,30 @@ def _tls(line: Parsed, around: Surroundings) -> Tls:
     directory = Path(given) if given else None
     if not line.given(flags.CERT_DIR):
         directory = around.cache("tailscale", "derper-certs")
-    acme = Acme(
+    return Tls(
+        mode=mode,
+        hostname=line[flags.HOSTNAME],
+        directory=directory,
+        acme=_acme(line, mode),
+        asked_for=line.given(flags.CERT_MODE),
+    )
+
+
+def _acme(line: Parsed, mode: CertMode) -> Acme:
+    directory = line[flags.ACME_DIRECTORY]
+    if directory and not (_is_http_url(directory) and directory.startswith("https://")):
+        raise ConfigError(f"-acme-directory is '{directory}'; give an https URL")
+    roots, hook = line[flags.ACME_DIRECTORY_CA], line[flags.ACME_DNS_HOOK]
+    return Acme(
+        directory=directory or (GOOGLE if mode is CertMode.GCP else LETS_ENCRYPT),
+        roots=Path(roots) if roots else None,
         email=line[flags.ACME_EMAIL],
         eab_kid=line[flags.ACME_EAB_KID],
         eab_key=line[flags.ACME_EAB_KEY],
+        eab_key_file=Path(line[flags.ACME_EAB_KEY_FILE]) if line[flags.ACME_EAB_KEY_FILE] else None,
+        dns_hook=Path(hook) if hook else None,
         ip_certificates=line[flags.ACME_IP_CERTS],
     )
-    return Tls(mode=mode, hostname=line[flags.HOSTNAME], directory=directory, acme=acme)
 
 
 def _check_tls(tls: Tls) -> None:
@@ -164,8 +186,19 @@ def _check_tls(tls: Tls) -> None:
     by_ip = tls.mode is CertMode.MANUAL or (tls.mode is CertMode.LETSENCRYPT and tls.acme.ip_certificates)
     if tls.ip is not None and not by_ip:
         raise ConfigError(f"-hostname is the IP address {tls.ip}, which needs -certmode=manual or -acme-ip-certs")
-    if tls.mode is CertMode.GCP and not (tls.acme.email and tls.acme.eab_kid and tls.acme.eab_key):
+    acme = tls.acme
+    if tls.mode is CertMode.GCP and not (acme.email and acme.eab_kid and (acme.eab_key or acme.eab_key_file)):
         raise ConfigError("-certmode=gcp needs -acme-email, -acme-eab-kid and -acme-eab-key")
+    if acme.eab_key and acme.eab_key_file:
+        raise ConfigError("-acme-eab-key and -acme-eab-key-file are both given; leave one of them out")
+    if tls.mode is not CertMode.MANUAL:
+        if acme.binds_an_account and acme.eab_key:
+            eab_key(acme.eab_key, "-acme-eab-key")
+        if tls.ip is None and not is_dns_name(tls.hostname):
+            raise ConfigError(
+                f"-hostname is '{tls.hostname}', for which no CA issues a certificate; give a DNS name, "
+                "one outside ASCII in its form with xn--"
+            )
 
 
 def _relay(line: Parsed, around: Surroundings) -> Relay:
@@ -363,6 +396,12 @@ def _is_http_url(text: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _on_or_off(line: Parsed, flag: Flag[str]) -> bool | None:
+    if line[flag] not in {"", "on", "off"}:
+        raise ConfigError(f"-{flag.name} is '{line[flag]}'; give 'on' or 'off'")
+    return line[flag] == "on" if line[flag] else None
 
 
 def _names(text: str) -> list[str]:

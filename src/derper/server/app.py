@@ -110,15 +110,18 @@ class Server:
         self.bootstrap = BootstrapDns(config.pages)
         self.challenges = Challenges(config.tls) if config.tls.mode is not CertMode.MANUAL else None
         self.listening = Listening(self.plane, config)
-        self._certificates = Certificates(self.plane, config, self.identity) if config.serves_tls else None
+        self.certificates = (
+            Certificates(self.plane, config, self.identity, self.challenges) if config.serves_tls else None
+        )
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         self._door = Door.of(config)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
-        self._introducer = Introducer(self.plane, Web(self.http, self.http_beside, self.tunnels), login, self._mesh)
-        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
+        web = Web(self.http, self.http_beside, self.tunnels)
+        self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
+        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
         self._debug = DebugPages(config, self.metrics, self._door, self.identity, self.plane)
         self.admin: AdminListener | None = None
         if config.admin is not None:
@@ -168,12 +171,14 @@ class Server:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
+        if self.certificates is not None:
+            items.append(Reload("the certificates", self.certificates.reload))
         return await reload_all(items)
 
     async def _start(self) -> None:
         config = self._config
-        if self._certificates is not None:
-            self._certificates.start()
+        if self.certificates is not None:
+            await self.certificates.load()
         debug = self._debug.public_routes()
         await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
         if self.http_beside is not None:
@@ -187,12 +192,16 @@ class Server:
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,
         )  # fmt: skip
+        if self.certificates is not None:
+            self.certificates.start()
         self._mesh.start()
         self.bootstrap.start()
         self._supervisor.ready()
         self._watch = asyncio.get_running_loop().create_task(self._supervisor.watch(self.plane))
 
     async def _stop(self) -> None:
+        if self.certificates is not None:
+            await self.certificates.stop()
         if self._watch is not None:
             self._watch.cancel()
         if self.admin is not None:
