@@ -124,7 +124,7 @@ class Server:
         web = Web(self.http, self.http_beside, self.tunnels)
         self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
-        self._debug = DebugPages(config, self.metrics, self._door, self.identity)
+        self._debug = DebugPages(config, self.metrics, self._door, self.identity, self.plane)
         self.admin: AdminListener | None = None
         if config.admin is not None:
             actions = [reload_action(self.reload)]
