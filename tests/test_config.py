@@ -80,6 +80,10 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "verify-clients": False,
         "verify-client-url": (),
         "verify-client-url-fail-open": True,
+        "verify-any": False,
+        "verify-cache": 0.0,
+        "verify-interval": 300.0,
+        "allow-keys": "",
         "disallow-app-names": "",
         "socket": (),
         "accept-connection-limit": math.inf,
@@ -114,7 +118,9 @@ def test_without_flags_it_is_the_public_relay_on_443() -> None:
     assert not made.relay.accept.is_limit
     assert made.relay.send_queue_depth == 32
     assert made.relay.rate_file is None
-    assert made.admission == Admission(frozenset(), (), (), url_fail_open=True)
+    assert made.admission == Admission(
+        frozenset(), (), (), url_fail_open=True, allow_keys=None, any_kind=False, cache=0, interval=300
+    )
     assert made.mesh.key_source is None
     assert made.mesh.peers == ()
     assert made.pages.debug == DebugAccess(None, (), None)

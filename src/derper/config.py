@@ -207,6 +207,10 @@ class Admission:
     tailscaled_sockets: tuple[Path, ...]
     urls: tuple[str, ...]
     url_fail_open: bool  # whether an unreachable URL admits
+    allow_keys: Path | None  # a file with the keys of those who may
+    any_kind: bool  # one kind of check is enough
+    cache: float  # seconds for which the last "yes" stands in for no answer
+    interval: float  # seconds after which those who are in are asked about again; 0: never
 
 
 @dataclass(frozen=True, slots=True)

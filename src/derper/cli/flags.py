@@ -1,7 +1,7 @@
 """The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
 
-The names and defaults are those of the program that this one stands in for; `-shards`, `-stun-any`, `-tls` and some of
-`-acme-*` are ours. A default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
+The names and defaults are those of the program that this one stands in for. A default that depends on the machine
+stands in its text, and `derper.cli.settings` finds it.
 """
 
 import math
@@ -98,6 +98,16 @@ VERIFY_CLIENT_URL = strings("verify-client-url", "`URL` that decides who is admi
 VERIFY_CLIENT_URL_FAIL_OPEN = boolean(
     "verify-client-url-fail-open", "admit clients while -verify-client-url cannot be reached", default=True
 )
+VERIFY_ANY = boolean("verify-any", "admit a client that one kind of check admits, instead of all that are asked for")
+VERIFY_CACHE = duration("verify-cache", 0, "how long the last yes about a client stands in while there is no answer")
+VERIFY_INTERVAL = duration(
+    "verify-interval",
+    300,
+    "how often connected clients are asked about again; those who are refused are put out; 0: never",
+)
+ALLOW_KEYS = string(
+    "allow-keys", "", "`file` with the node keys that are admitted, one a line; read again when it changes"
+)
 DISALLOW_APP_NAMES = string("disallow-app-names", "", "comma-separated application `names` that may not log in")
 SOCKET = strings(
     "socket",
@@ -168,6 +178,10 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     VERIFY_CLIENTS,
     VERIFY_CLIENT_URL,
     VERIFY_CLIENT_URL_FAIL_OPEN,
+    VERIFY_ANY,
+    VERIFY_CACHE,
+    VERIFY_INTERVAL,
+    ALLOW_KEYS,
     DISALLOW_APP_NAMES,
     SOCKET,
     ACCEPT_CONNECTION_LIMIT,

@@ -238,6 +238,10 @@ def _admission(line: Parsed) -> Admission:
         tailscaled_sockets=tuple(map(Path, sockets)) if line[flags.VERIFY_CLIENTS] else (),
         urls=tuple(_checked_url(flags.VERIFY_CLIENT_URL, url) for url in line[flags.VERIFY_CLIENT_URL]),
         url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
+        allow_keys=Path(line[flags.ALLOW_KEYS]) if line[flags.ALLOW_KEYS] else None,
+        any_kind=line[flags.VERIFY_ANY],
+        cache=_not_negative(line, flags.VERIFY_CACHE),
+        interval=_not_negative(line, flags.VERIFY_INTERVAL),
     )
 
 

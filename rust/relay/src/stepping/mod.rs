@@ -126,7 +126,7 @@ impl World {
 
     /// Lets a connection be introduced by itself: after a head it has to send the frame of [`introduction`].
     ///
-    /// Its key, if it has no connection yet, will live on shard `home`.
+    /// Its key, if it has no connection yet, will live on shard `home`, or where it is placed if there is no such shard.
     pub fn introduce(&mut self, party: Party, home: usize) {
         self.usher.expect(party, home);
     }
