@@ -207,7 +207,7 @@ class Node(Daemon):
 
     def fetch(self, ip: str, port: int) -> bytes:
         """Give all that comes from a TCP port of another node."""
-        command = [program("tailscale"), "--socket", self.socket, "nc", ip, str(port)]
+        command = [str(program("tailscale")), "--socket", str(self.socket), "nc", ip, str(port)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stdout is not None
