@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 from seam import LOCAL, OTHER_LOCAL, REQUEST, Seam, seam
 
-from derper.dataplane import Closed, Head, Switched
+from derper.dataplane import Closed, Entry, Head, Switched
 from derper.protocol.frames import Endpoint, PeerPresent
 from derper.protocol.keys import NodePrivate
 
@@ -26,7 +26,7 @@ async def is_turned_away(it: Seam, port: int, source: str = LOCAL) -> bool:
 async def switch(it: Seam, head: Head) -> None:
     key = NodePrivate.from_entropy(bytes([7]) * 32).public()
     presence = PeerPresent(key, Endpoint(ip_address(head.remote.ip), head.remote.port))
-    it.plane.switch(head.conn, presence, mesh_peer=False, version=2, first=b"")
+    it.plane.switch(head.conn, presence, Entry(is_mesh_peer=False, version=2, number=1), first=b"")
     await it.next(Switched)
 
 
