@@ -23,6 +23,7 @@ mod relay;
 mod round;
 mod send;
 mod shared;
+mod shed;
 mod struggle;
 #[cfg(test)]
 mod tests;
@@ -101,6 +102,10 @@ pub(crate) struct Shard<N: Net> {
     rounds: VecDeque<Round>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
+    /// Bytes in all packet queues here. Invariant: the sum of them.
+    queued: usize,
+    /// How many there may be in this tick.
+    most_queued: usize,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
@@ -140,6 +145,8 @@ impl<N: Net> Shard<N> {
             remote_sources: RemoteSources::default(),
             rounds: VecDeque::new(),
             unfinished: Vec::new(),
+            queued: 0,
+            most_queued: usize::MAX,
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
@@ -157,6 +164,7 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
         self.drops_told = 0;
+        self.share_room();
         let ticks = &self.port().ticks;
         ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
@@ -180,6 +188,7 @@ impl<N: Net> Shard<N> {
         self.resume_unfinished();
         self.advance_round();
         self.flush_dirty();
+        self.tell_queued();
         self.publish();
         if !self.events.is_empty() {
             self.shared.events.append(&mut self.events);

@@ -8,4 +8,5 @@ mod limiting;
 mod parked;
 mod relaying;
 mod sending;
+mod shedding;
 mod tls;
