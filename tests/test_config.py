@@ -49,6 +49,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "dev": False,
         "version": False,
         "a": ":443",
+        "tls": "",
         "http-port": 80,
         "stun-port": 3478,
         "stun": True,
@@ -63,6 +64,10 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "acme-email": "",
         "acme-eab-kid": "",
         "acme-eab-key": "",
+        "acme-eab-key-file": "",
+        "acme-directory": "",
+        "acme-directory-ca": "",
+        "acme-dns-hook": "",
         "acme-ip-certs": False,
         "home": "",
         "mesh-psk-file": "",
@@ -75,6 +80,10 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "verify-clients": False,
         "verify-client-url": (),
         "verify-client-url-fail-open": True,
+        "verify-any": False,
+        "verify-cache": 0.0,
+        "verify-interval": 300.0,
+        "allow-keys": "",
         "disallow-app-names": "",
         "socket": (),
         "accept-connection-limit": math.inf,
@@ -86,6 +95,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "shards": 0,
         "max-queued-bytes": 0,
         "ace": False,
+        "drain-timeout": 10,
         "settings": "",
         "log-format": "auto",
         "log-level": "info",
@@ -107,7 +117,9 @@ def test_without_flags_it_is_the_public_relay_on_443() -> None:
     assert not made.relay.accept.is_limit
     assert made.relay.send_queue_depth == 32
     assert made.relay.rate_file is None
-    assert made.admission == Admission(frozenset(), (), (), url_fail_open=True)
+    assert made.admission == Admission(
+        frozenset(), (), (), url_fail_open=True, allow_keys=None, any_kind=False, cache=0, interval=300
+    )
     assert made.mesh.key_source is None
     assert made.mesh.peers == ()
     assert made.pages.debug == DebugAccess(None, (), None)
@@ -373,6 +385,14 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-hostname", "192.0.2.1", "-certmode", "gcp", "-acme-ip-certs"], "-certmode=manual or -acme-ip-certs"),
         (["-certmode", "gcp"], "-acme-eab-kid"),
         (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k"], "-acme-eab-key"),
+        (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
+        (["-acme-directory", "https://ca.test/", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
+        (["-acme-eab-key", "aa", "-acme-eab-key-file", "k"], "leave one of them out"),
+        (["-acme-directory", "http://ca.test/directory"], "-acme-directory"),
+        (["-hostname", "../x"], "-hostname"),
+        (["-hostname", "é.test"], "xn--"),
+        (["-hostname", "a." * 127 + "test"], "-hostname"),
+        (["-tls", "yes"], "-tls"),
     ],
 )
 def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
@@ -388,7 +408,11 @@ def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
         ["-hostname", "192.0.2.1", "-acme-ip-certs"],
         ["-hostname", "192.0.2.1", "-a", ":8080"],
         ["-certdir", "", "-a", ":8080"],
-        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "s"],
+        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "c2VjcmV0"],
+        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key-file", "/k"],
+        ["-acme-eab-kid", "k", "-acme-eab-key", "of no use with Let's Encrypt"],
+        ["-hostname", "DERP_1.example.test."],
+        ["-hostname", "é.test", "-certmode", "manual"],
     ],
 )
 def test_what_can_be_is_taken(words: list[str]) -> None:

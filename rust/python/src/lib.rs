@@ -227,9 +227,18 @@ impl Plane {
         self.stage(conn, |conn| Command::Consumed(conn, length));
     }
 
-    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, version: i64, first: Vec<u8>) {
+    fn switch(
+        &self,
+        conn: u64,
+        key: Key,
+        mesh_peer: bool,
+        presence: Vec<u8>,
+        told: (i64, u64),
+        first: Vec<u8>,
+    ) {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
-        let member = Member { key, role, presence: presence.into(), version };
+        let (version, number) = told;
+        let member = Member { key, role, presence: presence.into(), version, number };
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
@@ -393,7 +402,8 @@ fn carried(totals: Totals) -> (u64, u64, u64, u64) {
 
 fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, PyAny>> {
     let member = &standing.member;
-    let who = (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version);
+    let who =
+        (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version, member.number);
     let how = (standing.age_ms, standing.is_active, standing.is_duplicate, standing.is_home);
     let over = (standing.tls, standing.is_websocket);
     let wire = (standing.wire.received, standing.wire.sent);

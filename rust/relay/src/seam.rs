@@ -39,6 +39,8 @@ pub struct Member {
     pub presence: Arc<[u8]>,
     /// The version of the protocol that it said it speaks.
     pub version: i64,
+    /// Its number among all connections that ever came to log in: whoever reads of it tells them apart by that.
+    pub number: u64,
 }
 
 /// Why a connection ended: a code for metrics and logs, and what came.

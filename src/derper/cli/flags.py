@@ -1,7 +1,7 @@
 """The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
 
-The names and defaults are those of the program that this one stands in for; `-shards`, `-max-queued-bytes` and
-`-stun-any` are ours. A default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
+The names and defaults are those of the program that this one stands in for. A default that depends on the machine
+stands in its text, and `derper.cli.settings` finds it.
 """
 
 import math
@@ -18,6 +18,7 @@ LISTEN = string(
     ":443",
     "main listen `address`, as :port, ip:port or [ip6]:port;\nHTTPS on port 443 and with -certmode=manual",
 )
+TLS = string("tls", "", "`on` or off: whether the main listener speaks TLS, whatever its port\n(default as -a says)")
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
 STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
 STUN = boolean("stun", "answer STUN requests", default=True)
@@ -44,6 +45,21 @@ HOSTNAME = string(
 ACME_EMAIL = string("acme-email", "", "`address` of the ACME account's owner")
 ACME_EAB_KID = string("acme-eab-kid", "", "`ID` of the external account binding that -certmode=gcp needs")
 ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
+ACME_EAB_KEY_FILE = string("acme-eab-key-file", "", "`file` that holds what -acme-eab-key would say")
+ACME_DIRECTORY = string(
+    "acme-directory",
+    "",
+    "`URL` of another ACME directory than Let's Encrypt's or Google's, such as a private CA's",
+)
+ACME_DIRECTORY_CA = string(
+    "acme-directory-ca", "", "PEM `file` of the roots that vouch for the ACME directory itself, instead of the system's"
+)
+ACME_DNS_HOOK = string(
+    "acme-dns-hook",
+    "",
+    "`program` that sets DNS records, to prove names by DNS-01; called as\n"
+    "'program present|cleanup _acme-challenge.NAME. VALUE', as lego's exec provider calls it",
+)
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 
 ADMIN = string(
@@ -82,6 +98,16 @@ VERIFY_CLIENT_URL = strings("verify-client-url", "`URL` that decides who is admi
 VERIFY_CLIENT_URL_FAIL_OPEN = boolean(
     "verify-client-url-fail-open", "admit clients while -verify-client-url cannot be reached", default=True
 )
+VERIFY_ANY = boolean("verify-any", "admit a client that one kind of check admits, instead of all that are asked for")
+VERIFY_CACHE = duration("verify-cache", 0, "how long the last yes about a client stands in while there is no answer")
+VERIFY_INTERVAL = duration(
+    "verify-interval",
+    300,
+    "how often connected clients are asked about again; those who are refused are put out; 0: never",
+)
+ALLOW_KEYS = string(
+    "allow-keys", "", "`file` with the node keys that are admitted, one a line; read again when it changes"
+)
 DISALLOW_APP_NAMES = string("disallow-app-names", "", "comma-separated application `names` that may not log in")
 SOCKET = strings(
     "socket",
@@ -105,6 +131,9 @@ MAX_QUEUED_BYTES = integer(
 )
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
+DRAIN_TIMEOUT = duration(
+    "drain-timeout", 10, "how long clients are sent away one after the other, where another server takes them over"
+)
 SETTINGS = string("settings", "", "TOML `file` that holds anything that a flag can; flags win")
 LOG_FORMAT = string(
     "log-format",
@@ -117,6 +146,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     DEV,
     VERSION,
     LISTEN,
+    TLS,
     HTTP_PORT,
     STUN_PORT,
     STUN,
@@ -132,6 +162,10 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     ACME_EMAIL,
     ACME_EAB_KID,
     ACME_EAB_KEY,
+    ACME_EAB_KEY_FILE,
+    ACME_DIRECTORY,
+    ACME_DIRECTORY_CA,
+    ACME_DNS_HOOK,
     ACME_IP_CERTS,
     MESH_PSK_FILE,
     MESH_WITH,
@@ -143,6 +177,10 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     VERIFY_CLIENTS,
     VERIFY_CLIENT_URL,
     VERIFY_CLIENT_URL_FAIL_OPEN,
+    VERIFY_ANY,
+    VERIFY_CACHE,
+    VERIFY_INTERVAL,
+    ALLOW_KEYS,
     DISALLOW_APP_NAMES,
     SOCKET,
     ACCEPT_CONNECTION_LIMIT,
@@ -154,6 +192,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     SHARDS,
     MAX_QUEUED_BYTES,
     ACE,
+    DRAIN_TIMEOUT,
     SETTINGS,
     LOG_FORMAT,
     LOG_LEVEL,

@@ -124,6 +124,7 @@ class Member(NamedTuple):
     presence: bytes  # a whole PeerPresent frame: its key, address, flags and app name
     is_mesh_peer: bool
     version: int  # of the protocol, as its login said
+    number: int  # as `switch` was told
     age: float  # seconds since its login
     is_active: bool  # it gets its key's packets
     is_duplicate: bool  # its key has other connections, too
@@ -220,7 +221,7 @@ def event_from(raw: tuple[object, ...]) -> Event:
 
 RawMember: TypeAlias = tuple[
     Conn,
-    tuple[bytes, bool, int],
+    tuple[bytes, bool, int, int],
     tuple[int, bool, bool, bool],
     tuple[str | None, bool],
     tuple[int, int, int, int],

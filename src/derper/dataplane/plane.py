@@ -54,6 +54,14 @@ class Rate(NamedTuple):
     burst: float
 
 
+class Entry(NamedTuple):
+    """What a client came in with; `version` and `number` are told again in `Member`."""
+
+    is_mesh_peer: bool
+    version: int  # of the protocol, as its login said
+    number: int  # among all that ever came to log in
+
+
 class Drops(NamedTuple):
     """Dropped packets of one reason and kind (docs/protocol/metrics.md)."""
 
@@ -232,9 +240,10 @@ class DataPlane:
         self._native.consumed(conn, length)
         self._will_flush()
 
-    def switch(self, conn: Conn, presence: PeerPresent, *, mesh_peer: bool, version: int, first: bytes) -> None:
+    def switch(self, conn: Conn, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
-        self._native.switch(conn, presence.peer.raw, mesh_peer, presence.encode(), version, first)
+        told = (entry.version, entry.number)
+        self._native.switch(conn, presence.peer.raw, entry.is_mesh_peer, presence.encode(), told, first)
         self._will_flush()
 
     def trust(self, roots: list[bytes]) -> None:

@@ -30,20 +30,21 @@ def may_see(request: web.Request, access: DebugAccess | None) -> bool:
 def remote_address(request: web.Request) -> IPAddress | None:
     """Give the other end's address."""
     try:
-        return _unmapped(ip_address(request.remote or ""))
+        return unmapped(ip_address(request.remote or ""))
     except ValueError:
         return None
 
 
 def is_trusted(address: IPAddress, access: DebugAccess) -> bool:
     """Whether whoever connects from there may see the pages without more."""
-    address = _unmapped(address)
-    if address.is_loopback or (access.address is not None and address == _unmapped(access.address)):
+    address = unmapped(address)
+    if address.is_loopback or (access.address is not None and address == unmapped(access.address)):
         return True
     return any(address in network for network in (*_TAILSCALE, *access.networks))
 
 
-def _unmapped(address: IPAddress) -> IPAddress:
+def unmapped(address: IPAddress) -> IPAddress:
+    """Give an IPv4-mapped address as IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 

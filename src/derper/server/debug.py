@@ -18,14 +18,16 @@ from aiohttp import web
 
 from derper._version import version
 from derper.config import Config
+from derper.dataplane import DataPlane
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
 from derper.server.admission.door import Door
 from derper.server.identity import Identity
+from derper.server.members import MemberPages
 from derper.server.metrics import Metrics
 from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HEADERS: Final = BROWSER_HEADERS | {"Content-Security-Policy": f"{POLICY}; style-src 'self' 'unsafe-inline'"}
 _NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
@@ -50,6 +52,7 @@ class DebugPages:
     metrics: Metrics
     door: Door
     identity: Identity
+    plane: DataPlane
 
     def public_routes(self) -> list[web.RouteDef]:
         """Give the routes for the public ports, where not everybody may see the pages."""
@@ -64,19 +67,23 @@ class DebugPages:
         return [
             web.route("*", "/debug", _go_to_index),
             web.route("*", "/debug/", guarded(self._index)),
+            web.route("*", "/debug/clients", _go_to_clients),
             *(web.route("*", f"/debug/{name}", guarded(page, hint=True)) for name, _, page in self._pages()),
             web.route("*", "/debug/{anything:.*}", guarded(_nothing)),
         ]
 
     def _pages(self) -> list[tuple[str, str, Handler]]:
+        members = MemberPages(self.plane, _HEADERS)
         return [
             ("vars", "Metrics (JSON)", self._vars),
             ("varz", "Metrics (Prometheus)", self._varz),
             ("check", "Consistency check", self._check),
+            ("traffic", "Traffic by connection, as it goes", members.traffic),
+            ("clients/", "Connected clients", members.clients),
         ]
 
     def _guarded(self, page: Handler, *, hint: bool = False) -> Handler:
-        async def show(request: web.Request) -> web.Response:
+        async def show(request: web.Request) -> web.StreamResponse:
             if may_see(request, self.config.public_debug):
                 return await page(request)
             how = f"; to permit access, set TS_ALLOW_DEBUG_IP={remote_address(request)}"
@@ -117,8 +124,16 @@ class DebugPages:
 
 
 async def _go_to_index(request: web.Request) -> web.Response:
+    return _go_to("/debug/", request)
+
+
+async def _go_to_clients(request: web.Request) -> web.Response:
+    return _go_to("/debug/clients/", request)
+
+
+def _go_to(path: str, request: web.Request) -> web.Response:
     _, mark, query = request.raw_path.partition("?")
-    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"/debug/{mark}{query}")
+    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"{path}{mark}{query}")
 
 
 async def _nothing(_request: web.Request) -> web.Response:

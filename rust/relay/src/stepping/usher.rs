@@ -92,7 +92,8 @@ impl Usher {
                     [1] => (Role::MeshPeer, Guest::MeshPeer),
                     _ => (Role::Client, Guest::Client),
                 };
-                let member = Member { key: *key, role, presence: presence(key, guest).into(), version: 2 };
+                let member =
+                    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0 };
                 shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
             }
             Event::Switched { member, .. } if home(member).is_some() => {}
