@@ -88,6 +88,8 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "socket": (),
         "accept-connection-limit": math.inf,
         "accept-connection-burst": 2**63 - 1,
+        "connections-per-ip": 0,
+        "proxy-protocol": "",
         "rate-config": "",
         "tcp-keepalive-time": 600.0,
         "tcp-user-timeout": 15.0,

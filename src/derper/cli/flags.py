@@ -117,6 +117,13 @@ SOCKET = strings(
 
 ACCEPT_CONNECTION_LIMIT = number("accept-connection-limit", math.inf, "how many new connections a second are taken")
 ACCEPT_CONNECTION_BURST = integer("accept-connection-burst", INT_MAX, "how many may come at once beyond that")
+CONNECTIONS_PER_IP = integer("connections-per-ip", 0, "how many connections one address may have; 0 for any number")
+PROXY_PROTOCOL = string(
+    "proxy-protocol",
+    "",
+    "comma-separated `networks` of proxies in front: connections from there, and no others,\n"
+    "begin with a PROXY header (version 1 or 2), which names the client",
+)
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
@@ -185,6 +192,8 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     SOCKET,
     ACCEPT_CONNECTION_LIMIT,
     ACCEPT_CONNECTION_BURST,
+    CONNECTIONS_PER_IP,
+    PROXY_PROTOCOL,
     RATE_CONFIG,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,

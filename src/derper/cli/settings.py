@@ -61,6 +61,7 @@ ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
 TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
 LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
+MOST_PER_IP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,8 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
             stun_any=line[flags.STUN_ANY],
+            proxies=_proxies(line),
+            per_ip=_per_ip(line),
             tls=_on_or_off(line, flags.TLS),
         ),
         tls=_tls(line, around),
@@ -398,6 +401,22 @@ def _port(line: Parsed, flag: Flag[int]) -> int:
     if not 0 <= line[flag] <= MAX_PORT:
         raise ConfigError(f"-{flag.name} is {line[flag]}; give a port from 0 to {MAX_PORT}")
     return line[flag]
+
+
+def _proxies(line: Parsed) -> tuple[IPNetwork, ...]:
+    try:
+        return _networks(line[flags.PROXY_PROTOCOL])
+    except ValueError as error:
+        raise ConfigError(
+            f"-proxy-protocol has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
+        ) from None
+
+
+def _per_ip(line: Parsed) -> int | None:
+    most = line[flags.CONNECTIONS_PER_IP]
+    if not 0 <= most <= MOST_PER_IP:
+        raise ConfigError(f"-connections-per-ip is {most}; give a number from 1 to {MOST_PER_IP:,}, or 0 for no limit")
+    return most or None
 
 
 def _not_negative(line: Parsed, flag: Flag[float]) -> float:

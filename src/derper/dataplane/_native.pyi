@@ -42,9 +42,19 @@ class Plane:
         records_per_key: int,
         max_queued_bytes: int,
         count_senders: bool,
+        link_silence: int,
+        max_introducing: int,
+        descriptor_ceiling: int,
     ) -> Self: ...
     def event_fd(self) -> int: ...
-    def listen(self, fd: int, tls: bool, limit: tuple[float, float] | None = None) -> int: ...
+    def listen(
+        self,
+        fd: int,
+        tls: bool,
+        limit: tuple[float, float] | None,
+        proxies: list[tuple[IPv4Address | IPv6Address, int]],
+        per_ip: int | None,
+    ) -> int: ...
     def limit_clients(
         self,
         default: tuple[float, float] | None,

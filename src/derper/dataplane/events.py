@@ -17,14 +17,15 @@ Conn: TypeAlias = int
 
 
 class Remote(NamedTuple):
-    """The other end of a connection."""
+    """The other end of a connection, as a proxy in front of us says it, if one does."""
 
     ip: str  # IPv4-mapped addresses as IPv4
     port: int
+    is_anonymous: bool = False  # a proxy's own address, which did not say for whom it is; known from `Head` alone
 
 
 class Local(NamedTuple):
-    """Our end of a connection."""
+    """Our end of a connection, as a proxy in front of us says it, if one does."""
 
     ip: str  # IPv4-mapped addresses as IPv4
     port: int

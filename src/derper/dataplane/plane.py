@@ -5,11 +5,13 @@ of the loop; the events that a command causes come in a later turn, never from w
 """
 
 import asyncio
+import resource
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple, cast
@@ -22,6 +24,10 @@ from derper.protocol.keys import NodePublic
 
 EVENTS_A_TURN = 256
 """Events that are acted on before the loop goes on to whatever else there is."""
+
+MAX_INTRODUCING = 16_384
+SPARE_DESCRIPTORS = 64
+"""Descriptors that connections leave to the rest of the process: files, name servers, other nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,8 @@ class PlaneSettings:
     write_timeout: float | None = 2.0  # without progress, for clients; None: none
     mesh_write_timeout: float = 30.0
     link_write_timeout: float = 5.0
+    link_silence: float = 120.0  # of another node that we dialled, which keep-alives prevent
+    max_introducing: int | None = None  # connections that do not relay yet; None: half the descriptors, at most 16,384
     mesh_max_keys: int = 1_000_000  # that one link may announce
     verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
@@ -112,6 +120,9 @@ class DataPlane:
     """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
 
     def __init__(self, settings: PlaneSettings) -> None:
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors == resource.RLIM_INFINITY:
+            descriptors = sys.maxsize
         self._native = _native.Plane(
             shards=settings.shards,
             server_key=settings.server_key.raw,
@@ -130,6 +141,9 @@ class DataPlane:
             max_queued_bytes=settings.max_queued_bytes,
             records_per_key=settings.records_per_key,
             count_senders=settings.count_senders,
+            link_silence=_milliseconds(settings.link_silence),
+            max_introducing=settings.max_introducing or min(MAX_INTRODUCING, descriptors // 2),
+            descriptor_ceiling=descriptors - min(SPARE_DESCRIPTORS, descriptors // 4),
         )
         self.client_rate: Rate | None = None  # in force for keys without an entry
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,12 +172,24 @@ class DataPlane:
             report.done.cancel()
         self._native.stop()
 
-    def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
+    def listen(
+        self,
+        sock: socket.socket,
+        *,
+        tls: bool,
+        limit: Rate | None = None,
+        proxies: Iterable[IPv4Network | IPv6Network] = (),
+        per_ip: int | None = None,
+    ) -> int:
         """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once.
 
-        With a limit (connections), those beyond it are closed as soon as they are accepted, and counted.
+        With a limit (connections), those beyond it are closed as soon as they are accepted, and counted. So are those
+        of an address that has `per_ip` connections already, here or on any listener that counts them; an IPv6 /64 is
+        one address. A connection from one of the `proxies` has to begin with a PROXY header, version 1 or 2; from
+        elsewhere, none may.
         """
-        return self._native.listen(sock.fileno(), tls, limit)
+        networks = [(network.network_address, network.prefixlen) for network in proxies]
+        return self._native.listen(sock.fileno(), tls, limit, networks, per_ip)
 
     def limit_clients(
         self,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::certificates::CertificateStore;
 use crate::conn::Conn;
+use crate::crowd::Crowd;
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::mailbox::Mailbox;
@@ -50,6 +51,10 @@ pub struct Settings {
     pub keep_alive: u64,
     /// Drawn anew each time and added to that, at most.
     pub keep_alive_jitter: u64,
+    /// How long a link to another node may be silent, which its keep-alives prevent.
+    pub link_silence: u64,
+    /// Connections that are not switched yet, at most; the newest beyond that are closed at once.
+    pub max_introducing: usize,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,
     /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
@@ -91,6 +96,7 @@ pub(crate) struct Port<S> {
 pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
     pub(crate) certificates: Arc<CertificateStore>,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
@@ -112,7 +118,8 @@ impl<S> Shared<S> {
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        Ok(Self { settings, certificates, switchboard, events: EventQueue::new()?, ports })
+        let crowd = Crowd::new(settings.max_introducing);
+        Ok(Self { settings, certificates, crowd, switchboard, events: EventQueue::new()?, ports })
     }
 
     /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the
