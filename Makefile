@@ -37,7 +37,7 @@ test: $(EXTENSION) $(STEPPING) ## run every test, with the real Tailscale client
 check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a browser: a minute or two
 	@tools/needs.sh check
 	cargo test --locked --workspace
-	$(PY) -m pytest --ignore=tests/interop --ignore=tests/mesh --ignore=tests/websocket $(PYTEST_FLAGS)
+	$(PY) -m pytest --ignore=tests/interop --ignore=tests/mesh --ignore=tests/prober --ignore=tests/websocket $(PYTEST_FLAGS)
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
