@@ -101,6 +101,7 @@ class Server:
                 shards=config.relay.shards,
                 server_key=self.identity.public,
                 queue_depth=config.relay.send_queue_depth,
+                max_queued_bytes=config.relay.max_queued_bytes,
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
