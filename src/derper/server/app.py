@@ -28,6 +28,7 @@ from derper.server.listeners import Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
+from derper.server.overview import Overview
 from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
 from derper.server.reload import action as reload_action
@@ -100,6 +101,7 @@ class Server:
                 shards=config.relay.shards,
                 server_key=self.identity.public,
                 queue_depth=config.relay.send_queue_depth,
+                max_queued_bytes=config.relay.max_queued_bytes,
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
@@ -124,7 +126,8 @@ class Server:
         web = Web(self.http, self.http_beside, self.tunnels)
         self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
-        self._debug = DebugPages(config, self.metrics, self._door, self.identity, self.plane)
+        overview = Overview(config, self.identity, self.plane, self._mesh, self.certificates)
+        self._debug = DebugPages(config, self.metrics, self._door, self.plane, overview)
         self.admin: AdminListener | None = None
         if config.admin is not None:
             actions = [reload_action(self.reload)]
