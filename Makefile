@@ -43,8 +43,8 @@ histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many m
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
 
 loom: $(LOCKED) ## try every order in which two shards can meet over a mailbox: a build of its own
-	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
-		cargo test --locked --release --package relay --lib interleavings
+	RUSTFLAGS='--cfg loom' cargo test --locked --release --manifest-path rust/loom/Cargo.toml --lib \
+		--target-dir $(CARGO_TARGET_DIR)/loom interleavings
 
 fuzz: $(LOCKED) ## send whatever anybody may send, at random: FUZZ_SECONDS=3600, FUZZ_TARGETS='frames tls'
 	PYTHON=$(PY) tools/fuzz.sh $${FUZZ_SECONDS:-3600} $${FUZZ_TARGETS:-}
@@ -58,6 +58,7 @@ lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path bench/loadgen/Cargo.toml --check
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
+	cargo fmt --manifest-path rust/loom/Cargo.toml --check
 	cargo clippy --locked --manifest-path bench/loadgen/Cargo.toml --all-targets -- -D warnings
 	$(if $(shell command -v go),tools/golint.sh $(GO_MODULES),@echo 'no go here: the Go modules are not looked at')
 
@@ -67,6 +68,7 @@ format: $(LOCKED) ## bring everything into form
 	cargo fmt --all
 	cargo fmt --manifest-path bench/loadgen/Cargo.toml
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml
+	cargo fmt --manifest-path rust/loom/Cargo.toml
 
 bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: ten quiet minutes (bench/BENCHMARKING.md)
 	@tools/needs.sh go

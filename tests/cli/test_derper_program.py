@@ -11,7 +11,6 @@ import pytest
 
 import derper.cli
 from derper.cli.flags import DERPER_FLAGS
-from derper.cli.missing import MISSING
 
 SOURCE = Path(derper.cli.__file__).parents[2]
 LOG_LINE = re.compile(r'time=\S+Z level=error event="the server cannot run" reason="(?P<reason>.*)"')
@@ -114,23 +113,6 @@ def test_a_setting_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Path, wo
 
 def test_an_environment_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Path) -> None:
     assert "DERPER_SHARDS" in the_one_sentence(run(tmp_path, "-dev", DERPER_SHARDS="all"))
-
-
-ASKED = {
-    "certmode": ["-a=:443"],
-    "derp": ["-derp=false"],
-    "mesh-with": ["-mesh-psk-file=/p", "-mesh-with=a.test"],
-    "accept-connection-limit": ["-accept-connection-limit=10"],
-    "rate-config": ["-rate-config=/r"],
-}
-
-
-@pytest.mark.parametrize("entry", MISSING, ids=lambda entry: entry.flags[0].name)
-def test_asking_for_what_is_missing_is_one_sentence_and_exits_1(
-    tmp_path: Path, entry: derper.cli.missing.Missing
-) -> None:
-    words = ["-c", str(tmp_path / "key"), "-a=:3340", *ASKED[entry.flags[0].name]]
-    assert f"does not have {entry.feature} yet; {entry.instead}" in the_one_sentence(run(tmp_path, *words))
 
 
 def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The Go programs that the tests run beside ours, built from source at pinned versions.
 
-Each is a small module of its own (`goserver/`, `goclient/`): their dependencies do not agree. `program` builds what is
-not yet there, into `.cache/go/` under a name that changes with the sources, so a second run builds nothing.
+Each is a small module of its own (`goserver/`, `goclient/`, `acmeserver/` ...): their dependencies do not agree.
+`program` builds what is not yet there, into `.cache/go/` under a name that changes with the sources: a second run
+builds nothing.
 `python tests/interop/parts.py` builds them all. Nothing here starts a server: see `relays.py`.
 """
 
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -42,16 +43,22 @@ class PartError(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """How one program is built: `package` in the module in `folder`."""
+    """How one program is built: `package` in the module in `folder`, whose go.mod may be a second one, `modfile`."""
 
     folder: str
     package: str
     tags: str = ""
+    modfile: str = field(default="go.mod", repr=False)
 
 
 PARTS: Final = {
     "derper": Part("goserver", "tailscale.com/cmd/derper"),
+    "pebble": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
+    "pebble-challtestsrv": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv"),
+    "derpprobe": Part("goprobe", "tailscale.com/cmd/derpprobe"),
     "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
+    "oldcheck": Part("oldclient", "."),
+    "oldestcheck": Part("oldclient", ".", modfile="oldest.mod"),
     "tailscaled": Part("tailnet", "tailscale.com/cmd/tailscaled"),
     "tailscale": Part("tailnet", "tailscale.com/cmd/tailscale"),
     "headscale": Part("headscale", "github.com/juanfont/headscale/cmd/headscale"),
@@ -79,7 +86,7 @@ def program(name: str) -> Path:
 def _fingerprint(part: Part) -> str:
     digest = hashlib.sha256(repr((part, sorted(GO_ENVIRONMENT.items()), os.uname().machine)).encode())
     for path in sorted((HERE / part.folder).iterdir()):
-        if path.name in ("go.mod", "go.sum") or path.suffix == ".go":
+        if path.suffix in (".mod", ".sum", ".go"):
             content = path.read_bytes()
             digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
@@ -94,7 +101,7 @@ def _build(name: str, part: Part, home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{name}-new-") as scratch:
         out = Path(scratch) / "out"
         done = subprocess.run(
-            [go, "build", "-tags", part.tags, "-o", out / name, part.package],
+            [go, "build", "-tags", part.tags, "-modfile", part.modfile, "-o", out / name, part.package],
             cwd=HERE / part.folder,
             env=os.environ | GO_ENVIRONMENT,
             stderr=subprocess.PIPE,

@@ -86,15 +86,17 @@ class OurNode(Server):
 class GoNode(GoDerper):
     """The reference as a node."""
 
-    def __init__(self, folder: Path, port: int, authority: Authority, mesh_with: str) -> None:
+    def __init__(
+        self, folder: Path, port: int, authority: Authority, mesh_with: str, *flags: str, hostname: str = HOST
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        authority.issue(folder / "certs", HOST)
+        authority.issue(folder / "certs", hostname)
         mesh_key = folder / "mesh.key"
         mesh_key.write_text(MESH_KEY.to_text())
-        flags = ("-mesh-psk-file", str(mesh_key), "-mesh-with", mesh_with)
+        flags = ("-mesh-psk-file", str(mesh_key), "-mesh-with", mesh_with, "-hostname", hostname, *flags)
         super().__init__(folder, tls=True, flags=flags, env={"SSL_CERT_FILE": str(authority.file)})
         self.port = port
-        self.door = Door(port, client_context(self.certificate))
+        self.door = Door(port, client_context(folder / "certs" / f"{hostname}.crt"))
 
     def start(self) -> None:
         """Start it, always on the same port."""

@@ -174,6 +174,11 @@ class Server:
         assert found is not None
         return int(found[1]) * 1024
 
+    def closed_its_log(self) -> None:
+        """Wait until nobody writes to its log any more, neither it nor a successor."""
+        with self._said:
+            assert self._said.wait_for(lambda: self._ended, SECONDS), "somebody still writes to the log"
+
     def exit_code(self, seconds: float = SECONDS) -> int:
         """Wait for it to end by itself."""
         try:

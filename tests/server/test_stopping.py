@@ -71,7 +71,7 @@ def test_it_stops_at_once_and_in_order_with_clients_connected(
         began = time.monotonic()
         assert server.stop(how) == 0
         assert time.monotonic() - began < PROMPTLY
-    server.logged("event=stopping .*connections=2")
+    server.logged("event=draining clients=2")
     assert "Traceback" not in server.log()
 
 

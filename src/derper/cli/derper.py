@@ -19,7 +19,6 @@ from derper._version import version
 from derper.cli import settingsfile
 from derper.cli.flags import DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Parsed, parse_or_exit
-from derper.cli.missing import refuse_missing
 from derper.cli.settings import Surroundings, config_from
 from derper.config import Config
 from derper.errors import DerperError
@@ -40,7 +39,6 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         config = _config(line)
         log.configure(logs=config.logs)
-        refuse_missing(config)
         # Late, because it loads the data plane, which neither -h nor a bad setting needs.
         from derper.server.app import run  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
 
-The names and defaults are those of the program that this one stands in for; `-shards` and `-stun-any` are ours. A
-default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
+The names and defaults are those of the program that this one stands in for; `-shards`, `-stun-any`, `-tls` and some of
+`-acme-*` are ours. A default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
 """
 
 import math
@@ -18,6 +18,7 @@ LISTEN = string(
     ":443",
     "main listen `address`, as :port, ip:port or [ip6]:port;\nHTTPS on port 443 and with -certmode=manual",
 )
+TLS = string("tls", "", "`on` or off: whether the main listener speaks TLS, whatever its port\n(default as -a says)")
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
 STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
 STUN = boolean("stun", "answer STUN requests", default=True)
@@ -44,6 +45,21 @@ HOSTNAME = string(
 ACME_EMAIL = string("acme-email", "", "`address` of the ACME account's owner")
 ACME_EAB_KID = string("acme-eab-kid", "", "`ID` of the external account binding that -certmode=gcp needs")
 ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
+ACME_EAB_KEY_FILE = string("acme-eab-key-file", "", "`file` that holds what -acme-eab-key would say")
+ACME_DIRECTORY = string(
+    "acme-directory",
+    "",
+    "`URL` of another ACME directory than Let's Encrypt's or Google's, such as a private CA's",
+)
+ACME_DIRECTORY_CA = string(
+    "acme-directory-ca", "", "PEM `file` of the roots that vouch for the ACME directory itself, instead of the system's"
+)
+ACME_DNS_HOOK = string(
+    "acme-dns-hook",
+    "",
+    "`program` that sets DNS records, to prove names by DNS-01; called as\n"
+    "'program present|cleanup _acme-challenge.NAME. VALUE', as lego's exec provider calls it",
+)
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 
 ADMIN = string(
@@ -99,6 +115,9 @@ TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
+DRAIN_TIMEOUT = duration(
+    "drain-timeout", 10, "how long clients are sent away one after the other, where another server takes them over"
+)
 SETTINGS = string("settings", "", "TOML `file` that holds anything that a flag can; flags win")
 LOG_FORMAT = string(
     "log-format",
@@ -111,6 +130,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     DEV,
     VERSION,
     LISTEN,
+    TLS,
     HTTP_PORT,
     STUN_PORT,
     STUN,
@@ -126,6 +146,10 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     ACME_EMAIL,
     ACME_EAB_KID,
     ACME_EAB_KEY,
+    ACME_EAB_KEY_FILE,
+    ACME_DIRECTORY,
+    ACME_DIRECTORY_CA,
+    ACME_DNS_HOOK,
     ACME_IP_CERTS,
     MESH_PSK_FILE,
     MESH_WITH,
@@ -147,6 +171,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     TCP_WRITE_TIMEOUT,
     SHARDS,
     ACE,
+    DRAIN_TIMEOUT,
     SETTINGS,
     LOG_FORMAT,
     LOG_LEVEL,

@@ -18,7 +18,11 @@ from derper.cli import flags
 from derper.cli.goflags import Flag, Parsed
 from derper.cli.govalues import parse_bool
 from derper.config import (
+    FIRST_SOCKET,
+    GOOGLE,
+    LETS_ENCRYPT,
     MAX_PORT,
+    PREDECESSOR,
     AcceptLimit,
     Acme,
     Admin,
@@ -39,9 +43,12 @@ from derper.config import (
     Pages,
     Relay,
     SecretsServer,
+    Supervision,
     Tcp,
     Tls,
     TrustedRoots,
+    eab_key,
+    is_dns_name,
 )
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePublic
@@ -62,11 +69,13 @@ class Surroundings:
     environ: Mapping[str, str]
     is_root: bool
     cores: int
+    pid: int = 0
+    parent: int = 0
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Those of the running process."""
-        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)))
+        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)), os.getpid(), os.getppid())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -104,6 +113,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
             stun_any=line[flags.STUN_ANY],
+            tls=_on_or_off(line, flags.TLS),
         ),
         tls=_tls(line, around),
         relay=_relay(line, around),
@@ -118,10 +128,9 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
         ),
         logs=_logs(line, around),
-        roots=TrustedRoots(
-            file=around.read("SSL_CERT_FILE", Path, "a path"),
-            directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
-        ),
+        roots=trusted_roots(around),
+        supervision=_supervision(around),
+        drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
     if config.serves_tls:
         _check_tls(config.tls)
@@ -142,13 +151,30 @@ def _tls(line: Parsed, around: Surroundings) -> Tls:
     directory = Path(given) if given else None
     if not line.given(flags.CERT_DIR):
         directory = around.cache("tailscale", "derper-certs")
-    acme = Acme(
+    return Tls(
+        mode=mode,
+        hostname=line[flags.HOSTNAME],
+        directory=directory,
+        acme=_acme(line, mode),
+        asked_for=line.given(flags.CERT_MODE),
+    )
+
+
+def _acme(line: Parsed, mode: CertMode) -> Acme:
+    directory = line[flags.ACME_DIRECTORY]
+    if directory and not (_is_http_url(directory) and directory.startswith("https://")):
+        raise ConfigError(f"-acme-directory is '{directory}'; give an https URL")
+    roots, hook = line[flags.ACME_DIRECTORY_CA], line[flags.ACME_DNS_HOOK]
+    return Acme(
+        directory=directory or (GOOGLE if mode is CertMode.GCP else LETS_ENCRYPT),
+        roots=Path(roots) if roots else None,
         email=line[flags.ACME_EMAIL],
         eab_kid=line[flags.ACME_EAB_KID],
         eab_key=line[flags.ACME_EAB_KEY],
+        eab_key_file=Path(line[flags.ACME_EAB_KEY_FILE]) if line[flags.ACME_EAB_KEY_FILE] else None,
+        dns_hook=Path(hook) if hook else None,
         ip_certificates=line[flags.ACME_IP_CERTS],
     )
-    return Tls(mode=mode, hostname=line[flags.HOSTNAME], directory=directory, acme=acme)
 
 
 def _check_tls(tls: Tls) -> None:
@@ -160,8 +186,19 @@ def _check_tls(tls: Tls) -> None:
     by_ip = tls.mode is CertMode.MANUAL or (tls.mode is CertMode.LETSENCRYPT and tls.acme.ip_certificates)
     if tls.ip is not None and not by_ip:
         raise ConfigError(f"-hostname is the IP address {tls.ip}, which needs -certmode=manual or -acme-ip-certs")
-    if tls.mode is CertMode.GCP and not (tls.acme.email and tls.acme.eab_kid and tls.acme.eab_key):
+    acme = tls.acme
+    if tls.mode is CertMode.GCP and not (acme.email and acme.eab_kid and (acme.eab_key or acme.eab_key_file)):
         raise ConfigError("-certmode=gcp needs -acme-email, -acme-eab-kid and -acme-eab-key")
+    if acme.eab_key and acme.eab_key_file:
+        raise ConfigError("-acme-eab-key and -acme-eab-key-file are both given; leave one of them out")
+    if tls.mode is not CertMode.MANUAL:
+        if acme.binds_an_account and acme.eab_key:
+            eab_key(acme.eab_key, "-acme-eab-key")
+        if tls.ip is None and not is_dns_name(tls.hostname):
+            raise ConfigError(
+                f"-hostname is '{tls.hostname}', for which no CA issues a certificate; give a DNS name, "
+                "one outside ASCII in its form with xn--"
+            )
 
 
 def _relay(line: Parsed, around: Surroundings) -> Relay:
@@ -202,20 +239,22 @@ def _admission(line: Parsed) -> Admission:
 
 
 def _mesh(line: Parsed, around: Surroundings) -> Mesh:
-    key_source: MeshKey | Path | SecretsServer | None
+    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
+    return Mesh(mesh_key_source(line, around, _psk_file(line, around)), peers)
+
+
+def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> MeshKey | Path | SecretsServer | None:
+    """Where the mesh key comes from, for either program: the environment, a secrets server, or else this file."""
     url = _url(line, flags.SECRETS_URL)
     if line[flags.DEV]:
-        key_source = around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
-    elif url is not None:
-        given = line[flags.SECRETS_CACHE_DIR]
-        cache_file = Path(given) if given else None
-        if not line.given(flags.SECRETS_CACHE_DIR):
-            cache_file = around.home(".cache", "derper-secrets")
-        key_source = SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
-    else:
-        key_source = _psk_file(line, around)
-    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
-    return Mesh(key_source, peers)
+        return around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
+    if url is None:
+        return file
+    given = line[flags.SECRETS_CACHE_DIR]
+    cache_file = Path(given) if given else None
+    if not line.given(flags.SECRETS_CACHE_DIR):
+        cache_file = around.home(".cache", "derper-secrets")
+    return SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
 
 
 def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
@@ -242,12 +281,42 @@ def _pages(line: Parsed, around: Surroundings) -> Pages:
         bootstrap_names=tuple(_names(line[flags.BOOTSTRAP_DNS_NAMES])),
         unpublished_bootstrap_names=tuple(map(_bootstrap, _names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
         ace=line[flags.ACE],
-        debug=DebugAccess(
-            address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
-            networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
-            key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
-        ),
+        debug=debug_access(around),
     )
+
+
+def debug_access(around: Surroundings) -> DebugAccess:
+    """Who may see the debug pages, of either program."""
+    return DebugAccess(
+        address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
+        networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
+        key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
+    )
+
+
+def trusted_roots(around: Surroundings) -> TrustedRoots:
+    """Whom outgoing TLS trusts, in either program."""
+    return TrustedRoots(
+        file=around.read("SSL_CERT_FILE", Path, "a path"),
+        directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
+    )
+
+
+def _supervision(around: Surroundings) -> Supervision:
+    """What is meant for this very process: variables may have come down from one further up."""
+    environ = around.environ
+    succeeds = environ.get(PREDECESSOR) == str(around.parent)
+    sockets: tuple[str, ...] = ()
+    if succeeds or environ.get("LISTEN_PID") == str(around.pid):
+        number = around.read("LISTEN_FDS", _decimal, "a number") or 0
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        sockets = tuple(names[at] if at < len(names) else "" for at in range(number))
+    watchdog = None
+    if environ.get("WATCHDOG_PID", str(around.pid)) == str(around.pid):
+        microseconds = around.read("WATCHDOG_USEC", _decimal, "a number")
+        watchdog = microseconds / 1e6 if microseconds else None
+    ready_fd = FIRST_SOCKET + len(sockets) if succeeds else None
+    return Supervision(environ.get("NOTIFY_SOCKET") or None, watchdog, sockets, ready_fd)
 
 
 def _logs(line: Parsed, around: Surroundings) -> Logs:
@@ -327,6 +396,12 @@ def _is_http_url(text: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _on_or_off(line: Parsed, flag: Flag[str]) -> bool | None:
+    if line[flag] not in {"", "on", "off"}:
+        raise ConfigError(f"-{flag.name} is '{line[flag]}'; give 'on' or 'off'")
+    return line[flag] == "on" if line[flag] else None
 
 
 def _names(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Self
 
 import structlog
@@ -13,12 +13,13 @@ from derper._version import version
 from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.redaction import conceal
-from derper.server import pages, port80
+from derper.server import pages, port80, successor
 from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
 from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
+from derper.server.drain import drain
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
@@ -30,6 +31,7 @@ from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
 from derper.server.reload import action as reload_action
 from derper.server.resettle import Settings
+from derper.server.supervisor import Supervisor
 from derper.server.tls import Certificates
 from derper.server.tunnels import Tunnels
 
@@ -50,20 +52,32 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
 
 
 async def _serve(server: "Server") -> int:
-    stopped = asyncio.Event()
+    """Serve until a signal says otherwise: the first one drains, a second one ends it at once."""
     loop = asyncio.get_running_loop()
-    for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop_signal, stopped.set)
-    reloading: set[asyncio.Task[dict[str, str]]] = set()
+    ordered, at_once = asyncio.Event(), asyncio.Event()
+    tasks: set[asyncio.Task[object]] = set()
 
-    def reload() -> None:
-        task = loop.create_task(server.reload())
-        reloading.add(task)
-        task.add_done_callback(reloading.discard)
+    def stop() -> None:
+        (at_once if ordered.is_set() else ordered).set()
 
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    def spawn(work: Callable[[], Coroutine[None, None, object]]) -> None:
+        task = loop.create_task(work())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def hand_over() -> None:
+        if await server.hand_over():
+            stop()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGHUP, spawn, server.reload)
+    loop.add_signal_handler(signal.SIGUSR2, spawn, hand_over)
     async with server:
-        await stopped.wait()
+        await ordered.wait()
+        drained = loop.create_task(server.drain())
+        await asyncio.wait([drained, loop.create_task(at_once.wait())], return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
     return 0
 
 
@@ -75,6 +89,9 @@ class Server:
 
     def __init__(self, config: Config, read_again: Callable[[], Config], *, rtt_interval: float = RTT_INTERVAL) -> None:
         self._config = config
+        self._supervisor = Supervisor(config.supervision)
+        self._successor: int | None = None  # its process id, once it serves
+        self._watch: asyncio.Task[None] | None = None
         conceal(config.tls.acme.eab_key, "-acme-eab-key")
         self.identity = Identity.load(config)
         self.plane = DataPlane(
@@ -93,15 +110,18 @@ class Server:
         self.bootstrap = BootstrapDns(config.pages)
         self.challenges = Challenges(config.tls) if config.tls.mode is not CertMode.MANUAL else None
         self.listening = Listening(self.plane, config)
-        self._certificates = Certificates(self.plane, config, self.identity) if config.serves_tls else None
+        self.certificates = (
+            Certificates(self.plane, config, self.identity, self.challenges) if config.serves_tls else None
+        )
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         self._door = Door.of(config)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
-        self._introducer = Introducer(self.plane, Web(self.http, self.http_beside, self.tunnels), login, self._mesh)
-        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
+        web = Web(self.http, self.http_beside, self.tunnels)
+        self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
+        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
         self._debug = DebugPages(config, self.metrics, self._door, self.identity)
         self.admin: AdminListener | None = None
         if config.admin is not None:
@@ -123,20 +143,42 @@ class Server:
 
     async def __aexit__(self, *_failure: object) -> None:
         """End every connection and let go of everything."""
-        _log.info("stopping", connections=self.plane.census().connections)
         await self._stop()
+
+    async def drain(self) -> None:
+        """Send every client away, at the pace that those who take them over can bear."""
+        self._supervisor.tell("STOPPING=1", "STATUS=draining")
+        self.listening.stop_accepting()
+        taken_over = self._successor is not None or self._mesh.is_linked
+        await drain(self.plane, somebody_takes_over=taken_over, within=self._config.drain_timeout)
+
+    async def hand_over(self) -> bool:
+        """Start a successor on the same sockets; True once it serves."""
+        if self._config.key_file is None:
+            _log.error("with -dev there is no successor: it would have another key")
+        elif self._successor is None:
+            self._successor = await successor.start(self.listening.sockets)
+            if self._successor is not None:
+                self._supervisor.tell(f"MAINPID={self._successor}")
+        return self._successor is not None
 
     async def reload(self) -> dict[str, str]:
         """Read again what may change while the server runs; what cannot be read stays as it was, and is told why."""
+        with self._supervisor.reloading():
+            return await self._reload()
+
+    async def _reload(self) -> dict[str, str]:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
+        if self.certificates is not None:
+            items.append(Reload("the certificates", self.certificates.reload))
         return await reload_all(items)
 
     async def _start(self) -> None:
         config = self._config
-        if self._certificates is not None:
-            self._certificates.start()
+        if self.certificates is not None:
+            await self.certificates.load()
         debug = self._debug.public_routes()
         await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
         if self.http_beside is not None:
@@ -150,15 +192,24 @@ class Server:
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,
         )  # fmt: skip
+        if self.certificates is not None:
+            self.certificates.start()
         self._mesh.start()
         self.bootstrap.start()
+        self._supervisor.ready()
+        self._watch = asyncio.get_running_loop().create_task(self._supervisor.watch(self.plane))
 
     async def _stop(self) -> None:
+        if self.certificates is not None:
+            await self.certificates.stop()
+        if self._watch is not None:
+            self._watch.cancel()
         if self.admin is not None:
             await self.admin.stop()
         await self.bootstrap.stop()
         await self._mesh.stop()
         self.plane.stop()
+        self.listening.close()
         self._introducer.stop()
         await self._door.close()
         await self.http.stop()

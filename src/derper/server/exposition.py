@@ -47,7 +47,14 @@ class Histogram:
         return zip([*map(str, self.bounds), "+Inf"], accumulate(self.counts), strict=True)
 
 
-Value: TypeAlias = Number | Labelled | Histogram
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples of which each has labels of its own, and where it is part of a histogram a suffix to the name."""
+
+    rows: tuple[tuple[str, Mapping[str, str], Number], ...]
+
+
+Value: TypeAlias = Number | Labelled | Histogram | Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,9 @@ def _lines(family: Family) -> Iterator[str]:
                 yield _sample(f"{family.name}_bucket", [("le", bound)], count)
             yield _sample(f"{family.name}_sum", (), histogram.sum)
             yield _sample(f"{family.name}_count", (), sum(histogram.counts))
+        case Samples(rows):
+            for suffix, labels_, value in rows:
+                yield _sample(f"{family.name}{suffix}", labels_.items(), value)
         case value:
             yield _sample(family.name, (), value)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from derper.server.exposition import Family, Histogram, Labelled, Type, Value
+from derper.server.exposition import Family, Histogram, Labelled, Samples, Type, Value
 
 _GROUPS: Final = ("derp", "stun", "tls_listener")
 _UNGROUPED: Final = ("derp_websocket_accepts", "derp_packets_dropped", "derp_bytes_dropped")
@@ -51,7 +51,7 @@ def _json(value: Value) -> object:
     match value:
         case Labelled(labels, values) if len(labels) == 1:
             return {at[0]: number for at, number in sorted(values.items())}
-        case Labelled():
+        case Labelled() | Samples():
             return "MultiLabelMap"
         case Histogram() as histogram:
             return dict(histogram.cumulative()) | {"sum": histogram.sum, "count": sum(histogram.counts)}

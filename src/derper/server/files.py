@@ -39,12 +39,23 @@ def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
                 os.fsync(file.fileno())
             Path(name).replace(path)
         except BaseException:
-            Path(name).unlink()
+            Path(name).unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(
             f"{what} {path} cannot be written ({error.strerror}); give a place that this user may write to"
+        ) from error
+
+
+def rename(path: Path, to: Path, what: str) -> None:
+    """Give a file another name in its directory, in the place of what has that name."""
+    try:
+        path.replace(to)
+        _sync_directory(to.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} {to} cannot be written ({error.strerror}); give a place that this user may write to"
         ) from error
 
 

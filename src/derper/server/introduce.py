@@ -43,6 +43,7 @@ from derper.server.http import HttpConnection, HttpServer, last_answer, plain_an
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
+from derper.server.tls import Certificates
 from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -90,7 +91,7 @@ class Guest:
 class Introducer:
     """Introduces every connection of a data plane but those that we dialled ourselves."""
 
-    def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh) -> None:
+    def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh, certificates: Certificates | None) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
@@ -98,6 +99,7 @@ class Introducer:
         self._mesh = mesh
         self._web = web
         self._login = login
+        self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
         self._noise = Noise()
 
@@ -276,5 +278,7 @@ class Introducer:
                 _log.error("cannot read STUN requests, going on", reason=event.error)
             case Unserved():
                 self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                if self._certificates is not None:
+                    self._certificates.missed(event)
             case Dropped():
                 _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)

@@ -2,14 +2,13 @@
 
 import errno
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper.config import Config, ListenAddress, Tcp
+from derper.config import FIRST_SOCKET, Config, ListenAddress, Tcp
 from derper.dataplane import DataPlane, Rate
 from derper.errors import ConfigError
 
@@ -22,6 +21,8 @@ dropped nor overtaken, so a slow receiver's share of it stays small."""
 DATAGRAM_BUFFER = 1024 * 1024
 """Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
 round of relaying."""
+MAIN, HTTP, STUN = "main", "http", "stun"
+"""What the sockets are called when they are handed over."""
 _HTTP_PORT = "-http-port (-1 for none)"
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
@@ -33,34 +34,102 @@ class Listening:
         # With the ports that the kernel chose, once it has started; of the main listener, and of plain HTTP beside TLS.
         self.address = ""
         self.http_address = ""
+        self.sockets: dict[str, socket.socket] = {}  # by name: what a successor can go on with
         self._plane = plane
         self._config = config
+        self._listeners: list[int] = []
 
     def start(self) -> None:
         """Accept connections and answer STUN from now on.
 
         Raises:
-            ConfigError: an address cannot be had.
+            ConfigError: an address cannot be had, or a socket was handed over that nothing is served on.
         """
         config = self._config
+        if config.tls.asked_for and not config.serves_tls:
+            _log.warning(
+                "-certmode is given, but the main listener is plain HTTP; -tls=on makes it speak TLS",
+                address=config.listeners.main,
+            )
         accept = config.relay.accept
         limit = Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
-        with ExitStack() as bound:  # all of them before anybody is let in
-            main = bound.enter_context(listen(config.listeners.main, config.relay.tcp))
-            beside = stun = None
-            if config.http_address is not None:
-                beside = bound.enter_context(listen(config.http_address, config.relay.tcp, _HTTP_PORT))
-            if config.stun_address is not None:
-                stun = bound.enter_context(bind_stun(config.stun_address))
-            self._plane.listen(main, tls=config.serves_tls, limit=limit)
-            self.address = address_of(main)
-            if beside is not None:
-                self._plane.listen(beside, tls=False)
-                self.http_address = address_of(beside)
-                _log.info("serving plain HTTP", address=self.http_address)
-            if stun is not None:
-                self._plane.serve_stun(stun, any_client=config.listeners.stun_any)
-                _log.info("answering STUN", address=address_of(stun), any_client=config.listeners.stun_any)
+        handed = HandedOver(config.supervision.sockets)
+        # All of them before anybody is let in.
+        if config.stun_address is not None:
+            self.sockets[STUN] = handed.datagrams() or bind_stun(config.stun_address)
+        if config.http_address is not None:
+            beside = handed.stream(HTTP, config.http_address.port, config.relay.tcp)
+            self.sockets[HTTP] = beside or listen(config.http_address, config.relay.tcp, _HTTP_PORT)
+        main = handed.stream(MAIN, None, config.relay.tcp)
+        self.sockets[MAIN] = main or listen(config.listeners.main, config.relay.tcp)
+        handed.must_be_empty()
+        self._listeners.append(self._plane.listen(self.sockets[MAIN], tls=config.serves_tls, limit=limit))
+        self.address = address_of(self.sockets[MAIN])
+        if HTTP in self.sockets:
+            self._listeners.append(self._plane.listen(self.sockets[HTTP], tls=False))
+            self.http_address = address_of(self.sockets[HTTP])
+            _log.info("serving plain HTTP", address=self.http_address)
+        if STUN in self.sockets:
+            any_client = config.listeners.stun_any
+            self._plane.serve_stun(self.sockets[STUN], any_client=any_client)
+            _log.info("answering STUN", address=address_of(self.sockets[STUN]), any_client=any_client)
+
+    def stop_accepting(self) -> None:
+        """Accept no connection any more; STUN is answered on."""
+        for listener in self._listeners:
+            self._plane.unlisten(listener)
+        self._listeners.clear()
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        for sock in self.sockets.values():
+            sock.close()
+        self.sockets.clear()
+
+
+class HandedOver:
+    """The sockets that a service manager, or the server that this one succeeds, has opened for it (sd_listen_fds(3)).
+
+    One is known by its name, else a datagram socket is STUN's, and a stream socket is that of the port it has.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._left = [(name, socket.socket(fileno=FIRST_SOCKET + at)) for at, name in enumerate(names)]
+        for _, sock in self._left:
+            sock.set_inheritable(False)
+
+    def stream(self, name: str, port: int | None, tcp: Tcp) -> socket.socket | None:
+        """Take the listening socket of this name, else of this port; without a port, any that is left."""
+        streams = [entry for entry in self._left if entry[1].type == socket.SOCK_STREAM]
+        named = [entry for entry in streams if entry[0] == name]
+        fitting = [
+            entry
+            for entry in streams
+            if entry[0] not in (MAIN, HTTP) and (port is None or entry[1].getsockname()[1] == port)
+        ]
+        for entry in (named or fitting)[:1]:
+            self._left.remove(entry)
+            tune(entry[1], tcp)
+            return entry[1]
+        return None
+
+    def datagrams(self) -> socket.socket | None:
+        """Take the datagram socket."""
+        for entry in self._left:
+            if entry[1].type == socket.SOCK_DGRAM:
+                self._left.remove(entry)
+                entry[1].setblocking(False)
+                return entry[1]
+        return None
+
+    def must_be_empty(self) -> None:
+        """Raise `ConfigError` for a socket that nothing is served on: whoever opened it expects otherwise."""
+        if self._left:
+            name, sock = self._left[0]
+            raise ConfigError(
+                f"the socket '{name}' on {sock.getsockname()} was handed over and nothing is served on it; "
+                f"name the sockets {MAIN}, {HTTP} and {STUN}, and switch on what belongs to them"
+            )
 
 
 def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:

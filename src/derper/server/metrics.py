@@ -13,6 +13,8 @@ from derper.dataplane import DataPlane, Rate
 from derper.server.bootstrap import BootstrapDns
 from derper.server.exposition import Family, Histogram, Labelled, Type
 from derper.server.introduce import Introducer
+from derper.server.mesh import Mesh
+from derper.server.tls import Certificates
 
 _PLAIN_COUNTERS: Final = (
     "bytes_received",
@@ -48,9 +50,19 @@ _RTT_LABELS: Final = ("10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms"
 class Metrics:
     """The server's own metrics; those of its process are in `process`."""
 
-    def __init__(self, plane: DataPlane, introducer: Introducer, bootstrap: BootstrapDns, config: Config) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  all who count something
+        self,
+        plane: DataPlane,
+        introducer: Introducer,
+        bootstrap: BootstrapDns,
+        mesh: Mesh,
+        certificates: Certificates | None,
+        config: Config,
+    ) -> None:
         self._plane = plane
+        self._mesh = mesh
         self._bootstrap = bootstrap
+        self._certificates = certificates
         self._has_rate_config = config.relay.rate_file is not None
         self._introducer = introducer
         self._serves_tls = config.serves_tls
@@ -67,6 +79,9 @@ class Metrics:
         yield from self._limits(counters)
         yield from self._stun()
         yield from self._bootstrap.families()
+        yield from self._mesh.families()
+        if self._certificates is not None:
+            yield from self._certificates.families()
 
     def contradictions(self) -> list[str]:
         """Look for what does not fit together; nothing, if all does. Several connections of one key do."""

@@ -30,13 +30,18 @@ def uptime() -> float:
 
 
 def server_families() -> Iterator[Family]:
-    """Give what the reference says of its process."""
+    """Give what the reference says of its relay's process."""
+    yield Family("derp_current_file_descriptors", Type.GAUGE, _open_files())
+    yield from program_families()
+
+
+def program_families() -> Iterator[Family]:
+    """Give what the reference says of any of its programs."""
     yield Family("process_start_unix_time", None, int(_start))
     yield Family("uptime_sec", Type.COUNTER, int(uptime()))
     boot = re.search(r"^btime (\d+)$", _read("stat"), re.MULTILINE)
     if boot:
         yield Family("node_boot_time_seconds", None, int(boot[1]))
-    yield Family("derp_current_file_descriptors", Type.GAUGE, _open_files())
     yield Family("version", None, Labelled(("version", "binary"), {(version(), _binary()): 1}))
 
 

@@ -76,9 +76,7 @@ impl<N: Net> Shard<N> {
                 self.lose_packets(id, &switched.member.key);
             }
             Stage::Linked(linked) => {
-                for key in &linked.keys {
-                    self.lost_at(id, key);
-                }
+                self.lost_links.push_back((id, linked.keys.into_iter()));
                 self.lose_packets(id, &[0; 32]);
             }
             Stage::Closing(earlier) => ending = earlier,

@@ -99,6 +99,8 @@ pub(crate) struct Shard<N: Net> {
     remote_sources: RemoteSources,
     /// What is being done to all members, the oldest first.
     rounds: VecDeque<Round>,
+    /// Links that have ended, and those of their keys that the table has still to hear of.
+    lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
     /// Connections that wait for the rate limit, the next to go on first.
@@ -139,6 +141,7 @@ impl<N: Net> Shard<N> {
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
             rounds: VecDeque::new(),
+            lost_links: VecDeque::new(),
             unfinished: Vec::new(),
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
@@ -178,6 +181,7 @@ impl<N: Net> Shard<N> {
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
+        self.forget_lost_links();
         self.advance_round();
         self.flush_dirty();
         self.publish();
@@ -191,6 +195,7 @@ impl<N: Net> Shard<N> {
         let port = self.port();
         !self.unfinished.is_empty()
             || !self.rounds.is_empty()
+            || !self.lost_links.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
@@ -280,7 +285,7 @@ impl<N: Net> Shard<N> {
                     Errand::Changed(key) => self.tell_watchers(&key),
                     Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
-                    Errand::ToKey(key, act) => self.act_on_key(&key, &act),
+                    Errand::ToKey(order) => self.act_on_key(&order.0, &order.1),
                 }
             }
             batch.clear();

@@ -67,7 +67,7 @@ pub(crate) enum Errand<S> {
     /// Close every connection of a key of yours.
     ClosePeer(Key),
     /// Do this to every connection of a key of yours.
-    ToKey(Key, Act),
+    ToKey(Box<(Key, Act)>),
 }
 
 /// A shard as the others and Python see it.

@@ -7,5 +7,6 @@ mod leaving;
 mod limiting;
 mod parked;
 mod relaying;
+mod rounds;
 mod sending;
 mod tls;

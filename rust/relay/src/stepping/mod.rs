@@ -19,12 +19,12 @@ use crate::Key;
 use crate::certificates::CertificateStore;
 use crate::id::ConnId;
 use crate::net::Ready;
-use crate::seam::{Command, Event, Limits, Listener, Waker};
+use crate::seam::{Command, Event, Listener, Waker};
 use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
 use crate::stats::Drops;
-use crate::{stun, switchboard};
+use crate::{stun, tally};
 
 pub use seeded::Seeded;
 pub use wire::Ending;
@@ -155,6 +155,12 @@ impl World {
         std::mem::take(&mut lock(&self.wires[party]).to_party)
     }
 
+    /// Whether anything has arrived at the party that it has not taken.
+    #[must_use]
+    pub fn has_heard(&self, party: Party) -> bool {
+        !lock(&self.wires[party]).to_party.is_empty()
+    }
+
     /// From now on the server can write so many bytes to the party and no more; `None`: any number.
     pub fn set_room(&mut self, party: Party, room: Option<usize>) {
         lock(&self.wires[party]).room = room;
@@ -209,11 +215,10 @@ impl World {
         self.shared.submit(commands);
     }
 
-    /// Reads no more than this from clients from now on.
-    pub fn limit_clients(&self, limits: Limits) {
-        let limits = Arc::new(limits);
+    /// Hands a command to every shard.
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shards.len() {
-            self.shared.submit_to(shard, [Command::LimitClients(Arc::clone(&limits))]);
+            self.shared.submit_to(shard, [command()]);
         }
     }
 
@@ -256,7 +261,7 @@ impl World {
 
     /// What the table counts.
     #[must_use]
-    pub fn board(&self) -> switchboard::Census {
+    pub fn board(&self) -> tally::Census {
         self.shared.switchboard.census()
     }
 

@@ -25,20 +25,40 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, folder: Path, host: str) -> None:
-        """Write `host.crt` and `host.key` into the folder, for a DNS name or an IP address."""
+    def issue(self, folder: Path, host: str, life: timedelta = _DAY, *extensions: x509.ExtensionType) -> int:
+        """Write `host.crt` and `host.key` into the folder, for a DNS name or an IP address; gives the serial number."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        builder = self._unsigned(subject, key.public_key(), x509.BasicConstraints(ca=False, path_length=None))
-        builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
+        builder = self._unsigned(subject, key.public_key(), x509.BasicConstraints(ca=False, path_length=None), life)
+        for extension in (x509.SubjectAlternativeName([_general_name(host)]), *extensions):
+            builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         (folder / f"{host}.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / f"{host}.key").write_bytes(private)
+        return certificate.serial_number
+
+    def key_identifier(self) -> x509.AuthorityKeyIdentifier:
+        """Give what makes a certificate say by whose key it is signed."""
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+
+    def revocation_list(self, *serials: int) -> bytes:
+        """Give the list of these certificates, signed, in DER."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - _DAY).next_update(now + _DAY)
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _DAY).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def _unsigned(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, constraints: x509.BasicConstraints
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        constraints: x509.BasicConstraints,
+        life: timedelta = _DAY,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
@@ -48,7 +68,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
+            .not_valid_after(now + life)
             .add_extension(constraints, critical=True)
         )
 

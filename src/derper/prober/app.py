@@ -1,0 +1,88 @@
+"""The prober put together: composition alone, for each of the three ways to run it."""
+
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper._version import version
+from derper.config import Mesh
+from derper.errors import NetworkError
+from derper.prober import verdict
+from derper.prober.clients import Clients, End
+from derper.prober.config import ProberConfig
+from derper.prober.pages import Pages
+from derper.prober.plan import MapProbe, Planner
+from derper.prober.probe import Probe
+from derper.prober.revocation import RevocationLists
+from derper.prober.schedule import Schedule
+from derper.prober.schedule import run_once as run_all_once
+from derper.prober.source import MapSource
+from derper.prober.trust import Trust
+from derper.server.identity import load_mesh_key, load_or_make_key
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+_CONTINUOUS_SECONDS = 3.0
+"""What a continuous probe gets where all are run once."""
+
+
+async def serve(config: ProberConfig) -> int:
+    """Probe until told to stop, and show how it goes; gives the exit code."""
+    schedule = Schedule(spread=config.spread)
+    map_probe = _map_probe(config, schedule)  # may wait for a secrets server; until it is there, a signal ends us
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for which in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(which, stopped.set)
+    async with Pages(config, schedule).served() as address:
+        _log.info("probing", version=version(), status_page=address, derp_map=config.map_source)
+        schedule.add(map_probe.probe())
+        await stopped.wait()
+        await schedule.stop()
+    return 0
+
+
+async def run_once(config: ProberConfig, *, as_json: bool) -> int:
+    """Run each probe once, print how that went; gives the exit code."""
+    probes = await probe_once(config)
+    verdict.show(probes, as_json=as_json)
+    return verdict.exit_code(probes)
+
+
+async def print_keys(config: ProberConfig) -> int:
+    """Print the public keys that the probing clients have, for the map as it is now."""
+    map_probe = _map_probe(config)
+    run = await map_probe.probe().run()
+    if not run.ok:
+        raise NetworkError(f"the DERP map is needed to know the probes: {run.error}")
+    clients = _clients(config, Trust.load(config.roots))
+    for probe in map_probe.probes:
+        if "derp_path" in probe.labels:
+            for end in End:
+                with suppress(BrokenPipeError):
+                    sys.stdout.write(f"{clients.key(probe.name, end).public()} {probe.name} {end}\n")
+    return 0
+
+
+async def probe_once(config: ProberConfig) -> list[Probe]:
+    """Run each probe once, that of the map first; gives them."""
+    map_probe = _map_probe(config)
+    first = map_probe.probe()
+    await first.run()
+    await run_all_once(map_probe.probes, spread=config.spread, continuous_seconds=_CONTINUOUS_SECONDS)
+    return [first, *map_probe.probes]
+
+
+def _map_probe(config: ProberConfig, schedule: Schedule | None = None) -> MapProbe:
+    trust = Trust.load(config.roots)
+    planner = Planner(config, trust, RevocationLists(), _clients(config, trust))
+    return MapProbe(planner, MapSource(config, trust), schedule)
+
+
+def _clients(config: ProberConfig, trust: Trust) -> Clients:
+    secret = None if config.probe_key is None else load_or_make_key(config.probe_key)
+    return Clients(trust, load_mesh_key(Mesh(config.mesh_key, ()), config.roots), secret)

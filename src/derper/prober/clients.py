@@ -1,0 +1,75 @@
+"""The clients that probes log in with: fresh ones for each run, two at a time.
+
+Without a probe key their keys are random. With one they are derived from it, one for each probe and end, so that a
+server that verifies its clients can be told of them beforehand; and no two runs at a time share a key.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from derper.client import Connected, DerpClient, Options
+from derper.errors import NetworkError
+from derper.prober.trust import Trust
+from derper.protocol.derpmap import Node
+from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate
+
+_LIMITED_PAUSE: Final = 0.01
+
+
+class End(StrEnum):
+    """Which of a probe's two clients."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two clients that are logged in, and how they came in."""
+
+    sender: DerpClient
+    receiver: DerpClient
+    sender_connected: Connected
+    receiver_connected: Connected
+
+    async def send(self, packet: bytes) -> None:
+        """Send from one to the other, when the relay's limit lets it; raises `NetworkError` without a connection."""
+        while not await self.sender.send(self.receiver.key, packet):
+            if self.sender.connected is None:
+                raise NetworkError("the sender's connection was lost")
+            await asyncio.sleep(_LIMITED_PAUSE)
+
+
+class Clients:
+    """Makes them."""
+
+    def __init__(self, trust: Trust, mesh_key: MeshKey | None, secret: NodePrivate | None) -> None:
+        self._options = Options(mesh_key=mesh_key, tls=trust.context, reconnect=False)
+        self._secret = secret
+
+    def key(self, probe: str, end: End) -> NodePrivate:
+        """Give the key of one end of a probe."""
+        if self._secret is None:
+            return NodePrivate.from_entropy(os.urandom(KEY_LEN))
+        derived = hmac.digest(self._secret.raw, f"derpprobe {probe} {end}".encode(), hashlib.sha256)
+        return NodePrivate.from_entropy(derived)
+
+    @asynccontextmanager
+    async def pair(self, probe: str, at: tuple[Node, Node], *, is_prober: bool = False) -> AsyncIterator[Pair]:
+        """Log both clients in, the receiver first; raises `DerperError` for whoever cannot."""
+        options = replace(self._options, is_prober=is_prober)
+        async with AsyncExitStack() as stack:
+            clients, connected = [], []
+            for node, end in ((at[1], End.RECEIVER), (at[0], End.SENDER)):
+                client = DerpClient(node, self.key(probe, end), options)
+                stack.push_async_callback(client.close)
+                connected.append(await client.connect())
+                clients.append(client)
+            yield Pair(clients[1], clients[0], connected[1], connected[0])

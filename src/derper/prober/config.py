@@ -1,0 +1,56 @@
+"""The one immutable object that a prober is built from; `derper.cli.probing` makes it of flags and environment.
+
+Seconds are floats. A class of probes whose interval is `None` is off.
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from derper.config import DebugAccess, ListenAddress, SecretsServer, TrustedRoots
+from derper.protocol.keys import MeshKey
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How often each class of probes runs."""
+
+    derp_map: float
+    tls: float | None
+    stun: float | None
+    mesh: float | None
+    bandwidth: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """What a bandwidth probe carries, and through what."""
+
+    size: int  # bytes, at least 1
+    tun: IPv4Interface | None  # the device's own address in its /30; None: no device
+
+
+@dataclass(frozen=True, slots=True)
+class Queuing:
+    """The continuous probe of queuing delays."""
+
+    packets_per_second: int  # 0: off
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProberConfig:
+    """All that an operator decided, parsed."""
+
+    map_source: str  # an https, http or file URL, or "local" for the tailscaled on this machine
+    tailscaled_socket: Path
+    region: str  # its code or number; empty: all
+    listen: ListenAddress
+    spread: bool
+    intervals: Intervals
+    bandwidth: Bandwidth
+    queuing: Queuing
+    mesh_key: MeshKey | Path | SecretsServer | None  # where it comes from
+    probe_key: Path | None  # file of the secret that the probing clients' keys are derived from; None: fresh keys
+    roots: TrustedRoots
+    debug: DebugAccess

@@ -1,0 +1,64 @@
+"""The mesh probe: does a packet get from one node to another, or through one alone?
+
+Two fresh clients, one on each node; eight random bytes from the one must reach the other, from the right key.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from derper.client import Connected
+from derper.errors import NetworkError
+from derper.prober.clients import Clients, Pair
+from derper.prober.together import first
+from derper.protocol.derpmap import Node
+
+INTRODUCTION_SECONDS: Final = 0.1
+"""For one node to tell the other of a client that has just come."""
+
+_PACKET_LEN: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MeshCheck:
+    """One node to another, or to itself."""
+
+    name: str
+    nodes: tuple[Node, Node]
+    clients: Clients
+
+    async def __call__(self) -> None:
+        """Send a packet and wait for it.
+
+        Raises:
+            NetworkError: it does not arrive, another one does, or a login's TLS is not what it should be.
+            ProtocolError: a relay does not speak DERP.
+        """
+        async with self.clients.pair(self.name, self.nodes, is_prober=True) as pair:
+            for node, connected in zip(self.nodes, (pair.sender_connected, pair.receiver_connected), strict=True):
+                _check_tls(node, connected)
+            if self.nodes[0] != self.nodes[1]:
+                await asyncio.sleep(INTRODUCTION_SECONDS)
+            packet = os.urandom(_PACKET_LEN)
+            await pair.sender.send(pair.receiver.key, packet)
+            came = await first(pair.receiver.packet(), listen(pair))
+            if came.source != pair.sender.key:
+                raise NetworkError(f"got a packet from {came.source}; want one from {pair.sender.key}")
+            if came.packet != packet:
+                raise NetworkError(f"got a packet of {len(came.packet):,} bytes that was not sent")
+
+
+def _check_tls(node: Node, connected: Connected) -> None:
+    if connected.tls is None:
+        raise NetworkError(f"no TLS with {node.host_name}")
+    # Of an address nothing stands in a handshake.
+    name = connected.tls.server_name
+    if name and name != node.host_name:
+        raise NetworkError(f'TLS server name "{name}" != derp hostname "{node.host_name}"')
+
+
+async def listen(pair: Pair) -> NoReturn:
+    """Take what the sender's relay says, which wants to be read; raises `DerperError` when that connection ends."""
+    while True:
+        await pair.sender.receive()

@@ -1,0 +1,72 @@
+"""What the probes tell Prometheus: families by name, each sample with its probe's labels (docs/protocol/metrics.md)."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from derper.prober.probe import CONTINUOUS_SECONDS, Probe, Sample
+from derper.server.exposition import Family, Samples, Type
+
+_PREFIX: Final = "derpprobe_"
+_NEVER: Final = -62_135_596_800
+"""The end of what never ended, as the reference writes it: the year 1 in Unix seconds."""
+
+_FAMILIES: Final = {
+    "attempts_total": (Type.COUNTER, "Runs of the probe that have ended, by how"),
+    "derp_bw_bytes_total": (Type.COUNTER, "Bytes that bandwidth probes carried through their TUN device"),
+    "derp_bw_probe_size_bytes": (Type.GAUGE, "Bytes that a bandwidth probe is to carry"),
+    "derp_bw_transfer_time_seconds_total": (Type.COUNTER, "Seconds spent in transfers, failed ones included"),
+    "derp_qd_probe_delays_seconds": (Type.HISTOGRAM, "Seconds between a packet's sending and its arrival"),
+    "derp_qd_probe_dropped_packets": (Type.COUNTER, "Packets that came later than the timeout, or not at all"),
+    "end_secs": (Type.GAUGE, "When the last run ended, in Unix seconds"),
+    "in_flight": (Type.GAUGE, "Runs in progress"),
+    "interval_secs": (Type.GAUGE, "Seconds between the begins of two runs; -10 for a probe that runs all the time"),
+    "latency_millis": (Type.GAUGE, "Milliseconds that the last run took, if it was good"),
+    "result": (Type.GAUGE, "How the last run ended: 1 good, 0 failed"),
+    "seconds_total": (Type.COUNTER, "Seconds spent in runs that have ended, by how"),
+    "start_secs": (Type.GAUGE, "When the last run began, in Unix seconds"),
+}
+
+
+def families(probes: Iterable[Probe]) -> Iterator[Family]:
+    """Give all families that have a sample."""
+    rows: dict[str, list[Sample]] = {name: [] for name in _FAMILIES}
+    for probe in probes:
+        labels = probe.all_labels
+        own = probe.measure.samples() if probe.measure else iter(())
+        for name, (suffix, more, value) in (*_of_record(probe), *own):
+            rows[name].append((suffix, _in_order(labels, more), value))
+    for name, samples in rows.items():
+        if samples:
+            kind, told = _FAMILIES[name]
+            yield Family(f"{_PREFIX}{name}", kind, Samples(tuple(samples)), told)
+
+
+def _in_order(labels: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Sort labels by name, but a bucket's bound last, where every reader looks for it."""
+    all_labels = {**labels, **more}
+    return dict(sorted(all_labels.items(), key=lambda label: (label[0] == "le", label[0])))
+
+
+def _of_record(probe: Probe) -> Iterator[tuple[str, Sample]]:
+    record, last = probe.record, probe.record.last
+    yield "interval_secs", ("", {}, _number(CONTINUOUS_SECONDS if probe.interval is None else probe.interval))
+    yield "in_flight", ("", {}, record.in_flight)
+    if record.start is None:
+        return
+    yield "start_secs", ("", {}, int(record.start))
+    if last is None:
+        if probe.interval is None:
+            yield "end_secs", ("", {}, _NEVER)
+            yield "result", ("", {}, 0)
+        return
+    yield "end_secs", ("", {}, int(last.end))
+    yield "result", ("", {}, int(last.ok))
+    if last.ok:
+        yield "latency_millis", ("", {}, int(last.seconds * 1_000))
+    for ok, status in ((False, "fail"), (True, "ok")):
+        yield "attempts_total", ("", {"status": status}, record.attempts[ok])
+        yield "seconds_total", ("", {"status": status}, record.seconds[ok])
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,131 @@
+"""Which probes a map asks for, and the probe that fetches the map and has them alive.
+
+`Planner` decides; no relay is asked anything here but by the probes that it makes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.prober.bandwidth import BandwidthCheck, Transferred
+from derper.prober.clients import Clients
+from derper.prober.config import ProberConfig
+from derper.prober.mesh import MeshCheck
+from derper.prober.probe import SHARE, Kind, Probe
+from derper.prober.queuing import Delays, QueuingCheck
+from derper.prober.revocation import RevocationLists
+from derper.prober.schedule import Schedule
+from derper.prober.source import MapSource
+from derper.prober.tls import TlsCheck
+from derper.prober.trust import Trust
+from derper.prober.udp import UdpCheck
+from derper.protocol.derpmap import DerpMap, Node, Region
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+MAP_PROBE: Final = "derpmap-probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Makes the probes of a map."""
+
+    config: ProberConfig
+    trust: Trust
+    lists: RevocationLists
+    clients: Clients
+
+    def probes(self, derp_map: DerpMap) -> Iterator[Probe]:
+        """Give a new probe of each kind for all that the map names, region by region, node by node."""
+        for region in derp_map.regions.values():
+            if self.config.region not in ("", region.code, str(region.id)):
+                continue
+            for node in region.nodes:
+                yield from self._of_node(region, node)
+                for other in region.nodes:
+                    yield from self._of_pair(region, node, other)
+
+    def _of_node(self, region: Region, node: Node) -> Iterator[Probe]:
+        name, labels = f"derp/{region.code}/{node.name}", _labels(region, node)
+        if self.config.intervals.tls is not None:
+            check = TlsCheck(node, self.trust, self.lists)
+            yield Probe(f"{name}/tls", Kind.TLS, self.config.intervals.tls, labels, check)
+        if self.config.intervals.stun is not None and node.stun is not None:
+            for suffix, version in _FAMILIES:
+                if address := node.address(version):
+                    yield Probe(
+                        f"{name}/{suffix}",
+                        Kind.UDP,
+                        self.config.intervals.stun,
+                        labels | {"address_family": f"ipv{version}"},
+                        UdpCheck(address, node.stun, self.config.intervals.stun * SHARE),
+                    )
+
+    def _of_pair(self, region: Region, node: Node, other: Node) -> Iterator[Probe]:
+        name = f"derp/{region.code}/{node.name}/{other.name}"
+        labels = _labels(region, node) | {"derp_path": "single" if node == other else "mesh"}
+        if self.config.intervals.mesh is not None:
+            check = MeshCheck(f"{name}/mesh", (node, other), self.clients)
+            yield Probe(check.name, Kind.MESH, self.config.intervals.mesh, labels, check)
+        if self.config.intervals.bandwidth is not None:
+            yield self._bandwidth(f"{name}/bw", labels, (node, other), self.config.intervals.bandwidth)
+        if self.config.queuing.packets_per_second:
+            yield self._queuing(f"{name}/qd", labels, (node, other))
+
+    def _bandwidth(self, name: str, labels: dict[str, str], nodes: tuple[Node, Node], interval: float) -> Probe:
+        size, tun = self.config.bandwidth.size, self.config.bandwidth.tun
+        measure = Transferred(size, through_tun=tun is not None)
+        check = BandwidthCheck(name, nodes, self.clients, size, tun, measure)
+        how = {"tcp_in_tcp": "false" if tun is None else "true"}
+        return Probe(name, Kind.BANDWIDTH, interval, labels | how, check, measure)
+
+    def _queuing(self, name: str, labels: dict[str, str], nodes: tuple[Node, Node]) -> Probe:
+        measure, wanted = Delays(), self.config.queuing
+        check = QueuingCheck(name, nodes, self.clients, wanted.packets_per_second, wanted.timeout, measure)
+        return Probe(name, Kind.QUEUING, None, labels, check, measure)
+
+
+_FAMILIES: Final[tuple[tuple[str, Literal[4, 6]], ...]] = (("udp", 4), ("udp6", 6))
+
+
+def _labels(region: Region, node: Node) -> dict[str, str]:
+    return {"region": region.code, "region_id": str(region.id), "hostname": node.host_name}
+
+
+class MapProbe:
+    """The fetch of the map, as a probe, and what follows from it."""
+
+    def __init__(self, planner: Planner, source: MapSource, schedule: Schedule | None = None) -> None:
+        self._planner = planner
+        self._source = source
+        self._schedule = schedule
+        self.probes: list[Probe] = []  # those of the last map
+
+    def probe(self) -> Probe:
+        """Give the probe."""
+        return Probe(MAP_PROBE, Kind.MAP, self._planner.config.intervals.derp_map, {}, self._fetch)
+
+    async def _fetch(self) -> None:
+        """Fetch the map, make its probes and, where there is a schedule, have them and no others alive."""
+        self.probes = list(self._planner.probes(await self._source.fetch()))
+        if self._schedule is not None:
+            self._keep(self._schedule)
+
+    def _keep(self, schedule: Schedule) -> None:
+        wanted = {probe.name: probe for probe in self.probes}
+        for probe in schedule.probes:
+            # A node that is told otherwise in the map is another node, whose past says nothing.
+            if probe.kind is not Kind.MAP and not _is_same(probe, wanted.get(probe.name)):
+                schedule.remove(probe.name)
+                _log.info("probe removed", name=probe.name)
+        new = [probe for probe in wanted.values() if schedule.find(probe.name) is None]
+        schedule.add_all(new)
+        for probe in new:
+            _log.info("probe added", name=probe.name)
+
+
+def _is_same(probe: Probe, other: Probe | None) -> bool:
+    return other is not None and (probe.labels, probe.check) == (other.labels, other.check)

@@ -1,0 +1,115 @@
+"""Where the DERP map comes from: a URL, a file, or the tailscaled on this machine.
+
+A map that does not come because nobody can be reached is no failure while the last one is younger than ten minutes: a
+control server is restarted more often than its map changes. An answer that is no map is a failure at once.
+"""
+
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper import log
+from derper.errors import NetworkError, ProtocolError
+from derper.prober.config import ProberConfig
+from derper.prober.trust import Trust
+from derper.protocol.derpmap import DerpMap, Node
+from derper.server import outgoing
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+LOCAL: Final = "local"
+KEPT_SECONDS: Final = 600.0
+MAX_BYTES: Final = 4_000_000
+"""Of a map; the public one has 30 kB."""
+
+_LOCAL_PATH: Final = "/localapi/v0/derpmap"
+_LOCAL_URL: Final = f"http://local-tailscaled.sock{_LOCAL_PATH}"
+
+
+class _UnreachableError(NetworkError):
+    """Nobody gave an answer."""
+
+
+class MapSource:
+    """Gives the map, again and again."""
+
+    def __init__(self, config: ProberConfig, trust: Trust) -> None:
+        self._url = config.map_source
+        self._socket = config.tailscaled_socket
+        self._trust = trust
+        self._last: DerpMap | None = None
+        self._last_at = 0.0
+
+    async def fetch(self) -> DerpMap:
+        """Fetch the map; gives the last one while nobody can be reached, for ten minutes.
+
+        Raises:
+            NetworkError: nobody can be reached, or another answer came than 200.
+            ProtocolError: what came is no map, or one whose nodes' names are not unique.
+        """
+        try:
+            data = await self._read()
+        except _UnreachableError as error:
+            if self._last is None or time.monotonic() - self._last_at > KEPT_SECONDS:
+                raise
+            _log.warning("the DERP map cannot be fetched, going on with the last one", reason=log.in_one_line(error))
+            return self._last
+        try:
+            derp_map = DerpMap.from_json(data)
+        except ProtocolError as error:
+            raise ProtocolError(f"decoding {self._url} JSON: {error}") from error
+        _check_names(derp_map)
+        self._last, self._last_at = derp_map, time.monotonic()
+        return derp_map
+
+    async def _read(self) -> bytes:
+        parts = urlsplit(self._url)
+        if parts.scheme == "file":
+            return _read_file(self._url, Path(unquote(parts.path)))
+        connector: aiohttp.BaseConnector
+        if self._url == LOCAL:
+            url, connector = _LOCAL_URL, aiohttp.UnixConnector(str(self._socket))
+        else:
+            url, connector = self._url, aiohttp.TCPConnector(ssl=self._trust.context)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session,
+                session.get(url) as answer,
+            ):
+                if answer.status != HTTPStatus.OK:
+                    raise NetworkError(f"fetching {self._url}: {answer.status} {answer.reason}")
+                return await outgoing.whole(answer, MAX_BYTES)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _UnreachableError(self._unreachable(error)) from error
+
+    def _unreachable(self, error: Exception) -> str:
+        reason = log.in_one_line(error)
+        if self._url == LOCAL:
+            return f"Failed to connect to local Tailscale daemon for {_LOCAL_PATH}; not running? Error: {reason}"
+        return f'Get "{self._url}": {reason}'
+
+
+def _read_file(url: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise NetworkError(f"fetching {url}: 404 Not Found") from None
+    except OSError as error:
+        raise NetworkError(f"fetching {url}: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise ProtocolError(f"fetching {url}: wanted a map of at most {MAX_BYTES:,} bytes, and more came")
+    return data
+
+
+def _check_names(derp_map: DerpMap) -> None:
+    known: dict[str, Node] = {}
+    for node in derp_map.nodes:
+        if (other := known.setdefault(node.name, node)) is not node:
+            raise ProtocolError(f"derpmap has duplicate nodes: {other} and {node}")

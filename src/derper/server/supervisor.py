@@ -1,0 +1,79 @@
+"""What a service manager is told and asks for: ready, reloading, stopping, and a sign of life (sd_notify(3)).
+
+The sign of life is given only while the event loop turns *and* every shard has ticked since the last one: a manager
+that restarts what is stuck must see it when only the half that moves packets is. Without a manager nothing is sent.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import Supervision
+from derper.dataplane import DataPlane
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+class Supervisor:
+    """The service manager, if there is one."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self._address = supervision.notify_socket
+        self._watchdog = supervision.watchdog
+        self._ready_fd = supervision.ready_fd
+        self._ticks: list[int] = []
+
+    def tell(self, *states: str) -> None:
+        """Say this; a manager that does not listen costs nothing but a line in the log."""
+        if self._address is None:
+            return
+        # An abstract address is written with an @ in the place of its first zero byte.
+        address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.setblocking(False)
+            try:
+                sock.sendto("\n".join(states).encode(), address)
+            except OSError as error:
+                _log.warning("the service manager does not listen", reason=error.strerror)
+
+    def ready(self) -> None:
+        """Say that clients are served, to the server that this one succeeds, too."""
+        self.tell("READY=1", "STATUS=serving")
+        if self._ready_fd is not None:
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                os.write(self._ready_fd, b"!")
+                os.close(self._ready_fd)
+            self._ready_fd = None
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Say that settings are read again, and then that they are in force."""
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            self.ready()
+
+    async def watch(self, plane: DataPlane) -> None:
+        """Give signs of life for as long as everything lives; returns at once where nobody asks for them."""
+        if self._watchdog is None or self._address is None:
+            return
+        while True:
+            self.give_sign(plane)
+            await asyncio.sleep(self._watchdog / 3)
+
+    def give_sign(self, plane: DataPlane) -> None:
+        """Give one, unless a shard has not ticked since the last look."""
+        ticks, before = plane.pulse(), self._ticks
+        stuck = [shard for shard, (now, then) in enumerate(zip(ticks, before, strict=False)) if now == then]
+        self._ticks = ticks
+        if stuck:
+            _log.error("a shard does not tick; the service manager gets no sign of life", shards=stuck)
+        else:
+            self.tell("WATCHDOG=1")

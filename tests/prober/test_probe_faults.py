@@ -1,0 +1,188 @@
+"""Each fault made for real: the probes that it concerns go red, with a word why, and all others stay green."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Final
+
+import pytest
+from cryptography import x509
+from links import mistaken, narrow, silent
+from probed import NAME, ProbedRegion
+from relays import HOST
+
+ALL: Final = {f"derp/test/900{node}/{what}" for node in "ab" for what in ("tls", "udp", "900a/mesh", "900b/mesh")}
+EXPIRING: Final = timedelta(seconds=6)
+
+
+def red(told: dict[str, str]) -> set[str]:
+    return {name for name, error in told.items() if error}
+
+
+@pytest.fixture(scope="module")
+def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedRegion]:
+    """Two nodes that are meshed."""
+    with ProbedRegion(tmp_path_factory.mktemp("meshed"), "ours", "ours") as made:
+        asyncio.run(made.meet())
+        yield made
+
+
+class Certified(ProbedRegion):
+    """Three nodes that know nothing of each other: certificates that expire at once, soon, and that name a list."""
+
+    def __init__(self, folder: Path, lists: str) -> None:
+        super().__init__(folder, "ours", "ours", "ours", meshed=False)
+        self.lists = lists
+        identified = (self.authority.key_identifier(), x509.SubjectKeyIdentifier(b"somebody's"))
+        listed = x509.DistributionPoint([x509.UniformResourceIdentifier(f"{lists}/list.crl")], None, None, None)
+        self.expiry = datetime.now(UTC) + EXPIRING
+        self.authority.issue(folder / "0", NAME, EXPIRING, *identified)
+        self.authority.issue(folder / "1", NAME, timedelta(days=6, hours=23), *identified)
+        self.serial = self.authority.issue(
+            folder / "2", NAME, timedelta(days=7, hours=1), *identified, x509.CRLDistributionPoints([listed])
+        )
+
+    async def verdict(self, at: int, *flags: str) -> dict[str, str]:
+        """Probe one node alone."""
+        return await self.verdicts(*flags, nodes=[self.map_nodes()[at]])
+
+
+class Shelf:
+    """Where a revocation list is fetched from."""
+
+    content: bytes | None = None
+    fetched: int = 0
+
+
+@pytest.fixture(scope="module")
+def shelf() -> Iterator[tuple[Shelf, str]]:
+    class Serving(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            Shelf.fetched += 1
+            self.send_response(404 if Shelf.content is None else 200)
+            self.send_header("Content-Length", str(len(Shelf.content or b"")))
+            self.end_headers()
+            self.wfile.write(Shelf.content or b"")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer((HOST, 0), Serving) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield Shelf(), f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory, shelf: tuple[Shelf, str]) -> Iterator[Certified]:
+    with Certified(tmp_path_factory.mktemp("certified"), shelf[1]) as made:
+        yield made
+
+
+async def test_a_certificate_that_ends_within_a_week_is_red_for_tls_alone(certified: Certified) -> None:
+    for at, name in ((0, "900a"), (1, "900b")):
+        told = await certified.verdict(at)
+        assert red(told) == {f"derp/test/{name}/tls"}
+        assert "in less than 7 days" in told[f"derp/test/{name}/tls"]
+
+
+async def test_nodes_without_a_mesh_are_red_for_each_other_and_green_for_themselves(certified: Certified) -> None:
+    told = await certified.verdicts("-tls-interval=0", nodes=certified.map_nodes()[1:])
+    assert red(told) == {"derp/test/900b/900c/mesh", "derp/test/900c/900b/mesh"}
+    assert "timeout" in told["derp/test/900b/900c/mesh"]
+
+
+async def test_a_revoked_certificate_is_red_for_tls_alone(certified: Certified, shelf: tuple[Shelf, str]) -> None:
+    shelf[0].content = Shelf.content = certified.authority.revocation_list(certified.serial + 1)
+    assert red(await certified.verdict(2)) == set()
+    Shelf.content = certified.authority.revocation_list(7, certified.serial)
+    told = await certified.verdict(2)
+    assert red(told) == {"derp/test/900c/tls"}
+    assert "was revoked" in told["derp/test/900c/tls"]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (None, "404 Not Found"),
+        (b"no list", "is no revocation list"),
+        (bytes(10_000_001), "more than 10,000,000 bytes"),
+    ],
+    ids=["missing", "garbage", "too much"],
+)
+async def test_a_revocation_list_that_cannot_be_had_is_red(
+    certified: Certified, content: bytes | None, word: str
+) -> None:
+    Shelf.content = content
+    told = await certified.verdict(2, "-mesh-interval=0")
+    assert red(told) == {"derp/test/900c/tls"}
+    assert word in told["derp/test/900c/tls"]
+
+
+async def test_a_revocation_list_of_another_authority_is_red(certified: Certified, region: ProbedRegion) -> None:
+    Shelf.content = region.authority.revocation_list()
+    told = await certified.verdict(2, "-mesh-interval=0")
+    assert "not signed by the certificate's issuer" in told["derp/test/900c/tls"]
+
+
+async def test_a_node_that_is_down_is_red_in_all_that_needs_it(region: ProbedRegion) -> None:
+    region.nodes[1].kill()
+    told = await region.verdicts()
+    region.nodes[1].start()
+    assert red(told) == {name for name in ALL if "900b" in name}
+    assert "Connection refused" in told["derp/test/900b/tls"]
+    await region.meet()
+
+
+async def test_a_wrong_pin_is_red_for_clients_alone(region: ProbedRegion) -> None:
+    nodes = region.map_nodes()
+    nodes[0]["CertName"] = f"sha256-raw:{'0' * 64}"
+    told = await region.verdicts(nodes=nodes)
+    assert red(told) == {name for name in ALL if name.endswith("mesh") and "900a" in name}
+
+
+async def test_blocked_stun_is_red_for_udp_alone(region: ProbedRegion) -> None:
+    nodes = region.map_nodes()
+    with silent() as nodes[1]["STUNPort"]:
+        told = await region.verdicts(nodes=nodes)
+    assert red(told) == {"derp/test/900b/udp"}
+    assert "no answer" in told["derp/test/900b/udp"]
+
+
+async def test_an_answer_to_another_stun_request_is_red(region: ProbedRegion) -> None:
+    nodes = region.map_nodes()[:1]
+    with mistaken(region.stun_ports[0]) as nodes[0]["STUNPort"]:
+        told = await region.verdicts("-tls-interval=0", "-mesh-interval=0", nodes=nodes)
+    assert "another transaction ID" in told["derp/test/900a/udp"]
+
+
+async def test_a_narrow_link_is_red_for_bandwidth_alone(region: ProbedRegion) -> None:
+    nodes = region.map_nodes()[:1]
+    with narrow(region.ports[0], 200_000) as port:
+        nodes[0]["DERPPort"] = port
+        told = await region.verdicts("-bw-interval=2s", "-bw-probe-size-bytes=1000000", nodes=nodes)
+    assert red(told) == {"derp/test/900a/900a/bw"}
+    assert "timeout: not done after 1.6 s" in told["derp/test/900a/900a/bw"]
+
+
+async def test_a_continuous_probe_ends_too_when_all_run_once(region: ProbedRegion) -> None:
+    told = await region.verdicts("-qd-packets-per-second=50", "-mesh-interval=0")
+    assert red(told) == set()
+    assert {f"derp/test/900{node}/900{other}/qd" for node in "ab" for other in "ab"} < told.keys()
+
+
+async def test_another_mesh_key_than_the_nodes_is_no_fault_of_theirs(region: ProbedRegion, tmp_path: Path) -> None:
+    other = tmp_path / "mesh.key"
+    other.write_text("cd" * 32)
+    assert red(await region.verdicts("-mesh-psk-file", str(other))) == set()
+
+
+async def test_an_expired_certificate_is_red_for_tls_and_for_clients(certified: Certified) -> None:
+    left = certified.expiry - datetime.now(UTC)
+    await asyncio.sleep(max(0.0, left.total_seconds()) + 1)  # it is a time that has to pass
+    told = await certified.verdict(0)
+    assert red(told) == {"derp/test/900a/tls", "derp/test/900a/900a/mesh"}
+    assert "certificate has expired" in told["derp/test/900a/tls"]

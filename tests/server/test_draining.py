@@ -1,0 +1,93 @@
+"""How a server leaves its clients, and how another process goes on where it ends."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from derpwire import SECONDS, Client
+from serving import Server
+
+from derper.protocol.frames import Restarting
+
+PROMPTLY = 1.0  # seconds
+CLIENTS = 40
+
+
+def ending(client: Client) -> list[object]:
+    """Give what a client hears until its connection ends, keep-alives aside."""
+    heard: list[object] = []
+    try:
+        while True:
+            heard.append(client.next())
+    except AssertionError:  # the end
+        return heard
+
+
+def test_alone_it_tells_everybody_of_the_restart_and_is_gone_within_a_second(tmp_path: Path) -> None:
+    server = Server(tmp_path, "-shards", "2", tls=True).start()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client.join(server.door)) for _ in range(CLIENTS)]
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < PROMPTLY
+        for client in clients:
+            assert [type(frame) for frame in ending(client)] == [Restarting]
+    server.logged("event=drained left=0")
+
+
+def test_packets_that_came_before_the_order_arrive_before_the_goodbye(tmp_path: Path) -> None:
+    server = Server(tmp_path).start()
+    with Client.join(server.door) as sender, Client.join(server.door) as receiver:
+        for number in range(20):
+            sender.send(receiver.key, bytes([number]))
+        sender.fence()
+        assert server.stop() == 0
+        assert [receiver.packet().packet[0] for _ in range(20)] == list(range(20))
+        assert isinstance(ending(receiver)[-1], Restarting)  # PeerGone of the sender may come before it
+
+
+@contextmanager
+def succeeded(server: Server) -> Iterator[int]:
+    """Let a successor take a running server's place; it is stopped in the end."""
+    mark = server.mark()
+    os.kill(server.process.pid, signal.SIGUSR2)
+    successor = int(server.logged(r"the successor serves.* pid=(\d+)", mark)[1])
+    try:
+        yield successor
+    finally:
+        os.kill(successor, signal.SIGTERM)
+        server.closed_its_log()
+
+
+def test_a_successor_accepts_before_its_predecessor_drains_and_no_dial_is_refused(tmp_path: Path) -> None:
+    server = Server(tmp_path, "-shards", "1", "-drain-timeout", "2s", tls=True).start()
+    door = server.door
+    with ExitStack() as stack:
+        before = [stack.enter_context(Client.join(door)) for _ in range(CLIENTS)]
+        with succeeded(server) as successor:
+            assert successor != server.process.pid
+            for client in before:
+                # Those who are told to go come back at once, to the same address, while others are still there.
+                assert [type(frame) for frame in ending(client)] == [Restarting]
+                again = stack.enter_context(Client.join(door, client.private))
+                again.ping()
+            assert server.process.wait(SECONDS) == 0
+            with Client.join(door) as one, Client.join(door) as other:
+                one.send(other.key, b"on the successor")
+                assert other.packet().packet == b"on the successor"
+
+
+def test_a_successor_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
+    settings = tmp_path / "derper.toml"
+    settings.touch()
+    with Server(tmp_path, "-settings", str(settings)) as server, Client.join(server.door) as client:
+        settings.write_text("hoem = 'blank'")
+        mark = server.mark()
+        os.kill(server.process.pid, signal.SIGUSR2)
+        server.logged("the successor did not start; this process goes on", mark)
+        client.ping()
+        with Client.join(server.door) as another:
+            another.ping()
