@@ -75,6 +75,8 @@ class Listeners:
     http_port: int | None  # None: off
     stun_port: int | None  # None: no STUN
     stun_any: bool  # answer STUN clients other than Tailscale's, too
+    proxies: tuple[IPNetwork, ...]  # where connections come from that begin with a PROXY header, all of them
+    per_ip: int | None  # connections of one address; None: any number
     tls: bool | None = None  # whether the main listener speaks TLS; None: as its port and the certificates say
 
 
@@ -205,6 +207,10 @@ class Admission:
     tailscaled_sockets: tuple[Path, ...]
     urls: tuple[str, ...]
     url_fail_open: bool  # whether an unreachable URL admits
+    allow_keys: Path | None  # a file with the keys of those who may
+    any_kind: bool  # one kind of check is enough
+    cache: float  # seconds for which the last "yes" stands in for no answer
+    interval: float  # seconds after which those who are in are asked about again; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +279,7 @@ class Relay:
     enabled: bool  # False: STUN, bootstrap DNS and the pages alone
     shards: int  # epoll threads, at least 1
     send_queue_depth: int  # packets a client, at least 1
+    max_queued_bytes: int  # of all clients together
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None

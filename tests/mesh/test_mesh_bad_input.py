@@ -137,6 +137,14 @@ def test_a_frame_that_no_node_sends_ends_the_link_and_a_new_one_is_made(fake: Fa
         fake.link().wire.close()
 
 
+def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Path) -> None:
+    with ours_beside(fake, tmp_path, link_silence=0.2) as ours:
+        with fake.link() as link:
+            assert link.wire.rest() == b""
+        ours.logged("no link to a node, trying again.*silent")
+        fake.link().wire.close()
+
+
 def test_a_watcher_that_reads_nothing_is_closed_and_costs_little(tmp_path: Path) -> None:
     tuning = {"plane": {"mesh_write_timeout": WATCHER_SECONDS}}
     with (

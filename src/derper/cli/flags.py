@@ -1,7 +1,7 @@
 """The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
 
-The names and defaults are those of the program that this one stands in for; `-shards`, `-stun-any`, `-tls` and some of
-`-acme-*` are ours. A default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
+The names and defaults are those of the program that this one stands in for. A default that depends on the machine
+stands in its text, and `derper.cli.settings` finds it.
 """
 
 import math
@@ -98,6 +98,16 @@ VERIFY_CLIENT_URL = strings("verify-client-url", "`URL` that decides who is admi
 VERIFY_CLIENT_URL_FAIL_OPEN = boolean(
     "verify-client-url-fail-open", "admit clients while -verify-client-url cannot be reached", default=True
 )
+VERIFY_ANY = boolean("verify-any", "admit a client that one kind of check admits, instead of all that are asked for")
+VERIFY_CACHE = duration("verify-cache", 0, "how long the last yes about a client stands in while there is no answer")
+VERIFY_INTERVAL = duration(
+    "verify-interval",
+    300,
+    "how often connected clients are asked about again; those who are refused are put out; 0: never",
+)
+ALLOW_KEYS = string(
+    "allow-keys", "", "`file` with the node keys that are admitted, one a line; read again when it changes"
+)
 DISALLOW_APP_NAMES = string("disallow-app-names", "", "comma-separated application `names` that may not log in")
 SOCKET = strings(
     "socket",
@@ -107,12 +117,25 @@ SOCKET = strings(
 
 ACCEPT_CONNECTION_LIMIT = number("accept-connection-limit", math.inf, "how many new connections a second are taken")
 ACCEPT_CONNECTION_BURST = integer("accept-connection-burst", INT_MAX, "how many may come at once beyond that")
+CONNECTIONS_PER_IP = integer("connections-per-ip", 0, "how many connections one address may have; 0 for any number")
+PROXY_PROTOCOL = string(
+    "proxy-protocol",
+    "",
+    "comma-separated `networks` of proxies in front: connections from there, and no others,\n"
+    "begin with a PROXY header (version 1 or 2), which names the client",
+)
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
 TCP_USER_TIMEOUT = duration("tcp-user-timeout", 15, "how long sent data may stay unacknowledged")
 TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take no data; 0 for ever")
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
+MAX_QUEUED_BYTES = integer(
+    "max-queued-bytes",
+    0,
+    "how many bytes of packets may wait for slow clients in all; the largest queues make room\n"
+    "(default a quarter of the memory)",
+)
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
 DRAIN_TIMEOUT = duration(
@@ -161,15 +184,22 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     VERIFY_CLIENTS,
     VERIFY_CLIENT_URL,
     VERIFY_CLIENT_URL_FAIL_OPEN,
+    VERIFY_ANY,
+    VERIFY_CACHE,
+    VERIFY_INTERVAL,
+    ALLOW_KEYS,
     DISALLOW_APP_NAMES,
     SOCKET,
     ACCEPT_CONNECTION_LIMIT,
     ACCEPT_CONNECTION_BURST,
+    CONNECTIONS_PER_IP,
+    PROXY_PROTOCOL,
     RATE_CONFIG,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,
     TCP_WRITE_TIMEOUT,
     SHARDS,
+    MAX_QUEUED_BYTES,
     ACE,
     DRAIN_TIMEOUT,
     SETTINGS,

@@ -60,6 +60,8 @@ DEV_ADDRESS = ListenAddress(None, 3340)
 ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
 TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
+LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
+MOST_PER_IP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,13 @@ class Surroundings:
     cores: int
     pid: int = 0
     parent: int = 0
+    memory: int = 4 << 30  # bytes that it may use
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Those of the running process."""
-        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)), os.getpid(), os.getppid())
+        cores = len(os.sched_getaffinity(0))
+        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), _memory())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -113,6 +117,8 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
             stun_any=line[flags.STUN_ANY],
+            proxies=_proxies(line),
+            per_ip=_per_ip(line),
             tls=_on_or_off(line, flags.TLS),
         ),
         tls=_tls(line, around),
@@ -206,6 +212,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
     return Relay(
         enabled=line[flags.DERP],
         shards=_shards(line, around),
+        max_queued_bytes=_max_queued_bytes(line, around),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(
             keepalive_time=_not_negative(line, flags.TCP_KEEPALIVE_TIME),
@@ -228,6 +235,24 @@ def _shards(line: Parsed, around: Surroundings) -> int:
     return shards or around.cores
 
 
+def _max_queued_bytes(line: Parsed, around: Surroundings) -> int:
+    most: int = line[flags.MAX_QUEUED_BYTES]
+    if most and most < LEAST_QUEUED_BYTES:
+        raise ConfigError(
+            f"-max-queued-bytes is {most}; give at least {LEAST_QUEUED_BYTES}, or 0 for a quarter of the memory"
+        )
+    return most or around.memory // 4
+
+
+def _memory() -> int:
+    """The machine's, or less where this process may not use all of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no limit, or none that is told of
+        return machine
+
+
 def _admission(line: Parsed) -> Admission:
     sockets = line[flags.SOCKET] or (TAILSCALED_SOCKET,)
     return Admission(
@@ -235,6 +260,10 @@ def _admission(line: Parsed) -> Admission:
         tailscaled_sockets=tuple(map(Path, sockets)) if line[flags.VERIFY_CLIENTS] else (),
         urls=tuple(_checked_url(flags.VERIFY_CLIENT_URL, url) for url in line[flags.VERIFY_CLIENT_URL]),
         url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
+        allow_keys=Path(line[flags.ALLOW_KEYS]) if line[flags.ALLOW_KEYS] else None,
+        any_kind=line[flags.VERIFY_ANY],
+        cache=_not_negative(line, flags.VERIFY_CACHE),
+        interval=_not_negative(line, flags.VERIFY_INTERVAL),
     )
 
 
@@ -372,6 +401,22 @@ def _port(line: Parsed, flag: Flag[int]) -> int:
     if not 0 <= line[flag] <= MAX_PORT:
         raise ConfigError(f"-{flag.name} is {line[flag]}; give a port from 0 to {MAX_PORT}")
     return line[flag]
+
+
+def _proxies(line: Parsed) -> tuple[IPNetwork, ...]:
+    try:
+        return _networks(line[flags.PROXY_PROTOCOL])
+    except ValueError as error:
+        raise ConfigError(
+            f"-proxy-protocol has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
+        ) from None
+
+
+def _per_ip(line: Parsed) -> int | None:
+    most = line[flags.CONNECTIONS_PER_IP]
+    if not 0 <= most <= MOST_PER_IP:
+        raise ConfigError(f"-connections-per-ip is {most}; give a number from 1 to {MOST_PER_IP:,}, or 0 for no limit")
+    return most or None
 
 
 def _not_negative(line: Parsed, flag: Flag[float]) -> float:

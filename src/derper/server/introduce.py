@@ -22,6 +22,7 @@ from derper.dataplane import (
     DataPlane,
     Drained,
     Dropped,
+    Entry,
     Event,
     Frame,
     Head,
@@ -33,7 +34,7 @@ from derper.dataplane import (
     Unserved,
 )
 from derper.errors import ProtocolError
-from derper.protocol.frames import Endpoint, Health
+from derper.protocol.frames import Endpoint
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
@@ -70,6 +71,7 @@ class Guest:
     http: HttpConnection | None = None  # while it is served pages
     not_ideal: bool = False  # it would rather be on another node
     tls: str | None = None  # the version under its last request
+    number: int = 0  # among all that ever came to log in
     tunnel: Tunnel | None = None  # from its CONNECT on
     asking: asyncio.Task[None] | None = None  # while admission is asked about it
 
@@ -201,6 +203,7 @@ class Introducer:
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
         self.derp_accepts += 1
+        guest.number = self.derp_accepts
         guest.leave_http()
 
     def _log_in(self, event: Frame) -> None:
@@ -235,13 +238,13 @@ class Introducer:
         _log.info("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = client.presence(remote, not_ideal=guest.not_ideal)
-        self._plane.switch(conn, presence, mesh_peer=client.mesh_peer, version=client.version, first=client.answer)
+        entry = Entry(client.mesh_peer, client.version, guest.number)
+        self._plane.switch(conn, presence, entry, first=client.answer)
 
     def _turn_away(self, conn: Conn, guest: Guest, client: LoggedIn, answer: Answer) -> None:
         """Tell a client why, in the frame that real clients show to their user, and close."""
         _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
-        told = Health(f"this relay does not take this device: {answer.told}")
-        self._plane.write(conn, client.answer + told.encode())
+        self._plane.write(conn, client.answer + answer.farewell)
         self._plane.close(conn, "refused", answer.reason)
 
     def _say_goodbye(self, event: Closed) -> None:

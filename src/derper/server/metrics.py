@@ -76,6 +76,7 @@ class Metrics:
         yield from self._dropped()
         yield from self._spread(counters)
         yield from self._tls(counters)
+        yield from _rejected(counters)
         yield from self._limits(counters)
         yield from self._stun()
         yield from self._bootstrap.families()
@@ -167,6 +168,12 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
     yield Family("derp_packets_received_kind", Type.COUNTER, Labelled.by("kind", received))
     for name in _PLAIN_COUNTERS:
         yield Family(f"derp_{name}", Type.COUNTER, counters[name])
+
+
+def _rejected(counters: dict[str, int]) -> Iterator[Family]:
+    """Say how many were closed at once: their address had too many, or too many were there that did not relay yet."""
+    by_reason = {reason: counters[f"connections_rejected_{reason}"] for reason in ("per_ip", "introducing")}
+    yield Family("derper_connections_rejected", Type.COUNTER, Labelled.by("reason", by_reason))
 
 
 def _counted(values: Mapping[str, int]) -> dict[str, int]:

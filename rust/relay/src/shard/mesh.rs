@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::conn::{Linked, NEVER, Stage};
+use crate::conn::{Linked, Stage};
 use crate::frame::{self, Gone, Key};
 use crate::id::ConnId;
 use crate::mailbox::Parcel;
@@ -183,11 +183,19 @@ impl<N: Net> Shard<N> {
         }
         self.control(id, first);
         self.shared.switchboard.mesh();
-        self.enter(id, Stage::Linked(Linked::default()), NEVER);
+        self.enter(id, Stage::Linked(Linked::default()), self.shared.settings.link_silence);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.write_timeout = self.shared.settings.link_write_timeout;
         }
         self.resume(id);
+    }
+
+    /// A node is there: something has come.
+    pub(super) fn heard_from(&mut self, link: ConnId) {
+        let until = self.now.saturating_add(self.shared.settings.link_silence);
+        if let Some(conn) = self.conns.get_mut(link) {
+            conn.deadline = until;
+        }
     }
 
     /// A node has a key.
