@@ -17,6 +17,8 @@ STEPPING := tests/switchboard/_stepping.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
+# Tests whose other end is written in Go, or a browser.
+NEEDLESS := interop mesh pages prober websocket
 
 .PHONY: help run test check histories loom fuzz lint format bench soak wheel lock clean
 
@@ -37,14 +39,14 @@ test: $(EXTENSION) $(STEPPING) ## run every test, with the real Tailscale client
 check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a browser: a minute or two
 	@tools/needs.sh check
 	cargo test --locked --workspace
-	$(PY) -m pytest --ignore=tests/interop --ignore=tests/mesh --ignore=tests/websocket $(PYTEST_FLAGS)
+	$(PY) -m pytest $(NEEDLESS:%=--ignore=tests/%) $(PYTEST_FLAGS)
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
 
 loom: $(LOCKED) ## try every order in which two shards can meet over a mailbox: a build of its own
-	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
-		cargo test --locked --release --package relay --lib interleavings
+	RUSTFLAGS='--cfg loom' cargo test --locked --release --manifest-path rust/loom/Cargo.toml --lib \
+		--target-dir $(CARGO_TARGET_DIR)/loom interleavings
 
 fuzz: $(LOCKED) ## send whatever anybody may send, at random: FUZZ_SECONDS=3600, FUZZ_TARGETS='frames tls'
 	PYTHON=$(PY) tools/fuzz.sh $${FUZZ_SECONDS:-3600} $${FUZZ_TARGETS:-}
@@ -58,6 +60,7 @@ lint: $(EXTENSION) ## check form, types and lints of Python, Rust and Go
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path bench/loadgen/Cargo.toml --check
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
+	cargo fmt --manifest-path rust/loom/Cargo.toml --check
 	cargo clippy --locked --manifest-path bench/loadgen/Cargo.toml --all-targets -- -D warnings
 	$(if $(shell command -v go),tools/golint.sh $(GO_MODULES),@echo 'no go here: the Go modules are not looked at')
 
@@ -67,6 +70,7 @@ format: $(LOCKED) ## bring everything into form
 	cargo fmt --all
 	cargo fmt --manifest-path bench/loadgen/Cargo.toml
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml
+	cargo fmt --manifest-path rust/loom/Cargo.toml
 
 bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: ten quiet minutes (bench/BENCHMARKING.md)
 	@tools/needs.sh go

@@ -49,6 +49,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "dev": False,
         "version": False,
         "a": ":443",
+        "tls": "",
         "http-port": 80,
         "stun-port": 3478,
         "stun": True,
@@ -63,6 +64,10 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "acme-email": "",
         "acme-eab-kid": "",
         "acme-eab-key": "",
+        "acme-eab-key-file": "",
+        "acme-directory": "",
+        "acme-directory-ca": "",
+        "acme-dns-hook": "",
         "acme-ip-certs": False,
         "home": "",
         "mesh-psk-file": "",
@@ -75,15 +80,22 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "verify-clients": False,
         "verify-client-url": (),
         "verify-client-url-fail-open": True,
+        "verify-any": False,
+        "verify-cache": 0.0,
+        "verify-interval": 300.0,
+        "allow-keys": "",
         "disallow-app-names": "",
         "socket": (),
         "accept-connection-limit": math.inf,
         "accept-connection-burst": 2**63 - 1,
+        "connections-per-ip": 0,
+        "proxy-protocol": "",
         "rate-config": "",
         "tcp-keepalive-time": 600.0,
         "tcp-user-timeout": 15.0,
         "tcp-write-timeout": 2.0,
         "shards": 0,
+        "max-queued-bytes": 0,
         "ace": False,
         "drain-timeout": 10,
         "settings": "",
@@ -107,7 +119,9 @@ def test_without_flags_it_is_the_public_relay_on_443() -> None:
     assert not made.relay.accept.is_limit
     assert made.relay.send_queue_depth == 32
     assert made.relay.rate_file is None
-    assert made.admission == Admission(frozenset(), (), (), url_fail_open=True)
+    assert made.admission == Admission(
+        frozenset(), (), (), url_fail_open=True, allow_keys=None, any_kind=False, cache=0, interval=300
+    )
     assert made.mesh.key_source is None
     assert made.mesh.peers == ()
     assert made.pages.debug == DebugAccess(None, (), None)
@@ -270,6 +284,12 @@ def test_shards_are_one_a_core_unless_the_environment_or_the_flag_says_otherwise
     assert config("-shards", "0", environ={"DERPER_SHARDS": "2"}).relay.shards == 6
 
 
+def test_a_quarter_of_the_memory_may_wait_unless_the_flag_says_otherwise() -> None:
+    assert config().relay.max_queued_bytes == 1 << 30
+    assert config("-max-queued-bytes", "2000000").relay.max_queued_bytes == 2_000_000
+    assert Surroundings.of_this_process().memory > 1 << 27
+
+
 @pytest.mark.parametrize(("text", "depth"), [("64", 64), ("1", 1), ("0", 32), ("-5", 32), ("", 32)])
 def test_a_send_queue_depth_below_one_is_ignored(text: str, depth: int) -> None:
     assert config(environ={"TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH": text}).relay.send_queue_depth == depth
@@ -356,6 +376,8 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-http-port", "65536"], "-http-port"),
         (["-stun-port", "-1"], "-stun-port"),
         (["-shards", "-1"], "-shards"),
+        (["-max-queued-bytes", "-1"], "-max-queued-bytes"),
+        (["-max-queued-bytes", "1000"], "-max-queued-bytes"),
         (["-tcp-user-timeout", "-1s"], "-tcp-user-timeout"),
         (["-verify-client-url", "a.test/verify"], "-verify-client-url"),
         (["-secrets-url", "a.test"], "-secrets-url"),
@@ -365,6 +387,14 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-hostname", "192.0.2.1", "-certmode", "gcp", "-acme-ip-certs"], "-certmode=manual or -acme-ip-certs"),
         (["-certmode", "gcp"], "-acme-eab-kid"),
         (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k"], "-acme-eab-key"),
+        (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
+        (["-acme-directory", "https://ca.test/", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
+        (["-acme-eab-key", "aa", "-acme-eab-key-file", "k"], "leave one of them out"),
+        (["-acme-directory", "http://ca.test/directory"], "-acme-directory"),
+        (["-hostname", "../x"], "-hostname"),
+        (["-hostname", "é.test"], "xn--"),
+        (["-hostname", "a." * 127 + "test"], "-hostname"),
+        (["-tls", "yes"], "-tls"),
     ],
 )
 def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
@@ -380,7 +410,11 @@ def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
         ["-hostname", "192.0.2.1", "-acme-ip-certs"],
         ["-hostname", "192.0.2.1", "-a", ":8080"],
         ["-certdir", "", "-a", ":8080"],
-        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "s"],
+        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "c2VjcmV0"],
+        ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key-file", "/k"],
+        ["-acme-eab-kid", "k", "-acme-eab-key", "of no use with Let's Encrypt"],
+        ["-hostname", "DERP_1.example.test."],
+        ["-hostname", "é.test", "-certmode", "manual"],
     ],
 )
 def test_what_can_be_is_taken(words: list[str]) -> None:

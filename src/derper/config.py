@@ -6,6 +6,8 @@ cannot be is a `ConfigError` before a `Config` exists. Read from the bottom: `Co
 """
 
 import math
+import re
+from base64 import b64decode
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -24,6 +26,9 @@ FIRST_SOCKET = 3
 PREDECESSOR = "DERPER_PREDECESSOR"
 """The variable by which a server tells the one that succeeds it who it is: its process id."""
 MAX_PORT = 65535
+_MAX_NAME = 253
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PORT_NAMES = {"http": "80", "https": str(HTTPS_PORT)}
 
 
@@ -70,6 +75,9 @@ class Listeners:
     http_port: int | None  # None: off
     stun_port: int | None  # None: no STUN
     stun_any: bool  # answer STUN clients other than Tailscale's, too
+    proxies: tuple[IPNetwork, ...]  # where connections come from that begin with a PROXY header, all of them
+    per_ip: int | None  # connections of one address; None: any number
+    tls: bool | None = None  # whether the main listener speaks TLS; None: as its port and the certificates say
 
 
 class CertMode(StrEnum):
@@ -80,14 +88,49 @@ class CertMode(StrEnum):
     GCP = "gcp"
 
 
-@dataclass(frozen=True, slots=True)
-class Acme:
-    """What an ACME account needs; `eab_*` only for Google's CA."""
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+GOOGLE = "https://dv.acme-v02.api.pki.goog/directory"
 
-    email: str
-    eab_kid: str
-    eab_key: str = field(repr=False)
-    ip_certificates: bool
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acme:
+    """Who issues certificates, for whom, and how a name is proved."""
+
+    directory: str = LETS_ENCRYPT
+    roots: Path | None = None  # whom the directory's own certificate is trusted by; None: as all outgoing TLS
+    email: str = ""
+    eab_kid: str = ""  # by what the CA knows whose account it is (RFC 8555, 7.3.4); "": by nothing
+    eab_key: str = field(default="", repr=False)  # as it was given
+    eab_key_file: Path | None = None  # instead of `eab_key`
+    dns_hook: Path | None = None  # proves names by DNS-01 alone
+    ip_certificates: bool = False
+
+    @property
+    def binds_an_account(self) -> bool:
+        """Whether the CA is to be told of an account elsewhere; Let's Encrypt knows of none."""
+        return bool(self.eab_kid) and self.directory != LETS_ENCRYPT
+
+
+def eab_key(text: str, source: str) -> bytes:
+    """Read the key of an external account: base64, standard or URL-safe, with padding or without.
+
+    Raises:
+        ConfigError: it is not; `source` says where it stands, and the message does not say what it is.
+    """
+    plain = text.strip().translate(str.maketrans("-_", "+/")).rstrip("=")
+    try:
+        key = b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if not key:
+        raise ConfigError(f"{source} is not in base64; give the key of the external account as its CA shows it")
+    return key
+
+
+def is_dns_name(text: str) -> bool:
+    """Whether a certificate can be for that name: labels of letters, digits, hyphens, with underscores let through."""
+    name = text.removesuffix(".")
+    return len(name) <= _MAX_NAME and _DNS_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +141,7 @@ class Tls:
     hostname: str  # a DNS name or an IP address
     directory: Path | None  # None: no place is known; never so when TLS is served
     acme: Acme
+    asked_for: bool = False  # the command line names where certificates come from
 
     @property
     def ip(self) -> IPAddress | None:
@@ -163,6 +207,10 @@ class Admission:
     tailscaled_sockets: tuple[Path, ...]
     urls: tuple[str, ...]
     url_fail_open: bool  # whether an unreachable URL admits
+    allow_keys: Path | None  # a file with the keys of those who may
+    any_kind: bool  # one kind of check is enough
+    cache: float  # seconds for which the last "yes" stands in for no answer
+    interval: float  # seconds after which those who are in are asked about again; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +279,7 @@ class Relay:
     enabled: bool  # False: STUN, bootstrap DNS and the pages alone
     shards: int  # epoll threads, at least 1
     send_queue_depth: int  # packets a client, at least 1
+    max_queued_bytes: int  # of all clients together
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None
@@ -311,7 +360,9 @@ class Config:
 
     @property
     def serves_tls(self) -> bool:
-        """Whether the main listener speaks TLS: on port 443, or on any port with certificates given by hand."""
+        """Whether the main listener speaks TLS: told plainly, or on port 443, or with certificates given by hand."""
+        if self.listeners.tls is not None:
+            return self.listeners.tls
         return self.listeners.main.port == HTTPS_PORT or self.tls.mode is CertMode.MANUAL
 
     @property

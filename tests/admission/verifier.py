@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from live import SECONDS, Client, Server, connect
+from structlog.typing import EventDict
 
 from derper.protocol import ClientInfo, FrameReader, LoginBox, NodePrivate, ServerKey
 from derper.protocol.decode import SERVER_LIMITS, decode_from_server
@@ -160,3 +161,26 @@ async def rest(stream: asyncio.StreamReader) -> bytes:
         return await stream.read()
     except ConnectionError:
         return b""
+
+
+async def is_put_out(client: Client) -> str:
+    """The problem that a client is told of before the end."""
+    frame = decode_from_server(await client.next_frame())
+    assert isinstance(frame, Health)
+    async with asyncio.timeout(SECONDS):
+        assert await rest(client.stream) == b""
+    return frame.problem
+
+
+async def stays(client: Client) -> None:
+    client.out.write(Ping(b"are you?").encode())
+    assert decode_from_server(await client.next_frame()) == Pong(b"are you?")
+
+
+async def log_says(log: list[EventDict], event: str) -> EventDict:
+    """The last line of that event, once there is one."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            if found := [line for line in log if line["event"] == event]:
+                return found[-1]
+            await asyncio.sleep(0.01)  # nothing tells of a line

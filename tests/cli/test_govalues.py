@@ -14,8 +14,8 @@ from derper.cli.govalues import (
     parse_duration,
     parse_float,
     parse_int,
-    quote,
 )
+from derper.goquote import quote
 
 NEAR_VALUES = st.text("0123456789.+-_xXoObBeEpPnuµμmshifaNtTrR")
 

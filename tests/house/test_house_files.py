@@ -13,7 +13,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tracked import ROOT, shown, tracked
 
-from derper.cli.missing import MISSING
 from derper.dataplane import DataPlane, Event
 
 # Each with a letter in brackets, so that this file does not contain what it looks for.
@@ -136,12 +135,6 @@ def test_the_readme_names_the_tools_that_the_build_wants() -> None:
     readme = (ROOT / "README.md").read_text()
     assert f"Rust {CARGO['workspace']['package']['rust-version']} or newer" in readme
     assert f"Python {PROJECT['project']['requires-python'].removeprefix('>=')} or newer" in readme
-
-
-def test_the_readme_lists_exactly_what_this_release_refuses() -> None:
-    rows = re.findall(r"^\| (.*) \| (`-.*`) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    wanted = [(entry.feature, ", ".join(f"`-{flag.name}`" for flag in entry.flags)) for entry in MISSING]
-    assert rows == wanted
 
 
 def test_every_dependency_has_its_reason_in_the_architecture() -> None:

@@ -12,7 +12,7 @@ UNSAFE_LINES = 300
 MOST_RUST = 0.60
 
 # Folders of Rust that no wheel holds anything of.
-TEST_FOLDERS = {"stepping", "fuzz", "tests"}
+TEST_FOLDERS = {"stepping", "fuzz", "loom", "tests"}
 # A module for tests alone: in the file, or, when it ends with a semicolon, in files of its own.
 TEST_MODULE = re.compile(
     r"^#\[cfg\((?:test|any\(test, .*\))\)\]\n(?:#\[.*\]\n)*(?:pub(?:\(crate\))? )?mod (\w+)( \{|;)$", re.MULTILINE
@@ -36,7 +36,7 @@ def test_only_the_data_planes_face_imports_the_extension() -> None:
 
 def test_the_servers_rooms_do_not_import_the_programs_that_use_them() -> None:
     rooms = tracked("src/derper/server/*.py", "src/derper/dataplane/*.py", "src/derper/protocol/*.py")
-    above = ("derper.cli", "derper.prober", "derper.client")
+    above = ("derper.cli", "derper.prober", "derper.client", "derper.tools")
     assert [shown(path) for path in rooms if any(name.startswith(above) for name in imported(path.read_text()))] == []
 
 

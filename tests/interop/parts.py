@@ -1,7 +1,8 @@
 """The Go programs that the tests run beside ours, built from source at pinned versions.
 
-Each is a small module of its own (`goserver/`, `goclient/`, `goprobe/`): their dependencies do not agree. `program`
-builds what is not yet there, into `.cache/go/` under a name that changes with the sources: a second run builds nothing.
+Each is a small module of its own (`goserver/`, `goclient/`, `acmeserver/` ...): their dependencies do not agree.
+`program` builds what is not yet there, into `.cache/go/` under a name that changes with the sources: a second run
+builds nothing.
 `python tests/interop/parts.py` builds them all. Nothing here starts a server: see `relays.py`.
 """
 
@@ -52,6 +53,8 @@ class Part:
 
 PARTS: Final = {
     "derper": Part("goserver", "tailscale.com/cmd/derper"),
+    "pebble": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
+    "pebble-challtestsrv": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv"),
     "derpprobe": Part("goprobe", "tailscale.com/cmd/derpprobe"),
     "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
     "oldcheck": Part("oldclient", "."),

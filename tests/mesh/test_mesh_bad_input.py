@@ -19,8 +19,9 @@ from derper.protocol.login import ClientInfo
 DISCO = DISCO_MAGIC + bytes(80)
 MAX_KEYS = 1_000
 WATCHER_SECONDS = 1.0
-MANY = 200_000
+MANY = 1_000_000  # as many as one link may announce
 MEMORY = 128 * 1024 * 1024
+KEY_BYTES = 450  # of memory, for each of them
 
 
 def keys(number: int) -> list[NodePublic]:
@@ -65,17 +66,20 @@ def test_a_link_may_announce_only_so_many_keys(fake: FakeNode, tmp_path: Path) -
         assert link.forwarded() == ForwardPacket(client.key, refused_too, b"there is room again")
 
 
-def test_many_keys_over_one_link_cost_bounded_memory_and_are_forgotten_with_it(fake: FakeNode, tmp_path: Path) -> None:
+def test_a_million_keys_over_one_link_cost_bounded_memory_and_are_forgotten_with_it(
+    fake: FakeNode, tmp_path: Path
+) -> None:
     with ours_beside(fake, tmp_path) as ours, Bystanders(ours.door) as bystanders:
         before = ours.memory()
-        for _ in range(2):
-            with fake.link() as link:
-                link.announce(*keys(MANY))
-                ours.knows(MANY + 3)
-                bystanders.relay_on()
-            ours.logged("no link to a node")
-            assert ours.knows(2)["keys_local"] == 2
-            assert ours.memory() - before < MEMORY
+        with fake.link() as link:
+            # Each a PeerPresent of a key alone; the fake node has announced itself.
+            link.wire.send(b"".join(b"\x09\0\0\0\x20" + bytes(28) + at.to_bytes(4, "big") for at in range(1, MANY)))
+            ours.knows(MANY + 2)
+            assert ours.memory() - before < MANY * KEY_BYTES
+            bystanders.relay_on()
+        ours.logged("no link to a node")
+        assert ours.knows(2)["keys_local"] == 2
+        assert ours.memory() - before < MANY * KEY_BYTES / 2
 
 
 def test_keys_that_come_and_go_without_end_leave_nothing_behind(fake: FakeNode, tmp_path: Path) -> None:
@@ -101,12 +105,43 @@ def test_a_key_that_a_node_did_not_have_after_all_is_forgotten(fake: FakeNode, t
         assert client.next() == PeerGone(remote, PeerGoneReason.NOT_HERE)
 
 
+def test_packets_that_two_nodes_would_send_round_and_round_end_here(fake: FakeNode, tmp_path: Path) -> None:
+    with (
+        ours_beside(fake, tmp_path) as ours,
+        Bystanders(ours.door) as bystanders,
+        fake.link() as link,
+        Client.join(ours.door, info=ClientInfo(mesh_key=MESH_KEY)) as incoming,
+        Client.join(ours.door) as client,
+    ):
+        (remote,) = keys(1)
+        link.announce(remote)
+        ours.knows(6)
+        # The other node says that it has the key, and forwards us what is for it.
+        loop = ForwardPacket(client.key, remote, bytes(1_000)).encode()
+        for _ in range(100):
+            incoming.wire.send(loop * 100)
+        bystanders.relay_on()
+        incoming.ping()
+        counted = ours.counted()
+        assert counted["packets_forwarded_in"] == counted["drops"]["unknown_dest_on_fwd other"] == 10_000
+        client.send(remote, b"the first that goes there")
+        assert link.forwarded() == ForwardPacket(client.key, remote, b"the first that goes there")
+
+
 def test_a_frame_that_no_node_sends_ends_the_link_and_a_new_one_is_made(fake: FakeNode, tmp_path: Path) -> None:
     with ours_beside(fake, tmp_path) as ours, Bystanders(ours.door):
         with fake.link() as link:
             link.wire.offer(b"\x09\xff\xff\xff\xff" + bytes(100))
             assert link.wire.rest() == b""
         ours.logged("no link to a node, trying again.*protocol_error")
+        fake.link().wire.close()
+
+
+def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Path) -> None:
+    with ours_beside(fake, tmp_path, link_silence=0.2) as ours:
+        with fake.link() as link:
+            assert link.wire.rest() == b""
+        ours.logged("no link to a node, trying again.*silent")
         fake.link().wire.close()
 
 

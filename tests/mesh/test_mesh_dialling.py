@@ -14,6 +14,7 @@ import pytest
 from authority import Authority
 from derpwire import HOST, Client, new_key
 from fakenode import FakeNode, Incoming
+from httpwire import read_answer, request
 from region import MESH_KEY, OurNode
 from relays import free_port
 
@@ -180,6 +181,39 @@ def test_one_line_a_try_says_that_the_other_node_does_not_know_the_mesh_key(
         for line in tries(ours, 2):
             assert "mesh key" in line
         assert has_one_line_a_try(ours)
+
+
+def links(node: OurNode) -> dict[str, int]:
+    """Give the links of a node by their states, as its metrics have them."""
+    with node.door.connect() as wire:
+        wire.send(request("GET", "/debug/varz", "Connection: close"))
+        text = read_answer(wire).body.decode()
+    assert "# TYPE derper_mesh_links gauge\n" in text
+    found = re.findall(r'^derper_mesh_links{state="(.*)"} (.*)$', text, re.MULTILINE)
+    return {state: int(value) for state, value in found}
+
+
+def test_links_are_counted_by_how_they_stand(authority: Authority, tmp_path: Path) -> None:
+    private = new_key()
+    (tmp_path / "dialler").mkdir()
+    (tmp_path / "dialler" / "derper.key").write_bytes(key_file_bytes(private))
+    with (
+        FakeNode(tmp_path, authority) as fake,
+        FakeNode(tmp_path, authority, private=private) as ourselves,
+        dialler(tmp_path, authority, f"{HOST}:{fake.port},{HOST}:{ourselves.port},{HOST}:{free_port()}") as ours,
+    ):
+        with ourselves.connection() as wire:
+            Incoming(wire, private).greet()
+            ours.logged("not dialled again")
+        with fake.link():
+            ours.logged("event=.linked to a node")
+            ours.logged(TRYING_AGAIN)
+            states = links(ours)
+            assert (states["up"], states["ourselves"]) == (1, 1)
+            assert states["dialling"] + states["down"] == 1
+            mark = ours.mark()
+        ours.logged(rf"{TRYING_AGAIN}node={HOST}:{fake.port}", mark)
+        assert links(ours)["up"] == 0
 
 
 def test_a_node_that_dials_itself_gives_up_whatever_name_it_has(authority: Authority, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from bystanders import Bystanders
 from derpwire import HOST, Client, Wire, closing, new_key
 from serving import LOGIN_SECONDS, SETUP_SECONDS, TLS_KINDS, WRITE_SECONDS, Server
 
-from derper.protocol.frames import MAX_PACKET, FrameType, SendPacket
+from derper.protocol.frames import MAX_PACKET, FrameType, Ping, Pong, RecvPacket, SendPacket
 from derper.protocol.login import MAX_CLIENT_INFO, ClientInfo, LoginBox, client_info_frame
 from derper.protocol.reader import frame_bytes
 from derper.protocol.upgrade import upgrade_request
@@ -254,6 +254,27 @@ def test_a_client_that_never_reads_is_closed_after_the_write_timeout_and_its_sen
         after = server.counted()
         assert after["sclient_write_timeouts"] == before["sclient_write_timeouts"] + 1
         assert after["drops"]["queue_head other"] > before["drops"]["queue_head other"]
+
+
+def test_two_clients_that_fight_over_one_key_at_full_speed_lose_no_packet_and_disturb_nobody(scene: Scene) -> None:
+    rounds, pings = 200, 20
+    with scene.join() as one, Client.join(scene.server.door, one.private) as other, scene.join() as sender:
+        came: list[bytes] = []
+        for number in range(rounds):
+            # Each frame of either takes the key from the other.
+            for twin in (one, other):
+                twin.wire.send(Ping(bytes(8)).encode() * pings)
+            sender.send(one.key, number.to_bytes(4, "big"))
+            for twin in (one, other):
+                answered = 0
+                while answered < pings:
+                    frame = twin.next()
+                    answered += isinstance(frame, Pong)
+                    came += [frame.packet] if isinstance(frame, RecvPacket) else []
+        sender.ping()
+        for twin in (one, other):
+            came += [frame.packet for frame in twin.fence() if isinstance(frame, RecvPacket)]
+        assert sorted(came) == [number.to_bytes(4, "big") for number in range(rounds)]
 
 
 Step = Callable[[Scene], Wire]

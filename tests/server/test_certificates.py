@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from derper.config import Acme, CertMode, Tls
 from derper.errors import ConfigError
-from derper.protocol import metacert
-from derper.protocol.keys import NodePrivate
-from derper.server.certificates import ServingCertificate, certificate_paths, derp_map_node, load_manual
+from derper.server import manual
+from derper.server.certificates import Certificate
+from derper.server.manual import derp_map_node, pair_of
+from derper.server.pairs import Pair
 
-SERVER_KEY = NodePrivate(bytes(range(32))).public()
 P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
 
@@ -27,11 +27,11 @@ def openssl(*words: str | Path, send: bytes = b"") -> str:
 
 
 def tls(directory: Path | None, hostname: str) -> Tls:
-    return Tls(CertMode.MANUAL, hostname, directory, Acme("", "", "", ip_certificates=False))
+    return Tls(CertMode.MANUAL, hostname, directory, Acme())
 
 
-def load(directory: Path, hostname: str, later: timedelta = timedelta()) -> ServingCertificate:
-    return load_manual(tls(directory, hostname), SERVER_KEY, datetime.now(UTC) + later)
+def load(directory: Path, hostname: str, later: timedelta = timedelta()) -> Certificate:
+    return manual.load(tls(directory, hostname), datetime.now(UTC) + later)
 
 
 def refusal(directory: Path, hostname: str, later: timedelta = timedelta()) -> str:
@@ -59,12 +59,11 @@ def test_a_certificate_given_by_hand_is_served_as_it_is(tmp_path: Path, kind: tu
     make(tmp_path, "derp.test", "DNS:derp.test", kind=kind)
     made = load(tmp_path, "derp.test")
     assert made.chain[0] == ssl.PEM_cert_to_DER_cert((tmp_path / "derp.test.crt").read_text())
-    assert made.sni == "derp.test"
     public = openssl("pkey", "-inform", "DER", "-pubout", send=made.key)
     assert public == openssl("x509", "-in", tmp_path / "derp.test.crt", "-noout", "-pubkey")
 
 
-def test_the_chain_keeps_its_order_and_the_meta_certificate_ends_it(tmp_path: Path) -> None:
+def test_the_chain_keeps_its_order(tmp_path: Path) -> None:
     make(tmp_path, "ca", None)
     make(
         tmp_path,
@@ -74,31 +73,9 @@ def test_the_chain_keeps_its_order_and_the_meta_certificate_ends_it(tmp_path: Pa
     )
     bundle = tmp_path / "derp.test.crt"
     bundle.write_bytes(bundle.read_bytes() + (tmp_path / "ca.crt").read_bytes())
-    leaf, ca, meta = map(x509.load_der_x509_certificate, load(tmp_path, "derp.test").chain)
+    leaf, ca = map(x509.load_der_x509_certificate, load(tmp_path, "derp.test").chain)
     assert leaf.subject.rfc4514_string() == "CN=derp.test"
     assert ca.subject.rfc4514_string() == "CN=ca"
-    assert meta.serial_number == 2  # the protocol's version
-
-
-def test_clients_find_the_servers_key_in_the_chain_and_its_dates_are_a_month_each_way(tmp_path: Path) -> None:
-    chain = load(tmp_path, "192.0.2.1").chain
-    found = metacert.find(chain)
-    assert found is not None
-    assert found.server_key == SERVER_KEY
-    dates = openssl("x509", "-inform", "DER", "-noout", "-startdate", "-enddate", send=chain[-1])
-    begin, end = (
-        datetime.fromtimestamp(ssl.cert_time_to_seconds(line.split("=")[1]), UTC) for line in dates.splitlines()
-    )
-    assert end - begin == timedelta(days=60)
-    assert abs(datetime.now(UTC) - begin - timedelta(days=30)) < timedelta(minutes=10)
-
-
-def test_the_meta_certificate_can_be_renewed_alone(tmp_path: Path) -> None:
-    made = load(tmp_path, "192.0.2.1")
-    renewed = made.with_meta(SERVER_KEY, datetime.now(UTC) + timedelta(days=20))
-    assert renewed.chain[:-1] == made.chain[:-1]
-    assert renewed.chain[-1] != made.chain[-1]
-    assert (renewed.key, renewed.sni) == (made.key, made.sni)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +89,7 @@ def test_the_meta_certificate_can_be_renewed_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_certificate_serves_the_names_that_clients_take_it_for(tmp_path: Path, hostname: str, san: str) -> None:
-    make(tmp_path, certificate_paths(tls(tmp_path, hostname))[0].stem, san)
+    make(tmp_path, pair_of(tls(tmp_path, hostname)).certificate.stem, san)
     load(tmp_path, hostname)
 
 
@@ -191,19 +168,20 @@ def test_a_key_file_may_hold_other_blocks_and_the_older_forms(tmp_path: Path) ->
     [("derp-1.test", "derp-1.test"), ("2001:db8::1", "2001db81"), ("../a/b_c", "..abc"), ("é.test", ".test")],
 )
 def test_file_names_are_the_host_name_without_what_has_no_place_there(hostname: str, stem: str) -> None:
-    assert certificate_paths(tls(Path("/c"), hostname)) == (Path(f"/c/{stem}.crt"), Path(f"/c/{stem}.key"))
+    assert pair_of(tls(Path("/c"), hostname)) == Pair(Path(f"/c/{stem}.crt"), Path(f"/c/{stem}.key"))
 
 
 def test_no_directory_is_a_start_up_error() -> None:
     with pytest.raises(ConfigError, match="-certdir"):
-        certificate_paths(tls(None, "derp.test"))
+        pair_of(tls(None, "derp.test"))
 
 
 @pytest.mark.parametrize("hostname", ["192.0.2.1", "2001:db8::1"])
 def test_an_ip_host_without_files_gets_a_certificate_that_openssl_finds_good(tmp_path: Path, hostname: str) -> None:
     directory = tmp_path / "made" / "certs"
     made = load(directory, hostname)
-    certificate_path, key_path = certificate_paths(tls(directory, hostname))
+    pair = pair_of(tls(directory, hostname))
+    certificate_path, key_path = pair.certificate, pair.key
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
     assert len(list(directory.iterdir())) == 2
     verified = openssl(
@@ -215,8 +193,7 @@ def test_an_ip_host_without_files_gets_a_certificate_that_openssl_finds_good(tmp
     assert f"Subject: CN={hostname}\n" in shown
     assert f"Issuer: CN={hostname}\n" in shown
     assert "ASN1 OID: prime256v1" in shown
-    assert made.sni is None
-    assert len(made.chain) == 2  # clients that pin refuse more than the leaf and the meta certificate
+    assert len(made.chain) == 1  # clients that pin refuse more than the leaf and the meta certificate
     leaf = x509.load_der_x509_certificate(made.chain[0])
     assert timedelta(days=364) < leaf.not_valid_after_utc - datetime.now(UTC) < timedelta(days=366)
 

@@ -6,13 +6,12 @@ import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from live import SECONDS, Client, Server, config_of, serving
 
-from derper.dataplane import Member, Rate, Totals
+from derper.dataplane import Entry, Member, Rate, Totals
 from derper.protocol import NodePrivate
 from derper.protocol.frames import Endpoint, Health, NotePreferred, PeerFlags, PeerPresent, Ping, Restarting, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
@@ -170,8 +169,8 @@ async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
 ) -> None:
     switch = server.parts.plane.switch
 
-    def switch_and_close(conn: int, presence: PeerPresent, **login: Any) -> None:  # noqa: ANN401  passed on
-        switch(conn, presence, **login)
+    def switch_and_close(conn: int, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
+        switch(conn, presence, entry, first=first)
         server.parts.plane.close_key(presence.peer, "revoked")
 
     monkeypatch.setattr(server.parts.plane, "switch", switch_and_close)

@@ -118,6 +118,22 @@ class Both:
         self.model.leave(conn)
         self.real.close(conn.party)
 
+    def write_to(self, key: Key, frame: Frame) -> None:
+        for conn in self.model.local.get(key, []):
+            self.model.write(conn, frame)
+        self.real.write_to(key, bytes(frame))
+
+    def write_all(self, frame: Frame) -> None:
+        for conn in self.model.members():
+            if conn.guest is Guest.CLIENT:
+                self.model.write(conn, frame)
+        self.real.write_all(bytes(frame))
+
+    def close_key(self, key: Key) -> None:
+        for conn in list(self.model.local.get(key, [])):
+            self.model.leave(conn)
+        self.real.close_key(key)
+
     def pass_time(self, ms: int) -> None:
         # Shorter than any timeout: nobody can begin to wait and be late within one.
         step = min(RULES.write_timeout.values()) // RULES.grain * RULES.grain

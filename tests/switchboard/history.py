@@ -7,6 +7,7 @@ from both import SERVER_KEY, Both
 from model import (
     CLOSE_PEER,
     FORWARD,
+    HEALTH,
     NOBODY,
     PEER_GONE,
     PEER_PRESENT,
@@ -137,6 +138,22 @@ class History:
         self.tell(how.__name__, conn)
         how(conn)
 
+    def write(self, choose: Choose) -> None:
+        key, frame = KEYS[choose(len(KEYS))], Frame(HEALTH, b"to one or to all")
+        if choose(2):
+            self.tell("write to", key[:1].hex())
+            self.both.write_to(key, frame)
+        else:
+            self.tell("write to all clients")
+            self.both.write_all(frame)
+
+    def dismiss(self, choose: Choose) -> None:
+        stalled = {conn.key for conn in self.both.conns if conn.stalled}
+        key = KEYS[choose(len(KEYS))]
+        if key not in stalled:
+            self.tell("close all of", key[:1].hex())
+            self.both.close_key(key)
+
     def pass_time(self, choose: Choose) -> None:
         ticks = TICKS[choose(len(TICKS))]
         self.tell(f"pass {ticks * GRAIN} ms")
@@ -152,11 +169,11 @@ class History:
         if len(self.both.conns) < 4:
             events += [self.connect, self.connect]
         if self.both.conns:
-            events += [self.talk, self.stall, self.leave]
+            events += [self.talk, self.stall, self.leave, self.write]
         if any(conn.stalled for conn in self.both.conns):
             events += [self.resume]
         if self.those(Guest.CLIENT):
-            events += [self.send, self.send, self.send, self.offend]
+            events += [self.send, self.send, self.send, self.offend, self.dismiss]
         if self.those(Guest.MESH_PEER):
             events += [self.send, self.forward, self.forward, self.watch, self.close_peer]
         if self.those(Guest.NODE):

@@ -122,9 +122,9 @@ def test_a_map_is_looked_at_node_by_node(full: Full, tmp_path: Path) -> None:
     assert red == {"up/900a": [], "down/901a": ["TCP IPv4"]}
     for region in ("up", "900"):
         assert inline("doctor", str(derp_map), "--region", region).returncode == 0
-    done = inline("doctor", str(derp_map), "--region", "nowhere")
-    assert done.returncode == 1
-    assert "its regions are: 900 (up), 901 (down)" in done.stderr
+    lost = inline("doctor", str(derp_map), "--region", "nowhere")
+    assert lost.returncode == 1
+    assert "its regions are: 900 (up), 901 (down)" in lost.stderr
 
 
 def test_plain_http_is_looked_at_by_its_url(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ use pyo3::types::{PyBytes, PyList};
 use relay::seam::{
     AcceptLimit, Act, Command, Event, Limits, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
 };
-use relay::{Audit, Census, Certificate, ConnId, Key, Missing, Rate, Serves, Settings, Spread};
+use relay::{Audit, Census, Certificate, ConnId, Key, Missing, Network, Rate, Serves, Settings, Spread};
 
 /// A certificate as Python gives it: whom it is for (how, name, address), chain, key.
 type CertificateTuple = (String, Option<String>, Option<IpAddr>, Vec<Vec<u8>>, Vec<u8>);
@@ -76,7 +76,8 @@ impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
-                        keep_alive_jitter, rtt_interval, records_per_key, count_senders))]
+                        keep_alive_jitter, rtt_interval, records_per_key, max_queued_bytes, count_senders,
+                        link_silence, max_introducing, descriptor_ceiling))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -97,12 +98,16 @@ impl Plane {
         keep_alive_jitter: u64,
         rtt_interval: u64,
         records_per_key: u64,
+        max_queued_bytes: usize,
         count_senders: bool,
+        link_silence: u64,
+        max_introducing: usize,
+        descriptor_ceiling: usize,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
             return Err(PyValueError::new_err(format!("wanted 1 to 256 shards, got {shards}")));
         }
-        let plane = relay::Plane::start(Settings {
+        let settings = Settings {
             shards,
             server_key,
             queue_depth,
@@ -119,8 +124,12 @@ impl Plane {
             keep_alive_jitter,
             rtt_interval,
             records_per_key,
+            max_queued_bytes,
             count_senders,
-        })?;
+            link_silence,
+            max_introducing,
+        };
+        let plane = relay::Plane::start(settings, descriptor_ceiling)?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
     }
 
@@ -128,11 +137,18 @@ impl Plane {
         self.with(|plane| plane.events().waker.as_fd().as_raw_fd())
     }
 
-    #[pyo3(signature = (fd, tls, limit=None))]
-    fn listen(&self, fd: RawFd, tls: bool, limit: Option<RateTuple>) -> PyResult<ListenerId> {
+    fn listen(
+        &self,
+        fd: RawFd,
+        tls: bool,
+        limit: Option<RateTuple>,
+        proxies: Vec<(IpAddr, u32)>,
+        per_ip: Option<u32>,
+    ) -> PyResult<ListenerId> {
         let socket = sys::duplicate_fd(fd)?;
         let limit = limit.map(|limit| Mutex::new(AcceptLimit::new(rate(limit))));
-        self.with(|plane| plane.listen(Listener { socket, tls, limit }))
+        let proxies = proxies.into_iter().map(|(ip, bits)| Network { ip, bits }).collect();
+        self.with(|plane| plane.listen(Listener { socket, tls, limit, proxies, per_ip }))
     }
 
     fn limit_clients(
@@ -224,9 +240,18 @@ impl Plane {
         self.stage(conn, |conn| Command::Consumed(conn, length));
     }
 
-    fn switch(&self, conn: u64, key: Key, mesh_peer: bool, presence: Vec<u8>, version: i64, first: Vec<u8>) {
+    fn switch(
+        &self,
+        conn: u64,
+        key: Key,
+        mesh_peer: bool,
+        presence: Vec<u8>,
+        told: (i64, u64),
+        first: Vec<u8>,
+    ) {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
-        let member = Member { key, role, presence: presence.into(), version };
+        let (version, number) = told;
+        let member = Member { key, role, presence: presence.into(), version, number };
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
@@ -334,8 +359,9 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
     let end = |address: std::net::SocketAddr| (address.ip().to_string(), address.port());
     Ok(match event {
-        Event::Head { conn, head, remote, local, listener, tls } => {
-            (HEAD, conn.as_u64(), bytes(&head), end(remote), end(local), listener, tls)
+        Event::Head { conn, head, remote, is_anonymous, local, listener, tls } => {
+            let (ip, port) = end(remote);
+            (HEAD, conn.as_u64(), bytes(&head), (ip, port, is_anonymous), end(local), listener, tls)
                 .into_pyobject(py)?
                 .into_any()
         }
@@ -390,7 +416,8 @@ fn carried(totals: Totals) -> (u64, u64, u64, u64) {
 
 fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, PyAny>> {
     let member = &standing.member;
-    let who = (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version);
+    let who =
+        (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version, member.number);
     let how = (standing.age_ms, standing.is_active, standing.is_duplicate, standing.is_home);
     let over = (standing.tls, standing.is_websocket);
     let wire = (standing.wire.received, standing.wire.sent);

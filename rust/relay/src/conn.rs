@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::bucket::Bucket;
+use crate::crowd::Seat;
 use crate::frame::Key;
 use crate::hello::ACME_TLS_1;
 use crate::id::ConnId;
@@ -55,11 +56,10 @@ impl Transport {
 }
 
 /// Between whom a connection is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ends {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
-    pub(crate) listener: ListenerId,
 }
 
 /// How a connection ends: why, and what it was until then.
@@ -74,6 +74,8 @@ pub(crate) struct Ending {
 /// What a connection is doing.
 #[derive(Debug)]
 pub(crate) enum Stage {
+    /// A proxy's word is being collected of whom it stands for; then comes TLS, or a request head.
+    Proxy { tls: bool, per_ip: Option<u32> },
     /// A TLS client's first message is being collected; there is no session yet.
     Hello,
     /// TLS is being agreed on.
@@ -172,14 +174,18 @@ pub(crate) struct Conn<S> {
     pub(crate) local: SocketAddr,
     /// Where it came in; 0 where we dialled.
     pub(crate) listener: ListenerId,
+    /// A proxy did not say for whom it is, so the addresses are those of the proxy's own connection.
+    pub(crate) is_anonymous: bool,
+    /// What it counts for; nothing where we dialled, or once it is switched where addresses are not counted.
+    pub(crate) seat: Option<Box<Seat>>,
     /// What went over the socket so far.
     pub(crate) wire: Wire,
 }
 
 impl<S> Conn<S> {
     /// A connection that nothing has come from.
-    pub(crate) fn new(stream: S, stage: Stage, ends: Ends) -> Self {
-        let Ends { remote, local, listener } = ends;
+    pub(crate) fn new(stream: S, stage: Stage, ends: Ends, listener: ListenerId) -> Self {
+        let Ends { remote, local } = ends;
         Self {
             stream,
             transport: Transport::Plain,
@@ -200,6 +206,8 @@ impl<S> Conn<S> {
             remote,
             local,
             listener,
+            is_anonymous: false,
+            seat: None,
             wire: Wire::default(),
         }
     }
@@ -247,6 +255,7 @@ impl<S> Conn<S> {
             return None;
         }
         Some(match &self.stage {
+            Stage::Proxy { .. } => Reason::with("proxy_header", "no whole PROXY header in time"),
             Stage::Hello | Stage::Handshake => {
                 Reason::with("setup_timeout", "the TLS handshake was not finished in time")
             }
@@ -262,7 +271,8 @@ impl<S> Conn<S> {
             Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
             Stage::Switched(_) => Reason::with("unread", "it does not read what it is told"),
             Stage::Parked => Reason::with("eof", "while it was served"),
-            Stage::Stream { .. } | Stage::Linked(_) => Reason::code("timeout"),
+            Stage::Linked(_) => Reason::with("silent", "not even a keep-alive"),
+            Stage::Stream { .. } => Reason::code("timeout"),
             Stage::Closing(ending) | Stage::Lingering(ending) => ending.reason.clone(),
         })
     }

@@ -5,24 +5,27 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `hello`, `certificates`, `frame`, `tls`, `records`,
-//! `route`, `mailbox`, `timer`, `net`;
+//! `switchboard` (who is where), `queue` (what waits), and then `proxy`, `crowd`, `hello`, `certificates`, `frame`,
+//! `tls`, `records`, `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
 mod bucket;
 mod certificates;
 mod conn;
+mod crowd;
 mod datagrams;
 mod frame;
 mod hello;
 mod histogram;
 mod id;
 mod limits;
+mod links;
 mod mailbox;
 mod net;
 mod partners;
 mod plane;
+mod proxy;
 mod queue;
 mod records;
 mod route;
@@ -37,6 +40,7 @@ pub mod stepping;
 mod strain;
 mod stun;
 mod switchboard;
+mod tally;
 mod timer;
 mod tls;
 mod watch;
@@ -49,6 +53,8 @@ pub use histogram::Spread;
 pub use id::ConnId;
 pub use mailbox::MAILBOX;
 pub use plane::Plane;
+pub use proxy::Network;
 pub use shard::Settings;
 pub use stats::Drops;
-pub use switchboard::{Audit, Census, Switchboard};
+pub use switchboard::Switchboard;
+pub use tally::{Audit, Census};

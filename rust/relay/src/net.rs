@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(crate) trait Net {
     fn listen(&mut self, id: ListenerId, listener: &Arc<Listener>) -> io::Result<()>;
     fn unlisten(&mut self, listener: &Listener);
     fn accept(&mut self, listener: &Listener) -> io::Result<(Self::Stream, SocketAddr)>;
+    /// How many connections may be accepted before only descriptors are left that are kept for other things.
+    fn spare_descriptors(&self) -> usize;
     /// Takes over a connected, non-blocking socket.
     fn take_over(&mut self, socket: OwnedFd) -> io::Result<Self::Stream>;
     /// Begins to watch a stream.
@@ -104,18 +106,20 @@ const LISTENER: u64 = 1 << 63;
 /// Sockets and epoll.
 pub(crate) struct Epoll {
     epoll: OwnedFd,
+    /// Descriptors from this number on are not for connections. The kernel always gives the lowest that is free.
+    ceiling: usize,
 }
 
 impl Epoll {
-    pub(crate) fn new(waker: &Waker) -> io::Result<Self> {
+    pub(crate) fn new(waker: &Waker, ceiling: usize) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, waker, EventData::new_u64(WAKER), EventFlags::IN)?;
-        Ok(Self { epoll })
+        Ok(Self { epoll, ceiling })
     }
 
     /// Another hand on the same epoll.
     pub(crate) fn share(&self) -> io::Result<Self> {
-        Ok(Self { epoll: self.epoll.try_clone()? })
+        Ok(Self { epoll: self.epoll.try_clone()?, ceiling: self.ceiling })
     }
 
     /// Begins to watch the socket for datagrams.
@@ -205,6 +209,11 @@ impl Net for Epoll {
         let address = address.and_then(|any| SocketAddr::try_from(any).ok());
         let address = address.ok_or_else(|| io::Error::other("a connection from no IP address"))?;
         Ok((Socket(socket), canonical(address)))
+    }
+
+    fn spare_descriptors(&self) -> usize {
+        let lowest = self.epoll.try_clone().map_or(usize::MAX, |probe| probe.as_raw_fd() as usize);
+        self.ceiling.saturating_sub(lowest)
     }
 
     fn take_over(&mut self, socket: OwnedFd) -> io::Result<Socket> {

@@ -47,18 +47,23 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Starts the shards; they do nothing before [`listen`](Self::listen).
+    /// Starts the shards; they do nothing before [`listen`](Self::listen). Descriptors whose number is `ceiling` or
+    /// more are left to the rest of the process.
     ///
     /// # Errors
     /// No threads, descriptors or memory.
-    pub fn start(settings: Settings) -> io::Result<Self> {
+    pub fn start(settings: Settings, ceiling: usize) -> io::Result<Self> {
         end_on_panic();
         let certificates = CertificateStore::new().map_err(|error| io::Error::other(error.to_string()))?;
         let shared = Arc::new(Shared::new(settings, Arc::new(certificates))?);
         let start = Instant::now();
         let stun = Arc::new(Stun::default());
         let mut responder = Some(Responder::new(Arc::clone(&stun)));
-        let nets = shared.ports.iter().map(|port| Epoll::new(&port.waker)).collect::<io::Result<Vec<_>>>()?;
+        let nets = shared
+            .ports
+            .iter()
+            .map(|port| Epoll::new(&port.waker, ceiling))
+            .collect::<io::Result<Vec<_>>>()?;
         let epoll = nets[0].share()?;
         let threads = nets
             .into_iter()

@@ -13,6 +13,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::certificates::Missing;
 use crate::frame::Key;
 use crate::id::ConnId;
+use crate::proxy::Network;
 use crate::sleep::Sleep;
 use crate::tls::Session;
 
@@ -39,6 +40,8 @@ pub struct Member {
     pub presence: Arc<[u8]>,
     /// The version of the protocol that it said it speaks.
     pub version: i64,
+    /// Its number among all connections that ever came to log in: whoever reads of it tells them apart by that.
+    pub number: u64,
 }
 
 /// Why a connection ended: a code for metrics and logs, and what came.
@@ -103,6 +106,8 @@ pub enum Event {
         head: Vec<u8>,
         /// The other end.
         remote: SocketAddr,
+        /// Whether the other end is a proxy that did not say for whom it is.
+        is_anonymous: bool,
         /// Our end.
         local: SocketAddr,
         /// Where it came in; 0 for a node that we dialled.
@@ -294,6 +299,10 @@ pub struct Listener {
     pub tls: bool,
     /// How many connections are taken; the others are closed at once.
     pub limit: Option<Mutex<AcceptLimit>>,
+    /// Whence connections begin with a PROXY header, all of them; from elsewhere none may.
+    pub proxies: Vec<Network>,
+    /// How many connections one address may have, wherever they came in.
+    pub per_ip: Option<u32>,
 }
 
 /// How many connections a listener takes.

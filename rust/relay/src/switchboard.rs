@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use crate::frame::Key;
 use crate::id::ConnId;
+use crate::links::Links;
 use crate::partners::Partners;
+use crate::tally::{Audit, Census};
 
 /// A key that is in the region.
 #[derive(Debug)]
@@ -48,18 +50,13 @@ struct Entry {
     /// How its latest connection is announced to other nodes: a whole `PeerPresent` frame. Absent until one arrived.
     presence: Option<Arc<[u8]>>,
     /// Links to nodes that have the key, the first announced first.
-    forwarders: Vec<ConnId>,
+    forwarders: Links,
 }
 
 impl Entry {
     fn new() -> Self {
         let peer = Arc::new(Peer { shard: AtomicUsize::new(0), active: AtomicU64::new(0) });
-        Self { peer, connections: 0, presence: None, forwarders: Vec::new() }
-    }
-
-    /// The forwarder in use, if nothing here is to be preferred to it.
-    fn forwarder(&self) -> ConnId {
-        self.forwarders.first().copied().unwrap_or(ConnId::NOBODY)
+        Self { peer, connections: 0, presence: None, forwarders: Links::default() }
     }
 }
 
@@ -128,7 +125,7 @@ impl Switchboard {
         let peers = self.read();
         let entry = peers.get(key)?;
         let active = entry.peer.active();
-        (active != ConnId::NOBODY && !entry.forwarders.contains(&active)).then_some(active)
+        (active != ConnId::NOBODY && !entry.forwarders.contains(active)).then_some(active)
     }
 
     /// Whether this node has anything to do with others: if not, no key can come or go over a link.
@@ -174,7 +171,7 @@ impl Switchboard {
         self.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(entry) = peers.get_mut(key) else { return Left::Nowhere };
         entry.connections -= 1;
-        entry.peer.set_active(if heir == ConnId::NOBODY { entry.forwarder() } else { heir });
+        entry.peer.set_active(if heir == ConnId::NOBODY { entry.forwarders.first() } else { heir });
         if entry.connections > 0 {
             return Left::Here;
         }
@@ -195,7 +192,7 @@ impl Switchboard {
     pub(crate) fn add_forwarder(&self, key: &Key, link: ConnId) -> Forwarders {
         let mut peers = self.write();
         let entry = peers.entry(*key).or_insert_with(Entry::new);
-        if entry.forwarders.contains(&link) {
+        if entry.forwarders.contains(link) {
             return Forwarders::Unchanged;
         }
         entry.forwarders.push(link);
@@ -210,14 +207,14 @@ impl Switchboard {
         let mut peers = self.write();
         let Some(entry) = peers.get_mut(key) else { return (Forwarders::Unchanged, Left::Nowhere) };
         let before = entry.forwarders.len();
-        entry.forwarders.retain(|other| *other != link);
+        entry.forwarders.remove(link);
         let left = match (entry.connections, entry.forwarders.len()) {
             (0, 0) => Left::Nowhere,
             (0, _) => Left::Elsewhere,
             _ => Left::Here,
         };
         if entry.peer.active() == link {
-            entry.peer.set_active(entry.forwarder());
+            entry.peer.set_active(entry.forwarders.first());
         }
         let change = match (before - entry.forwarders.len(), before) {
             (0, _) => Forwarders::Unchanged,
@@ -228,6 +225,14 @@ impl Switchboard {
             peers.remove(key);
         }
         (change, left)
+    }
+
+    /// Gives back the memory of keys that have left, where these were most of all.
+    pub(crate) fn shrink(&self) {
+        let mut peers = self.write();
+        if peers.capacity() / 8 > peers.len() {
+            peers.shrink_to_fit();
+        }
     }
 
     /// How `key` is announced to other nodes; `None` when it is not connected here.
@@ -257,7 +262,7 @@ impl Switchboard {
     /// Whether packets for `key` may go over `link`.
     #[cfg(any(test, feature = "stepping"))]
     pub(crate) fn is_forwarder(&self, key: &Key, link: ConnId) -> bool {
-        self.read().get(key).is_some_and(|entry| entry.forwarders.contains(&link))
+        self.read().get(key).is_some_and(|entry| entry.forwarders.contains(link))
     }
 
     /// Walks what must hold while nothing is under way.
@@ -265,9 +270,9 @@ impl Switchboard {
     pub(crate) fn check(&self) {
         for (key, entry) in self.read().iter() {
             let (is_here, forwarder) = (entry.connections > 0, entry.forwarders.first());
-            assert!(is_here || forwarder.is_some(), "{key:x?} is nowhere");
+            assert!(is_here || forwarder != ConnId::NOBODY, "{key:x?} is nowhere");
             assert_eq!(is_here, entry.presence.is_some(), "{key:x?} is announced while it is here");
-            assert_ne!(is_here, forwarder == Some(&entry.peer.active()), "{key:x?}: local wins over mesh");
+            assert_ne!(is_here, forwarder == entry.peer.active(), "{key:x?}: local wins over mesh");
         }
     }
 
@@ -303,34 +308,6 @@ impl Switchboard {
             stray_keys: peers.values().filter(is_stray).count(),
         }
     }
-}
-
-/// Whether the table agrees with itself. In a sound table both numbers of connections are the same, and nothing is stray.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Audit {
-    /// Connections, as they were counted when they came and went.
-    pub counted: usize,
-    /// Connections, as the keys' entries have them.
-    pub in_table: usize,
-    /// Keys that nobody has, and keys that are announced to other nodes with no connection here.
-    pub stray_keys: usize,
-}
-
-/// Numbers of the present moment (`docs/protocol/metrics.md`, Relay).
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// Logged-in connections, mesh peers' and several of one key included.
-    pub connections: usize,
-    /// Distinct keys connected here.
-    pub keys_local: usize,
-    /// Distinct keys known in the region.
-    pub keys_total: usize,
-    /// Keys with two or more connections.
-    pub duplicate_keys: usize,
-    /// Connections of such keys.
-    pub duplicate_connections: usize,
-    /// Connections that watch.
-    pub watchers: usize,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use relay::seam::{Command, Event, Reason};
+use relay::seam::{Act, Command, Event, Reason};
 use relay::stepping::{Ending, Guest, Party, World as Stepped, settings};
 use relay::{Key, Settings};
 
@@ -51,6 +51,8 @@ impl World {
             server_key,
             keep_alive,
             keep_alive_jitter: 0,
+            // Nodes in histories send no keep-alives of their own.
+            link_silence: u64::MAX,
             ..settings(shards)
         };
         held(|| Self(Stepped::new(settings, seed)))
@@ -102,6 +104,22 @@ impl World {
                 Command::Close(conn, Reason { code: "kicked".into(), detail: String::new() }),
             )]);
         }
+    }
+
+    /// Writes frames to every connection of a key as Python would.
+    fn write_to(&self, key: Key, frames: &[u8]) {
+        self.0.tell_all(|| Command::ToKey(key, Act::Write(frames.into())));
+    }
+
+    /// Writes frames to every client as Python would.
+    fn write_all(&self, frames: &[u8]) {
+        self.0.tell_all(|| Command::ToAll { act: Act::Write(frames.into()), spare_mesh_peers: true });
+    }
+
+    /// Closes every connection of a key as Python would.
+    fn close_key(&self, key: Key) {
+        let reason = Reason { code: "revoked".into(), detail: String::new() };
+        self.0.tell_all(|| Command::ToKey(key, Act::Close([].into(), reason.clone())));
     }
 
     fn is_open(&self, party: Party) -> bool {

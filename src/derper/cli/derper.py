@@ -19,7 +19,6 @@ from derper._version import version
 from derper.cli import settingsfile, tools
 from derper.cli.flags import DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Parsed, parse_or_exit
-from derper.cli.missing import refuse_missing
 from derper.cli.settings import Surroundings, config_from
 from derper.config import Config
 from derper.errors import DerperError
@@ -45,7 +44,6 @@ def main(words: Sequence[str] | None = None) -> int:
         log.configure(logs=config.logs)
         if line.rest:
             _log.warning("words that are no flags are ignored; a tool's name comes first", words=" ".join(line.rest))
-        refuse_missing(config)
         # Late, because it loads the data plane, which neither -h nor a bad setting needs.
         from derper.server.app import run  # noqa: PLC0415
 

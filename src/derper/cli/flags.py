@@ -1,7 +1,7 @@
 """The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
 
-The names and defaults are those of the program that this one stands in for; `-shards` and `-stun-any` are ours. A
-default that depends on the machine stands in its text, and `derper.cli.settings` finds it.
+The names and defaults are those of the program that this one stands in for. A default that depends on the machine
+stands in its text, and `derper.cli.settings` finds it.
 """
 
 import math
@@ -18,6 +18,7 @@ LISTEN = string(
     ":443",
     "main listen `address`, as :port, ip:port or [ip6]:port;\nHTTPS on port 443 and with -certmode=manual",
 )
+TLS = string("tls", "", "`on` or off: whether the main listener speaks TLS, whatever its port\n(default as -a says)")
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
 STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
 STUN = boolean("stun", "answer STUN requests", default=True)
@@ -44,6 +45,21 @@ HOSTNAME = string(
 ACME_EMAIL = string("acme-email", "", "`address` of the ACME account's owner")
 ACME_EAB_KID = string("acme-eab-kid", "", "`ID` of the external account binding that -certmode=gcp needs")
 ACME_EAB_KEY = string("acme-eab-key", "", "HMAC `key` of the external account binding, in base64")
+ACME_EAB_KEY_FILE = string("acme-eab-key-file", "", "`file` that holds what -acme-eab-key would say")
+ACME_DIRECTORY = string(
+    "acme-directory",
+    "",
+    "`URL` of another ACME directory than Let's Encrypt's or Google's, such as a private CA's",
+)
+ACME_DIRECTORY_CA = string(
+    "acme-directory-ca", "", "PEM `file` of the roots that vouch for the ACME directory itself, instead of the system's"
+)
+ACME_DNS_HOOK = string(
+    "acme-dns-hook",
+    "",
+    "`program` that sets DNS records, to prove names by DNS-01; called as\n"
+    "'program present|cleanup _acme-challenge.NAME. VALUE', as lego's exec provider calls it",
+)
 ACME_IP_CERTS = boolean("acme-ip-certs", "also get certificates for the IP addresses that clients connect to")
 
 ADMIN = string(
@@ -82,6 +98,16 @@ VERIFY_CLIENT_URL = strings("verify-client-url", "`URL` that decides who is admi
 VERIFY_CLIENT_URL_FAIL_OPEN = boolean(
     "verify-client-url-fail-open", "admit clients while -verify-client-url cannot be reached", default=True
 )
+VERIFY_ANY = boolean("verify-any", "admit a client that one kind of check admits, instead of all that are asked for")
+VERIFY_CACHE = duration("verify-cache", 0, "how long the last yes about a client stands in while there is no answer")
+VERIFY_INTERVAL = duration(
+    "verify-interval",
+    300,
+    "how often connected clients are asked about again; those who are refused are put out; 0: never",
+)
+ALLOW_KEYS = string(
+    "allow-keys", "", "`file` with the node keys that are admitted, one a line; read again when it changes"
+)
 DISALLOW_APP_NAMES = string("disallow-app-names", "", "comma-separated application `names` that may not log in")
 SOCKET = strings(
     "socket",
@@ -91,12 +117,25 @@ SOCKET = strings(
 
 ACCEPT_CONNECTION_LIMIT = number("accept-connection-limit", math.inf, "how many new connections a second are taken")
 ACCEPT_CONNECTION_BURST = integer("accept-connection-burst", INT_MAX, "how many may come at once beyond that")
+CONNECTIONS_PER_IP = integer("connections-per-ip", 0, "how many connections one address may have; 0 for any number")
+PROXY_PROTOCOL = string(
+    "proxy-protocol",
+    "",
+    "comma-separated `networks` of proxies in front: connections from there, and no others,\n"
+    "begin with a PROXY header (version 1 or 2), which names the client",
+)
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
 TCP_USER_TIMEOUT = duration("tcp-user-timeout", 15, "how long sent data may stay unacknowledged")
 TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take no data; 0 for ever")
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
+MAX_QUEUED_BYTES = integer(
+    "max-queued-bytes",
+    0,
+    "how many bytes of packets may wait for slow clients in all; the largest queues make room\n"
+    "(default a quarter of the memory)",
+)
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
 DRAIN_TIMEOUT = duration(
@@ -114,6 +153,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     DEV,
     VERSION,
     LISTEN,
+    TLS,
     HTTP_PORT,
     STUN_PORT,
     STUN,
@@ -129,6 +169,10 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     ACME_EMAIL,
     ACME_EAB_KID,
     ACME_EAB_KEY,
+    ACME_EAB_KEY_FILE,
+    ACME_DIRECTORY,
+    ACME_DIRECTORY_CA,
+    ACME_DNS_HOOK,
     ACME_IP_CERTS,
     MESH_PSK_FILE,
     MESH_WITH,
@@ -140,15 +184,22 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     VERIFY_CLIENTS,
     VERIFY_CLIENT_URL,
     VERIFY_CLIENT_URL_FAIL_OPEN,
+    VERIFY_ANY,
+    VERIFY_CACHE,
+    VERIFY_INTERVAL,
+    ALLOW_KEYS,
     DISALLOW_APP_NAMES,
     SOCKET,
     ACCEPT_CONNECTION_LIMIT,
     ACCEPT_CONNECTION_BURST,
+    CONNECTIONS_PER_IP,
+    PROXY_PROTOCOL,
     RATE_CONFIG,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,
     TCP_WRITE_TIMEOUT,
     SHARDS,
+    MAX_QUEUED_BYTES,
     ACE,
     DRAIN_TIMEOUT,
     SETTINGS,

@@ -17,9 +17,9 @@ from derper.cli.govalues import (
     parse_duration,
     parse_float,
     parse_int,
-    quote,
 )
 from derper.errors import ConfigError
+from derper.goquote import quote
 
 T = TypeVar("T")
 

@@ -19,6 +19,8 @@ from derper.cli.goflags import Flag, Parsed
 from derper.cli.govalues import parse_bool
 from derper.config import (
     FIRST_SOCKET,
+    GOOGLE,
+    LETS_ENCRYPT,
     MAX_PORT,
     PREDECESSOR,
     AcceptLimit,
@@ -45,6 +47,8 @@ from derper.config import (
     Tcp,
     Tls,
     TrustedRoots,
+    eab_key,
+    is_dns_name,
 )
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePublic
@@ -56,6 +60,8 @@ DEV_ADDRESS = ListenAddress(None, 3340)
 ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
 TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
+LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
+MOST_PER_IP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,13 @@ class Surroundings:
     cores: int
     pid: int = 0
     parent: int = 0
+    memory: int = 4 << 30  # bytes that it may use
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Those of the running process."""
-        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)), os.getpid(), os.getppid())
+        cores = len(os.sched_getaffinity(0))
+        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), _memory())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -109,6 +117,9 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
             stun_any=line[flags.STUN_ANY],
+            proxies=_proxies(line),
+            per_ip=_per_ip(line),
+            tls=_on_or_off(line, flags.TLS),
         ),
         tls=_tls(line, around),
         relay=_relay(line, around),
@@ -146,13 +157,30 @@ def _tls(line: Parsed, around: Surroundings) -> Tls:
     directory = Path(given) if given else None
     if not line.given(flags.CERT_DIR):
         directory = around.cache("tailscale", "derper-certs")
-    acme = Acme(
+    return Tls(
+        mode=mode,
+        hostname=line[flags.HOSTNAME],
+        directory=directory,
+        acme=_acme(line, mode),
+        asked_for=line.given(flags.CERT_MODE),
+    )
+
+
+def _acme(line: Parsed, mode: CertMode) -> Acme:
+    directory = line[flags.ACME_DIRECTORY]
+    if directory and not (_is_http_url(directory) and directory.startswith("https://")):
+        raise ConfigError(f"-acme-directory is '{directory}'; give an https URL")
+    roots, hook = line[flags.ACME_DIRECTORY_CA], line[flags.ACME_DNS_HOOK]
+    return Acme(
+        directory=directory or (GOOGLE if mode is CertMode.GCP else LETS_ENCRYPT),
+        roots=Path(roots) if roots else None,
         email=line[flags.ACME_EMAIL],
         eab_kid=line[flags.ACME_EAB_KID],
         eab_key=line[flags.ACME_EAB_KEY],
+        eab_key_file=Path(line[flags.ACME_EAB_KEY_FILE]) if line[flags.ACME_EAB_KEY_FILE] else None,
+        dns_hook=Path(hook) if hook else None,
         ip_certificates=line[flags.ACME_IP_CERTS],
     )
-    return Tls(mode=mode, hostname=line[flags.HOSTNAME], directory=directory, acme=acme)
 
 
 def _check_tls(tls: Tls) -> None:
@@ -164,8 +192,19 @@ def _check_tls(tls: Tls) -> None:
     by_ip = tls.mode is CertMode.MANUAL or (tls.mode is CertMode.LETSENCRYPT and tls.acme.ip_certificates)
     if tls.ip is not None and not by_ip:
         raise ConfigError(f"-hostname is the IP address {tls.ip}, which needs -certmode=manual or -acme-ip-certs")
-    if tls.mode is CertMode.GCP and not (tls.acme.email and tls.acme.eab_kid and tls.acme.eab_key):
+    acme = tls.acme
+    if tls.mode is CertMode.GCP and not (acme.email and acme.eab_kid and (acme.eab_key or acme.eab_key_file)):
         raise ConfigError("-certmode=gcp needs -acme-email, -acme-eab-kid and -acme-eab-key")
+    if acme.eab_key and acme.eab_key_file:
+        raise ConfigError("-acme-eab-key and -acme-eab-key-file are both given; leave one of them out")
+    if tls.mode is not CertMode.MANUAL:
+        if acme.binds_an_account and acme.eab_key:
+            eab_key(acme.eab_key, "-acme-eab-key")
+        if tls.ip is None and not is_dns_name(tls.hostname):
+            raise ConfigError(
+                f"-hostname is '{tls.hostname}', for which no CA issues a certificate; give a DNS name, "
+                "one outside ASCII in its form with xn--"
+            )
 
 
 def _relay(line: Parsed, around: Surroundings) -> Relay:
@@ -173,6 +212,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
     return Relay(
         enabled=line[flags.DERP],
         shards=_shards(line, around),
+        max_queued_bytes=_max_queued_bytes(line, around),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(
             keepalive_time=_not_negative(line, flags.TCP_KEEPALIVE_TIME),
@@ -195,6 +235,24 @@ def _shards(line: Parsed, around: Surroundings) -> int:
     return shards or around.cores
 
 
+def _max_queued_bytes(line: Parsed, around: Surroundings) -> int:
+    most: int = line[flags.MAX_QUEUED_BYTES]
+    if most and most < LEAST_QUEUED_BYTES:
+        raise ConfigError(
+            f"-max-queued-bytes is {most}; give at least {LEAST_QUEUED_BYTES}, or 0 for a quarter of the memory"
+        )
+    return most or around.memory // 4
+
+
+def _memory() -> int:
+    """The machine's, or less where this process may not use all of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no limit, or none that is told of
+        return machine
+
+
 def _admission(line: Parsed) -> Admission:
     sockets = line[flags.SOCKET] or (TAILSCALED_SOCKET,)
     return Admission(
@@ -202,6 +260,10 @@ def _admission(line: Parsed) -> Admission:
         tailscaled_sockets=tuple(map(Path, sockets)) if line[flags.VERIFY_CLIENTS] else (),
         urls=tuple(_checked_url(flags.VERIFY_CLIENT_URL, url) for url in line[flags.VERIFY_CLIENT_URL]),
         url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
+        allow_keys=Path(line[flags.ALLOW_KEYS]) if line[flags.ALLOW_KEYS] else None,
+        any_kind=line[flags.VERIFY_ANY],
+        cache=_not_negative(line, flags.VERIFY_CACHE),
+        interval=_not_negative(line, flags.VERIFY_INTERVAL),
     )
 
 
@@ -341,6 +403,22 @@ def _port(line: Parsed, flag: Flag[int]) -> int:
     return line[flag]
 
 
+def _proxies(line: Parsed) -> tuple[IPNetwork, ...]:
+    try:
+        return _networks(line[flags.PROXY_PROTOCOL])
+    except ValueError as error:
+        raise ConfigError(
+            f"-proxy-protocol has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
+        ) from None
+
+
+def _per_ip(line: Parsed) -> int | None:
+    most = line[flags.CONNECTIONS_PER_IP]
+    if not 0 <= most <= MOST_PER_IP:
+        raise ConfigError(f"-connections-per-ip is {most}; give a number from 1 to {MOST_PER_IP:,}, or 0 for no limit")
+    return most or None
+
+
 def _not_negative(line: Parsed, flag: Flag[float]) -> float:
     if line[flag] < 0:
         raise ConfigError(f"-{flag.name} is negative; give a duration of 0 or more")
@@ -363,6 +441,12 @@ def _is_http_url(text: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _on_or_off(line: Parsed, flag: Flag[str]) -> bool | None:
+    if line[flag] not in {"", "on", "off"}:
+        raise ConfigError(f"-{flag.name} is '{line[flag]}'; give 'on' or 'off'")
+    return line[flag] == "on" if line[flag] else None
 
 
 def _names(text: str) -> list[str]:

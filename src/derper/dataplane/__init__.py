@@ -30,7 +30,7 @@ from derper.dataplane.events import (
     Totals,
     Unserved,
 )
-from derper.dataplane.plane import Audit, Census, DataPlane, Drops, PlaneSettings, Rate, Spread
+from derper.dataplane.plane import Audit, Census, DataPlane, Drops, Entry, PlaneSettings, Rate, Spread
 
 __all__ = [
     "AcceptFailed",
@@ -46,6 +46,7 @@ __all__ = [
     "Drained",
     "Dropped",
     "Drops",
+    "Entry",
     "Event",
     "Frame",
     "Head",

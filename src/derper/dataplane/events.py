@@ -17,14 +17,15 @@ Conn: TypeAlias = int
 
 
 class Remote(NamedTuple):
-    """The other end of a connection."""
+    """The other end of a connection, as a proxy in front of us says it, if one does."""
 
     ip: str  # IPv4-mapped addresses as IPv4
     port: int
+    is_anonymous: bool = False  # a proxy's own address, which did not say for whom it is; known from `Head` alone
 
 
 class Local(NamedTuple):
-    """Our end of a connection."""
+    """Our end of a connection, as a proxy in front of us says it, if one does."""
 
     ip: str  # IPv4-mapped addresses as IPv4
     port: int
@@ -124,6 +125,7 @@ class Member(NamedTuple):
     presence: bytes  # a whole PeerPresent frame: its key, address, flags and app name
     is_mesh_peer: bool
     version: int  # of the protocol, as its login said
+    number: int  # as `switch` was told
     age: float  # seconds since its login
     is_active: bool  # it gets its key's packets
     is_duplicate: bool  # its key has other connections, too
@@ -220,7 +222,7 @@ def event_from(raw: tuple[object, ...]) -> Event:
 
 RawMember: TypeAlias = tuple[
     Conn,
-    tuple[bytes, bool, int],
+    tuple[bytes, bool, int, int],
     tuple[int, bool, bool, bool],
     tuple[str | None, bool],
     tuple[int, int, int, int],

@@ -5,11 +5,13 @@ of the loop; the events that a command causes come in a later turn, never from w
 """
 
 import asyncio
+import resource
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple, cast
@@ -22,6 +24,10 @@ from derper.protocol.keys import NodePublic
 
 EVENTS_A_TURN = 256
 """Events that are acted on before the loop goes on to whatever else there is."""
+
+MAX_INTRODUCING = 16_384
+SPARE_DESCRIPTORS = 64
+"""Descriptors that connections leave to the rest of the process: files, name servers, other nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +43,14 @@ class PlaneSettings:
     write_timeout: float | None = 2.0  # without progress, for clients; None: none
     mesh_write_timeout: float = 30.0
     link_write_timeout: float = 5.0
+    link_silence: float = 120.0  # of another node that we dialled, which keep-alives prevent
+    max_introducing: int | None = None  # connections that do not relay yet; None: half the descriptors, at most 16,384
     mesh_max_keys: int = 1_000_000  # that one link may announce
     verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
+    max_queued_bytes: int = 1 << 30  # of packets, in all queues together
     records_per_key: int = 1 << 23  # that one TLS 1.3 key seals; AES-GCM bears 2^24
     count_senders: bool = False  # estimate how many keys send to each
 
@@ -51,6 +60,14 @@ class Rate(NamedTuple):
 
     per_second: float
     burst: float
+
+
+class Entry(NamedTuple):
+    """What a client came in with; `version` and `number` are told again in `Member`."""
+
+    is_mesh_peer: bool
+    version: int  # of the protocol, as its login said
+    number: int  # among all that ever came to log in
 
 
 class Drops(NamedTuple):
@@ -103,6 +120,9 @@ class DataPlane:
     """The shards of this process. Make one, give it certificates, `start`, then `listen`; `stop` in the end."""
 
     def __init__(self, settings: PlaneSettings) -> None:
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors == resource.RLIM_INFINITY:
+            descriptors = sys.maxsize
         self._native = _native.Plane(
             shards=settings.shards,
             server_key=settings.server_key.raw,
@@ -118,8 +138,12 @@ class DataPlane:
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
+            max_queued_bytes=settings.max_queued_bytes,
             records_per_key=settings.records_per_key,
             count_senders=settings.count_senders,
+            link_silence=_milliseconds(settings.link_silence),
+            max_introducing=settings.max_introducing or min(MAX_INTRODUCING, descriptors // 2),
+            descriptor_ceiling=descriptors - min(SPARE_DESCRIPTORS, descriptors // 4),
         )
         self.client_rate: Rate | None = None  # in force for keys without an entry
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -148,12 +172,24 @@ class DataPlane:
             report.done.cancel()
         self._native.stop()
 
-    def listen(self, sock: socket.socket, *, tls: bool, limit: Rate | None = None) -> int:
+    def listen(
+        self,
+        sock: socket.socket,
+        *,
+        tls: bool,
+        limit: Rate | None = None,
+        proxies: Iterable[IPv4Network | IPv6Network] = (),
+        per_ip: int | None = None,
+    ) -> int:
         """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once.
 
-        With a limit (connections), those beyond it are closed as soon as they are accepted, and counted.
+        With a limit (connections), those beyond it are closed as soon as they are accepted, and counted. So are those
+        of an address that has `per_ip` connections already, here or on any listener that counts them; an IPv6 /64 is
+        one address. A connection from one of the `proxies` has to begin with a PROXY header, version 1 or 2; from
+        elsewhere, none may.
         """
-        return self._native.listen(sock.fileno(), tls, limit)
+        networks = [(network.network_address, network.prefixlen) for network in proxies]
+        return self._native.listen(sock.fileno(), tls, limit, networks, per_ip)
 
     def limit_clients(
         self,
@@ -230,9 +266,10 @@ class DataPlane:
         self._native.consumed(conn, length)
         self._will_flush()
 
-    def switch(self, conn: Conn, presence: PeerPresent, *, mesh_peer: bool, version: int, first: bytes) -> None:
+    def switch(self, conn: Conn, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
-        self._native.switch(conn, presence.peer.raw, mesh_peer, presence.encode(), version, first)
+        told = (entry.version, entry.number)
+        self._native.switch(conn, presence.peer.raw, entry.is_mesh_peer, presence.encode(), told, first)
         self._will_flush()
 
     def trust(self, roots: list[bytes]) -> None:

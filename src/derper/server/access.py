@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from derper.config import DebugAccess, IPAddress, IPNetwork
+from derper.dataplane import Remote
 
 _TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_network("fd7a:115c:a1e0::/48"))
 
@@ -23,6 +24,8 @@ def may_see(request: web.Request, access: DebugAccess | None) -> bool:
         return True
     if any(request.headers.getall("X-Forwarded-For", ())):
         return False
+    if _is_anonymous(request):
+        return False
     address = remote_address(request)
     return address is not None and is_trusted(address, access)
 
@@ -30,20 +33,27 @@ def may_see(request: web.Request, access: DebugAccess | None) -> bool:
 def remote_address(request: web.Request) -> IPAddress | None:
     """Give the other end's address."""
     try:
-        return _unmapped(ip_address(request.remote or ""))
+        return unmapped(ip_address(request.remote or ""))
     except ValueError:
         return None
 
 
+def _is_anonymous(request: web.Request) -> bool:
+    """Whether a proxy passed the connection on that did not say for whom: its own address says nothing."""
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    return isinstance(peer, Remote) and peer.is_anonymous
+
+
 def is_trusted(address: IPAddress, access: DebugAccess) -> bool:
     """Whether whoever connects from there may see the pages without more."""
-    address = _unmapped(address)
-    if address.is_loopback or (access.address is not None and address == _unmapped(access.address)):
+    address = unmapped(address)
+    if address.is_loopback or (access.address is not None and address == unmapped(access.address)):
         return True
     return any(address in network for network in (*_TAILSCALE, *access.networks))
 
 
-def _unmapped(address: IPAddress) -> IPAddress:
+def unmapped(address: IPAddress) -> IPAddress:
+    """Give an IPv4-mapped address as IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 

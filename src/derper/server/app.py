@@ -16,6 +16,7 @@ from derper.redaction import conceal
 from derper.server import pages, port80, successor
 from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
+from derper.server.admission.review import LIST, Review
 from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
@@ -27,6 +28,7 @@ from derper.server.listeners import Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
+from derper.server.overview import Overview
 from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
 from derper.server.reload import action as reload_action
@@ -99,6 +101,7 @@ class Server:
                 shards=config.relay.shards,
                 server_key=self.identity.public,
                 queue_depth=config.relay.send_queue_depth,
+                max_queued_bytes=config.relay.max_queued_bytes,
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
@@ -110,16 +113,21 @@ class Server:
         self.bootstrap = BootstrapDns(config.pages)
         self.challenges = Challenges(config.tls) if config.tls.mode is not CertMode.MANUAL else None
         self.listening = Listening(self.plane, config)
-        self._certificates = Certificates(self.plane, config, self.identity) if config.serves_tls else None
+        self.certificates = (
+            Certificates(self.plane, config, self.identity, self.challenges) if config.serves_tls else None
+        )
         self._rates = ClientRates(self.plane, config.relay.rate_file)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
-        self._door = Door.of(config)
+        self._door = Door(config)
+        self._review = Review(self.plane, self._door, config.admission.interval)
         login = Login(self.identity, self._door, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
-        self._introducer = Introducer(self.plane, Web(self.http, self.http_beside, self.tunnels), login, self._mesh)
-        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, config)
-        self._debug = DebugPages(config, self.metrics, self._door, self.identity)
+        web = Web(self.http, self.http_beside, self.tunnels)
+        self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
+        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
+        overview = Overview(config, self.identity, self.plane, self._mesh, self.certificates)
+        self._debug = DebugPages(config, self.metrics, self._door, self.plane, overview)
         self.admin: AdminListener | None = None
         if config.admin is not None:
             actions = [reload_action(self.reload)]
@@ -168,12 +176,16 @@ class Server:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
+        if self._door.allow_list is not None:
+            items.append(Reload(LIST, self._review.reload))
+        if self.certificates is not None:
+            items.append(Reload("the certificates", self.certificates.reload))
         return await reload_all(items)
 
     async def _start(self) -> None:
         config = self._config
-        if self._certificates is not None:
-            self._certificates.start()
+        if self.certificates is not None:
+            await self.certificates.load()
         debug = self._debug.public_routes()
         await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
         if self.http_beside is not None:
@@ -187,16 +199,22 @@ class Server:
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,
         )  # fmt: skip
+        if self.certificates is not None:
+            self.certificates.start()
         self._mesh.start()
         self.bootstrap.start()
+        self._review.start()
         self._supervisor.ready()
         self._watch = asyncio.get_running_loop().create_task(self._supervisor.watch(self.plane))
 
     async def _stop(self) -> None:
+        if self.certificates is not None:
+            await self.certificates.stop()
         if self._watch is not None:
             self._watch.cancel()
         if self.admin is not None:
             await self.admin.stop()
+        await self._review.stop()
         await self.bootstrap.stop()
         await self._mesh.stop()
         self.plane.stop()

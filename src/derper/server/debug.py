@@ -5,41 +5,30 @@ the kernel has to be asked is asked in another thread.
 """
 
 import asyncio
-import html
 import json
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
 from typing import Final, TypeAlias
+from urllib.parse import urlencode
 
 from aiohttp import web
 
-from derper._version import version
 from derper.config import Config
+from derper.dataplane import DataPlane
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
 from derper.server.admission.door import Door
-from derper.server.identity import Identity
+from derper.server.members import MemberPages
 from derper.server.metrics import Metrics
+from derper.server.overview import Overview
 from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
+from derper.web.look import LIVE_SCRIPT, STYLESHEET
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HEADERS: Final = BROWSER_HEADERS | {"Content-Security-Policy": f"{POLICY}; style-src 'self' 'unsafe-inline'"}
 _NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
-_INDEX: Final = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>DERP relay, debug</title></head>
-<body>
-<h1>DERP relay, debug</h1>
-<ul>
-{items}
-</ul>
-</body>
-</html>
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +38,8 @@ class DebugPages:
     config: Config
     metrics: Metrics
     door: Door
-    identity: Identity
+    plane: DataPlane
+    overview: Overview
 
     def public_routes(self) -> list[web.RouteDef]:
         """Give the routes for the public ports, where not everybody may see the pages."""
@@ -64,19 +54,26 @@ class DebugPages:
         return [
             web.route("*", "/debug", _go_to_index),
             web.route("*", "/debug/", guarded(self._index)),
+            web.route("*", "/debug/live", guarded(self._live)),
+            web.route("*", "/debug/live.js", guarded(_file(LIVE_SCRIPT, "text/javascript"))),
+            web.route("*", "/debug/look.css", guarded(_file(STYLESHEET, "text/css"))),
+            web.route("*", "/debug/clients", _go_to_clients),
             *(web.route("*", f"/debug/{name}", guarded(page, hint=True)) for name, _, page in self._pages()),
             web.route("*", "/debug/{anything:.*}", guarded(_nothing)),
         ]
 
     def _pages(self) -> list[tuple[str, str, Handler]]:
+        members = MemberPages(self.plane, _HEADERS)
         return [
             ("vars", "Metrics (JSON)", self._vars),
             ("varz", "Metrics (Prometheus)", self._varz),
             ("check", "Consistency check", self._check),
+            ("traffic", "Traffic by connection, as it goes", members.traffic),
+            ("clients/", "Connected clients", members.clients),
         ]
 
     def _guarded(self, page: Handler, *, hint: bool = False) -> Handler:
-        async def show(request: web.Request) -> web.Response:
+        async def show(request: web.Request) -> web.StreamResponse:
             if may_see(request, self.config.public_debug):
                 return await page(request)
             how = f"; to permit access, set TS_ALLOW_DEBUG_IP={remote_address(request)}"
@@ -85,18 +82,15 @@ class DebugPages:
 
         return show
 
-    async def _index(self, _request: web.Request) -> web.Response:
-        facts = {
-            "Uptime": str(timedelta(seconds=int(process.uptime()))),
-            "Version": version(),
-            "Machine": socket.gethostname(),
-            "TLS hostname": self.config.tls.hostname,
-            "Mesh key": str(self.identity.mesh_key is not None).lower(),
-        }
-        items = [f"<li><b>{name}:</b> {html.escape(value)}</li>" for name, value in facts.items()]
-        items += [f'<li><a href="/debug/{name}">{title}</a></li>' for name, title, _ in self._pages()]
-        page = _INDEX.format(items="\n".join(items))
-        return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
+    async def _index(self, request: web.Request) -> web.Response:
+        key = request.query.get("debugkey")  # whoever comes by it needs it for all that the page loads
+        query = f"?{urlencode({'debugkey': key})}" if key and request.method == "GET" else ""
+        links = [(f"/debug/{name}", title) for name, title, _ in self._pages()]
+        text = self.overview.page(links, query)
+        return web.Response(text=text, content_type="text/html", headers=BROWSER_HEADERS)
+
+    async def _live(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.overview.live(), headers=_HEADERS)
 
     async def _varz(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.server_families(), *process.library_families()])
@@ -116,9 +110,24 @@ class DebugPages:
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=_HEADERS)
 
 
+def _file(text: str, kind: str) -> Handler:
+    async def give(_request: web.Request) -> web.Response:
+        return web.Response(text=text, content_type=kind, headers=_HEADERS)
+
+    return give
+
+
 async def _go_to_index(request: web.Request) -> web.Response:
+    return _go_to("/debug/", request)
+
+
+async def _go_to_clients(request: web.Request) -> web.Response:
+    return _go_to("/debug/clients/", request)
+
+
+def _go_to(path: str, request: web.Request) -> web.Response:
     _, mark, query = request.raw_path.partition("?")
-    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"/debug/{mark}{query}")
+    return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"{path}{mark}{query}")
 
 
 async def _nothing(_request: web.Request) -> web.Response:

@@ -12,17 +12,17 @@ from derper.errors import ConfigError
 MAX_BYTES = 1 << 20  # keys and certificate chains are a thousandth of it; a device or a log file by mistake is not
 
 
-def read(path: Path, what: str) -> bytes:
-    """A file's bytes. `what` names it in the error, as in "the mesh key file"."""
+def read(path: Path, what: str, *, most: int = MAX_BYTES) -> bytes:
+    """A file's bytes, `most` at most. `what` names it in the error, as in "the mesh key file"."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise ConfigError(
             f"{what} {path} cannot be read ({error.strerror}); check that it is there and ours"
         ) from error
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{what} {path} has more than {MAX_BYTES:,} bytes; check that the path is right")
+    if len(data) > most:
+        raise ConfigError(f"{what} {path} has more than {most:,} bytes; check that the path is right")
     return data
 
 
@@ -39,12 +39,23 @@ def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
                 os.fsync(file.fileno())
             Path(name).replace(path)
         except BaseException:
-            Path(name).unlink()
+            Path(name).unlink(missing_ok=True)
             raise
         _sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(
             f"{what} {path} cannot be written ({error.strerror}); give a place that this user may write to"
+        ) from error
+
+
+def rename(path: Path, to: Path, what: str) -> None:
+    """Give a file another name in its directory, in the place of what has that name."""
+    try:
+        path.replace(to)
+        _sync_directory(to.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} {to} cannot be written ({error.strerror}); give a place that this user may write to"
         ) from error
 
 

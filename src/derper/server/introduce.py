@@ -21,6 +21,7 @@ from derper.dataplane import (
     DataPlane,
     Drained,
     Dropped,
+    Entry,
     Event,
     Frame,
     Head,
@@ -32,7 +33,7 @@ from derper.dataplane import (
     Unserved,
 )
 from derper.errors import ProtocolError
-from derper.protocol.frames import Endpoint, Health
+from derper.protocol.frames import Endpoint
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
@@ -42,6 +43,7 @@ from derper.server.http import HttpConnection, HttpServer, last_answer, plain_an
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
+from derper.server.tls import Certificates
 from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -68,6 +70,7 @@ class Guest:
     http: HttpConnection | None = None  # while it is served pages
     not_ideal: bool = False  # it would rather be on another node
     tls: str | None = None  # the version under its last request
+    number: int = 0  # among all that ever came to log in
     tunnel: Tunnel | None = None  # from its CONNECT on
     asking: asyncio.Task[None] | None = None  # while admission is asked about it
 
@@ -89,7 +92,7 @@ class Guest:
 class Introducer:
     """Introduces every connection of a data plane but those that we dialled ourselves."""
 
-    def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh) -> None:
+    def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh, certificates: Certificates | None) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
@@ -97,6 +100,7 @@ class Introducer:
         self._mesh = mesh
         self._web = web
         self._login = login
+        self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
         self._noise = Noise()
 
@@ -194,6 +198,7 @@ class Introducer:
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
         self.derp_accepts += 1
+        guest.number = self.derp_accepts
         guest.leave_http()
 
     def _log_in(self, event: Frame) -> None:
@@ -228,13 +233,13 @@ class Introducer:
         _log.info("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = client.presence(remote, not_ideal=guest.not_ideal)
-        self._plane.switch(conn, presence, mesh_peer=client.mesh_peer, version=client.version, first=client.answer)
+        entry = Entry(client.mesh_peer, client.version, guest.number)
+        self._plane.switch(conn, presence, entry, first=client.answer)
 
     def _turn_away(self, conn: Conn, guest: Guest, client: LoggedIn, answer: Answer) -> None:
         """Tell a client why, in the frame that real clients show to their user, and close."""
         _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
-        told = Health(f"this relay does not take this device: {answer.told}")
-        self._plane.write(conn, client.answer + told.encode())
+        self._plane.write(conn, client.answer + answer.farewell)
         self._plane.close(conn, "refused", answer.reason)
 
     def _say_goodbye(self, event: Closed) -> None:
@@ -271,5 +276,7 @@ class Introducer:
                 _log.error("cannot read STUN requests, going on", reason=event.error)
             case Unserved():
                 self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                if self._certificates is not None:
+                    self._certificates.missed(event)
             case Dropped():
                 _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)

@@ -46,6 +46,11 @@ class Listening:
             ConfigError: an address cannot be had, or a socket was handed over that nothing is served on.
         """
         config = self._config
+        if config.tls.asked_for and not config.serves_tls:
+            _log.warning(
+                "-certmode is given, but the main listener is plain HTTP; -tls=on makes it speak TLS",
+                address=config.listeners.main,
+            )
         accept = config.relay.accept
         limit = Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
         handed = HandedOver(config.supervision.sockets)
@@ -58,10 +63,13 @@ class Listening:
         main = handed.stream(MAIN, None, config.relay.tcp)
         self.sockets[MAIN] = main or listen(config.listeners.main, config.relay.tcp)
         handed.must_be_empty()
-        self._listeners.append(self._plane.listen(self.sockets[MAIN], tls=config.serves_tls, limit=limit))
+        proxies, per_ip = config.listeners.proxies, config.listeners.per_ip
+        self._listeners.append(
+            self._plane.listen(self.sockets[MAIN], tls=config.serves_tls, limit=limit, proxies=proxies, per_ip=per_ip)
+        )
         self.address = address_of(self.sockets[MAIN])
         if HTTP in self.sockets:
-            self._listeners.append(self._plane.listen(self.sockets[HTTP], tls=False))
+            self._listeners.append(self._plane.listen(self.sockets[HTTP], tls=False, proxies=proxies, per_ip=per_ip))
             self.http_address = address_of(self.sockets[HTTP])
             _log.info("serving plain HTTP", address=self.http_address)
         if STUN in self.sockets:

@@ -8,7 +8,8 @@ links that they dial, as those of ordinary connections.
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Iterable
+from collections import Counter
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
@@ -37,6 +38,7 @@ from derper.protocol.login import (
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import UpgradeAnswer, upgrade_request
 from derper.server import roots
+from derper.server.exposition import Family, Labelled, Type
 from derper.server.identity import Identity
 from derper.server.listeners import tune
 
@@ -122,6 +124,13 @@ class Mesh:
         self._kept[peer] = self._spawn(
             self._keep_many(peer) if peer.every_address else self._keep(peer, peer.dial_host)
         )
+
+    def families(self) -> Iterator[Family]:
+        """Count the links by how they stand; nothing without nodes to link to."""
+        if self._kept:
+            states = Counter(self.links.values())
+            value = Labelled.by("state", {state.value: states[state] for state in LinkState})
+            yield Family("derper_mesh_links", Type.GAUGE, value)
 
     def takes(self, event: Event) -> bool:
         """Take an event of a connection that was dialled here; False: it belongs to somebody else."""

@@ -13,6 +13,8 @@ from derper.dataplane import DataPlane, Rate
 from derper.server.bootstrap import BootstrapDns
 from derper.server.exposition import Family, Histogram, Labelled, Type
 from derper.server.introduce import Introducer
+from derper.server.mesh import Mesh
+from derper.server.tls import Certificates
 
 _PLAIN_COUNTERS: Final = (
     "bytes_received",
@@ -48,9 +50,19 @@ _RTT_LABELS: Final = ("10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms"
 class Metrics:
     """The server's own metrics; those of its process are in `process`."""
 
-    def __init__(self, plane: DataPlane, introducer: Introducer, bootstrap: BootstrapDns, config: Config) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  all who count something
+        self,
+        plane: DataPlane,
+        introducer: Introducer,
+        bootstrap: BootstrapDns,
+        mesh: Mesh,
+        certificates: Certificates | None,
+        config: Config,
+    ) -> None:
         self._plane = plane
+        self._mesh = mesh
         self._bootstrap = bootstrap
+        self._certificates = certificates
         self._has_rate_config = config.relay.rate_file is not None
         self._introducer = introducer
         self._serves_tls = config.serves_tls
@@ -64,9 +76,13 @@ class Metrics:
         yield from self._dropped()
         yield from self._spread(counters)
         yield from self._tls(counters)
+        yield from _rejected(counters)
         yield from self._limits(counters)
         yield from self._stun()
         yield from self._bootstrap.families()
+        yield from self._mesh.families()
+        if self._certificates is not None:
+            yield from self._certificates.families()
 
     def contradictions(self) -> list[str]:
         """Look for what does not fit together; nothing, if all does. Several connections of one key do."""
@@ -152,6 +168,12 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
     yield Family("derp_packets_received_kind", Type.COUNTER, Labelled.by("kind", received))
     for name in _PLAIN_COUNTERS:
         yield Family(f"derp_{name}", Type.COUNTER, counters[name])
+
+
+def _rejected(counters: dict[str, int]) -> Iterator[Family]:
+    """Say how many were closed at once: their address had too many, or too many were there that did not relay yet."""
+    by_reason = {reason: counters[f"connections_rejected_{reason}"] for reason in ("per_ip", "introducing")}
+    yield Family("derper_connections_rejected", Type.COUNTER, Labelled.by("reason", by_reason))
 
 
 def _counted(values: Mapping[str, int]) -> dict[str, int]:

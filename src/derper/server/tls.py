@@ -1,43 +1,168 @@
-"""Which certificates the data plane serves, from start to end. Where they come from is `certificates`' affair."""
+"""What the TLS listener shows its clients, from start to end.
 
-from datetime import UTC, datetime
+Certificates come from a source: files (`manual`) or a CA (`acme`). Here the meta certificate is put behind each chain
+and kept young, the data plane is told, and an end that comes near is said in the log. A certificate that TLS cannot use
+never takes the place of one that it can.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from typing import Final
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from structlog.typing import FilteringBoundLogger
 
-from derper import log
-from derper.config import Config
-from derper.dataplane import Certificate, DataPlane, Serves
+from derper.config import CertMode, Config
+from derper.dataplane import Certificate as Served
+from derper.dataplane import DataPlane, Serves, Unserved
 from derper.errors import ConfigError
-from derper.server import certificates
+from derper.protocol import metacert
+from derper.protocol.keys import NodePublic
+from derper.server.acme.challenges import Tokens
+from derper.server.acme.issuer import Issuer
+from derper.server.certificates import Certificate
+from derper.server.exposition import Family, Labelled, Type
 from derper.server.identity import Identity
+from derper.server.manual import ManualFiles
+from derper.server.reload import Facts
+from derper.server.sources import Clock, Source, Status, utc_now
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
+META_LIFE: Final = timedelta(days=30)  # each way from now
+META_RENEWAL: Final = timedelta(days=7)
+LOOK_SECONDS: Final = 3600.0
+WARNING: Final = timedelta(days=14)  # or a sixth of a shorter life
+_DAY: Final = timedelta(days=1)
+
 
 class Certificates:
-    """What a TLS listener shows its clients."""
+    """All that a TLS listener shows."""
 
-    def __init__(self, plane: DataPlane, config: Config, identity: Identity) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        config: Config,
+        identity: Identity,
+        tokens: Tokens | None,
+        clock: Clock = utc_now,
+    ) -> None:
         self._plane = plane
-        self._tls = config.tls
         self._server_key = identity.public
+        self._clock = clock
+        self._hostname = config.tls.hostname
+        self._shown: dict[Serves, Certificate] = {}
+        self._meta = b""
+        self._meta_made: datetime | None = None
+        self._warned: dict[str, datetime] = {}  # when, by host
+        self._looking: asyncio.Task[None] | None = None
+        self._source: Source = (
+            ManualFiles(config.tls, self.show, clock)
+            if config.tls.mode is CertMode.MANUAL
+            else Issuer(config, self.show, tokens, clock)
+        )
 
-    def start(self) -> None:
-        """Give the data plane the certificate that was set up by hand, and tell its pin.
+    async def load(self) -> None:
+        """Show the certificates that there are.
 
         Raises:
-            ConfigError: it cannot be served.
+            ConfigError: the server cannot start with them.
         """
-        certificate = certificates.load_manual(self._tls, self._server_key, datetime.now(UTC))
+        await self._source.load()
+
+    def start(self) -> None:
+        """Get and renew them from now on; the server listens."""
+        self._source.start()
+        self._looking = asyncio.get_running_loop().create_task(self._look_from_time_to_time())
+
+    async def stop(self) -> None:
+        """Look after nothing any more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
+        await self._source.stop()
+
+    async def reload(self) -> Facts:
+        """Look for new ones at once."""
+        return await self._source.reload()
+
+    def missed(self, client: Unserved) -> None:
+        """Hear of a client that was refused, as no certificate is for it."""
+        self._source.wanted(client.name, ip_address(client.local))
+
+    def status(self) -> list[Status]:
+        """Say how each host's certificate is."""
+        return self._source.status()
+
+    def families(self) -> Iterator[Family]:
+        """Give the metrics of certificates, by host."""
+        found = self.status()
+        ends = {status.host: round(status.ends.timestamp()) for status in found if status.ends is not None}
+        failures = {status.host: status.failures for status in found}
+        yield Family("derper_certificate_expiration_timestamp_seconds", Type.GAUGE, Labelled.by("name", ends))
+        yield Family("derper_certificate_renewal_failures", Type.GAUGE, Labelled.by("name", failures))
+
+    def show(self, serves: Serves, certificate: Certificate | None) -> None:
+        """Show a certificate to these clients from the next handshake on; None: none any more.
+
+        Raises:
+            ConfigError: TLS cannot use it; what was shown before still is.
+        """
+        shown = {**self._shown}
+        if certificate is None:
+            shown.pop(serves, None)
+        else:
+            shown[serves] = certificate
+        self._publish(shown)
+        self._shown = shown
+
+    def look(self) -> None:
+        """Renew the meta certificate in good time, and warn of ends that come near."""
+        now = self._clock()
+        if self._shown and (self._meta_made is None or now - self._meta_made >= META_RENEWAL):
+            self._meta_made = None
+            self._publish(self._shown)
+        for status in self._source.status():
+            self._warn(status, now)
+
+    def _publish(self, shown: dict[Serves, Certificate]) -> None:
+        now = self._clock()
+        if self._meta_made is None:
+            self._meta = meta_certificate(self._server_key, now)
+            self._meta_made = now
         try:
-            serves = Serves.any_client() if certificate.sni is None else Serves.name(certificate.sni)
-            self._plane.set_certificates([Certificate(serves, certificate.chain, certificate.key)])
+            self._plane.set_certificates(
+                [
+                    Served(serves, (*certificate.chain, self._meta), certificate.key)
+                    for serves, certificate in shown.items()
+                ]
+            )
         except ValueError as error:
-            raise ConfigError(
-                f"the certificate for -hostname={self._tls.hostname} cannot be served: {error}"
-            ) from error
-        node = certificates.derp_map_node(self._tls, certificate)
-        if node is not None:
-            _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
-            log.verbatim(node)
+            raise ConfigError(f"the certificate for -hostname={self._hostname} cannot be served: {error}") from error
+
+    def _warn(self, status: Status, now: datetime) -> None:
+        if status.ends is None or status.left(now) > WARNING or (status.renews is not None and not status.failures):
+            return
+        if now - self._warned.get(status.host, now - _DAY) < _DAY:
+            return
+        self._warned[status.host] = now
+        _log.warning(
+            "a certificate ends soon" if status.left(now) > timedelta() else "a certificate has ended",
+            host=status.host, ends=status.ends, days_left=round(status.left(now) / _DAY, 1),
+            **({"problem": status.problem} if status.problem else {}),
+        )  # fmt: skip
+
+    async def _look_from_time_to_time(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def meta_certificate(server_key: NodePublic, now: datetime) -> bytes:
+    """Give a meta certificate (docs/protocol/protocol.md), in DER."""
+    return metacert.build(server_key, ed25519.Ed25519PrivateKey.generate(), now - META_LIFE, now + META_LIFE)

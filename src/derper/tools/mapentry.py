@@ -15,7 +15,7 @@ from derper.config import HTTPS_PORT, CertMode, Config, Tls
 from derper.errors import ConfigError
 from derper.protocol.derpmap import STUN_PORT, Node, Region
 from derper.server import files
-from derper.server.certificates import certificate_paths
+from derper.server.manual import pair_of
 
 _CAPTIVE_PORT: Final = 80
 _EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which is nobody else's host
@@ -100,7 +100,7 @@ def _is_self_signed(tls: Tls) -> bool:
 
 
 def _leaf(tls: Tls) -> x509.Certificate:
-    path, _ = certificate_paths(tls)
+    path = pair_of(tls).certificate  # whoever asks need not be let read its key
     if not path.exists():
         raise ConfigError(f"there is no certificate {path} yet; start the server once, or put yours there")
     try:

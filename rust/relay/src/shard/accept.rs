@@ -43,9 +43,26 @@ impl<N: Net> Shard<N> {
             return self.pause_accepting(BACKLOG_PAUSE);
         }
         let Some(listener) = self.listeners.get(&id).cloned() else { return };
-        for _ in 0..ACCEPTS_A_TICK {
+        let spare = self.net.spare_descriptors();
+        if spare == 0 {
+            // Those who wait are the kernel's until there is room again.
+            return self.accept_failed(&io::Error::from(rustix::io::Errno::MFILE));
+        }
+        for _ in 0..ACCEPTS_A_TICK.min(spare) {
             match self.net.accept(&listener) {
                 Ok((stream, remote)) => {
+                    let is_proxy = listener.proxies.iter().any(|network| network.contains(remote.ip()));
+                    let Some(mut seat) = self.shared.crowd.admit() else {
+                        self.counters().connections_rejected_introducing.add(1);
+                        continue;
+                    };
+                    if let Some(most) = listener.per_ip
+                        && !is_proxy
+                        && !seat.come_from(remote.ip(), most)
+                    {
+                        self.counters().connections_rejected_per_ip.add(1);
+                        continue;
+                    }
                     if !listener.admits(self.now) {
                         self.counters().tls_connections_rejected.add(1);
                         continue;
@@ -55,8 +72,14 @@ impl<N: Net> Shard<N> {
                     }
                     // Fails for one that was reset meanwhile.
                     let Ok(local) = stream.local() else { continue };
-                    let stage = if listener.tls { Stage::Hello } else { Stage::Head { scanned: 0 } };
-                    self.introduce(Conn::new(stream, stage, Ends { remote, local, listener: id }));
+                    let stage = match listener.tls {
+                        tls if is_proxy => Stage::Proxy { tls, per_ip: listener.per_ip },
+                        true => Stage::Hello,
+                        false => Stage::Head { scanned: 0 },
+                    };
+                    let mut conn = Conn::new(stream, stage, Ends { remote, local }, id);
+                    conn.seat = Some(seat);
+                    self.introduce(conn);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Whoever was next in line has given up already.
@@ -97,7 +120,7 @@ impl<N: Net> Shard<N> {
         match self.net.take_over(socket) {
             Ok(stream) => {
                 let local = stream.local().unwrap_or(remote);
-                let mut conn = Conn::new(stream, Stage::Handshake, Ends { remote, local, listener: 0 });
+                let mut conn = Conn::new(stream, Stage::Handshake, Ends { remote, local }, 0);
                 conn.transport = Transport::Tls(session);
                 id = self.introduce(conn);
             }

@@ -1,10 +1,12 @@
-//! A connection's first bytes: whom a TLS client wants decides which certificate it is shown, if any.
+//! A connection's first bytes: for whom a proxy stands, and whom a TLS client wants, which decides what certificate it
+//! is shown, if any.
 
 use crate::certificates::Choice;
-use crate::conn::{Stage, Transport};
+use crate::conn::{Ends, Stage, Transport};
 use crate::hello::{Heard, hear};
 use crate::id::ConnId;
 use crate::net::Net;
+use crate::proxy::{self, Told};
 use crate::seam::{Event, Reason};
 use crate::tls::{MAX_PARTIAL, Session};
 
@@ -17,10 +19,53 @@ const PLAIN_HTTP_ON_TLS: &[u8] =
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
 impl<N: Net> Shard<N> {
+    /// Believes a proxy whom it stands for, once it has said so, and goes on with what comes behind that.
+    pub(super) fn read_proxy_header(
+        &mut self,
+        id: ConnId,
+        tls: bool,
+        per_ip: Option<u32>,
+    ) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        let (len, ends) = match proxy::read(&conn.input) {
+            Told::Part => return Ok(()),
+            Told::Wrong(why) => return Err(Reason::with("proxy_header", why)),
+            Told::Whole(len, ends) => (len, ends),
+        };
+        conn.input.drain(..len);
+        conn.is_anonymous = ends.is_none();
+        conn.stage = if tls { Stage::Hello } else { Stage::Head { scanned: 0 } };
+        if let Some(Ends { remote, local }) = ends {
+            (conn.remote, conn.local) = (remote, local);
+            if let (Some(most), Some(seat)) = (per_ip, &mut conn.seat)
+                && !seat.come_from(remote.ip(), most)
+            {
+                // As those who come without a proxy, it is let go without a word.
+                self.conns.remove(id);
+                self.counters().connections_rejected_per_ip.add(1);
+                return Ok(());
+            }
+        }
+        self.advance(id)
+    }
+
+    /// Ends a connection that says it is a proxy's and comes from none.
+    pub(super) fn refuse_proxy_header(&mut self, id: ConnId) {
+        self.close(id, Reason::with("proxy_header", "from an address that is no proxy's"));
+    }
+
     /// Begins TLS once the client's first message is whole.
     pub(super) fn answer_hello(&mut self, id: ConnId) -> Result<(), Reason> {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        match proxy::begins(&conn.input) {
+            Some(true) => {
+                self.refuse_proxy_header(id);
+                return Ok(());
+            }
+            None => return Ok(()),
+            Some(false) => {}
+        }
         if conn.input.first().is_some_and(u8::is_ascii_uppercase) {
             // No TLS record begins with a letter; a request line does.
             self.control(id, PLAIN_HTTP_ON_TLS);

@@ -7,6 +7,7 @@ use crate::conn::{Conn, Local, NEVER, Stage, Switched};
 use crate::frame::read_header;
 use crate::id::ConnId;
 use crate::net::Net;
+use crate::proxy;
 use crate::route::Routes;
 use crate::seam::{Event, Member, Reason, Role, Totals};
 
@@ -78,11 +79,20 @@ impl<N: Net> Shard<N> {
     /// may read on, as programs do that end their request so. If not, whoever writes hears of its end in time.
     pub(super) fn hang_up(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id)
-            && conn.interest.hangup
+            && matches!(conn.stage, Stage::Parked)
         {
-            conn.deadline = self.now + HANGUP_PAUSE;
+            conn.deadline = conn.deadline.min(self.now + HANGUP_PAUSE);
             self.settle(id);
         }
+    }
+
+    /// The same, said through TLS behind the last bytes that were read.
+    pub(super) fn end_of_stream(&mut self, id: ConnId) -> Result<(), Reason> {
+        if !self.is_parked(id) {
+            return Err(Reason::code("eof"));
+        }
+        self.hang_up(id);
+        Ok(())
     }
 
     pub(super) fn is_parked(&self, id: ConnId) -> bool {
@@ -103,13 +113,24 @@ impl<N: Net> Shard<N> {
             Stage::Head { scanned } => {
                 let end = end_of_head(&conn.input, *scanned);
                 let (remote, local, listener, tls) = (conn.remote, conn.local, conn.listener, conn.tls);
-                if end.unwrap_or(conn.input.len()) > max_head {
+                let is_anonymous = conn.is_anonymous;
+                if *scanned == 0 && conn.tls.is_none() && proxy::begins(&conn.input) == Some(true) {
+                    self.refuse_proxy_header(id);
+                } else if end.unwrap_or(conn.input.len()) > max_head {
                     self.park(id);
                     self.events.push(Event::HeadTooLarge { conn: id, remote, listener });
                 } else if let Some(end) = end {
                     let head = receive::take_front(&mut conn.input, end);
                     self.park(id);
-                    self.events.push(Event::Head { conn: id, head, remote, local, listener, tls });
+                    self.events.push(Event::Head {
+                        conn: id,
+                        head,
+                        remote,
+                        is_anonymous,
+                        local,
+                        listener,
+                        tls,
+                    });
                 } else {
                     // The end may begin in the last three bytes.
                     *scanned = conn.input.len().saturating_sub(3);
@@ -149,6 +170,10 @@ impl<N: Net> Shard<N> {
                     self.events.push(Event::Data { conn: id, bytes });
                 }
             }
+            Stage::Proxy { tls, per_ip } => {
+                let (tls, per_ip) = (*tls, *per_ip);
+                return self.read_proxy_header(id, tls, per_ip);
+            }
             Stage::Hello => return self.answer_hello(id),
             Stage::Switched(switched) if switched.throttled_until > 0 => {}
             Stage::Switched(_) | Stage::Linked(_) => return self.relay_input(id),
@@ -181,6 +206,9 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.write_timeout = write_timeout;
         conn.deadline = NEVER;
+        if conn.seat.as_mut().is_some_and(|seat| !seat.settle_in()) {
+            conn.seat = None;
+        }
         conn.stage = Stage::Switched(Switched {
             member,
             peer: Arc::clone(&peer),

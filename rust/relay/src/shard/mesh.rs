@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::conn::{Linked, NEVER, Stage};
+use crate::conn::{Linked, Stage};
 use crate::frame::{self, Gone, Key};
 use crate::id::ConnId;
 use crate::mailbox::Parcel;
@@ -16,6 +16,8 @@ use super::{Errand, Shard};
 
 /// Bytes of announcements that are written to a watcher at a time.
 const FEED: usize = 64 * 1024;
+/// Keys of links that have ended that are forgotten in one tick: a link may have announced a million.
+const LOST_A_TICK: usize = 1_024;
 /// Most keys at other nodes whose receivers are remembered; of one key beyond that, nobody hears that it left.
 const MAX_REMOTE_SOURCES: usize = 1_000_000;
 /// Most receivers that are remembered of one key at another node, the latest ones.
@@ -181,11 +183,19 @@ impl<N: Net> Shard<N> {
         }
         self.control(id, first);
         self.shared.switchboard.mesh();
-        self.enter(id, Stage::Linked(Linked::default()), NEVER);
+        self.enter(id, Stage::Linked(Linked::default()), self.shared.settings.link_silence);
         if let Some(conn) = self.conns.get_mut(id) {
             conn.write_timeout = self.shared.settings.link_write_timeout;
         }
         self.resume(id);
+    }
+
+    /// A node is there: something has come.
+    pub(super) fn heard_from(&mut self, link: ConnId) {
+        let until = self.now.saturating_add(self.shared.settings.link_silence);
+        if let Some(conn) = self.conns.get_mut(link) {
+            conn.deadline = until;
+        }
     }
 
     /// A node has a key.
@@ -217,6 +227,22 @@ impl<N: Net> Shard<N> {
         };
         linked.keys.remove(key);
         self.lost_at(link, key);
+    }
+
+    /// Goes on telling the table what links that have ended led to. Packets for a key that is yet to come are lost.
+    pub(super) fn forget_lost_links(&mut self) {
+        let mut left = LOST_A_TICK;
+        while let Some((link, mut keys)) = self.lost_links.pop_front() {
+            for key in keys.by_ref().take(left) {
+                self.lost_at(link, &key);
+                left -= 1;
+            }
+            if keys.len() > 0 {
+                self.lost_links.push_front((link, keys));
+                break;
+            }
+            self.shared.switchboard.shrink();
+        }
     }
 
     /// Packets for `key` no longer go over `link`.

@@ -23,6 +23,7 @@ mod relay;
 mod round;
 mod send;
 mod shared;
+mod shed;
 mod struggle;
 #[cfg(test)]
 mod tests;
@@ -99,8 +100,14 @@ pub(crate) struct Shard<N: Net> {
     remote_sources: RemoteSources,
     /// What is being done to all members, the oldest first.
     rounds: VecDeque<Round>,
+    /// Links that have ended, and those of their keys that the table has still to hear of.
+    lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
+    /// Bytes in all packet queues here. Invariant: the sum of them.
+    queued: usize,
+    /// How many there may be in this tick.
+    most_queued: usize,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
@@ -139,7 +146,10 @@ impl<N: Net> Shard<N> {
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
             rounds: VecDeque::new(),
+            lost_links: VecDeque::new(),
             unfinished: Vec::new(),
+            queued: 0,
+            most_queued: usize::MAX,
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
@@ -157,6 +167,7 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
         self.drops_told = 0;
+        self.share_room();
         let ticks = &self.port().ticks;
         ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
@@ -178,8 +189,10 @@ impl<N: Net> Shard<N> {
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
+        self.forget_lost_links();
         self.advance_round();
         self.flush_dirty();
+        self.tell_queued();
         self.publish();
         if !self.events.is_empty() {
             self.shared.events.append(&mut self.events);
@@ -191,6 +204,7 @@ impl<N: Net> Shard<N> {
         let port = self.port();
         !self.unfinished.is_empty()
             || !self.rounds.is_empty()
+            || !self.lost_links.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
@@ -280,7 +294,7 @@ impl<N: Net> Shard<N> {
                     Errand::Changed(key) => self.tell_watchers(&key),
                     Errand::LeftRegion(key) => self.tell_of_remote(&key),
                     Errand::ClosePeer(key) => self.close_key(&key),
-                    Errand::ToKey(key, act) => self.act_on_key(&key, &act),
+                    Errand::ToKey(order) => self.act_on_key(&order.0, &order.1),
                 }
             }
             batch.clear();

@@ -43,6 +43,7 @@ impl<N: Net> Shard<N> {
         match conn.stage {
             Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
             Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Linked(_) => self.heard_from(id),
             Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
@@ -95,13 +96,14 @@ impl<N: Net> Shard<N> {
         if !answer.is_empty() {
             self.commit(id, &answer);
         }
-        if is_new && matches!(progress, Ok(Progress::Established)) {
+        // A client may have said goodbye already, right behind its request.
+        if is_new && (matches!(progress, Ok(Progress::Established)) || came > 0) {
             self.shake_hands(id);
         }
         let result = self.take_in(id, plain, came);
         match progress {
             Ok(Progress::Established | Progress::Handshaking) => result,
-            Ok(Progress::PeerClosed) => result.and(Err(Reason::code("eof"))),
+            Ok(Progress::PeerClosed) => result.and_then(|()| self.end_of_stream(id)),
             Err(error) => {
                 // The alert tells the peer why; it leaves now or never.
                 self.flush(id);

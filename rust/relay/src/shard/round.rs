@@ -97,7 +97,7 @@ impl<N: Net> Shard<N> {
             && let Some(shard) = self.shared.switchboard.find(key).map(|peer| peer.shard())
             && shard != self.index
         {
-            self.outgoing[shard].errands.push(Errand::ToKey(*key, act.clone()));
+            self.outgoing[shard].errands.push(Errand::ToKey(Box::new((*key, act.clone()))));
         }
         for id in ids {
             self.act(id, act);

@@ -3,11 +3,12 @@
 //! Everything here may be used from any thread; a shard's own state is in [`Shard`](super::Shard).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::certificates::CertificateStore;
 use crate::conn::Conn;
+use crate::crowd::Crowd;
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::mailbox::Mailbox;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub shards: usize,
     /// Packets that each of a connection's two queues holds.
     pub queue_depth: usize,
+    /// Bytes of frames that all of these queues together hold, about; the largest queues make room.
+    pub max_queued_bytes: usize,
     /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
     pub mailbox: usize,
     /// Most bytes of a request head.
@@ -48,6 +51,10 @@ pub struct Settings {
     pub keep_alive: u64,
     /// Drawn anew each time and added to that, at most.
     pub keep_alive_jitter: u64,
+    /// How long a link to another node may be silent, which its keep-alives prevent.
+    pub link_silence: u64,
+    /// Connections that are not switched yet, at most; the newest beyond that are closed at once.
+    pub max_introducing: usize,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,
     /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
@@ -67,7 +74,7 @@ pub(crate) enum Errand<S> {
     /// Close every connection of a key of yours.
     ClosePeer(Key),
     /// Do this to every connection of a key of yours.
-    ToKey(Key, Act),
+    ToKey(Box<(Key, Act)>),
 }
 
 /// A shard as the others and Python see it.
@@ -81,12 +88,15 @@ pub(crate) struct Port<S> {
     pub(crate) ticks: AtomicU64,
     /// Thousandths of its time that it was busy of late.
     pub(crate) load: AtomicU32,
+    /// Bytes in the packet queues of its connections, as of its last tick.
+    pub(crate) queued: AtomicUsize,
 }
 
 /// What all shards share.
 pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
     pub(crate) certificates: Arc<CertificateStore>,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
@@ -103,11 +113,13 @@ impl<S> Shared<S> {
                     counters: Counters::default(),
                     ticks: AtomicU64::new(0),
                     load: AtomicU32::new(0),
+                    queued: AtomicUsize::new(0),
                 })
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        Ok(Self { settings, certificates, switchboard, events: EventQueue::new()?, ports })
+        let crowd = Crowd::new(settings.max_introducing);
+        Ok(Self { settings, certificates, crowd, switchboard, events: EventQueue::new()?, ports })
     }
 
     /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the

@@ -7,5 +7,7 @@ mod leaving;
 mod limiting;
 mod parked;
 mod relaying;
+mod rounds;
 mod sending;
+mod shedding;
 mod tls;

@@ -7,6 +7,7 @@
 //!
 //! For tests alone. Read [`World`], then `wire`.
 
+mod sealer;
 mod seeded;
 mod usher;
 mod wire;
@@ -19,13 +20,14 @@ use crate::Key;
 use crate::certificates::CertificateStore;
 use crate::id::ConnId;
 use crate::net::Ready;
-use crate::seam::{Command, Event, Limits, Listener, Waker};
+use crate::seam::{Command, Event, Listener, Waker};
 use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
 use crate::stats::Drops;
-use crate::{stun, switchboard};
+use crate::{stun, tally};
 
+pub use sealer::Sealer;
 pub use seeded::Seeded;
 pub use wire::Ending;
 
@@ -97,7 +99,7 @@ impl World {
         for (id, tls) in [(1, false), (2, true)] {
             // Any descriptor will do: nothing is ever done with it.
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-            let listener = Arc::new(Listener { socket, tls, limit: None });
+            let listener = Arc::new(Listener { socket, tls, limit: None, proxies: Vec::new(), per_ip: None });
             for shard in 0..world.shards.len() {
                 world.shared.submit_to(shard, [Command::Listen(id, Arc::clone(&listener))]);
             }
@@ -126,7 +128,7 @@ impl World {
 
     /// Lets a connection be introduced by itself: after a head it has to send the frame of [`introduction`].
     ///
-    /// Its key, if it has no connection yet, will live on shard `home`.
+    /// Its key, if it has no connection yet, will live on shard `home`, or where it is placed if there is no such shard.
     pub fn introduce(&mut self, party: Party, home: usize) {
         self.usher.expect(party, home);
     }
@@ -153,6 +155,12 @@ impl World {
     /// Takes what has arrived at the party.
     pub fn receive(&mut self, party: Party) -> Vec<u8> {
         std::mem::take(&mut lock(&self.wires[party]).to_party)
+    }
+
+    /// Whether anything has arrived at the party that it has not taken.
+    #[must_use]
+    pub fn has_heard(&self, party: Party) -> bool {
+        !lock(&self.wires[party]).to_party.is_empty()
     }
 
     /// From now on the server can write so many bytes to the party and no more; `None`: any number.
@@ -209,11 +217,10 @@ impl World {
         self.shared.submit(commands);
     }
 
-    /// Reads no more than this from clients from now on.
-    pub fn limit_clients(&self, limits: Limits) {
-        let limits = Arc::new(limits);
+    /// Hands a command to every shard.
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shards.len() {
-            self.shared.submit_to(shard, [Command::LimitClients(Arc::clone(&limits))]);
+            self.shared.submit_to(shard, [command()]);
         }
     }
 
@@ -256,7 +263,7 @@ impl World {
 
     /// What the table counts.
     #[must_use]
-    pub fn board(&self) -> switchboard::Census {
+    pub fn board(&self) -> tally::Census {
         self.shared.switchboard.census()
     }
 
@@ -409,8 +416,11 @@ pub fn settings(shards: usize) -> Settings {
         server_key: [0xee; 32],
         mesh_max_keys: 1_000,
         verbose_drops: [].into(),
+        link_silence: 120_000,
+        max_introducing: 1_000_000,
         rtt_interval: 0,
         records_per_key: u64::MAX,
+        max_queued_bytes: usize::MAX,
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,

@@ -78,9 +78,10 @@ impl Usher {
                 let (Some(&home), Some((key, rest))) = (home(conn), payload.split_first_chunk()) else {
                     return Some(event);
                 };
-                // A key that has no shard yet goes to the one that has room.
+                // A key that has no shard yet goes to the one that has room, or wherever it likes.
+                let anywhere = home >= shared.ports.len();
                 for (shard, port) in shared.ports.iter().enumerate() {
-                    port.load.store(if shard == home { 500 } else { 1_000 }, Ordering::Relaxed);
+                    port.load.store(if anywhere || shard == home { 500 } else { 1_000 }, Ordering::Relaxed);
                 }
                 let (role, guest) = match rest {
                     [2] => {
@@ -92,7 +93,8 @@ impl Usher {
                     [1] => (Role::MeshPeer, Guest::MeshPeer),
                     _ => (Role::Client, Guest::Client),
                 };
-                let member = Member { key: *key, role, presence: presence(key, guest).into(), version: 2 };
+                let member =
+                    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0 };
                 shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
             }
             Event::Switched { member, .. } if home(member).is_some() => {}

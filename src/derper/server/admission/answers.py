@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from derper.protocol.frames import Health
 from derper.protocol.keys import NodePublic
 
 
@@ -42,6 +43,11 @@ class Answer:
     def admits(self) -> bool:
         """Whether a client may log in."""
         return self.standing is Standing.KNOWN or self.is_waived
+
+    @property
+    def farewell(self) -> bytes:
+        """The frame that tells the client's user why it may not stay."""
+        return Health(f"this relay does not take this device: {self.told}").encode()
 
 
 KNOWN = Answer(Standing.KNOWN)

@@ -1,16 +1,19 @@
 """All checks that an operator asked for, behind one question: may this client in?
 
-The kinds of check are ANDed, the cheapest first; of one kind, one has to know the client. Whoever asks waits, nobody
-else does, and at most so many wait at once: a verifier that is stuck costs memory that is bounded.
+The kinds of check are ANDed, the cheapest first, or with `-verify-any` ORed; of one kind, one has to know the client.
+Whoever asks waits, nobody else does, and at most so many wait at once: a verifier that is stuck costs memory that is
+bounded.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 
 from derper.config import Config
 from derper.server import roots
-from derper.server.admission.answers import KNOWN, Answer, Applicant, Check, any_of, unknown
+from derper.server.admission.allowlist import AllowList
+from derper.server.admission.answers import KNOWN, Answer, Applicant, Check, Standing, any_of, unknown
+from derper.server.admission.memory import Remembering
 from derper.server.admission.tailscaled import Tailscaled
 from derper.server.admission.url import UrlCheck
 
@@ -18,30 +21,31 @@ MOST_WAITING: Final = 4_096
 
 
 class Door:
-    """Who may connect. `tailscaleds` are the daemons among the checks, which `/debug/check` proves."""
+    """Who may connect, as the configuration says."""
 
-    def __init__(self, kinds: Sequence[Sequence[Check]], tailscaleds: Sequence[Tailscaled] = ()) -> None:
-        self._kinds = [kind for kind in kinds if kind]
-        self._tailscaleds = tailscaleds
-        self._waiting = 0
-
-    @classmethod
-    def of(cls, config: Config) -> Self:
-        """The door that a configuration describes.
-
-        Raises:
-            ConfigError: something that it names cannot be read.
-        """
+    def __init__(self, config: Config) -> None:
+        """Make the checks; raises `ConfigError` when something that they need cannot be read."""
         admission = config.admission
-        tailscaleds = [Tailscaled(socket) for socket in admission.tailscaled_sockets]
+        self.allow_list = None if admission.allow_keys is None else AllowList(admission.allow_keys)
+        self._tailscaleds = [Tailscaled(socket) for socket in admission.tailscaled_sockets]
         tls = roots.context(config.roots) if any(url.startswith("https:") for url in admission.urls) else None
         urls = [UrlCheck(url, fails_open=admission.url_fail_open, tls=tls) for url in admission.urls]
-        return cls([tailscaleds, urls], tailscaleds)
+        kinds: list[list[Check]] = [[self.allow_list] if self.allow_list else [], [*self._tailscaleds], [*urls]]
+        if admission.cache:
+            kinds[1:] = [[Remembering(check, admission.cache) for check in kind] for kind in kinds[1:]]
+        self._kinds = [kind for kind in kinds if kind]
+        self._any_kind = admission.any_kind
+        self._waiting = 0
 
     @property
     def is_open(self) -> bool:
         """Whether nobody has to be asked."""
         return not self._kinds
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether something other than the list of keys is asked."""
+        return len(self._kinds) > (self.allow_list is not None)
 
     async def ask(self, applicant: Applicant) -> Answer:
         """Say whether a client may in."""
@@ -49,13 +53,20 @@ class Door:
             return unknown(f"{MOST_WAITING:,} other clients wait to be verified")
         self._waiting += 1
         try:
-            for kind in self._kinds:
-                answer = await _ask_kind(kind, applicant)
-                if not answer.admits:
-                    return answer
+            return await (self._ask_any(applicant) if self._any_kind else self._ask_all(applicant))
         finally:
             self._waiting -= 1
-        return KNOWN
+
+    async def review(self, applicant: Applicant) -> Answer | None:
+        """Give the refusal of a client that is in, if it would be refused now; one that nobody knows of stays."""
+        if self._any_kind:
+            answer = await self._ask_any(applicant)
+            return answer if answer.standing is Standing.REFUSED else None
+        for kind in self._kinds:
+            answer = await _ask_kind(kind, applicant)
+            if answer.standing is Standing.REFUSED:
+                return answer
+        return None
 
     async def faults(self) -> list[str]:
         """Say what keeps the daemons from being asked (docs/protocol/http.md, /debug/check)."""
@@ -67,6 +78,22 @@ class Door:
         for kind in self._kinds:
             for check in kind:
                 await check.close()
+
+    async def _ask_all(self, applicant: Applicant) -> Answer:
+        for kind in self._kinds:
+            answer = await _ask_kind(kind, applicant)
+            if not answer.admits:
+                return answer
+        # A key may have left the list while the others were asked.
+        return KNOWN if self.allow_list is None else await self.allow_list.ask(applicant)
+
+    async def _ask_any(self, applicant: Applicant) -> Answer:
+        answers: list[Answer] = []
+        for kind in self._kinds:
+            answers.append(await _ask_kind(kind, applicant))
+            if answers[-1].standing is Standing.KNOWN:
+                break
+        return any_of(answers)
 
 
 async def _ask_kind(kind: Sequence[Check], applicant: Applicant) -> Answer:

@@ -1,7 +1,7 @@
 //! Several shards: connections that move, packets that cross, mailboxes that fill up.
 
 use super::harness::{ALL, Over, PING, PREFERRED, Room, disco, frame, from, gone, packet, settings};
-use crate::stepping::Guest;
+use crate::stepping::{Guest, Party};
 
 #[test]
 fn packets_cross_between_any_two_shards_in_order() {
@@ -140,4 +140,43 @@ fn a_clock_that_one_shard_has_read_earlier_than_another_does_no_harm() {
         assert_eq!(room.world.counter("home_moves_in"), 0, "seed {seed}");
         assert_eq!(room.frames(a), vec![gone(9, 1); 3], "seed {seed}");
     }
+}
+
+#[test]
+fn pairs_that_were_split_talk_on_one_shard_once_they_have_come_back() {
+    const PAIRS: u8 = 50;
+    const ANYWHERE: usize = 9;
+    let mut room = Room::new(2);
+    let talk = |room: &mut Room, at: &[Party]| {
+        // How many of a hundred packets crossed.
+        let before = room.world.counter("packets_crossed");
+        for name in 0..2 * PAIRS {
+            room.say(at[usize::from(name)], &packet(name ^ 1, b"hello").repeat(10));
+        }
+        room.world.run();
+        (room.world.counter("packets_crossed") - before) * 100 / (20 * u64::from(PAIRS))
+    };
+    let mut at: Vec<_> = (0..2 * PAIRS)
+        .map(|name| room.join_at(Over::Plain, name, usize::from(name % 3) / 2, usize::from(name % 2)))
+        .collect();
+    assert_eq!(talk(&mut room, &at), 100);
+    // One of each pair comes back, to where the other is.
+    for name in (0..2 * PAIRS).step_by(2) {
+        room.world.reset(at[usize::from(name)]);
+        room.world.run();
+        at[usize::from(name)] = room.join_at(Over::Plain, name, 0, ANYWHERE);
+    }
+    assert_eq!(talk(&mut room, &at), 0);
+    // All come back, in another order.
+    for party in at.drain(..) {
+        room.world.reset(party);
+    }
+    room.world.run();
+    let mut back = vec![0; usize::from(2 * PAIRS)];
+    for name in (0..2 * PAIRS).rev() {
+        // The first of a pair goes where there is room, the second to the first.
+        let home = if name % 2 == 1 { usize::from(name / 2 % 2) } else { ANYWHERE };
+        back[usize::from(name)] = room.join_at(Over::Plain, name, 1, home);
+    }
+    assert_eq!(talk(&mut room, &back), 0);
 }

@@ -29,7 +29,7 @@ fn frame_of(room: &mut Room) -> Option<(u8, Vec<u8>)> {
 }
 
 fn switch(room: &mut Room, conn: ConnId, name: u8, first: &[u8]) {
-    let member = Member { key: key(name), role: Role::Client, presence: [].into(), version: 2 };
+    let member = Member { key: key(name), role: Role::Client, presence: [].into(), version: 2, number: 0 };
     room.world.submit([(conn, Command::Switch { conn, member, first: first.to_vec() })]);
 }
 

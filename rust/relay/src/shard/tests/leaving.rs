@@ -1,8 +1,8 @@
 //! How connections end, with their reasons, and that a name never means somebody else.
 
-use super::harness::{ALL, Over, PREFERRED, Room, disco, frame, from, gone, key, packet};
+use super::harness::{ALL, KEEP_ALIVE, Over, PREFERRED, Room, disco, frame, from, gone, key, packet};
 use crate::seam::{Command, Event, Reason};
-use crate::stepping::Ending;
+use crate::stepping::{Ending, Guest, introduction};
 
 #[test]
 fn an_ended_or_broken_stream_ends_the_connection() {
@@ -19,6 +19,32 @@ fn an_ended_or_broken_stream_ends_the_connection() {
         assert_eq!(room.world.check().connections, 0);
         assert_ne!(room.world.ending(a), Ending::Open);
     }
+}
+
+#[test]
+fn a_link_that_falls_silent_ends_and_one_that_is_kept_alive_does_not() {
+    let mut room = Room::new(1);
+    let link = room.world.connect(false, 0);
+    room.world.introduce(link, 0);
+    room.say(link, &introduction(&key(9), Guest::Node));
+    for _ in 0..10 {
+        room.world.pass(60_000);
+        room.say(link, &frame(KEEP_ALIVE, b""));
+        room.world.run();
+        assert!(room.endings().is_empty());
+    }
+    room.world.pass(119_000);
+    assert!(room.endings().is_empty());
+    room.world.pass(2_000);
+    assert_eq!(room.ending(), "silent");
+}
+
+#[test]
+fn a_client_may_be_silent_for_as_long_as_it_likes() {
+    let mut room = Room::new(1);
+    room.join(Over::Plain, 1);
+    room.world.pass(600_000);
+    assert!(room.endings().is_empty());
 }
 
 #[test]

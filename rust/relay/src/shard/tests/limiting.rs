@@ -1,10 +1,11 @@
 //! How much is read from clients, and who has a hard time with it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::harness::{Over, PING, Room, frame, key, packet};
 use crate::bucket::Rate;
-use crate::seam::{Event, Limits, Struggle};
+use crate::seam::{Command, Event, Limits, Struggle};
 use crate::stepping::Party;
 
 /// Payload bytes a second.
@@ -13,6 +14,11 @@ const PACKET: usize = 1_000;
 
 fn packets(to: u8, count: usize) -> Vec<u8> {
     packet(to, &[0; PACKET]).repeat(count)
+}
+
+fn limit(room: &Room, limits: Limits) {
+    let limits = Arc::new(limits);
+    room.world.tell_all(|| Command::LimitClients(Arc::clone(&limits)));
 }
 
 /// The payload bytes of what a party has got.
@@ -34,7 +40,7 @@ fn each_client_is_read_at_the_rate_of_its_key_and_open_connections_at_once() {
     let mut room = Room::new(1);
     let (limited, free) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     let (one, two) = (room.join(Over::Plain, 3), room.join(Over::Plain, 4));
-    room.world.limit_clients(Limits::new(Some(SLOW), [(key(2), None)].into(), None));
+    limit(&room, Limits::new(Some(SLOW), [(key(2), None)].into(), None));
     for (party, to) in [(limited, 3), (free, 4)] {
         room.say(party, &packets(to, 200));
     }
@@ -44,7 +50,7 @@ fn each_client_is_read_at_the_rate_of_its_key_and_open_connections_at_once() {
     room.world.pass(1_000);
     assert!((9_000..=11_000).contains(&got(&mut room, one)), "a second of the rate");
     assert!(room.world.counter("rate_limit_per_client_waited") > 0);
-    room.world.limit_clients(Limits::new(None, HashMap::new(), None));
+    limit(&room, Limits::new(None, HashMap::new(), None));
     room.world.run();
     assert!(got(&mut room, one) > 100_000, "all the rest");
     assert_eq!(room.world.counter("rate_limit_total_waited"), 0);
@@ -54,7 +60,7 @@ fn each_client_is_read_at_the_rate_of_its_key_and_open_connections_at_once() {
 fn a_total_is_shared_by_all_shards_and_no_client_starves_another() {
     for shards in [1, 2] {
         let mut room = Room::new(shards);
-        room.world.limit_clients(Limits::new(None, HashMap::new(), Some(SLOW)));
+        limit(&room, Limits::new(None, HashMap::new(), Some(SLOW)));
         let receivers: Vec<_> = (11..=14).map(|name| room.join_at(Over::Plain, name, 0, 0)).collect();
         let senders: Vec<_> =
             (1..=4).map(|name| room.join_at(Over::Plain, name, 0, usize::from(name) % shards)).collect();
@@ -81,7 +87,7 @@ fn a_total_is_shared_by_all_shards_and_no_client_starves_another() {
 #[test]
 fn a_light_client_waits_for_one_turn_of_each_that_floods() {
     let mut room = Room::new(1);
-    room.world.limit_clients(Limits::new(None, HashMap::new(), Some(SLOW)));
+    limit(&room, Limits::new(None, HashMap::new(), Some(SLOW)));
     let (flood, light, receiver) =
         (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
     room.say(flood, &packets(1, 10_000));
@@ -94,7 +100,7 @@ fn a_light_client_waits_for_one_turn_of_each_that_floods() {
 #[test]
 fn a_client_that_its_limit_holds_back_for_ten_seconds_is_told_of_and_so_is_the_end() {
     let mut room = Room::new(1);
-    room.world.limit_clients(Limits::new(Some(SLOW), HashMap::new(), None));
+    limit(&room, Limits::new(Some(SLOW), HashMap::new(), None));
     let (sender, other) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     // The burst, and twenty seconds more.
     room.say(sender, &packets(1, 270));
@@ -110,7 +116,7 @@ fn a_client_that_its_limit_holds_back_for_ten_seconds_is_told_of_and_so_is_the_e
 #[test]
 fn who_goes_on_struggling_is_told_of_once_and_once_more_after_a_minute() {
     let mut room = Room::new(1);
-    room.world.limit_clients(Limits::new(Some(SLOW), HashMap::new(), None));
+    limit(&room, Limits::new(Some(SLOW), HashMap::new(), None));
     let sender = room.join(Over::Plain, 1);
     room.say(sender, &packets(1, 300));
     room.world.pass(11_000);

@@ -131,6 +131,25 @@ fn a_peer_that_leaves_while_it_is_served_is_noticed_without_a_write() {
 }
 
 #[test]
+fn a_peer_that_says_goodbye_right_behind_its_request_gets_the_answer() {
+    for over in [Over::Tls12, Over::Tls13] {
+        let mut room = Room::new(1);
+        let party = room.connect(over, 0);
+        room.say(party, HEAD);
+        room.client(party).send_close_notify();
+        room.flush(party);
+        room.world.run();
+        let events = room.world.events();
+        let [Event::Head { conn, .. }] = &events[..] else { panic!("{events:?} instead of a head") };
+        let write = Command::Write { conn: *conn, bytes: b"answer".to_vec(), tell_drained: false };
+        room.world.submit([(*conn, write), (*conn, Command::Close(*conn, Reason::code("done")))]);
+        assert_eq!(room.hear(party), b"answer", "{over:?}");
+        room.world.finish(party);
+        assert_eq!(room.ending(), "done");
+    }
+}
+
+#[test]
 fn a_peer_that_ends_its_request_with_its_stream_gets_the_answer() {
     for over in ALL {
         let mut room = Room::new(1);

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 _DAY: Final = timedelta(days=1)
+_LIFE: Final = timedelta(days=90)  # long enough that no server warns of its end
 
 
 class Authority:
@@ -25,7 +26,7 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, folder: Path, host: str, life: timedelta = _DAY, *extensions: x509.ExtensionType) -> int:
+    def issue(self, folder: Path, host: str, life: timedelta = _LIFE, *extensions: x509.ExtensionType) -> int:
         """Write `host.crt` and `host.key` into the folder, for a DNS name or an IP address; gives the serial number."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
@@ -58,7 +59,7 @@ class Authority:
         subject: x509.Name,
         key: ec.EllipticCurvePublicKey,
         constraints: x509.BasicConstraints,
-        life: timedelta = _DAY,
+        life: timedelta = _LIFE,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (

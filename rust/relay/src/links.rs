@@ -1,0 +1,79 @@
+//! The links that lead to a key at other nodes, the first announced first. There is nearly always one, and there may
+//! be a million of these lists, so one costs no memory of its own.
+
+use crate::id::ConnId;
+
+/// Invariant: nobody is in it twice, and nobody comes first only in an empty one.
+#[derive(Debug)]
+pub(crate) struct Links {
+    first: ConnId,
+    others: Box<[ConnId]>,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { first: ConnId::NOBODY, others: Box::default() }
+    }
+}
+
+impl Links {
+    /// The one that is used; nobody where there is none.
+    pub(crate) const fn first(&self) -> ConnId {
+        self.first
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.first != ConnId::NOBODY) + self.others.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn contains(&self, link: ConnId) -> bool {
+        link != ConnId::NOBODY && (self.first == link || self.others.contains(&link))
+    }
+
+    /// Adds one that is not in it yet.
+    pub(crate) fn push(&mut self, link: ConnId) {
+        if self.first == ConnId::NOBODY {
+            self.first = link;
+        } else {
+            self.others = self.others.iter().copied().chain([link]).collect();
+        }
+    }
+
+    /// Takes one out; whether it was in it.
+    pub(crate) fn remove(&mut self, link: ConnId) -> bool {
+        if !self.contains(link) {
+            return false;
+        }
+        let all = [self.first].into_iter().chain(self.others.iter().copied());
+        let mut left = all.filter(|other| *other != link);
+        let first = left.next().unwrap_or(ConnId::NOBODY);
+        let others = left.collect();
+        (self.first, self.others) = (first, others);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_came_and_is_still_there_is_first() {
+        let link = ConnId::from_u64;
+        let mut links = Links::default();
+        assert!(links.is_empty() && !links.contains(ConnId::NOBODY) && !links.remove(ConnId::NOBODY));
+        for n in 1..=3 {
+            links.push(link(n));
+        }
+        assert_eq!((links.len(), links.first()), (3, link(1)));
+        assert!(links.remove(link(2)) && !links.remove(link(2)));
+        assert!(links.remove(link(1)) && links.contains(link(3)));
+        assert_eq!((links.len(), links.first()), (1, link(3)));
+        assert!(links.remove(link(3)) && links.is_empty());
+        assert_eq!(links.first(), ConnId::NOBODY);
+    }
+}

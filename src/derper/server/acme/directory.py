@@ -1,0 +1,284 @@
+"""The CA: where it is, our account there, and the bounds of what it may send and make us do.
+
+Everything here blocks and is called through a `Worker`. The CA is trusted to issue certificates and with nothing else:
+answers are bounded in bytes, time and number, only https is spoken, and whatever goes wrong is an `OrderError`.
+"""
+
+import contextlib
+import io
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import requests
+from acme import client, messages
+from acme import errors as acme_errors
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from josepy.b64 import b64encode
+from josepy.jwa import ES256, ES384, ES512, RS256, JWASignature
+from josepy.jwk import JWK, JWKEC, JWKRSA
+from requests.adapters import HTTPAdapter
+
+from derper import log
+from derper._version import version
+from derper.config import Acme, TrustedRoots, eab_key
+from derper.errors import ConfigError, NetworkError
+from derper.redaction import conceal
+from derper.server import files, roots
+from derper.server.acme.store import Store
+from derper.server.certificates import PrivateKey
+
+MOST_BYTES: Final = 1 << 20
+MOST_REQUESTS: Final = 200  # for one order
+MOST_REDIRECTS: Final = 3
+ANSWER_SECONDS: Final = 20.0  # for a connection, and between two pieces of an answer
+BODY_SECONDS: Final = 30.0
+NONCE_TRIES: Final = 10
+_BUSY: Final = (429, 503)
+_CURVES: Final = {"secp256r1": ES256, "secp384r1": ES384, "secp521r1": ES512}
+
+
+class OrderError(NetworkError):
+    """An order failed; the CA may say how long to leave it alone."""
+
+    def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class ChallengeError(OrderError):
+    """The CA found that a host is not proved to be ours; another way may do."""
+
+
+class Ca:
+    """One CA for one order after another. Each method asks it something, and raises `OrderError` when that fails."""
+
+    def __init__(self, settings: Acme, trusted: TrustedRoots, store: Store) -> None:
+        self._settings = settings
+        self._trusted = trusted
+        self._store = store
+        self._client: client.ClientV2 | None = None
+        self._network: _Network | None = None
+
+    @property
+    def account_key(self) -> JWK:
+        """The key by which challenges are answered, once there is an account."""
+        with _blamed("the account"):
+            key: JWK | None = self._open().net.key
+        if key is None:
+            raise OrderError("there is no account")
+        return key
+
+    def profiles(self) -> frozenset[str]:
+        """Give the names of the profiles that it offers."""
+        with _blamed("its directory"):
+            return frozenset(self._open().directory["meta"].profiles or ())
+
+    def begin(self, csr: bytes, profile: str | None) -> messages.OrderResource:
+        """Order a certificate."""
+        with _blamed("the order"):
+            ca = self._open()
+            if self._network is not None:
+                self._network.requests_left = MOST_REQUESTS
+            return ca.new_order(csr, profile)
+
+    def answer(self, challenge: messages.ChallengeBody) -> None:
+        """Say that a challenge can be looked at."""
+        with _blamed("the challenge"):
+            ca = self._open()
+            ca.answer_challenge(challenge, challenge.chall.response(self.account_key))
+
+    def poll(self, authorization: messages.AuthorizationResource) -> messages.AuthorizationResource:
+        """See how far a proof is."""
+        with _blamed("the authorization"):
+            return self._open().poll(authorization)[0]
+
+    def finalize(self, order: messages.OrderResource) -> messages.OrderResource:
+        """Ask for the certificate of an order whose proofs are done."""
+        with _blamed("the certificate"):
+            try:
+                return self._open().begin_finalization(order)
+            except messages.Error as error:
+                if error.code != "orderNotReady":
+                    raise
+                return order  # fetching it asks again
+
+    def fetch(self, order: messages.OrderResource, seconds: float) -> bytes | None:
+        """Give the chain in PEM; None: it is not there yet."""
+        with _blamed("the certificate"):
+            try:
+                # The library takes a time without a zone, and a second until its first look.
+                until = datetime.now() + timedelta(seconds=seconds)  # noqa: DTZ005
+                chain = self._open().poll_finalization(order, until).fullchain_pem
+            except acme_errors.TimeoutError:
+                return None
+            return chain.encode()
+
+    def suggestion(self, chain: bytes) -> tuple[datetime | None, datetime]:
+        """Say when the CA wants a certificate renewed, if it says so, and when to ask again."""
+        with _blamed("the renewal information"):
+            when, again = self._open().renewal_time(chain)
+            if when is not None and when.tzinfo is None:
+                when = when.replace(tzinfo=UTC)
+            return when, again.astimezone(UTC)
+
+    def forget(self) -> None:
+        """Begin anew with the directory and the account at the next call: one of them may have changed."""
+        self._client = None
+
+    def _open(self) -> client.ClientV2:
+        """Find the directory and our account, once."""
+        if self._client is None:
+            self._network = network = _Network(*_signing(self._store.account_key()), self._context())
+            directory = client.ClientV2.get_directory(self._settings.directory, network)
+            ca = client.ClientV2(directory, network)
+            registration = messages.NewRegistration.from_data(
+                email=self._settings.email or None,
+                terms_of_service_agreed=True,
+                external_account_binding=self._binding(network, directory),
+            )
+            try:
+                ca.new_account(registration)
+            except acme_errors.ConflictError as known:
+                network.account = messages.RegistrationResource(body=registration, uri=known.location)
+            self._client = ca
+        return self._client
+
+    def _binding(self, network: "_Network", directory: messages.Directory) -> dict[str, Any] | None:
+        if network.key is None or not self._settings.binds_an_account:
+            return None
+        key = b64encode(external_key(self._settings)).decode()
+        return messages.ExternalAccountBinding.from_data(
+            network.key.public_key(), self._settings.eab_kid, key, directory
+        )
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which asks for a certificate, and for the right name in it
+        trusted = self._trusted if self._settings.roots is None else TrustedRoots(self._settings.roots, ())
+        for root in roots.load(trusted):
+            with contextlib.suppress(ssl.SSLError):  # one that cannot be read vouches for nobody
+                context.load_verify_locations(cadata=root)
+        return context
+
+
+def external_key(settings: Acme) -> bytes:
+    """Give the key of the external account, from its file if it has one.
+
+    Raises:
+        ConfigError: the file does not hold it.
+    """
+    if settings.eab_key_file is None:
+        return eab_key(settings.eab_key, "-acme-eab-key")
+    text = files.read(settings.eab_key_file, "the file of -acme-eab-key-file").decode("ascii", "replace")
+    conceal(text.strip(), str(settings.eab_key_file))
+    return eab_key(text, f"the file {settings.eab_key_file} of -acme-eab-key-file")
+
+
+def _signing(key: PrivateKey) -> tuple[JWK, JWASignature]:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return JWKEC(key=key), _CURVES[key.curve.name]
+    if isinstance(key, rsa.RSAPrivateKey):
+        return JWKRSA(key=key), RS256
+    raise ConfigError("the key of the ACME account is of a kind that CAs do not take; ECDSA P-256 or RSA is wanted")
+
+
+@contextlib.contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Make one error of all those that a CA, the way to it, or the library's reading of it can cause."""
+    try:
+        yield
+    except (OrderError, ConfigError):
+        raise
+    except acme_errors.ValidationError as error:
+        raise ChallengeError(f"{what}: {_words(error)}") from None
+    except (acme_errors.Error, requests.RequestException) as error:
+        raise OrderError(f"{what}: {_words(error)}") from None
+    except Exception as error:  # noqa: BLE001  the library trusts the CA to send what the RFC says
+        raise OrderError(f"{what}: the CA's answer cannot be understood ({_words(error)})") from None
+
+
+def _words(error: Exception) -> str:
+    return log.in_one_line(error)[:500]
+
+
+class _Network(client.ClientNetwork):
+    """The library's HTTP, within bounds."""
+
+    def __init__(self, key: JWK, algorithm: JWASignature, context: ssl.SSLContext) -> None:
+        super().__init__(
+            key, alg=algorithm, user_agent=f"derper/{version()} (acme-python)", timeout=int(ANSWER_SECONDS)
+        )
+        self.requests_left = MOST_REQUESTS
+        self.session.max_redirects = MOST_REDIRECTS
+        self.session.adapters.clear()
+        self.session.mount("https://", _Adapter(context))
+
+    def post(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401  as the library has it
+        """Post, and again while the CA finds fault with the nonce: it may do so at any time (RFC 8555, 6.5)."""
+        for _ in range(NONCE_TRIES - 1):
+            try:
+                return self._post_once(*args, **kwargs)
+            except messages.Error as error:
+                if error.code != "badNonce":
+                    raise
+                self._nonces.clear()
+        return self._post_once(*args, **kwargs)
+
+    def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
+        self.requests_left -= 1
+        if self.requests_left < 0:
+            raise OrderError(f"the CA wants more than {MOST_REQUESTS} requests for one order")
+        response = super()._send_request(method, url, *args, **kwargs)
+        if response.status_code in _BUSY:
+            raise OrderError(f"the CA is busy: {_problem(response)}", _retry_after(response))
+        return response
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that trust whom we say, and answers of a bounded size, read within a bounded time."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  as the library has it
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
+
+    def cert_verify(self, *_args: object) -> None:
+        """Leave it to the context: the library would add its own roots."""
+
+    def build_connection_pool_key_attributes(self, request: Any, _verify: Any, cert: Any = None) -> Any:  # noqa: ANN401
+        return super().build_connection_pool_key_attributes(request, True, cert)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
+        response = super().send(request, *args, **(kwargs | {"stream": True}))
+        deadline = time.monotonic() + BODY_SECONDS
+        body = b""
+        while piece := response.raw.read1(MOST_BYTES, decode_content=True):
+            body += piece
+            if len(body) > MOST_BYTES:
+                raise OrderError(f"the CA answers with more than {MOST_BYTES:,} bytes")
+            if time.monotonic() > deadline:
+                raise OrderError(f"the CA's answer takes longer than {BODY_SECONDS:.0f} s")
+        response.raw.release_conn()
+        response.raw = io.BytesIO(body)
+        return response
+
+
+def _problem(response: requests.Response) -> str:
+    try:
+        return str(response.json()["detail"])[:300]
+    except (ValueError, LookupError, TypeError):
+        return f"status {response.status_code}"
+
+
+def _retry_after(response: requests.Response) -> timedelta | None:
+    try:
+        return timedelta(seconds=max(0, int(response.headers["Retry-After"])))
+    except (KeyError, ValueError, OverflowError):
+        return None

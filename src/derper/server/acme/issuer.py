@@ -1,0 +1,333 @@
+"""Every host's certificate from start to end: taken from disk, ordered when there is none, renewed, shown.
+
+A `Keeper` looks after one host, so what asks for a host's certificate at the same time shares one order. What is good
+is shown whatever the CA does; while there is nothing to show, handshakes fail, and the log says why.
+"""
+
+import asyncio
+import random
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from ssl import DER_cert_to_PEM_cert
+from typing import Final
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import Config, IPAddress, TrustedRoots
+from derper.dataplane import Serves
+from derper.errors import ConfigError
+from derper.server import certificates, roots
+from derper.server.acme import renewal
+from derper.server.acme.challenges import OverDns, OverHttp, OverTls, Tokens, Way
+from derper.server.acme.directory import Ca, OrderError, external_key
+from derper.server.acme.order import Issued, Orders
+from derper.server.acme.store import Store
+from derper.server.certificates import Certificate, Host
+from derper.server.reload import Facts
+from derper.server.sources import Clock, Show, Status
+from derper.server.worker import Blocking, T, Worker
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+MOST_ON_DEMAND: Final = 64
+"""Hosts that were only asked for: strangers choose them, so there is an end to it."""
+DISK_SECONDS: Final = 60.0
+LOOK_AGAIN: Final = timedelta(hours=1)
+"""The longest sleep: the clock may have been set meanwhile."""
+ASK_AGAIN: Final = timedelta(hours=6)  # for the CA's suggestion, where it does not say
+SHORT_LIVED: Final = "shortlived"  # the profile of certificates for addresses
+
+FLEET_NAME: Final = "derp.tailscale.com"
+_OF_THE_FLEET: Final = re.compile(r"derp[a-z0-9-]{0,59}\.tailscale\.com")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shop:
+    """What all keepers share."""
+
+    orders: Orders
+    store: Store
+    show: Show
+    clock: Clock
+    disk: Worker
+
+
+class Issuer:
+    """All certificates that come from a CA."""
+
+    def __init__(self, config: Config, show: Show, tokens: Tokens | None, clock: Clock) -> None:
+        directory = config.tls.directory
+        if directory is None:
+            raise ConfigError("there is no directory for certificates; name one with -certdir")
+        self._config = config
+        self._tls = config.tls
+        store = Store(directory)
+        ca = Ca(self._tls.acme, config.roots, store)
+        orders = Orders(ca, _ways(config, show, tokens), Worker("ACME"))
+        self._shop = _Shop(orders, store, show, clock, Worker("certificate files"))
+        self._keepers: dict[Host, Keeper] = {}
+        self._full = False
+
+    async def load(self) -> None:
+        """Show what is on disk, and see that the settings can be used."""
+        acme = self._tls.acme
+        if acme.binds_an_account:
+            external_key(acme)
+        if acme.roots is not None and not roots.load(TrustedRoots(acme.roots, ())):
+            raise ConfigError(f"the file {acme.roots} of -acme-directory-ca holds no certificate; name another")
+        if acme.ip_certificates and self._config.http_address is None:
+            _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
+        host: Host = certificates.plain_name(self._tls.hostname) if self._tls.ip is None else self._tls.ip
+        keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=host == FLEET_NAME)
+        await keeper.load()
+        if keeper.certificate is None:
+            _log.warning("there is no certificate yet: handshakes fail until the CA has issued one", host=host)
+
+    def start(self) -> None:
+        """Order and renew from now on."""
+        for keeper in self._keepers.values():
+            keeper.start()
+
+    async def stop(self) -> None:
+        """Order nothing more."""
+        for keeper in self._keepers.values():
+            await keeper.stop()
+
+    async def reload(self) -> Facts:
+        """Try at once what is waiting to be tried again, and ask for the CA's suggestions."""
+        for keeper in self._keepers.values():
+            keeper.hurry()
+        return {"certificates": len(self._keepers)}
+
+    def wanted(self, name: str | None, local: IPAddress) -> None:
+        """Order what a client asked for, if it is something that we serve."""
+        host = self._served_as(name, local)
+        if host is None:
+            return
+        keeper = self._keepers.get(host)
+        if keeper is None:
+            if not self._has_room():
+                return
+            keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=True)
+            keeper.start()
+        keeper.want()
+
+    def status(self) -> list[Status]:
+        """Say how each host's certificate is; of hosts that were only asked for, those that have one."""
+        return [keeper.status() for keeper in self._keepers.values() if keeper.certificate or not keeper.on_demand]
+
+    def _served_as(self, name: str | None, local: IPAddress) -> Host | None:
+        if name is None:
+            return local if self._tls.acme.ip_certificates else None
+        plain = certificates.plain_name(name)
+        if self._tls.hostname == FLEET_NAME and _OF_THE_FLEET.fullmatch(plain):
+            return plain
+        return None
+
+    def _has_room(self) -> bool:
+        """See that one more fits, in the place of one that never got a certificate if need be."""
+        on_demand = [keeper for keeper in self._keepers.values() if keeper.on_demand]
+        if len(on_demand) < MOST_ON_DEMAND:
+            return True
+        idle = next((keeper for keeper in on_demand if keeper.is_idle), None)
+        if idle is not None:
+            idle.end()
+            del self._keepers[idle.host]
+            return True
+        if not self._full:
+            self._full = True
+            _log.warning("clients ask for more hosts than certificates are ordered for", most=MOST_ON_DEMAND)
+        return False
+
+
+class Keeper:
+    """Looks after the certificate of one host."""
+
+    def __init__(self, host: Host, shop: _Shop, *, on_demand: bool) -> None:
+        self.host = host
+        self.on_demand = on_demand  # what has no certificate is ordered only when a client asks
+        self.certificate: Certificate | None = None
+        self._shop = shop
+        self._task: asyncio.Task[None] | None = None
+        self._poked = asyncio.Event()
+        self._is_wanted = not on_demand
+        self._not_before: datetime | None = None  # no order before this
+        self._failures = 0
+        self._problem = ""
+        self._spread = random.random()  # noqa: S311  spreads load, hides nothing
+        self._suggested: datetime | None = None
+        self._ask_at: datetime | None = None  # the CA, for its suggestion
+        self._unsaved: Issued | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing, and is not about to get it."""
+        return self.certificate is None and not self._is_wanted
+
+    async def load(self) -> None:
+        """Take over what is on disk."""
+        kept = await self._on_disk(partial(self._shop.store.load, self.host, self._shop.clock()))
+        if kept is not None:
+            with suppress(ConfigError):
+                self._adopt(kept)
+
+    def start(self) -> None:
+        """Look after it from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    def end(self) -> None:
+        """Do no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def stop(self) -> None:
+        """Do no more, and return when that is so."""
+        self.end()
+        if self._task is not None:
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def want(self) -> None:
+        """Hear that a client has asked for the host."""
+        if self.certificate is None and not self._is_wanted:
+            self._is_wanted = True
+            self._poked.set()
+
+    def hurry(self) -> None:
+        """Wait no longer."""
+        self._not_before = self._ask_at = None
+        self._poked.set()
+
+    def status(self) -> Status:
+        """Say how it is."""
+        ends = None if self.certificate is None else self.certificate.ends
+        return Status(str(self.host), ends, self._next_order(self._shop.clock()), self._failures, self._problem)
+
+    async def _keep(self) -> None:
+        if self.on_demand:
+            await self.load()
+        while True:
+            await self._ask()
+            await self._save()
+            now = self._shop.clock()
+            wait = self._next_order(now) - now
+            if not self._is_wanted or wait > timedelta():
+                self._poked.clear()
+                seconds = min(wait, LOOK_AGAIN).total_seconds() if self._is_wanted else None
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._poked.wait(), seconds)
+                continue
+            await self._renew()
+
+    def _next_order(self, now: datetime) -> datetime:
+        due = now
+        if self.certificate is not None:
+            due = renewal.due(self.certificate.begins, self.certificate.ends, self._spread, self._suggested)
+        return due if self._not_before is None else max(due, self._not_before)
+
+    async def _renew(self) -> None:
+        """Order a certificate, unless another process that shares the directory did so."""
+        now = self._shop.clock()
+        kept = await self._on_disk(partial(self._shop.store.load, self.host, now))
+        try:
+            if kept is not None and self._is_newer(kept, now):
+                self._adopt(kept)
+                return
+            _log.info("ordering a certificate", host=self.host)
+            issued = await self._shop.orders.obtain(self.host, None if isinstance(self.host, str) else SHORT_LIVED)
+            self._adopt(self._checked(issued))
+        except (OrderError, ConfigError) as error:
+            self._failed(error)
+            return
+        self._unsaved = issued
+        self._not_before = self._shop.clock() + min(renewal.LEAST_GAP, self._life / 6)
+        await self._save()
+        _log.info("got a certificate", host=self.host, ends=self.certificate and self.certificate.ends)
+
+    @property
+    def _life(self) -> timedelta:
+        return timedelta() if self.certificate is None else self.certificate.life
+
+    def _is_newer(self, kept: Certificate, now: datetime) -> bool:
+        if self.certificate is not None and kept.ends <= self.certificate.ends:
+            return False
+        return renewal.due(kept.begins, kept.ends, self._spread) > now
+
+    def _checked(self, issued: Issued) -> Certificate:
+        """Believe nothing: what cannot be served must not take the place of what can."""
+        source = "that the CA issued"
+        certificate = certificates.parse(issued.chain, source, issued.key, "of the order", self.host)
+        certificates.check_dates(certificate, source, self._shop.clock(), "the CA is at fault")
+        return certificate
+
+    def _adopt(self, certificate: Certificate) -> None:
+        serves = Serves.name(self.host) if isinstance(self.host, str) else Serves.local_ip(self.host)
+        self._shop.show(serves, certificate)
+        self.certificate = certificate
+        self._is_wanted = True
+        self._failures, self._problem, self._not_before = 0, "", None
+        self._suggested = self._ask_at = None
+
+    def _failed(self, error: OrderError | ConfigError) -> None:
+        self._failures += 1
+        self._problem = str(error)
+        asked = error.retry_after if isinstance(error, OrderError) else None
+        pause = renewal.retry_after(self._failures, asked)
+        now = self._shop.clock()
+        self._not_before = now + pause
+        if self.certificate is None:
+            self._is_wanted = not self.on_demand
+        _log.error(
+            "no certificate could be had from the CA", host=self.host, reason=self._problem,
+            again_in=f"{pause.total_seconds():.0f} s",
+            **({"the_present_one_ends": self.certificate.ends} if self.certificate else {}),
+        )  # fmt: skip
+
+    async def _ask(self) -> None:
+        """Ask when the CA wants the certificate renewed, at the times that it says."""
+        now = self._shop.clock()
+        if self.certificate is None or now > self.certificate.ends or (self._ask_at is not None and now < self._ask_at):
+            return
+        try:
+            leaf = DER_cert_to_PEM_cert(self.certificate.chain[0])
+            suggested, again = await self._shop.orders.suggestion(leaf.encode())
+        except (OrderError, ConfigError, TimeoutError) as error:
+            _log.debug("the CA says nothing of renewal", host=self.host, reason=str(error))
+            self._ask_at = now + ASK_AGAIN
+            return
+        if suggested != self._suggested:
+            _log.debug("the CA suggests when to renew", host=self.host, at=suggested)
+        self._suggested = suggested
+        self._ask_at = min(max(again, now + renewal.FIRST_RETRY), now + timedelta(days=1))
+
+    async def _save(self) -> None:
+        """Keep a new certificate on disk; while that fails it is served all the same, and tried again."""
+        if self._unsaved is None:
+            return
+        issued, store = self._unsaved, self._shop.store
+        try:
+            await self._on_disk(partial(store.save, self.host, issued.key, issued.chain))
+        except ConfigError as error:
+            self._problem = str(error)
+            _log.error("the new certificate is served, but not kept", host=self.host, reason=self._problem)
+        else:
+            self._unsaved = None
+
+    async def _on_disk(self, call: Blocking[T]) -> T:
+        try:
+            return await self._shop.disk.run(call, DISK_SECONDS)
+        except TimeoutError:
+            raise ConfigError("the certificate directory is too slow") from None
+
+
+def _ways(config: Config, show: Show, tokens: Tokens | None) -> list[Way]:
+    """Give the ways by which hosts can be proved here, the likeliest first."""
+    hook = config.tls.acme.dns_hook
+    over_http: list[Way] = [OverHttp(tokens)] if tokens is not None and config.http_address is not None else []
+    if hook is not None:
+        return [OverDns(hook), *over_http]
+    return [OverTls(show), *over_http]

@@ -1,0 +1,32 @@
+"""When a certificate is renewed, and when a failed order is tried again. No I/O, no clock, no random numbers."""
+
+from datetime import datetime, timedelta
+
+MONTH = timedelta(days=30)
+FIRST_RETRY = timedelta(minutes=1)
+LAST_RETRY = timedelta(minutes=30)
+LEAST_GAP = timedelta(hours=1)
+"""Between two orders for a host that succeed, whatever the CA suggests."""
+
+
+def margin(life: timedelta) -> timedelta:
+    """Say how long before its end a certificate is due: 30 days, and a third of a life of less than 90."""
+    return min(MONTH, life / 3)
+
+
+def due(begins: datetime, ends: datetime, spread: float, suggested: datetime | None = None) -> datetime:
+    """Say when to renew.
+
+    `spread` (0 to 1) brings the time forward by up to a thirtieth of the margin, so that a fleet does not come at once.
+    What the CA suggests (RFC 9773) comes first, but no later than when half of the margin is left: it may be wrong.
+    """
+    before = margin(ends - begins)
+    if suggested is not None:
+        return min(suggested, ends - before / 2)
+    return ends - before - before / 30 * spread
+
+
+def retry_after(failures: int, asked: timedelta | None = None) -> timedelta:
+    """Say how long to wait after so many failed orders in a row; a CA may ask for more, up to a day."""
+    usual = min(FIRST_RETRY * (1 << min(failures - 1, 10)), LAST_RETRY)
+    return usual if asked is None else max(usual, min(asked, timedelta(days=1)))

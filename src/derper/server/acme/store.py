@@ -1,0 +1,92 @@
+"""What ACME remembers, in the layout of the Go server, which can go on with it and from which it is taken over.
+
+A name's key and chain lie in one file of that name, an IP address's in `<ip with : as .>.crt` and `.key`, the account's
+key in `acme_account+key`. Every file is written whole or not at all and is for its owner alone. Blocking.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from structlog.typing import FilteringBoundLogger
+
+from derper.config import IPAddress
+from derper.errors import ConfigError
+from derper.server import certificates, files
+from derper.server.certificates import Certificate, Host, PrivateKey
+from derper.server.pairs import Pair
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+ACCOUNT: Final = "acme_account+key"
+
+
+class Store:
+    """One directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def load(self, host: Host, now: datetime) -> Certificate | None:
+        """Give the certificate that is kept for a host; None: there is none that serves now."""
+        try:
+            certificate_path, key_path = self._paths(host)
+            if not isinstance(host, str):
+                self._pair(host).mend(host)
+            if not certificate_path.exists():
+                return None
+            certificate = certificates.load(certificate_path, key_path, host)
+            certificates.check_dates(certificate, certificate_path, now, "a new one is ordered")
+        except (ConfigError, OSError) as error:
+            _log.warning("the certificate that was kept is of no use", host=host, reason=str(error))
+            return None
+        return certificate
+
+    def save(self, host: Host, key: ec.EllipticCurvePrivateKey, chain: bytes) -> None:
+        """Keep a certificate: its key, and its chain in PEM.
+
+        Raises:
+            ConfigError: it cannot be written; the old one is still there.
+        """
+        if isinstance(host, str):
+            files.write(self._directory / host, sec1(key) + chain, "the certificate with its key")
+        else:
+            self._pair(host).replace(chain, sec1(key))
+
+    def account_key(self) -> PrivateKey:
+        """Give the key of our account at the CA, a new one if there is none.
+
+        Raises:
+            ConfigError: its file cannot be used.
+        """
+        path = self._directory / ACCOUNT
+        try:
+            return certificates.parse_key(files.read(path, "the key of the ACME account"), path)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        key = ec.generate_private_key(ec.SECP256R1())
+        files.write(path, sec1(key), "the key of the ACME account")
+        _log.info("made a new key for the ACME account", file=path)
+        return key
+
+    def _paths(self, host: Host) -> tuple[Path, Path]:
+        if isinstance(host, str):
+            return self._directory / host, self._directory / host
+        pair = self._pair(host)
+        return pair.certificate, pair.key
+
+    def _pair(self, ip: IPAddress) -> Pair:
+        return Pair.named(self._directory, str(ip).replace(":", "."))
+
+
+def sec1(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Write a key in the form that the Go server writes."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())

@@ -1,0 +1,89 @@
+"""The file of `-allow-keys`: one node key a line, `#` before a comment (docs/admission.md).
+
+Read whole or not at all. A file that is gone or has a line that is no key leaves the list as it was, and a line in the
+log: that a file cannot be read must not put everybody out.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from derper.errors import ConfigError, ProtocolError
+from derper.protocol.keys import NodePublic
+from derper.server import files
+from derper.server.admission.answers import KNOWN, Answer, Applicant, refused
+
+MAX_BYTES: Final = 16 << 20  # some 200,000 keys
+LOOK_AGAIN_SECONDS: Final = 0.5
+"""Between two looks at the file; one that changes is read once it has stayed as it is between two of them."""
+
+_WHAT: Final = "the allowed keys"
+_Signature = tuple[int, int, int, int]
+
+
+class AllowList:
+    """The keys in force."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file; raises `ConfigError` when that cannot be."""
+        self._path = path
+        self._signature = _signature_of(path)
+        self.keys = load(path)
+
+    async def ask(self, applicant: Applicant) -> Answer:
+        """Say whether a key is on the list."""
+        if applicant.key in self.keys:
+            return KNOWN
+        return refused(f"peer {applicant.key} not in {self._path}", "its key is not on the relay's list")
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def reload(self) -> frozenset[NodePublic]:
+        """Put in force what the file says now; gives the keys that are no longer on the list.
+
+        Raises:
+            ConfigError: it cannot be read, and the list stays.
+        """
+        signature = await asyncio.to_thread(_signature_of, self._path)
+        self._signature = signature  # also of a file that is bad: it is said once
+        keys = await asyncio.to_thread(load, self._path)
+        removed, self.keys = self.keys - keys, keys
+        return removed
+
+    async def changed(self) -> None:
+        """Return when the file is another than the one that was read last, and done with being written."""
+        before = self._signature
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            now = await asyncio.to_thread(_signature_of, self._path)
+            if now == before != self._signature:
+                return
+            before = now
+
+
+def load(path: Path) -> frozenset[NodePublic]:
+    """Read the keys in a file.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is neither a key nor a comment.
+    """
+    keys = set()
+    for number, line in enumerate(files.read(path, _WHAT, most=MAX_BYTES).splitlines(), 1):
+        if text := line.partition(b"#")[0].strip():
+            try:
+                keys.add(NodePublic.from_text(text.decode("utf-8", "replace")))
+            except ProtocolError as error:
+                raise ConfigError(
+                    f"{_WHAT} {path} have a line {number} that is none ({error}); write 'nodekey:' and 64 hex digits"
+                ) from error
+    return frozenset(keys)
+
+
+def _signature_of(path: Path) -> _Signature:
+    """What tells that a file was changed or put in another's place; all zeros for one that cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0, 0, 0
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

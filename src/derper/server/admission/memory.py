@@ -1,0 +1,38 @@
+"""What a check has said of a client before, for the time in which it says nothing (`-verify-cache`)."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Final
+
+from derper.protocol.keys import NodePublic
+from derper.server.admission.answers import KNOWN, Answer, Applicant, Check, Standing
+
+MOST_KEYS: Final = 100_000
+
+
+class Remembering:
+    """A check whose last "yes" stands in for so many seconds while there is no answer, and never after a "no"."""
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self._check = check
+        self._seconds = seconds
+        self._known = OrderedDict[NodePublic, float]()  # since when, the oldest first
+
+    async def ask(self, applicant: Applicant) -> Answer:
+        """Say how a client stands, now or, without an answer, when it was known last."""
+        now = asyncio.get_running_loop().time()
+        was_known = now - self._known.get(applicant.key, -self._seconds) < self._seconds
+        answer = await self._check.ask(replace(applicant, was_known=applicant.was_known or was_known))
+        if answer.standing is Standing.UNKNOWN:
+            return KNOWN if was_known else answer
+        self._known.pop(applicant.key, None)
+        if answer.standing is Standing.KNOWN:
+            self._known[applicant.key] = now
+            if len(self._known) > MOST_KEYS:
+                self._known.popitem(last=False)
+        return answer
+
+    async def close(self) -> None:
+        """Let go of what the check holds."""
+        await self._check.close()

@@ -1,0 +1,112 @@
+"""Those who are in, asked about again: a client that is refused now is told why and put out.
+
+No answer changes nothing. Mesh peers are not asked about. Two things ask: time, each client once an interval, spread so
+that a verifier has an even load; and a key that has left the list of allowed keys, at once.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Final
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper.dataplane import DataPlane
+from derper.protocol.keys import NodePublic
+from derper.server.admission.allowlist import AllowList
+from derper.server.admission.answers import Applicant
+from derper.server.admission.door import Door
+from derper.server.reload import Facts, Reload, reload_all
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+LIST: Final = "the allowed keys"
+IN_FLIGHT: Final = 16
+IDLE_SECONDS: Final = 1.0
+"""Between two looks while nobody is here."""
+
+
+class Review:
+    """The standing review of one server. `interval` in seconds; 0: time alone asks nobody."""
+
+    def __init__(self, plane: DataPlane, door: Door, interval: float) -> None:
+        self._plane = plane
+        self._door = door
+        self._interval = interval
+        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin, as far as there is something to ask."""
+        if self._interval > 0 and self._door.asks_others:
+            self._spawn(self._go_round())
+        if self._door.allow_list is not None:
+            self._spawn(self._watch_list(self._door.allow_list))
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def reload(self) -> Facts:
+        """Read the list of allowed keys again, and put out who is no longer on it.
+
+        Raises:
+            ConfigError: it cannot be read, and the old one stays in force.
+        """
+        allow_list = self._door.allow_list
+        if allow_list is None:
+            return {}
+        if removed := await allow_list.reload():
+            await self._revoke(removed)
+        return {"keys": len(allow_list.keys), "removed": len(removed)}
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _go_round(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            clients = await self._clients()
+            begun, apart = loop.time(), self._interval / max(len(clients), 1)
+            for number, applicant in enumerate(clients.values(), 1):
+                await asyncio.sleep(begun + number * apart - loop.time())
+                await self._turns.acquire()
+                self._spawn(self._ask_about(applicant))
+            if not clients:
+                await asyncio.sleep(min(self._interval, IDLE_SECONDS))
+
+    async def _watch_list(self, allow_list: AllowList) -> None:
+        while True:
+            await allow_list.changed()
+            await reload_all([Reload(LIST, self.reload)])
+
+    async def _revoke(self, removed: Iterable[NodePublic]) -> None:
+        clients = await self._clients()
+        for key in removed:
+            if key in clients:
+                await self._turns.acquire()
+                self._spawn(self._ask_about(clients[key]))
+
+    async def _clients(self) -> dict[NodePublic, Applicant]:
+        """Give everyone who is here, one connection a key, but the mesh peers."""
+        members = [(member, member.who()) for member in await self._plane.members()]
+        mesh_peers = {who.peer for member, who in members if member.is_mesh_peer}
+        return {
+            who.peer: Applicant(who.peer, str(who.endpoint.ip), was_known=True)
+            for _, who in members
+            if who.peer not in mesh_peers and who.endpoint is not None
+        }
+
+    async def _ask_about(self, applicant: Applicant) -> None:
+        """Ask, with a turn that was taken, and act on a refusal."""
+        try:
+            answer = await self._door.review(applicant)
+        finally:
+            self._turns.release()
+        if answer is not None:
+            _log.warning("client no longer admitted", key=applicant.key, remote=applicant.ip, reason=answer.reason)
+            self._plane.close_key(applicant.key, "refused", answer.reason, frames=answer.farewell)

@@ -1,0 +1,251 @@
+"""Certificates given by hand: two files, or none for a host that is an IP address, which gets one of our making.
+
+Files are looked at every few seconds, so that new ones are in force without a restart, and connections that are open do
+not notice. A pair that cannot be served never takes the place of one that can. A certificate of our making is trusted
+by its pin alone, which has to change with it: the next one is made and told long before it takes over.
+"""
+
+import asyncio
+import json
+import re
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from structlog.typing import FilteringBoundLogger
+
+from derper import log
+from derper.config import IPAddress, Tls
+from derper.dataplane import Serves
+from derper.errors import ConfigError
+from derper.server import certificates
+from derper.server.certificates import Certificate, Host
+from derper.server.pairs import Pair
+from derper.server.reload import Facts
+from derper.server.sources import Clock, Show, Status
+from derper.server.worker import Blocking, T, Worker
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+SELF_SIGNED_LIFE: Final = timedelta(days=365)
+CLOCK_SKEW: Final = timedelta(days=1)  # a new certificate is good for clients whose clock is behind ours
+NEXT_IS_TOLD: Final = timedelta(days=60)  # before the end
+NEXT_TAKES_OVER: Final = timedelta(days=7)
+LOOK_SECONDS: Final = 3.0
+DISK_SECONDS: Final = 60.0
+_DAY: Final = timedelta(days=1)
+
+_State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+
+
+class ManualFiles:
+    """The certificate of one host, in its files."""
+
+    def __init__(self, tls: Tls, show: Show, clock: Clock) -> None:
+        self._tls = tls
+        self._host = host_of(tls)
+        self._serves = Serves.any_client() if tls.ip is not None else Serves.name(str(self._host))
+        self._show = show
+        self._clock = clock
+        self._worker = Worker("certificate files")
+        self._certificate: Certificate | None = None
+        self._problem = ""
+        self._seen: _State | None = None  # the files, as they were when they were read
+        self._doubtful: _State | None = None  # as they were when they could not be used
+        self._told: datetime | None = None  # when the log had the next pin
+        self._looking: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Show the certificate, made if need be, and tell its pin."""
+        await self.reload()
+        if self._certificate is not None and (node := derp_map_node(self._tls, self._certificate)) is not None:
+            _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
+            log.verbatim(node)
+
+    def start(self) -> None:
+        """Look at the files every few seconds."""
+        self._looking = asyncio.get_running_loop().create_task(self._look_from_time_to_time())
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
+
+    async def reload(self) -> Facts:
+        """Read the files now."""
+        state, certificate = await self._run(self._read)
+        self._show(self._serves, certificate)
+        self._certificate, self._seen, self._problem = certificate, state, ""
+        return {"host": self._tls.hostname, "ends": certificate.ends, "pin": certificate.pin}
+
+    def wanted(self, _name: str | None, _local: IPAddress) -> None:
+        """Nothing can be done for whom the files are not."""
+
+    def status(self) -> list[Status]:
+        """Say how the certificate is."""
+        ends = None if self._certificate is None else self._certificate.ends
+        return [Status(self._tls.hostname, ends, failures=int(bool(self._problem)), problem=self._problem)]
+
+    async def look(self) -> None:
+        """See whether the files have changed, and whether the next certificate is due."""
+        state = await self._run(partial(_state_of, self._pair))
+        if state != self._seen:
+            await self._read_changed(state)
+        if self._certificate is not None and self._certificate.self_signed and self._tls.ip is not None:
+            await self._see_to_the_next(self._tls.ip, self._certificate)
+
+    @property
+    def _pair(self) -> Pair:
+        return pair_of(self._tls)
+
+    async def _read_changed(self, state: _State) -> None:
+        try:
+            facts = await self.reload()
+        except ConfigError as error:
+            # Whoever replaces two files leaves them at odds for a moment: only what stays so is worth a word.
+            if state == self._doubtful:
+                self._seen, self._problem = state, str(error)
+                _log.error("the certificate's files have changed and cannot be used, the old one stays", reason=error)
+            self._doubtful = state
+        else:
+            _log.info("the certificate's files have changed, serving the new one", **facts)
+
+    async def _see_to_the_next(self, ip: IPAddress, present: Certificate) -> None:
+        now = self._clock()
+        left = present.ends - now
+        if left > NEXT_IS_TOLD or (self._told is not None and now - self._told < _DAY):
+            return
+        try:
+            following = await self._run(partial(_next, self._pair, ip, now))
+            if left <= NEXT_TAKES_OVER:
+                await self._run(self._pair.take_next)
+                facts = await self.reload()
+                _log.warning("the next self-signed certificate has taken over", **facts)
+                return
+        except ConfigError as error:
+            _log.error("the next self-signed certificate cannot be made", days_left=left.days, reason=str(error))
+            self._told = now
+            return
+        self._told = now
+        _log.warning(
+            "the self-signed certificate ends soon; this is the next one's node for the DERP map",
+            days_left=left.days, takes_over=present.ends - NEXT_TAKES_OVER, or_when_renamed_to=self._pair.certificate,
+            **{"from": self._pair.next.certificate},
+        )  # fmt: skip
+        log.verbatim(derp_map_node(self._tls, following) or "")
+
+    def _read(self) -> tuple[_State, Certificate]:
+        state = _state_of(self._pair)
+        return state, load(self._tls, self._clock())
+
+    async def _run(self, call: Blocking[T]) -> T:
+        try:
+            return await self._worker.run(call, DISK_SECONDS)
+        except TimeoutError:
+            raise ConfigError(
+                f"the certificate {self._pair.certificate} cannot be read: its disk is too slow"
+            ) from None
+
+    async def _look_from_time_to_time(self) -> None:
+        while True:
+            with suppress(ConfigError):  # of a slow disk: the next look may do better
+                await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def host_of(tls: Tls) -> Host:
+    """Whom the certificate is for."""
+    return certificates.plain_name(tls.hostname) if tls.ip is None else tls.ip
+
+
+def pair_of(tls: Tls) -> Pair:
+    """Where the certificate and its key lie: the host name without what has no place in a file name."""
+    if tls.directory is None:
+        raise ConfigError("there is no directory for certificates; name one with -certdir")
+    return Pair.named(tls.directory, re.sub(r"[^a-zA-Z0-9.-]", "", tls.hostname))
+
+
+def load(tls: Tls, now: datetime) -> Certificate:
+    """Give the certificate in `<certdir>/<hostname>.crt` and `.key`; for an IP address without files, a new one.
+
+    Raises:
+        ConfigError: the files cannot serve this host name now.
+    """
+    pair, host = pair_of(tls), host_of(tls)
+    remedy = "renew it"
+    if tls.ip is not None:
+        pair.mend(host)
+        if not pair.exists():
+            pair.write(*make_self_signed(tls.ip, now))
+        remedy = f"renew it, or remove it and {pair.key} for a new one with a new pin"
+    certificate = certificates.load(pair.certificate, pair.key, host)
+    if tls.ip is not None and certificate.self_signed and now > certificate.ends and pair.next.exists():
+        pair.take_next()
+        certificate = certificates.load(pair.certificate, pair.key, host)
+    certificates.check_dates(certificate, pair.certificate, now, remedy)
+    return certificate
+
+
+def derp_map_node(tls: Tls, certificate: Certificate) -> str | None:
+    """The DERP map's node for clients that can trust this server by its pin alone; `None` where a CA vouches for it."""
+    if tls.ip is None or not certificate.self_signed:
+        return None
+    node = {"Name": "custom", "RegionID": 900, "HostName": tls.hostname, "CertName": certificate.pin}
+    return json.dumps(node, separators=(",", ":"))
+
+
+def make_self_signed(ip: IPAddress, now: datetime) -> tuple[bytes, bytes]:
+    """Make a certificate that clients can only trust by its pin, and its key, both in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(ip))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + SELF_SIGNED_LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip)]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        certificate.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
+    """Give the certificate that is to follow, made if there is none that will do."""
+    try:
+        following = certificates.load(pair.next.certificate, pair.next.key, ip)
+        certificates.check_dates(following, pair.next.certificate, now + NEXT_IS_TOLD)
+    except ConfigError:
+        pair.next.write(*make_self_signed(ip, now))
+        return certificates.load(pair.next.certificate, pair.next.key, ip)
+    return following
+
+
+def _state_of(pair: Pair) -> _State:
+    """Give what changes when somebody writes or replaces a file."""
+    return tuple(_look_at(path) for path in (pair.certificate, pair.key))
+
+
+def _look_at(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,62 @@
+"""Where certificates come from, as `tls` sees it: what a source does, and how it shows one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeAlias
+
+from derper.config import IPAddress
+from derper.dataplane import Serves
+from derper.server.certificates import Certificate
+from derper.server.reload import Facts
+
+Show: TypeAlias = Callable[[Serves, Certificate | None], None]
+"""Shows it from the next handshake on; None: nothing any more. Raises `ConfigError` if TLS cannot use it."""
+
+Clock: TypeAlias = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Give the time."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a host's certificate is."""
+
+    host: str
+    ends: datetime | None  # None: there is none yet
+    renews: datetime | None = None  # None: the operator does it
+    failures: int = 0  # to renew it, since the last success
+    problem: str = ""  # the last of them
+
+    def left(self, now: datetime) -> timedelta:
+        """Say how long it is still good."""
+        return timedelta() if self.ends is None else self.ends - now
+
+
+class Source(Protocol):
+    """One way to come by certificates. On the loop."""
+
+    async def load(self) -> None:
+        """Show what there is already.
+
+        Raises:
+            ConfigError: the server cannot start with that.
+        """
+
+    def start(self) -> None:
+        """Look after them from now on; the server listens."""
+
+    async def stop(self) -> None:
+        """Look after them no more."""
+
+    async def reload(self) -> Facts:
+        """Look again, because the operator asks for it; what cannot be shown is a `ConfigError`, and the old stays."""
+
+    def wanted(self, name: str | None, local: IPAddress) -> None:
+        """Hear of a client that could not be shown anything: what it asked for, and where it came to."""
+
+    def status(self) -> list[Status]:
+        """Say how each host's certificate is."""

@@ -1,0 +1,176 @@
+"""The list of allowed keys: who is on it, what it may look like, and that leaving it puts a client out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from live import Client, Server, config_of, serving
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+from verifier import ALLOW, REFUSE, Question, always, at_a_url, http, is_put_out, knock, log_says, stays
+
+from derper.errors import ConfigError
+from derper.protocol import NodePrivate
+from derper.protocol.keys import MeshKey
+from derper.server.admission.allowlist import load
+
+ONE, OTHER = (NodePrivate(bytes([number] * 32)) for number in (7, 8))
+MESH_KEY = MeshKey(bytes(range(32)))
+TOLD = "this relay does not take this device: its key is not on the relay's list"
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[list[EventDict]]:
+    with capture_logs() as lines:
+        yield lines
+
+
+def listing(path: Path, *keys: NodePrivate) -> Path:
+    path.write_text("".join(f"{key.public()}\n" for key in keys))
+    return path
+
+
+@asynccontextmanager
+async def admitting(file: Path, *flags: str) -> AsyncIterator[Server]:
+    (file.parent / "mesh.key").write_text(MESH_KEY.to_text())
+    mesh = ("-mesh-psk-file", str(file.parent / "mesh.key"))
+    async with serving(config_of(file.parent, *mesh, "-allow-keys", str(file), *flags), shards=2) as server:
+        yield server
+
+
+def test_a_list_has_a_key_a_line_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    upper = f"nodekey:{OTHER.public().hex().upper()}"
+    path.write_text(f"# who may\n\n  {ONE.public()}  # the phone\r\n{upper}")
+    assert load(path) == {ONE.public(), OTHER.public()}
+
+
+@pytest.mark.parametrize("line", ["nodekey:12", "mkey:" + "0" * 64, "0" * 64, "nodekey:" + "g" * 64, "\xff"])
+def test_a_line_that_is_no_key_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"{ONE.public()}\n{line}\n", "latin-1")
+    with pytest.raises(ConfigError, match=f"{path} have a line 2 that is none"):
+        load(path)
+
+
+def test_a_list_that_is_not_there_is_a_start_up_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the allowed keys .* cannot be read"):
+        load(tmp_path / "keys")
+
+
+async def test_who_is_on_the_list_may_connect_and_a_mesh_peer_may_anyway(tmp_path: Path, log: list[EventDict]) -> None:
+    async with admitting(listing(tmp_path / "keys", ONE)) as server:
+        assert await knock(server, ONE) is None
+        assert await knock(server, OTHER) == TOLD
+        assert await knock(server, OTHER, mesh_key=MESH_KEY) is None
+    assert (await log_says(log, "client rejected"))["reason"] == f"peer {OTHER.public()} not in {tmp_path / 'keys'}"
+
+
+async def test_who_leaves_the_list_is_told_and_disconnected_within_two_seconds_and_nobody_else(
+    tmp_path: Path, log: list[EventDict]
+) -> None:
+    file = listing(tmp_path / "keys", ONE, OTHER)
+    async with admitting(file) as server:
+        leaving = [await Client.log_in(server, private=ONE) for _ in range(2)]
+        staying = await Client.log_in(server, private=OTHER)
+        mesh_peer = await Client.log_in(server, mesh_key=MESH_KEY)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        listing(tmp_path / "new", OTHER).replace(file)
+        assert [await is_put_out(client) for client in leaving] == [TOLD, TOLD]
+        assert loop.time() - begun < 2
+        await stays(staying)
+        await stays(mesh_peer)
+        assert await knock(server, ONE) == TOLD
+        listing(tmp_path / "new", ONE, OTHER).replace(file)
+        log.clear()
+        await log_says(log, "reloaded")
+        assert await knock(server, ONE) is None
+
+
+async def test_sighup_reads_the_list_at_once(tmp_path: Path) -> None:
+    file = listing(tmp_path / "keys", ONE)
+    async with admitting(file) as server:
+        client = await Client.log_in(server, private=ONE)
+        listing(file)
+        await server.parts.reload()
+        assert await is_put_out(client) == TOLD
+
+
+@pytest.mark.parametrize("bad", ["gone", "broken"])
+async def test_a_list_that_goes_bad_puts_nobody_out_and_is_told_once(
+    tmp_path: Path, log: list[EventDict], bad: str
+) -> None:
+    file = listing(tmp_path / "keys", ONE)
+    async with admitting(file) as server:
+        client = await Client.log_in(server, private=ONE)
+        if bad == "gone":
+            file.unlink()
+        else:
+            file.write_text("nodekey:\n")
+        said = await log_says(log, "not reloaded, the old one stays")
+        assert said["what"] == "the allowed keys"
+        await stays(client)
+        assert await knock(server, ONE) is None
+        log.clear()
+        listing(file, ONE, OTHER)
+        await log_says(log, "reloaded")
+        assert [line["event"] for line in log].count("not reloaded, the old one stays") == 0
+
+
+async def test_all_kinds_of_check_have_to_agree_and_the_list_is_asked_first(tmp_path: Path) -> None:
+    file = listing(tmp_path / "keys", ONE)
+    async with (
+        at_a_url(always(http(REFUSE))) as url,
+        admitting(file, "-verify-client-url", url.url) as server,
+    ):
+        assert await knock(server, OTHER) == TOLD
+        assert url.asked == []
+        assert await knock(server, ONE) is not None
+        assert len(url.asked) == 1
+
+
+async def test_a_key_that_leaves_the_list_while_another_check_thinks_is_refused(tmp_path: Path) -> None:
+    thought = asyncio.Event()
+
+    async def answer(_question: Question) -> bytes:
+        await thought.wait()
+        return http(ALLOW)
+
+    file = listing(tmp_path / "keys", ONE)
+    async with at_a_url(answer) as url, admitting(file, "-verify-client-url", url.url) as server:
+        knocking = asyncio.create_task(knock(server, ONE))
+        await url.came.wait()
+        listing(file)
+        await server.parts.reload()
+        thought.set()
+        assert await knocking == TOLD
+
+
+async def test_with_verify_any_one_kind_of_check_is_enough(tmp_path: Path, log: list[EventDict]) -> None:
+    known = str(OTHER.public())
+
+    async def answer(question: Question) -> bytes:
+        return http(ALLOW if question.key == known else REFUSE)
+
+    file = listing(tmp_path / "keys", ONE)
+    async with at_a_url(answer) as url:
+        flags = ("-verify-client-url", url.url, "-verify-any", "-disallow-app-names", "bad")
+        async with admitting(file, *flags) as server:
+            assert await knock(server, ONE) is None
+            assert url.asked == []
+            assert await knock(server, OTHER) is None
+            assert await knock(server, OTHER, app_name="bad") is not None  # a name that is refused stays refused
+            assert await knock(server, NodePrivate(bytes([9] * 32))) == TOLD
+            told = (await log_says(log, "client rejected"))["reason"]
+            assert "not in" in told
+            assert "not allowed" in told
+            # Who leaves the list stays when another kind knows it.
+            client = await Client.log_in(server, private=OTHER)
+            listing(file, ONE, OTHER)
+            await server.parts.reload()
+            listing(file, ONE)
+            await server.parts.reload()
+            await stays(client)

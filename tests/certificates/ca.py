@@ -1,0 +1,13 @@
+"""The CA that tests share. A test module asks for it with `pytest_plugins = ["ca"]`."""
+
+from collections.abc import Iterator
+
+import pytest
+from pebble import Pebble
+
+
+@pytest.fixture(scope="session")
+def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
+    """Give one Pebble for all tests; it is hard to please with nonces."""
+    with Pebble(tmp_path_factory.mktemp("pebble"), nonce_rejects=30) as started:
+        yield started

@@ -1,0 +1,101 @@
+"""A server in the test's own loop that has its certificates from Pebble, and what its clients see of them."""
+
+import asyncio
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from live import SECONDS, Server, config_of, serving
+from pebble import Pebble
+
+from derper.server.sources import Status
+from derper.server.tls import Certificates
+
+NAME: Final = "derp.example.test"
+
+
+@asynccontextmanager
+async def having(
+    folder: Path, pebble: Pebble, *flags: str, name: str = NAME, wait: bool = True
+) -> AsyncIterator[Server]:
+    """Give a server for a name, once it has a certificate."""
+    config = config_of(folder, "-hostname", name, "-certdir", str(folder / "certs"), *pebble.flags, *flags)
+    async with serving(config) as server:
+        if wait:
+            await until(server, lambda status: status.ends is not None)
+        yield server
+
+
+def certificates_of(server: Server) -> Certificates:
+    assert server.parts.certificates is not None
+    return server.parts.certificates
+
+
+async def until(server: Server, wanted: Callable[[Status], bool], host: str | None = None) -> Status:
+    """Wait until a host's certificate is so; without a host, the only one's."""
+    certificates = certificates_of(server)
+    async with asyncio.timeout(SECONDS):
+        while True:  # nothing tells of it but asking again
+            found = [status for status in certificates.status() if host in {None, status.host} and wanted(status)]
+            if found:
+                return found[0]
+            await asyncio.sleep(0.02)
+
+
+async def leaf(server: Server, sni: str | None = NAME, context: ssl.SSLContext | None = None) -> x509.Certificate:
+    """Give the certificate that a client sees; with a context, one that it trusts."""
+    if context is None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with asyncio.timeout(SECONDS):
+        _, out = await asyncio.open_connection("127.0.0.1", server.port, ssl=context, server_hostname=sni or "")
+    try:
+        seen = out.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        out.close()
+    return x509.load_der_x509_certificate(seen)
+
+
+async def asking_for(server: Server, sni: str) -> x509.Certificate | None:
+    """Give the certificate that a client sees that asks for this, which may be an address; None: it is refused."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-servername", sni),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), SECONDS)
+    if b"BEGIN CERTIFICATE" not in said:
+        assert b"SSL alert number" in said
+        return None
+    return x509.load_pem_x509_certificate(said[said.index(b"-----BEGIN CERT") :])
+
+
+def challenge_context() -> ssl.SSLContext:
+    """Ask as a CA does that looks for a proof."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["acme-tls/1"])
+    return context
+
+
+def dns_hook(folder: Path, pebble: Pebble, *, fails_to: str = "") -> Path:
+    """Write a program that sets records at Pebble's DNS, as an operator's does at a provider's."""
+    program = folder / "dns-hook"
+    program.write_text(
+        f"""#!{sys.executable}
+import json, sys
+from urllib.request import urlopen
+action, name, value = sys.argv[1:]
+with open({str(folder / "calls")!r}, "a") as calls:
+    print(action, name, file=calls)
+if action == {fails_to!r}:
+    sys.exit("the provider says no")
+path = {{"present": "set-txt", "cleanup": "clear-txt"}}[action]
+urlopen("http://127.0.0.1:{pebble.records_port}/" + path, json.dumps({{"host": name, "value": value}}).encode())
+"""
+    )
+    program.chmod(0o755)
+    return program

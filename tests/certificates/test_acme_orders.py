@@ -1,0 +1,143 @@
+"""Certificates from Pebble, which looks for itself: how a host is proved, what is served and kept, what fails how."""
+
+import asyncio
+import ssl
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from issued import NAME, asking_for, certificates_of, challenge_context, dns_hook, having, leaf, until
+from pebble import Pebble
+
+from derper.server import exposition
+from derper.server.acme.store import ACCOUNT
+
+pytest_plugins = ["ca"]
+
+
+async def test_a_name_is_proved_over_http_and_clients_trust_what_is_served(tmp_path: Path, pebble: Pebble) -> None:
+    async with having(tmp_path, pebble) as server:
+        seen = await leaf(server, context=pebble.context())
+        with pytest.raises(ssl.SSLError):
+            await leaf(server, "other.example.test")
+        with pytest.raises(ssl.SSLError):
+            await leaf(server, None)
+        (status,) = certificates_of(server).status()
+        metric = f'derper_certificate_expiration_timestamp_seconds{{name="{NAME}"}}'
+        assert metric in exposition.text(server.parts.metrics.families())
+    assert seen.not_valid_after_utc == status.ends
+    assert status.renews is not None
+    assert datetime.now(UTC) < status.renews < seen.not_valid_after_utc
+
+
+async def test_the_key_and_the_chain_lie_in_one_file_of_that_name_for_its_owner_alone(
+    tmp_path: Path, pebble: Pebble
+) -> None:
+    async with having(tmp_path, pebble) as server:
+        seen = await leaf(server)
+    files = sorted((tmp_path / "certs").iterdir())
+    assert [path.name for path in files] == [ACCOUNT, NAME]
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert path.read_text().startswith("-----BEGIN EC PRIVATE KEY-----\n")
+    kept = files[1].read_bytes()
+    key = load_pem_private_key(kept[: kept.index(b"-----BEGIN CERT")], None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert key.public_key() == seen.public_key()
+
+
+async def test_a_server_that_starts_again_needs_no_order(tmp_path: Path, pebble: Pebble) -> None:
+    async with having(tmp_path, pebble) as server:
+        first = await leaf(server)
+    orders = pebble.orders()
+    async with having(tmp_path, pebble) as server:
+        assert await leaf(server) == first
+    assert pebble.orders() == orders
+
+
+async def test_a_name_is_proved_by_dns_records_that_a_program_sets(tmp_path: Path, pebble: Pebble) -> None:
+    hook = dns_hook(tmp_path, pebble)
+    async with having(tmp_path, pebble, "-acme-dns-hook", str(hook), "-http-port", "-1") as server:
+        await leaf(server, context=pebble.context())
+    asked = f"_acme-challenge.{NAME}."
+    assert (tmp_path / "calls").read_text() == f"present {asked}\ncleanup {asked}\n"
+
+
+async def test_a_program_for_dns_records_that_fails_is_quoted(tmp_path: Path, pebble: Pebble) -> None:
+    hook = dns_hook(tmp_path, pebble, fails_to="present")
+    flags = ("-acme-dns-hook", str(hook), "-http-port", "-1")
+    async with having(tmp_path, pebble, *flags, name="dns.example.test", wait=False) as server:
+        status = await until(server, lambda status: bool(status.failures))
+    assert "failed to present with exit code 1: the provider says no" in status.problem
+    assert "cleanup" in (tmp_path / "calls").read_text()
+
+
+async def test_without_a_certificate_handshakes_fail_and_the_status_says_why(tmp_path: Path, pebble: Pebble) -> None:
+    name = "blocked.example.test"
+    async with having(tmp_path, pebble, name=name, wait=False) as server:
+        status = await until(server, lambda status: bool(status.failures))
+        with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+            await leaf(server, name)
+    assert status.ends is None
+    assert "issuance is forbidden" in status.problem
+    assert status.renews is not None
+    assert timedelta(seconds=50) < status.renews - datetime.now(UTC) <= timedelta(seconds=60)
+
+
+async def test_a_ca_that_is_away_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    away = Pebble(tmp_path / "pebble")
+    async with having(tmp_path, away, wait=False) as server:
+        status = await until(server, lambda status: bool(status.failures))
+        assert "Connection refused" in status.problem
+        with away:
+            await server.parts.reload()  # as SIGHUP does, for those who do not want to wait for the next try
+            await until(server, lambda status: status.ends is not None)
+            await leaf(server, context=away.context())
+
+
+async def test_a_name_is_proved_in_a_tls_handshake_where_port_80_is_not_served(tmp_path: Path, pebble: Pebble) -> None:
+    async with having(tmp_path, pebble, "-http-port", "-1") as server:
+        await leaf(server, context=pebble.context())
+        with pytest.raises(ssl.SSLError):  # the CA has looked, and nobody else gets what it was shown
+            await leaf(server, context=challenge_context())
+
+
+async def test_the_second_way_is_tried_when_the_first_one_fails(tmp_path: Path, pebble: Pebble) -> None:
+    # The CA looks for TLS-ALPN-01 where nobody listens, and for HTTP-01 where we do.
+    elsewhere = ("-a", "127.0.0.1:0")
+    async with having(tmp_path, pebble, *elsewhere) as server:
+        await leaf(server, context=pebble.context())
+
+
+async def test_an_address_has_a_short_lived_certificate_from_the_first_client_on(
+    tmp_path: Path, pebble: Pebble
+) -> None:
+    address = "127.0.0.1"
+    async with having(tmp_path, pebble, "-acme-ip-certs") as server:
+        with pytest.raises(ssl.SSLError):
+            await leaf(server, None)
+        await asyncio.gather(*(leaf(server, None) for _ in range(5)), return_exceptions=True)
+        await until(server, lambda status: status.ends is not None, address)
+        seen = await leaf(server, None, pebble.context())
+        assert (await leaf(server, NAME, pebble.context())) != seen
+        assert await asking_for(server, address) == seen
+        assert await asking_for(server, "127.0.0.9") is None
+    assert timedelta(days=5.9) < seen.not_valid_after_utc - seen.not_valid_before_utc <= timedelta(days=6)
+    assert sorted(path.name for path in (tmp_path / "certs").iterdir()) == sorted(
+        [ACCOUNT, NAME, f"{address}.crt", f"{address}.key"]
+    )
+    assert stat.S_IMODE((tmp_path / "certs" / f"{address}.key").stat().st_mode) == 0o600
+
+
+async def test_a_host_that_is_an_address_starts_with_a_certificate_for_it(tmp_path: Path, pebble: Pebble) -> None:
+    orders = pebble.orders()
+    async with having(tmp_path, pebble, "-acme-ip-certs", name="127.0.0.1") as server:
+        await leaf(server, None, pebble.context())
+        (status,) = certificates_of(server).status()
+    assert status.renews is not None
+    assert status.ends is not None
+    assert timedelta(days=1) < status.ends - status.renews < timedelta(days=4)  # with the CA's word or without
+    assert pebble.orders() <= orders + 1
