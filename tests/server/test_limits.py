@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from derpwire import Client
+from bystanders import Bystanders
+from derpwire import HOST, Client, Door
 from serving import Server
 
 from derper.errors import ConfigError
@@ -123,3 +126,32 @@ def test_no_rate_is_no_limit_and_a_small_burst_is_raised(tmp_path: Path) -> None
     assert rates.load(limits(tmp_path / "a")) is None
     assert rates.load(limits(tmp_path / "b", PerClientRateLimitBytesPerSec=0, PerClientRateBurstBytes=9)) is None
     assert rates.load(limits(tmp_path / "c", PerClientRateLimitBytesPerSec=5)) == (5.0, rates.SMALLEST_BURST)
+
+
+def test_a_crowd_that_only_holds_connections_costs_nobody_who_is_in(tmp_path: Path) -> None:
+    with Server(tmp_path, tuning={"max_introducing": 20}, tls=True) as server, Bystanders(server.door) as bystanders:
+        with ExitStack() as crowd:
+            for _ in range(100):
+                crowd.enter_context(server.raw_door.connect())
+            while server.counted()["connections_rejected_introducing"] < 80:
+                bystanders.relay_on()
+            bystanders.relay_on(50)
+            with pytest.raises((OSError, ssl.SSLError)):
+                Client.join(server.door)
+        since = server.mark()
+        while not server.log(since).count("connection closed"):  # the crowd's, as the server learns of it
+            bystanders.relay_on()
+        with Client.join(server.door) as client:
+            assert client.fence() == []
+
+
+def test_one_address_has_its_number_of_connections_and_no_more(tmp_path: Path) -> None:
+    with Server(tmp_path, "-connections-per-ip", "2", "-http-port", "0", tls=True) as server:
+        plain = Door(int(server.logged(r'event="serving plain HTTP" address=\S+:(\d+)')[1]))
+        with Client.join(server.door) as one, Client.join(server.door) as other, plain.connect() as third:
+            assert third.rest() == b""
+            one.send(other.key, b"both are in")
+            assert other.packet().packet == b"both are in"
+        with socket.create_connection((HOST, server.port), source_address=("127.0.0.9", 0)) as elsewhere:
+            elsewhere.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert elsewhere.recv(100).startswith(b"HTTP/1.0 400")
