@@ -6,9 +6,10 @@ Every event of the data plane comes in here. A connection is a `Guest` until it 
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPMethod, HTTPStatus
 from ipaddress import ip_address
+from urllib.parse import unquote
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -159,21 +160,16 @@ class Introducer:
         if event.tls:
             self.tls_requests[event.tls] += 1
         if head.method == "CONNECT":
-            guest.leave_http()
-            outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
-            if isinstance(outcome, Refusal):
-                self._plane.write(event.conn, last_answer(outcome))
-                self._plane.close(event.conn, "connect_refused", outcome.body.strip())
-            else:
-                guest.tunnel = outcome
+            self._connect(event, guest, head)
             return
-        if head.method not in _METHODS or not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
-            self._refuse(
-                event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here"
-            )
+        if not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
+            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a target that means nothing here")
             return
+        if head.method not in _METHODS:
+            # To every page it is one more method that is neither GET nor HEAD, and aiohttp would not take it.
+            head = replace(head, method="POST")
         http = self._web.main if event.tls or self._web.beside is None else self._web.beside
-        derp = decide(head) if head.path == "/derp" and http.relays else None
+        derp = decide(head) if unquote(head.path) == "/derp" and http.relays else None
         match derp:
             case DerpUpgrade():
                 self._accept(guest)
@@ -194,6 +190,15 @@ class Introducer:
                 if guest.http is None:
                     guest.http = http.connect(self._plane, event.conn, event.remote)
                 guest.http.request_received(head, derp)
+
+    def _connect(self, event: Head, guest: Guest, head: RequestHead) -> None:
+        guest.leave_http()
+        outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
+        if isinstance(outcome, Refusal):
+            self._plane.write(event.conn, last_answer(outcome))
+            self._plane.close(event.conn, "connect_refused", outcome.body.strip())
+        else:
+            guest.tunnel = outcome
 
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
