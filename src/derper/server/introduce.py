@@ -49,6 +49,8 @@ from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
+_IN_ORDER = frozenset({"idle", "done", "acme_challenge"})
+"""Ends of which there is nothing to say."""
 _METHODS = frozenset(HTTPMethod)
 _OURS = frozenset({"refused", "bug"})
 """Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
@@ -259,7 +261,7 @@ class Introducer:
             )  # fmt: skip
         elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code not in ("idle", "done") and not (guest and guest.tunnel and guest.tunnel.is_open):
+        elif event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open):
             self._noise.heard(ip, event.code, event.detail)
 
     def _served(self, conn: Conn) -> HttpConnection | Tunnel:
@@ -280,7 +282,7 @@ class Introducer:
             case StunFailed():
                 _log.error("cannot read STUN requests, going on", reason=event.error)
             case Unserved():
-                self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                # The log hears of it with the connection's end.
                 if self._certificates is not None:
                     self._certificates.missed(event)
             case Dropped():
