@@ -29,6 +29,7 @@ from derper.dataplane import (
     HeadTooLarge,
     Notice,
     Remote,
+    Struggling,
     StunFailed,
     Switched,
     Unserved,
@@ -44,6 +45,7 @@ from derper.server.http import HttpConnection, HttpServer, last_answer, plain_an
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
+from derper.server.struggles import Struggles
 from derper.server.tls import Certificates
 from derper.server.tunnels import Tunnel, Tunnels
 
@@ -106,6 +108,7 @@ class Introducer:
         self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
         self._noise = Noise()
+        self._struggles = Struggles(plane)
 
     def on_event(self, event: Event) -> None:
         """Act on one event; never raises."""
@@ -145,6 +148,8 @@ class Introducer:
                 self._served(event.conn).drained()
             case Switched():
                 self._guests.pop(event.conn, None)
+            case Struggling():
+                self._struggles.heard(event)
             case Closed():
                 self._say_goodbye(event)
             case HeadTooLarge():
