@@ -23,7 +23,9 @@ check  openssl   openssl       the tests of certificates and TLS, as a peer that
 test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
 check  systemd-socket-activate  systemd  the tests of socket activation, as what opens the sockets
 test   dnsmasq   dnsmasq-base   the tests of the mesh, as the DNS server that knows its nodes
+test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices
 test   chromium  chromium      the tests of WebSocket, as the browser that browsers' clients run in
+test   prometheus  prometheus  the tests of what derpprobe and derper tell it, with its promtool
 END
 }
 

@@ -182,10 +182,12 @@ class Started:
 
 
 @contextmanager
-def started(*flags: str, roots: Path | None = None, env: dict[str, str] | None = None) -> Iterator[Started]:
+def started(
+    *flags: str, roots: Path | None = None, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Started]:
     """Start the program; it is ready when the block begins, and gone when the block has ended."""
     process = subprocess.Popen(
-        command(*flags),
+        [*before, *command(*flags)],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

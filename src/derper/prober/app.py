@@ -22,6 +22,7 @@ from derper.prober.schedule import Schedule
 from derper.prober.schedule import run_once as run_all_once
 from derper.prober.source import MapSource
 from derper.prober.trust import Trust
+from derper.prober.tunnel import Tunnel
 from derper.server.identity import load_mesh_key, load_or_make_key
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -79,7 +80,8 @@ async def probe_once(config: ProberConfig) -> list[Probe]:
 
 def _map_probe(config: ProberConfig, schedule: Schedule | None = None) -> MapProbe:
     trust = Trust.load(config.roots)
-    planner = Planner(config, trust, RevocationLists(), _clients(config, trust))
+    tunnel = None if config.bandwidth.tun is None else Tunnel(config.bandwidth.tun)
+    planner = Planner(config, trust, RevocationLists(), _clients(config, trust), tunnel)
     return MapProbe(planner, MapSource(config, trust), schedule)
 
 

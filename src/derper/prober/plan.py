@@ -21,6 +21,7 @@ from derper.prober.schedule import Schedule
 from derper.prober.source import MapSource
 from derper.prober.tls import TlsCheck
 from derper.prober.trust import Trust
+from derper.prober.tunnel import Tunnel
 from derper.prober.udp import UdpCheck
 from derper.protocol.derpmap import DerpMap, Node, Region
 
@@ -37,6 +38,7 @@ class Planner:
     trust: Trust
     lists: RevocationLists
     clients: Clients
+    tunnel: Tunnel | None
 
     def probes(self, derp_map: DerpMap) -> Iterator[Probe]:
         """Give a new probe of each kind for all that the map names, region by region, node by node."""
@@ -76,10 +78,10 @@ class Planner:
             yield self._queuing(f"{name}/qd", labels, (node, other))
 
     def _bandwidth(self, name: str, labels: dict[str, str], nodes: tuple[Node, Node], interval: float) -> Probe:
-        size, tun = self.config.bandwidth.size, self.config.bandwidth.tun
-        measure = Transferred(size, through_tun=tun is not None)
-        check = BandwidthCheck(name, nodes, self.clients, size, tun, measure)
-        how = {"tcp_in_tcp": "false" if tun is None else "true"}
+        size = self.config.bandwidth.size
+        measure = Transferred(size, through_tun=self.tunnel is not None)
+        check = BandwidthCheck(name, nodes, self.clients, size, self.tunnel, measure)
+        how = {"tcp_in_tcp": "false" if self.tunnel is None else "true"}
         return Probe(name, Kind.BANDWIDTH, interval, labels | how, check, measure)
 
     def _queuing(self, name: str, labels: dict[str, str], nodes: tuple[Node, Node]) -> Probe:
