@@ -52,7 +52,7 @@ class TlsCheck:
     async def _check_revocation(self, chain: Sequence[x509.Certificate]) -> None:
         leaf = chain[0]
         if url := list_url(leaf):
-            await self.lists.check(leaf, url, [*chain[1:], *self.trust.certificates])
+            await self.lists.check(leaf, url, [*chain[1:], *self.trust.named(leaf.issuer)])
         elif _is_of_lets_encrypt(leaf) and leaf.not_valid_before_utc >= _NAMES_LISTS_SINCE:
             raise NetworkError("the certificate is from Let's Encrypt and names no revocation list")
 
