@@ -29,6 +29,7 @@ from derper.dataplane import (
     HeadTooLarge,
     Notice,
     Remote,
+    Struggling,
     StunFailed,
     Switched,
     Unserved,
@@ -44,11 +45,14 @@ from derper.server.http import HttpConnection, HttpServer, last_answer, plain_an
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
+from derper.server.struggles import Struggles
 from derper.server.tls import Certificates
 from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
+_IN_ORDER = frozenset({"idle", "done", "acme_challenge"})
+"""Ends of which there is nothing to say."""
 _METHODS = frozenset(HTTPMethod)
 _OURS = frozenset({"refused", "bug"})
 """Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
@@ -104,6 +108,7 @@ class Introducer:
         self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
         self._noise = Noise()
+        self._struggles = Struggles(plane)
 
     def on_event(self, event: Event) -> None:
         """Act on one event; never raises."""
@@ -143,6 +148,8 @@ class Introducer:
                 self._served(event.conn).drained()
             case Switched():
                 self._guests.pop(event.conn, None)
+            case Struggling():
+                self._struggles.heard(event)
             case Closed():
                 self._say_goodbye(event)
             case HeadTooLarge():
@@ -259,7 +266,7 @@ class Introducer:
             )  # fmt: skip
         elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code not in ("idle", "done") and not (guest and guest.tunnel and guest.tunnel.is_open):
+        elif event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open):
             self._noise.heard(ip, event.code, event.detail)
 
     def _served(self, conn: Conn) -> HttpConnection | Tunnel:
@@ -280,7 +287,7 @@ class Introducer:
             case StunFailed():
                 _log.error("cannot read STUN requests, going on", reason=event.error)
             case Unserved():
-                self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                # The log hears of it with the connection's end.
                 if self._certificates is not None:
                     self._certificates.missed(event)
             case Dropped():
