@@ -17,6 +17,8 @@ STEPPING := tests/switchboard/_stepping.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
+# Tests whose other end is written in Go, or a browser.
+NEEDLESS := interop mesh pages prober websocket
 
 .PHONY: help run test check histories loom fuzz lint format bench soak wheel lock clean
 
@@ -37,7 +39,7 @@ test: $(EXTENSION) $(STEPPING) ## run every test, with the real Tailscale client
 check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a browser: a minute or two
 	@tools/needs.sh check
 	cargo test --locked --workspace
-	$(PY) -m pytest --ignore=tests/interop --ignore=tests/mesh --ignore=tests/prober --ignore=tests/websocket $(PYTEST_FLAGS)
+	$(PY) -m pytest $(NEEDLESS:%=--ignore=tests/%) $(PYTEST_FLAGS)
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)

@@ -91,10 +91,12 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "connections-per-ip": 0,
         "proxy-protocol": "",
         "rate-config": "",
+        "announce-limits": False,
         "tcp-keepalive-time": 600.0,
         "tcp-user-timeout": 15.0,
         "tcp-write-timeout": 2.0,
         "shards": 0,
+        "max-queued-bytes": 0,
         "ace": False,
         "drain-timeout": 10,
         "settings": "",
@@ -283,6 +285,12 @@ def test_shards_are_one_a_core_unless_the_environment_or_the_flag_says_otherwise
     assert config("-shards", "0", environ={"DERPER_SHARDS": "2"}).relay.shards == 6
 
 
+def test_a_quarter_of_the_memory_may_wait_unless_the_flag_says_otherwise() -> None:
+    assert config().relay.max_queued_bytes == 1 << 30
+    assert config("-max-queued-bytes", "2000000").relay.max_queued_bytes == 2_000_000
+    assert Surroundings.of_this_process().memory > 1 << 27
+
+
 @pytest.mark.parametrize(("text", "depth"), [("64", 64), ("1", 1), ("0", 32), ("-5", 32), ("", 32)])
 def test_a_send_queue_depth_below_one_is_ignored(text: str, depth: int) -> None:
     assert config(environ={"TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH": text}).relay.send_queue_depth == depth
@@ -369,6 +377,8 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-http-port", "65536"], "-http-port"),
         (["-stun-port", "-1"], "-stun-port"),
         (["-shards", "-1"], "-shards"),
+        (["-max-queued-bytes", "-1"], "-max-queued-bytes"),
+        (["-max-queued-bytes", "1000"], "-max-queued-bytes"),
         (["-tcp-user-timeout", "-1s"], "-tcp-user-timeout"),
         (["-verify-client-url", "a.test/verify"], "-verify-client-url"),
         (["-secrets-url", "a.test"], "-secrets-url"),

@@ -10,7 +10,7 @@ set -eu
 
 seconds=$1
 shift
-[ $# -gt 0 ] || set -- heads frames tls websocket stun
+[ $# -gt 0 ] || set -- heads frames tls records websocket stun
 host=$(rustc -vV | sed -n 's/^host: //p')
 work=${CARGO_TARGET_DIR:-target}/fuzz
 flags='-Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4'

@@ -55,6 +55,16 @@ def tls() -> Iterator[bytes]:
     yield b"\0\6" + hello
 
 
+def records() -> Iterator[bytes]:
+    """Give what is said in records: an operation, a length, content; and again."""
+    login = b"GET /derp HTTP/1.1\r\n\r\n" + b"\2\0\0\0\x21" + bytes(32) + b"\0"
+    said = [(0, login), (0, b"\4\0\0\0\x21" + bytes(33)), (1, b"\x18\0\0\1\1"), (2, b"\1\0"), (4, b"\4\0"), (7, b"")]
+    for piece in (0, 1):
+        yield bytes([piece]) + b"".join(bytes([op, len(content)]) + content for op, content in said)
+        for op, content in said:
+            yield bytes([piece, op, len(content)]) + content
+
+
 def websocket() -> Iterator[bytes]:
     """Give what WebSocket clients say."""
     for case in load("http")["websocket"]:
@@ -69,7 +79,7 @@ def stun() -> Iterator[bytes]:
 
 def main(corpus: Path) -> None:
     """Write all seeds under `corpus`."""
-    for seeds in (heads, frames, tls, websocket, stun):
+    for seeds in (heads, frames, tls, records, websocket, stun):
         folder = corpus / seeds.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for seed in seeds():

@@ -21,6 +21,7 @@ system_parts() {
     grep "$only" <<'END'
 check  openssl   openssl       the tests of certificates and TLS, as a peer that is neither Go nor Rust
 test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
+test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
 check  systemd-socket-activate  systemd  the tests of socket activation, as what opens the sockets
 test   dnsmasq   dnsmasq-base   the tests of the mesh, as the DNS server that knows its nodes
 test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices

@@ -279,9 +279,11 @@ class Relay:
     enabled: bool  # False: STUN, bootstrap DNS and the pages alone
     shards: int  # epoll threads, at least 1
     send_queue_depth: int  # packets a client, at least 1
+    max_queued_bytes: int  # of all clients together
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None
+    announce_limits: bool  # tell clients of their limits
 
 
 @dataclass(frozen=True, slots=True)

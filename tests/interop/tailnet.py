@@ -4,6 +4,7 @@ Everything listens on 127.0.0.1 and lives in one folder. The nodes speak to each
 there are, and need no privileges: their network is in userspace.
 """
 
+import base64
 import json
 import os
 import socket
@@ -16,6 +17,8 @@ from typing import Any, Final, Self
 
 from parts import program
 from relays import HOST, Relay, free_port
+
+from derper.protocol import NodePrivate
 
 SECONDS: Final = 30.0
 LOOK_AGAIN_SECONDS: Final = 0.05
@@ -182,6 +185,10 @@ class Node(Daemon):
         status: dict[str, Any] = json.loads(self.say("status", "--json"))
         return status
 
+    def knows(self, others: int) -> bool:
+        """Whether it has heard of so many other nodes."""
+        return len(self.status()["Peer"] or ()) == others
+
     @property
     def ip(self) -> str:
         ip: str = self.status()["Self"]["TailscaleIPs"][0]
@@ -192,13 +199,21 @@ class Node(Daemon):
         key: str = self.status()["Self"]["PublicKey"]
         return key
 
+    def private(self) -> NodePrivate:
+        """Its node key, out of its state."""
+        state = json.loads((self.folder / "tailscaled.state").read_bytes())
+        profile = json.loads(base64.b64decode(next(state[name] for name in state if name.startswith("profile-"))))
+        return NodePrivate.from_text(profile["Config"]["PrivateNodeKey"])
+
     def fetch(self, ip: str, port: int) -> bytes:
         """Give all that comes from a TCP port of another node."""
-        done = subprocess.run(
-            [program("tailscale"), "--socket", self.socket, "nc", ip, str(port)],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * SECONDS, check=True,
-        )  # fmt: skip
-        return done.stdout
+        command = [str(program("tailscale")), "--socket", str(self.socket), "nc", ip, str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            fetched = process.stdout.read()  # it ends at once when its own input does, so that stays open
+            process.stdin.close()
+        return fetched
 
 
 def _listens(port: int) -> bool:

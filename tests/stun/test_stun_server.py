@@ -86,6 +86,18 @@ def test_a_client_is_told_its_address_by_the_one_that_it_asked(tmp_path: Path, h
         assert asking.ask() == asking.address
 
 
+def test_it_answers_on_the_address_of_the_main_listener_alone(tmp_path: Path) -> None:
+    with server(tmp_path, "127.0.0.2") as running:
+        with client("127.0.0.2", running.stun_port) as asking:
+            assert asking.ask() == asking.address
+        with socket.socket(type=socket.SOCK_DGRAM) as elsewhere:
+            elsewhere.settimeout(10)
+            elsewhere.connect(("127.0.0.3", running.stun_port))
+            elsewhere.send(request(bytes(12)))
+            with pytest.raises(ConnectionRefusedError):
+                elsewhere.recv(100)
+
+
 def test_every_request_of_a_burst_gets_its_own_answer(strict: Server) -> None:
     with client("127.0.0.1", strict.stun_port) as asking:
         wanted = {secrets.token_bytes(12) for _ in range(200)}

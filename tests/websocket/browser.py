@@ -9,6 +9,8 @@ import re
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,7 +49,7 @@ class Browser:
             self._tools = self._find_tools()
             self._asked = 0
             self._session: str | None = None
-            self._show(f"http://{HOST}:{self._files.server_port}/page.html")
+            self.show(f"http://{HOST}:{self._files.server_port}/page.html")
         except BaseException:
             self.__exit__()
             raise
@@ -67,10 +69,27 @@ class Browser:
 
     def call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401  whatever JSON says
         """Call a function of the page, and wait for what it promises."""
-        words = ", ".join(json.dumps(argument) for argument in arguments)
-        answer = self._ask("Runtime.evaluate", expression=f"{function}({words})", awaitPromise=True, returnByValue=True)
+        return self.evaluate(f"{function}({', '.join(json.dumps(argument) for argument in arguments)})")
+
+    def evaluate(self, expression: str) -> Any:  # noqa: ANN401  whatever JSON says
+        """Give the value of an expression in the page, or what it promises."""
+        answer = self._ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def wait_until(self, condition: str) -> None:
+        """Wait until an expression in the page is true; the page itself looks again."""
+        look = f"const look = () => ({condition}) ? done(true) : setTimeout(look, 50)"
+        patience = SECONDS * 500  # ms: less than an answer may take
+        found = self.evaluate(f"new Promise(done => {{ {look}; look(); setTimeout(done, {patience}); }})")
+        assert found, f"not so in time: {condition}"
+
+    @contextmanager
+    def as_phone(self) -> Iterator[None]:
+        """Show pages on a small screen."""
+        self._ask("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=3, mobile=True)
+        yield
+        self._ask("Emulation.clearDeviceMetricsOverride")
 
     def _find_tools(self) -> ClientConnection:
         """Read on standard error where the tools listen; the rest of it is thrown away."""
@@ -101,10 +120,12 @@ class Browser:
         assert isinstance(tools, ClientConnection)
         return tools
 
-    def _show(self, address: str) -> None:
-        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self._ask("Page.enable")
+    def show(self, address: str) -> None:
+        """Go to a page, and wait until it has loaded."""
+        if self._session is None:
+            target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self._ask("Page.enable")
         self._ask("Page.navigate", url=address)
         while self._hear().get("method") != "Page.loadEventFired":
             pass

@@ -114,6 +114,12 @@ impl PacketQueue {
         }
     }
 
+    fn give_back(&mut self) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.shrink_to_fit();
+    }
+
     fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
@@ -158,6 +164,17 @@ impl Outbox {
     /// The same, to be changed.
     pub(crate) fn queue_mut(&mut self, disco: bool) -> &mut PacketQueue {
         if disco { &mut self.disco } else { &mut self.other }
+    }
+
+    /// Bytes of packet frames that wait.
+    pub(crate) fn packet_bytes(&self) -> usize {
+        self.disco.bytes() + self.other.bytes()
+    }
+
+    /// Gives back the memory that its queues no longer need.
+    pub(crate) fn give_back(&mut self) {
+        self.disco.give_back();
+        self.other.give_back();
     }
 
     /// Bytes that wait and can never be dropped.

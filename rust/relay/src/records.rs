@@ -386,4 +386,4 @@ fn whole(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

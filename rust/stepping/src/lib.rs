@@ -51,6 +51,8 @@ impl World {
             server_key,
             keep_alive,
             keep_alive_jitter: 0,
+            // Nodes in histories send no keep-alives of their own.
+            link_silence: u64::MAX,
             ..settings(shards)
         };
         held(|| Self(Stepped::new(settings, seed)))

@@ -125,11 +125,18 @@ PROXY_PROTOCOL = string(
     "begin with a PROXY header (version 1 or 2), which names the client",
 )
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
+ANNOUNCE_LIMITS = boolean("announce-limits", "tell clients of their limits, so that they drop what is over")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
 TCP_USER_TIMEOUT = duration("tcp-user-timeout", 15, "how long sent data may stay unacknowledged")
 TCP_WRITE_TIMEOUT = duration("tcp-write-timeout", 2, "how long a client may take no data; 0 for ever")
 SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SHARDS, else one a core)")
+MAX_QUEUED_BYTES = integer(
+    "max-queued-bytes",
+    0,
+    "how many bytes of packets may wait for slow clients in all; the largest queues make room\n"
+    "(default a quarter of the memory)",
+)
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")
 
 DRAIN_TIMEOUT = duration(
@@ -189,10 +196,12 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     CONNECTIONS_PER_IP,
     PROXY_PROTOCOL,
     RATE_CONFIG,
+    ANNOUNCE_LIMITS,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,
     TCP_WRITE_TIMEOUT,
     SHARDS,
+    MAX_QUEUED_BYTES,
     ACE,
     DRAIN_TIMEOUT,
     SETTINGS,

@@ -60,6 +60,7 @@ DEV_ADDRESS = ListenAddress(None, 3340)
 ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
 TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
+LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
 MOST_PER_IP = 1_000_000
 
 
@@ -72,11 +73,13 @@ class Surroundings:
     cores: int
     pid: int = 0
     parent: int = 0
+    memory: int = 4 << 30  # bytes that it may use
 
     @classmethod
     def of_this_process(cls) -> Self:
         """Those of the running process."""
-        return cls(os.environ, os.geteuid() == 0, len(os.sched_getaffinity(0)), os.getpid(), os.getppid())
+        cores = len(os.sched_getaffinity(0))
+        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), _memory())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -209,6 +212,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
     return Relay(
         enabled=line[flags.DERP],
         shards=_shards(line, around),
+        max_queued_bytes=_max_queued_bytes(line, around),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(
             keepalive_time=_not_negative(line, flags.TCP_KEEPALIVE_TIME),
@@ -217,6 +221,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
         ),
         accept=AcceptLimit(line[flags.ACCEPT_CONNECTION_LIMIT], line[flags.ACCEPT_CONNECTION_BURST]),
         rate_file=Path(line[flags.RATE_CONFIG]) if line[flags.RATE_CONFIG] else None,
+        announce_limits=line[flags.ANNOUNCE_LIMITS],
     )
 
 
@@ -229,6 +234,24 @@ def _shards(line: Parsed, around: Surroundings) -> int:
     if shards is not None and shards < 0:
         raise ConfigError(f"{source} is {shards}; give the number of threads, or 0 for one a core")
     return shards or around.cores
+
+
+def _max_queued_bytes(line: Parsed, around: Surroundings) -> int:
+    most: int = line[flags.MAX_QUEUED_BYTES]
+    if most and most < LEAST_QUEUED_BYTES:
+        raise ConfigError(
+            f"-max-queued-bytes is {most}; give at least {LEAST_QUEUED_BYTES}, or 0 for a quarter of the memory"
+        )
+    return most or around.memory // 4
+
+
+def _memory() -> int:
+    """The machine's, or less where this process may not use all of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no limit, or none that is told of
+        return machine
 
 
 def _admission(line: Parsed) -> Admission:

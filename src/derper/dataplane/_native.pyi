@@ -40,6 +40,7 @@ class Plane:
         keep_alive_jitter: int,
         rtt_interval: int,
         records_per_key: int,
+        max_queued_bytes: int,
         count_senders: bool,
         link_silence: int,
         max_introducing: int,

@@ -50,6 +50,7 @@ class PlaneSettings:
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
+    max_queued_bytes: int = 1 << 30  # of packets, in all queues together
     records_per_key: int = 1 << 23  # that one TLS 1.3 key seals; AES-GCM bears 2^24
     count_senders: bool = False  # estimate how many keys send to each
 
@@ -137,6 +138,7 @@ class DataPlane:
             keep_alive=_milliseconds(settings.keep_alive),
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
+            max_queued_bytes=settings.max_queued_bytes,
             records_per_key=settings.records_per_key,
             count_senders=settings.count_senders,
             link_silence=_milliseconds(settings.link_silence),

@@ -24,10 +24,11 @@ from derper.server.drain import drain
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
-from derper.server.listeners import Listening
+from derper.server.listeners import ADMIN, Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
+from derper.server.overview import Overview
 from derper.server.rates import ClientRates
 from derper.server.reload import Reload, reload_all
 from derper.server.reload import action as reload_action
@@ -100,6 +101,7 @@ class Server:
                 shards=config.relay.shards,
                 server_key=self.identity.public,
                 queue_depth=config.relay.send_queue_depth,
+                max_queued_bytes=config.relay.max_queued_bytes,
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,
@@ -114,17 +116,18 @@ class Server:
         self.certificates = (
             Certificates(self.plane, config, self.identity, self.challenges) if config.serves_tls else None
         )
-        self._rates = ClientRates(self.plane, config.relay.rate_file)
+        self._rates = ClientRates(self.plane, self.identity, config.relay)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         self._door = Door(config)
         self._review = Review(self.plane, self._door, config.admission.interval)
-        login = Login(self.identity, self._door, config.admission.refused_app_names)
+        login = Login(self.identity, self._door, self._rates, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
         web = Web(self.http, self.http_beside, self.tunnels)
         self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
-        self._debug = DebugPages(config, self.metrics, self._door, self.identity, self.plane)
+        overview = Overview(config, self.identity, self.plane, self._mesh, self.certificates)
+        self._debug = DebugPages(config, self.metrics, self._door, self.plane, overview)
         self.admin: AdminListener | None = None
         if config.admin is not None:
             actions = [reload_action(self.reload)]
@@ -151,6 +154,8 @@ class Server:
         """Send every client away, at the pace that those who take them over can bear."""
         self._supervisor.tell("STOPPING=1", "STATUS=draining")
         self.listening.stop_accepting()
+        if self.admin is not None and self._successor is not None:
+            self.admin.stop_accepting()
         taken_over = self._successor is not None or self._mesh.is_linked
         await drain(self.plane, somebody_takes_over=taken_over, within=self._config.drain_timeout)
 
@@ -189,9 +194,9 @@ class Server:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
         self._rates.load()
-        if self.admin is not None:
-            await self.admin.start()
         self.listening.start()
+        if self.admin is not None:
+            await self.admin.start(self.listening.sockets.get(ADMIN))
         _log.info(
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,

@@ -5,43 +5,30 @@ the kernel has to be asked is asked in another thread.
 """
 
 import asyncio
-import html
 import json
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from http import HTTPStatus
 from typing import Final, TypeAlias
+from urllib.parse import urlencode
 
 from aiohttp import web
 
-from derper._version import version
 from derper.config import Config
 from derper.dataplane import DataPlane
 from derper.server import exposition, expvar, process
 from derper.server.access import may_see, remote_address
 from derper.server.admission.door import Door
-from derper.server.identity import Identity
 from derper.server.members import MemberPages
 from derper.server.metrics import Metrics
+from derper.server.overview import Overview
 from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
+from derper.web.look import LIVE_SCRIPT, STYLESHEET
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HEADERS: Final = BROWSER_HEADERS | {"Content-Security-Policy": f"{POLICY}; style-src 'self' 'unsafe-inline'"}
 _NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
-_INDEX: Final = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>DERP relay, debug</title></head>
-<body>
-<h1>DERP relay, debug</h1>
-<ul>
-{items}
-</ul>
-</body>
-</html>
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +38,8 @@ class DebugPages:
     config: Config
     metrics: Metrics
     door: Door
-    identity: Identity
     plane: DataPlane
+    overview: Overview
 
     def public_routes(self) -> list[web.RouteDef]:
         """Give the routes for the public ports, where not everybody may see the pages."""
@@ -67,6 +54,9 @@ class DebugPages:
         return [
             web.route("*", "/debug", _go_to_index),
             web.route("*", "/debug/", guarded(self._index)),
+            web.route("*", "/debug/live", guarded(self._live)),
+            web.route("*", "/debug/live.js", guarded(_file(LIVE_SCRIPT, "text/javascript"))),
+            web.route("*", "/debug/look.css", guarded(_file(STYLESHEET, "text/css"))),
             web.route("*", "/debug/clients", _go_to_clients),
             *(web.route("*", f"/debug/{name}", guarded(page, hint=True)) for name, _, page in self._pages()),
             web.route("*", "/debug/{anything:.*}", guarded(_nothing)),
@@ -92,18 +82,15 @@ class DebugPages:
 
         return show
 
-    async def _index(self, _request: web.Request) -> web.Response:
-        facts = {
-            "Uptime": str(timedelta(seconds=int(process.uptime()))),
-            "Version": version(),
-            "Machine": socket.gethostname(),
-            "TLS hostname": self.config.tls.hostname,
-            "Mesh key": str(self.identity.mesh_key is not None).lower(),
-        }
-        items = [f"<li><b>{name}:</b> {html.escape(value)}</li>" for name, value in facts.items()]
-        items += [f'<li><a href="/debug/{name}">{title}</a></li>' for name, title, _ in self._pages()]
-        page = _INDEX.format(items="\n".join(items))
-        return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
+    async def _index(self, request: web.Request) -> web.Response:
+        key = request.query.get("debugkey")  # whoever comes by it needs it for all that the page loads
+        query = f"?{urlencode({'debugkey': key})}" if key and request.method == "GET" else ""
+        links = [(f"/debug/{name}", title) for name, title, _ in self._pages()]
+        text = self.overview.page(links, query)
+        return web.Response(text=text, content_type="text/html", headers=BROWSER_HEADERS)
+
+    async def _live(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.overview.live(), headers=_HEADERS)
 
     async def _varz(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.server_families(), *process.library_families()])
@@ -121,6 +108,13 @@ class DebugPages:
         if found := [*self.metrics.contradictions(), *await self.door.faults()]:
             return web.Response(status=500, text=", ".join(found), headers=_HEADERS)
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=_HEADERS)
+
+
+def _file(text: str, kind: str) -> Handler:
+    async def give(_request: web.Request) -> web.Response:
+        return web.Response(text=text, content_type=kind, headers=_HEADERS)
+
+    return give
 
 
 async def _go_to_index(request: web.Request) -> web.Response:

@@ -6,7 +6,7 @@ What they show is gathered by the shards a slice at a time, so that a page over 
 import asyncio
 import html
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,19 +14,13 @@ from aiohttp import web
 
 from derper.dataplane import Conn, DataPlane, Member
 from derper.server.clients import BadQueryError, Page, Query
+from derper.web import look
 
 TRAFFIC_SECONDS: Final = 2.0
 """Between two rounds of the stream."""
 MOST_STREAMS: Final = 16
 """That are served at a time: each looks at every connection, again and again."""
 
-_PAGE: Final = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>DERP relay, clients</title></head>
-<body>
-{body}</body>
-</html>
-"""
 _INDEX: Final = """<h1>Clients</h1>
 <p>{conns} connections of {keys} keys.</p>
 <ul>
@@ -36,18 +30,19 @@ _INDEX: Final = """<h1>Clients</h1>
 <li>Of a key: <code>?key=nodekey:…</code>, or of an application: <code>?app=name</code></li>
 </ul>
 """
-_COLUMNS: Final = (
-    ("key", "key", "Key"),
-    ("conn", "connNum", "No."),
-    ("ip", "remote", "Address"),
-    ("connected", "connectedAt", "Since"),
-    ("", "appName", "App"),
-    ("", "", "Kind"),
-    ("rxpkts", "rxPkts", "Packets received"),
-    ("rx", "rxBytes", "Bytes received"),
-    ("txpkts", "txPkts", "Packets sent"),
-    ("tx", "txBytes", "Bytes sent"),
-)
+_COLUMNS: Final = {
+    "Key": "key",
+    "No.": "conn",
+    "Address": "ip",
+    "Since (UTC)": "connected",
+    "App": "",
+    "Kind": "",
+    "Packets received": "rxpkts",
+    "Bytes received": "rx",
+    "Packets sent": "txpkts",
+    "Bytes sent": "tx",
+}
+"""What is shown of each client, and the order by which its column sorts."""
 _KINDS: Final = {
     "active": "active",
     "dup": "one of several",
@@ -109,7 +104,8 @@ class MemberPages:
         return web.Response(body=text.encode(), content_type="application/json", headers=self._headers)
 
     def _html(self, body: str) -> web.Response:
-        return web.Response(text=_PAGE.format(body=body), content_type="text/html", headers=self._headers)
+        text = look.page("DERP relay, clients", f'<section class="card">\n{body}</section>\n', style="/debug/look.css")
+        return web.Response(text=text, content_type="text/html", headers=self._headers)
 
 
 def _moved(members: Iterable[Member], before: dict[Conn, int]) -> Iterator[str]:
@@ -136,27 +132,24 @@ def answer_in_json(query: Query, page: Page, now: datetime) -> str:
 
 
 def _table(query: Query, page: Page, now: datetime) -> str:
-    heads = "".join(f"<th>{_sorted_by(query, sort, title)}</th>" for sort, _, title in _COLUMNS)
-    rows = "\n".join(f"<tr>{''.join(_cells(client.as_json(now)))}</tr>" for client in page.clients)
+    heads = {title: _sorted_by(query, sort, title) if sort else title for title, sort in _COLUMNS.items()}
+    rows = [_cells(client.as_json(now)) for client in page.clients]
     more = f'<p><a href="{html.escape(page.next)}">{page.remaining:,} more</a></p>\n' if page.next else ""
     found = f"{page.connections:,} connections of {page.keys:,} keys"
-    return (
-        f"<h1>{html.escape(query.title)}</h1>\n<p>{found}.</p>\n"
-        f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n{more}"
-    )
+    table = look.table(heads, rows, empty="Nobody like that is connected.")
+    return f"<h1>{html.escape(query.title)}</h1>\n<p>{found}.</p>\n{table}\n{more}"
 
 
 def _sorted_by(query: Query, sort: str, title: str) -> str:
-    if not sort:
-        return title
-    order = sort if query.sort == sort and query.descending else f"-{sort}"
-    return f'<a href="{html.escape(query.sorted_by(order))}">{title}</a>'
+    # Numbers are looked at from the biggest on.
+    is_number = sort not in ("key", "ip")
+    descending = not query.descending if query.sort == sort else is_number
+    return f'<a href="{html.escape(query.sorted_by(f"-{sort}" if descending else sort))}">{title}</a>'
 
 
-def _cells(client: dict[str, object]) -> Iterator[str]:
-    for _, name, _ in _COLUMNS:
-        value = client[name] if name else ", ".join(text for at, text in _KINDS.items() if client[at])
-        if isinstance(value, int):
-            yield f'<td class="number">{value:,}</td>'
-        else:
-            yield f"<td>{html.escape(str(value))}</td>"
+def _cells(client: Mapping[str, object]) -> tuple[str, ...]:
+    since = str(client["connectedAt"])[: len("2026-01-02T03:04:05")].replace("T", " ")
+    kinds = ", ".join(text for at, text in _KINDS.items() if client[at])
+    numbers = (f"{client[name]:,}" for name in ("rxPkts", "rxBytes", "txPkts", "txBytes"))
+    key, remote, app = (html.escape(str(client[name])) for name in ("key", "remote", "appName"))
+    return (f"<code>{key}</code>", str(client["connNum"]), remote, since, app, kinds, *numbers)

@@ -17,6 +17,7 @@ from derper._version import version
 from derper.config import Config
 from derper.protocol.upgrade import Refusal
 from derper.server.access import may_see
+from derper.web import look
 
 POLICY: Final = (
     "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; "
@@ -31,17 +32,16 @@ BROWSER_HEADERS: Final = {
 _NO_STORE: Final = "no-cache, no-store, must-revalidate, no-transform, max-age=0"
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9.:_-]{1,64}")
 
-_HOME: Final = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>DERP relay</title></head>
-<body>
+_HOME: Final = """<section class="card">
 <h1>DERP relay</h1>
 <p>This is a <a href="https://tailscale.com/kb/1232/derp-servers">DERP</a> server: machines of a Tailscale or Headscale
 network that cannot reach each other directly relay their packets, encrypted end to end, through it.</p>
-{note}<p>derper {version}</p>
-</body>
-</html>
+{note}<p class="faint small">derper {version}</p>
+</section>
 """
+_ABUSE: Final = '<p>If you suspect abuse, write to <a href="mailto:security@tailscale.com">Tailscale</a>.</p>\n'
+_TAILSCALES: Final = re.compile(r"derp[^.]*\.tailscale\.com\.?")
+_STYLE: Final = "/derper.css"
 _DISABLED: Final = "<p>The relay is <b>disabled</b> on this server.</p>\n"
 _DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
 
@@ -54,6 +54,7 @@ def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.
         web.route("*", "/derp/latency-check", _probe),
         NO_CONTENT,
         web.route("*", "/robots.txt", _robots),
+        web.route("*", _STYLE, _style),
         *further,
         web.route("*", "/{anything:.*}", home(config)),
     ]
@@ -141,6 +142,10 @@ async def _generate_204(request: web.Request) -> web.Response:
 NO_CONTENT: Final = web.route("*", "/generate_204", _generate_204)
 
 
+async def _style(_request: web.Request) -> web.Response:
+    return web.Response(text=look.STYLESHEET, content_type="text/css", headers=BROWSER_HEADERS)
+
+
 async def _robots(_request: web.Request) -> web.Response:
     return web.Response(text="User-agent: *\nDisallow: /\n", headers=BROWSER_HEADERS)
 
@@ -148,13 +153,15 @@ async def _robots(_request: web.Request) -> web.Response:
 def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Give the handler of the home page, which is at every path that is nobody else's."""
     place = config.pages.home
-    note = "" if config.relay.enabled else _DISABLED
+    note = _ABUSE if _TAILSCALES.fullmatch(config.tls.hostname) else ""
+    note += "" if config.relay.enabled else _DISABLED
 
     async def show(request: web.Request) -> web.Response:
         if place not in ("", "blank"):
             return redirect(request, HTTPStatus.FOUND, place, BROWSER_HEADERS)
         debug = _DEBUG if may_see(request, config.public_debug) else ""
-        page = "" if place == "blank" else _HOME.format(note=note + debug, version=html.escape(version()))
+        body = _HOME.format(note=note + debug, version=html.escape(version()))
+        page = "" if place == "blank" else look.page("DERP relay", body, style=_STYLE)
         return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
 
     return show

@@ -44,6 +44,7 @@ var scenarios = map[string]func(*check, context.Context) error{
 	"ping":       (*check).ping,
 	"preferred":  (*check).preferred,
 	"reconnect":  (*check).reconnect,
+	"refused":    (*check).refused,
 	"relay":      (*check).relay,
 }
 

@@ -4,19 +4,17 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
-};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    AlertDescription, CipherSuite, ClientConfig, ClientConnection, Connection, ConnectionTrafficSecrets,
-    RootCertStore, ServerConfig, ServerConnection,
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConfig,
+    ServerConnection,
 };
 
 use crate::certificates::{Certificate, CertificateStore, Choice, Serves};
 use crate::hello::{Hello, Wanted};
+use crate::stepping::Sealer;
 use crate::tls::{HANDSHAKE_ROOM, Progress, Session, client_config, sealed_len};
 
 const ALL: [CipherSuite; 3] = [
@@ -197,71 +195,10 @@ where
     }
 }
 
-/// One direction's key and nonces, used as no library would.
-pub(crate) struct Sealer {
-    key: LessSafeKey,
-    iv: [u8; 12],
-    sequence: u64,
-}
-
-impl Sealer {
-    /// The keys with which a client seals; what seals nothing more after this.
-    pub(crate) fn of(client: ClientConnection) -> Self {
-        Self::both(client.into()).0
-    }
-
-    /// The keys with which a peer seals, and those with which it opens.
-    fn both(peer: Connection) -> (Self, Self) {
-        let secrets = peer.dangerous_extract_secrets().expect("secrets may be had");
-        let new = |(sequence, secrets): (u64, ConnectionTrafficSecrets)| {
-            let (algorithm, key, iv): (&'static Algorithm, _, _) = match &secrets {
-                ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-                ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-                ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
-                _ => panic!("another cipher was agreed on"),
-            };
-            let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).expect("a key"));
-            Self { key, iv: iv.as_ref().try_into().expect("12 bytes"), sequence }
-        };
-        (new(secrets.tx), new(secrets.rx))
-    }
-
-    fn nonce(&mut self) -> Nonce {
-        let mut nonce = self.iv;
-        nonce.iter_mut().rev().zip(self.sequence.to_le_bytes()).for_each(|(iv, byte)| *iv ^= byte);
-        self.sequence += 1;
-        Nonce::assume_unique_for_key(nonce)
-    }
-
-    /// One record of TLS 1.3 with this content of this type.
-    pub(crate) fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
-        self.seal_inner([content, &[kind]].concat())
-    }
-
-    /// One record with content, type and padding as they are given.
-    fn seal_inner(&mut self, mut sealed: Vec<u8>) -> Vec<u8> {
-        let len = u16::try_from(sealed.len() + 16).expect("a record").to_be_bytes();
-        let header = [23, 3, 3, len[0], len[1]];
-        let nonce = self.nonce();
-        self.key.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).expect("a good key");
-        [&header[..], &sealed].concat()
-    }
-
-    /// Type and content of the one record that there is.
-    fn open(&mut self, record: &[u8]) -> (u8, Vec<u8>) {
-        let (header, body) = record.split_first_chunk::<5>().expect("a header");
-        let mut body = body.to_vec();
-        let nonce = self.nonce();
-        let opened = self.key.open_in_place(nonce, Aad::from(*header), &mut body).expect("a good record");
-        let (kind, content) = opened.split_last().expect("a type");
-        (*kind, content.to_vec())
-    }
-}
-
 /// Our end, and a peer's keys: those that it seals with, and those that it opens with.
 fn by_hand() -> (Ours, Sealer, Sealer) {
     let (ours, peer) = accepted(ALL[0]);
-    let (sealer, opener) = Sealer::both(peer.into());
+    let (sealer, opener) = Sealer::both(peer);
     (ours, sealer, opener)
 }
 
@@ -541,7 +478,7 @@ fn a_handshake_message_may_be_cut_into_records_but_nothing_may_stand_between_the
 #[test]
 fn a_node_may_hand_out_tickets_in_pieces() {
     let (mut ours, peer) = to_node(ALL[0]);
-    let mut sealer = Sealer::both(peer.into()).0;
+    let mut sealer = Sealer::both(peer).0;
     let tickets = [&[4, 0, 1, 0][..], &[7; 256], &[4, 0, 0, 2, 1, 1]].concat();
     for part in tickets.chunks(50) {
         ours.hear(&sealer.seal(HANDSHAKE, part));

@@ -51,12 +51,14 @@ impl<N: Net> Shard<N> {
         assert!(self.dirty.is_empty() && self.events.is_empty(), "a tick left something undone");
         assert!(self.congested || self.outgoing.iter().all(Batch::is_empty), "parcels were not published");
         let mut census = Census { hints: self.wheel.check(), ..Census::default() };
+        let mut queued = 0;
         for id in self.conns.ids() {
             let Some(conn) = self.conns.get(id) else { continue };
             conn.check(id);
             census.connections += 1;
             if let Some(outbox) = &conn.outbox {
                 outbox.check();
+                queued += outbox.packet_bytes();
                 census.queued_disco += outbox.disco.len();
                 census.queued_other += outbox.other.len();
                 let is_link = matches!(conn.stage, Stage::Linked(_));
@@ -78,6 +80,7 @@ impl<N: Net> Shard<N> {
                 _ => {}
             }
         }
+        assert_eq!(self.queued, queued, "the bytes of all queues are counted");
         for (key, index) in &self.local_by_key {
             let Some(local) = &self.locals[*index] else { panic!("a key without a place") };
             census.keys += 1;

@@ -122,6 +122,7 @@ impl<N: Net> Shard<N> {
     /// Drops the packets that wait for a connection that has left.
     fn lose_packets(&mut self, id: ConnId, key: &Key) {
         let Some(mut outbox) = self.conns.get_mut(id).and_then(|conn| conn.outbox.take()) else { return };
+        self.queued -= outbox.packet_bytes();
         for disco in [true, false] {
             while let Some(len) = outbox.queue_mut(disco).drop_oldest() {
                 self.count_drop(Drop::GoneDisconnected, key, disco, len);

@@ -23,6 +23,7 @@ mod relay;
 mod round;
 mod send;
 mod shared;
+mod shed;
 mod struggle;
 #[cfg(test)]
 mod tests;
@@ -103,6 +104,10 @@ pub(crate) struct Shard<N: Net> {
     lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
+    /// Bytes in all packet queues here. Invariant: the sum of them.
+    queued: usize,
+    /// How many there may be in this tick.
+    most_queued: usize,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
@@ -143,6 +148,8 @@ impl<N: Net> Shard<N> {
             rounds: VecDeque::new(),
             lost_links: VecDeque::new(),
             unfinished: Vec::new(),
+            queued: 0,
+            most_queued: usize::MAX,
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
@@ -160,6 +167,7 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
         self.drops_told = 0;
+        self.share_room();
         let ticks = &self.port().ticks;
         ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
@@ -184,6 +192,7 @@ impl<N: Net> Shard<N> {
         self.forget_lost_links();
         self.advance_round();
         self.flush_dirty();
+        self.tell_queued();
         self.publish();
         if !self.events.is_empty() {
             self.shared.events.append(&mut self.events);

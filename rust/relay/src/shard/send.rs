@@ -50,6 +50,7 @@ impl<N: Net> Shard<N> {
                 _ => queue.len() >= depth,
             })
         };
+        self.make_room(HEADER + 2 * KEY + packet.len());
         if self.conns.get(to).is_some_and(|conn| is_full(conn) && !conn.blocked) {
             self.flush(to);
         }
@@ -58,6 +59,7 @@ impl<N: Net> Shard<N> {
             self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
             return;
         };
+        let waited = conn.outbox.as_ref().map_or(0, |outbox| outbox.queue(disco).bytes());
         let mut evicted = Vec::new();
         while conn.blocked && is_full(conn) {
             let oldest = conn.outbox.as_mut().and_then(|outbox| outbox.queue_mut(disco).drop_oldest());
@@ -73,10 +75,13 @@ impl<N: Net> Shard<N> {
         if is_link {
             let header = frame::header(Type::ForwardPacket, 2 * KEY + packet.len());
             queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, key, packet]));
-            self.counters().packets_forwarded_out.add(1);
         } else {
             let header = frame::header(Type::RecvPacket, KEY + packet.len());
             queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, packet]));
+        }
+        self.queued = self.queued - waited + queue.bytes();
+        if is_link {
+            self.counters().packets_forwarded_out.add(1);
         }
         for len in evicted {
             self.count_drop(Drop::QueueHead, key, disco, len);
@@ -178,8 +183,10 @@ impl<N: Net> Shard<N> {
         }
         let Some(mut outbox) = conn.outbox.take() else { return };
         let mut taken = Taken::default();
+        let waited = outbox.packet_bytes();
         let answers = std::mem::take(&mut outbox.control_frames);
         let written = conn.write_out(&mut outbox, &mut self.seal_buffer, self.now as u32, &mut taken);
+        self.queued -= waited - outbox.packet_bytes();
         let mut received = Taken::default();
         let mut frames = 0;
         if let Some(switched) = conn.switched_mut() {

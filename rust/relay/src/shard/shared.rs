@@ -3,7 +3,7 @@
 //! Everything here may be used from any thread; a shard's own state is in [`Shard`](super::Shard).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::certificates::CertificateStore;
@@ -23,6 +23,8 @@ pub struct Settings {
     pub shards: usize,
     /// Packets that each of a connection's two queues holds.
     pub queue_depth: usize,
+    /// Bytes of frames that all of these queues together hold, about; the largest queues make room.
+    pub max_queued_bytes: usize,
     /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
     pub mailbox: usize,
     /// Most bytes of a request head.
@@ -86,6 +88,8 @@ pub(crate) struct Port<S> {
     pub(crate) ticks: AtomicU64,
     /// Thousandths of its time that it was busy of late.
     pub(crate) load: AtomicU32,
+    /// Bytes in the packet queues of its connections, as of its last tick.
+    pub(crate) queued: AtomicUsize,
 }
 
 /// What all shards share.
@@ -109,6 +113,7 @@ impl<S> Shared<S> {
                     counters: Counters::default(),
                     ticks: AtomicU64::new(0),
                     load: AtomicU32::new(0),
+                    queued: AtomicUsize::new(0),
                 })
             })
             .collect::<std::io::Result<_>>()?;

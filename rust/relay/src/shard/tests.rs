@@ -9,4 +9,5 @@ mod parked;
 mod relaying;
 mod rounds;
 mod sending;
+mod shedding;
 mod tls;

@@ -7,6 +7,7 @@
 //!
 //! For tests alone. Read [`World`], then `wire`.
 
+mod sealer;
 mod seeded;
 mod usher;
 mod wire;
@@ -26,6 +27,7 @@ pub use crate::shard::Census;
 use crate::stats::Drops;
 use crate::{stun, tally};
 
+pub use sealer::Sealer;
 pub use seeded::Seeded;
 pub use wire::Ending;
 
@@ -418,6 +420,7 @@ pub fn settings(shards: usize) -> Settings {
         max_introducing: 1_000_000,
         rtt_interval: 0,
         records_per_key: u64::MAX,
+        max_queued_bytes: usize::MAX,
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,

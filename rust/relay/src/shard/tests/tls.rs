@@ -1,8 +1,7 @@
 //! What a TLS peer may do, and what it may not.
 
 use super::harness::{Over, Room, from, packet};
-use crate::records::tests::Sealer;
-use crate::stepping::Ending;
+use crate::stepping::{Ending, Sealer};
 
 const BOTH: [Over; 2] = [Over::Tls12, Over::Tls13];
 
@@ -174,7 +173,7 @@ fn a_peer_that_has_sent_half_a_handshake_message_is_written_to_all_the_same() {
     let mut room = Room::new(1);
     let (a, b) = (room.join(Over::Tls13, 1), room.join(Over::Tls13, 2));
     // A KeyUpdate is five bytes. No library cuts one in two, so this is sealed by hand.
-    let mut by_hand = Sealer::of(room.take_over(b));
+    let mut by_hand = Sealer::both(room.take_over(b)).0;
     room.world.send(b, &by_hand.seal(22, &[24, 0, 0]));
     room.world.run();
     for n in 0..5 {
@@ -195,7 +194,7 @@ fn a_peer_that_has_sent_half_a_handshake_message_may_leave() {
     for reset in [false, true] {
         let mut room = Room::new(1);
         let a = room.join(Over::Tls13, 1);
-        let mut by_hand = Sealer::of(room.take_over(a));
+        let mut by_hand = Sealer::both(room.take_over(a)).0;
         room.world.send(a, &by_hand.seal(22, &[24, 0, 0]));
         room.world.run();
         if reset {

@@ -1,0 +1,113 @@
+//! The bound on what waits in all queues together: who makes room, when, and for whom.
+
+use super::harness::{Over, Room, disco, from, packet};
+use crate::shard::Settings;
+use crate::stepping::settings;
+
+const PACKET: usize = 1_000;
+/// A packet as it waits: header, sender's key, packet.
+const FRAME: usize = 5 + 32 + PACKET;
+
+fn bounded(shards: usize, max_queued_bytes: usize) -> Room {
+    Room::with(Settings { max_queued_bytes, queue_depth: 32, ..settings(shards) }, 0)
+}
+
+fn numbered(number: u8) -> Vec<u8> {
+    vec![number; PACKET]
+}
+
+#[test]
+fn the_largest_queue_makes_room_by_its_oldest() {
+    let mut room = bounded(1, 16 * FRAME);
+    let (a, big, small) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
+    for receiver in [big, small] {
+        room.world.set_room(receiver, Some(0));
+    }
+    for number in 0..3 {
+        room.say(a, &packet(3, &numbered(number)));
+    }
+    for number in 0..30 {
+        room.say(a, &packet(2, &numbered(number)));
+        room.world.run();
+        let waiting = room.world.check().queued_other;
+        assert!(waiting <= 16, "{waiting} packets wait, where 16 have room");
+    }
+    let waiting = room.world.check().queued_other;
+    assert!(waiting >= 13, "{waiting} packets wait, where 16 have room");
+    assert_eq!(room.world.dropped("queue_head").0 as usize, 33 - waiting);
+    for receiver in [big, small] {
+        room.world.set_room(receiver, None);
+    }
+    let all_of_the_small: Vec<_> = (0..3).map(|number| from(1, &numbered(number))).collect();
+    assert_eq!(room.frames(small), all_of_the_small);
+    let newest: Vec<_> = (33 - waiting as u8..30).map(|number| from(1, &numbered(number))).collect();
+    assert_eq!(room.frames(big), newest);
+}
+
+#[test]
+fn nothing_is_dropped_while_the_sockets_take_data() {
+    let mut room = bounded(1, 2 * FRAME);
+    let (a, b, c) = (room.join(Over::Tls13, 1), room.join(Over::Tls13, 2), room.join(Over::Plain, 3));
+    let burst: Vec<u8> =
+        (0..20).flat_map(|n| [packet(2, &numbered(n)), packet(3, &numbered(n))]).flatten().collect();
+    room.say(a, &burst);
+    let all: Vec<_> = (0..20).map(|number| from(1, &numbered(number))).collect();
+    assert_eq!(room.frames(b), all);
+    assert_eq!(room.frames(c), all);
+    assert_eq!(room.world.dropped("queue_head"), (0, 0));
+}
+
+#[test]
+fn both_kinds_of_packets_make_room() {
+    let mut room = bounded(1, 4 * FRAME);
+    let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
+    room.world.set_room(b, Some(0));
+    for number in 0..30 {
+        room.say(a, &packet(2, &disco(number)));
+    }
+    for number in 0..10 {
+        room.say(a, &packet(2, &numbered(number)));
+    }
+    room.world.run();
+    let census = room.world.check();
+    assert!(census.queued_other * FRAME + census.queued_disco * (5 + 32 + 62) <= 4 * FRAME, "{census:?}");
+    assert!(census.queued_other > 0, "{census:?}");
+    assert_eq!(room.world.dropped("queue_head").0 as usize, 40 - census.queued_other - census.queued_disco);
+}
+
+#[test]
+fn what_waits_on_another_shard_counts() {
+    let mut room = bounded(2, 8 * FRAME);
+    let (a, b) = (room.join_at(Over::Plain, 1, 0, 0), room.join_at(Over::Plain, 2, 0, 0));
+    let (c, d) = (room.join_at(Over::Plain, 3, 1, 1), room.join_at(Over::Plain, 4, 1, 1));
+    for receiver in [b, d] {
+        room.world.set_room(receiver, Some(0));
+    }
+    for number in 0..7 {
+        room.say(a, &packet(2, &numbered(number)));
+    }
+    room.world.run();
+    for number in 0..7 {
+        room.say(c, &packet(4, &numbered(number)));
+        room.world.run();
+    }
+    let waiting = room.world.check().queued_other;
+    assert!((7..=9).contains(&waiting), "{waiting} packets wait, where 8 have room");
+}
+
+#[test]
+fn a_receiver_that_lost_all_that_waited_is_served_on() {
+    let mut room = bounded(1, FRAME / 2);
+    let (a, b, c) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
+    room.world.set_room(b, Some(0));
+    room.world.set_room(c, Some(0));
+    room.say(a, &packet(2, &numbered(1)));
+    room.world.run();
+    room.say(a, &packet(3, &numbered(2)));
+    room.world.run();
+    assert_eq!(room.world.check().queued_other, 1);
+    room.world.set_room(b, None);
+    room.say(a, &packet(2, &numbered(3)));
+    assert_eq!(room.frames(b), [from(1, &numbered(3))]);
+    assert!(room.endings().is_empty());
+}

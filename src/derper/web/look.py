@@ -1,0 +1,61 @@
+"""The look of every page: one stylesheet, one frame, a few shapes. Pure: content in, HTML out.
+
+No outside resource; dark where the reader's system is dark; readable on a phone, where tables become cards. Whoever
+gives content has escaped it.
+"""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Final
+
+STYLESHEET: Final = (files(__package__) / "look.css").read_text("utf-8")
+LIVE_SCRIPT: Final = (files(__package__) / "live.js").read_text("utf-8")
+"""Keeps the figures and charts of a page with `data-live` current."""
+
+
+def page(title: str, body: str, *, style: str, script: str = "", live: str = "") -> str:
+    """Give a whole page.
+
+    Args:
+        title: as text.
+        body: as HTML.
+        style: the address of the stylesheet.
+        script: that of a script, if it has one.
+        live: where `LIVE_SCRIPT` asks for new figures.
+    """
+    load = f'<script src="{html.escape(script)}" defer></script>' if script else ""
+    attribute = f' data-live="{html.escape(live)}"' if live else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{html.escape(title)}</title><link rel="stylesheet" href="{html.escape(style)}">{load}</head>\n'
+        f"<body{attribute}>\n{body}</body>\n</html>\n"
+    )
+
+
+def card(title: str, content: str, *, wide: bool = False) -> str:
+    """Give a part of a page with a heading of its own."""
+    return f'<section class="card{" wide" if wide else ""}">\n<h2>{html.escape(title)}</h2>\n{content}\n</section>\n'
+
+
+def table(heads: Mapping[str, str], rows: Iterable[Sequence[str]], *, empty: str) -> str:
+    """Give a table. `heads` are the columns' names and what stands above them, which may be a link.
+
+    `empty` is what stands in the place of a table without rows.
+    """
+    lines = [f"<tr>{''.join(map(_cell, heads, row))}</tr>" for row in rows]
+    if not lines:
+        return f'<p class="faint">{html.escape(empty)}</p>'
+    head = "".join(f"<th>{shown}</th>" for shown in heads.values())
+    body = "\n".join(lines)
+    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+
+
+def columns(*names: str) -> dict[str, str]:
+    """Give heads that say no more than the columns' names."""
+    return {name: html.escape(name) for name in names}
+
+
+def _cell(of: str, content: str) -> str:
+    return f'<td data-of="{html.escape(of)}">{content}</td>'
