@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -10,8 +11,9 @@ from typing import Final
 
 import pytest
 from probed import ProbedRegion, config_of, derpprobe
-from region import MESH_KEY
-from relays import HOST, free_port
+from region import MESH_KEY, OurNode
+from relays import HOST, OurDerper, free_port
+from tailnet import Headscale, Node
 from test_real_setec import setec
 
 from derper.errors import DerperError, NetworkError, ProtocolError
@@ -127,13 +129,28 @@ async def test_without_a_tailscaled_its_map_is_told_to_be_out_of_reach() -> None
         await source_of("local").fetch()
 
 
+async def test_local_is_the_map_of_the_tailscaled_on_this_machine(tmp_path: Path) -> None:
+    with (
+        OurDerper(tmp_path / "relay", tls=True) as relay,
+        Headscale(tmp_path / "headscale") as headscale,
+        Node(tmp_path / "node", "prober") as node,
+    ):
+        headscale.start(relay, free_port())
+        node.start()
+        node.join(headscale, headscale.join_key())
+        config = replace(config_of(None, "-derp-map", "local"), tailscaled_socket=node.socket)
+        derp_map = await MapSource(config, Trust.load(config.roots)).fetch()
+    assert [(one.name, one.host_name, one.port) for one in derp_map.nodes] == [("mine", HOST, relay.port)]
+
+
 @pytest.fixture(scope="module")
 def verifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProbedRegion, Control]]:
     """A relay that admits whom a URL admits."""
     control = Control()
     region = ProbedRegion(tmp_path_factory.mktemp("verifying"), "ours")
     node = region.nodes[0]
-    node.command += ["-verify-client-url", control.url, "-verify-client-url-fail-open=false"]  # type: ignore[union-attr]
+    assert isinstance(node, OurNode)
+    node.command += ["-verify-client-url", control.url, "-verify-client-url-fail-open=false"]
     with region:
         yield region, control
     control.stop()
