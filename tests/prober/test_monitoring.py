@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from math import isnan
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
@@ -42,7 +43,9 @@ class Prometheus:
         return told["data"]
 
     def values(self, expression: str) -> list[float]:
-        return [float(row["value"][1]) for row in self.ask("query", query=expression)["result"]]
+        """Give an expression's values, without those that are of too few samples to be numbers."""
+        values = [float(row["value"][1]) for row in self.ask("query", query=expression)["result"]]
+        return [value for value in values if not isnan(value)]
 
     def wait_for(self, expression: str) -> list[float]:
         """Give an expression's values once it has any."""
