@@ -124,6 +124,11 @@ PROXY_PROTOCOL = string(
     "comma-separated `networks` of proxies in front: connections from there, and no others,\n"
     "begin with a PROXY header (version 1 or 2), which names the client",
 )
+TRUSTED_PROXIES = string(
+    "trusted-proxies",
+    "",
+    "comma-separated `networks` of HTTP proxies in front, whose X-Forwarded-For says who a client is",
+)
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
@@ -194,6 +199,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     ACCEPT_CONNECTION_BURST,
     CONNECTIONS_PER_IP,
     PROXY_PROTOCOL,
+    TRUSTED_PROXIES,
     RATE_CONFIG,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self
+from typing import Self, TypeAlias
 
 HEAD: int
 HEAD_TOO_LARGE: int
@@ -20,6 +20,8 @@ LINKED: int
 UNSERVED: int
 MEMBERS: int
 STRUGGLING: int
+
+Told: TypeAlias = tuple[int, int, IPv4Address | IPv6Address, int]
 
 class Plane:
     def __new__(
@@ -79,7 +81,13 @@ class Plane:
     def stream(self, conn: int) -> None: ...
     def consumed(self, conn: int, length: int) -> None: ...
     def switch(
-        self, conn: int, key: bytes, mesh_peer: bool, presence: bytes, told: tuple[int, int], first: bytes
+        self,
+        conn: int,
+        key: bytes,
+        mesh_peer: bool,
+        presence: bytes,
+        told: tuple[int, int, IPv4Address | IPv6Address, int],
+        first: bytes,
     ) -> None: ...
     def close(self, conn: int, code: str, detail: str) -> None: ...
     def write_to(self, key: bytes, frames: bytes) -> None: ...

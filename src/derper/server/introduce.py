@@ -39,6 +39,7 @@ from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
+from derper.server.forwarded import Forwarding
 from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
@@ -60,6 +61,7 @@ class Web:
     main: HttpServer
     beside: HttpServer | None  # the plain listener's, where the main one speaks TLS
     tunnels: Tunnels
+    forwarding: Forwarding
 
 
 @dataclass(slots=True)
@@ -156,16 +158,11 @@ class Introducer:
             self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", str(error))
             return
         guest.tls = event.tls
+        guest.remote, head = self._web.forwarding.client(event.remote, head)
         if event.tls:
             self.tls_requests[event.tls] += 1
         if head.method == "CONNECT":
-            guest.leave_http()
-            outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
-            if isinstance(outcome, Refusal):
-                self._plane.write(event.conn, last_answer(outcome))
-                self._plane.close(event.conn, "connect_refused", outcome.body.strip())
-            else:
-                guest.tunnel = outcome
+            self._tunnel(event, guest, head)
             return
         if head.method not in _METHODS or not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
             self._refuse(
@@ -191,9 +188,24 @@ class Introducer:
                 self._plane.write(event.conn, derp.answer())
                 self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
-                if guest.http is None:
-                    guest.http = http.connect(self._plane, event.conn, event.remote)
-                guest.http.request_received(head, derp)
+                self._serve(event.conn, guest, http).request_received(head, derp)
+
+    def _serve(self, conn: Conn, guest: Guest, http: HttpServer) -> HttpConnection:
+        """Give what serves the guest pages, made when it is not there or was there for somebody else."""
+        if guest.http is not None and guest.http.remote != guest.remote:
+            guest.leave_http()  # a proxy goes on for another client
+        if guest.http is None:
+            guest.http = http.connect(self._plane, conn, guest.remote)
+        return guest.http
+
+    def _tunnel(self, event: Head, guest: Guest, head: RequestHead) -> None:
+        guest.leave_http()
+        outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
+        if isinstance(outcome, Refusal):
+            self._plane.write(event.conn, last_answer(outcome))
+            self._plane.close(event.conn, "connect_refused", outcome.body.strip())
+        else:
+            guest.tunnel = outcome
 
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""

@@ -1,6 +1,7 @@
 //! Stands in Python's place: takes the events, introduces those who are expected, leaves the rest to the test.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use super::{Guest, Party, presence};
@@ -93,8 +94,14 @@ impl Usher {
                     [1] => (Role::MeshPeer, Guest::MeshPeer),
                     _ => (Role::Client, Guest::Client),
                 };
-                let member =
-                    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0 };
+                let member = Member {
+                    key: *key,
+                    role,
+                    presence: presence(key, guest).into(),
+                    version: 2,
+                    number: 0,
+                    remote: SocketAddr::from(([127, 0, 0, 1], 0)),
+                };
                 shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
             }
             Event::Switched { member, .. } if home(member).is_some() => {}
