@@ -92,6 +92,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "proxy-protocol": "",
         "trusted-proxies": "",
         "rate-config": "",
+        "announce-limits": False,
         "tcp-keepalive-time": 600.0,
         "tcp-user-timeout": 15.0,
         "tcp-write-timeout": 2.0,

@@ -130,6 +130,7 @@ TRUSTED_PROXIES = string(
     "comma-separated `networks` of HTTP proxies in front, whose X-Forwarded-For says who a client is",
 )
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
+ANNOUNCE_LIMITS = boolean("announce-limits", "tell clients of their limits, so that they drop what is over")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
 TCP_USER_TIMEOUT = duration("tcp-user-timeout", 15, "how long sent data may stay unacknowledged")
@@ -201,6 +202,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     PROXY_PROTOCOL,
     TRUSTED_PROXIES,
     RATE_CONFIG,
+    ANNOUNCE_LIMITS,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,
     TCP_WRITE_TIMEOUT,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self, TypeAlias
+from typing import Self
 
 HEAD: int
 HEAD_TOO_LARGE: int
@@ -20,8 +20,6 @@ LINKED: int
 UNSERVED: int
 MEMBERS: int
 STRUGGLING: int
-
-Told: TypeAlias = tuple[int, int, IPv4Address | IPv6Address, int]
 
 class Plane:
     def __new__(
