@@ -25,7 +25,7 @@ from derper.server.forwarded import Forwarding
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
-from derper.server.listeners import Listening
+from derper.server.listeners import ADMIN, Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
@@ -155,6 +155,8 @@ class Server:
         """Send every client away, at the pace that those who take them over can bear."""
         self._supervisor.tell("STOPPING=1", "STATUS=draining")
         self.listening.stop_accepting()
+        if self.admin is not None and self._successor is not None:
+            self.admin.stop_accepting()
         taken_over = self._successor is not None or self._mesh.is_linked
         await drain(self.plane, somebody_takes_over=taken_over, within=self._config.drain_timeout)
 
@@ -193,9 +195,9 @@ class Server:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
         self._rates.load()
-        if self.admin is not None:
-            await self.admin.start()
         self.listening.start()
+        if self.admin is not None:
+            await self.admin.start(self.listening.sockets.get(ADMIN))
         _log.info(
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,
