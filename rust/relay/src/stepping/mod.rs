@@ -20,7 +20,7 @@ use crate::Key;
 use crate::certificates::CertificateStore;
 use crate::id::ConnId;
 use crate::net::Ready;
-use crate::seam::{Command, Event, Listener, Waker};
+use crate::seam::{Command, Event, Listener, Member, Role, Waker};
 use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
@@ -455,6 +455,13 @@ pub fn presence(key: &Key, guest: Guest) -> Vec<u8> {
     frame.extend_from_slice(&[0; 18]);
     frame.extend_from_slice(&[if guest == Guest::MeshPeer { 2 } else { 1 }, 0]);
     frame
+}
+
+/// Who a guest is, as a login would settle it.
+#[must_use]
+pub fn member(key: &Key, guest: Guest) -> Member {
+    let role = if guest == Guest::MeshPeer { Role::MeshPeer } else { Role::Client };
+    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0 }
 }
 
 /// Whether STUN answers a datagram: `any` standard client's, or Tailscale's alone.
