@@ -91,6 +91,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "connections-per-ip": 0,
         "proxy-protocol": "",
         "rate-config": "",
+        "announce-limits": False,
         "tcp-keepalive-time": 600.0,
         "tcp-user-timeout": 15.0,
         "tcp-write-timeout": 2.0,

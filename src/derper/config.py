@@ -283,6 +283,7 @@ class Relay:
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None
+    announce_limits: bool  # tell clients of their limits
 
 
 @dataclass(frozen=True, slots=True)

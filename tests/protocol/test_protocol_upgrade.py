@@ -173,6 +173,19 @@ def test_a_head_that_two_readers_could_read_differently_is_refused(lines: str) -
         RequestHead.parse(f"GET /derp HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n".encode("latin-1"))
 
 
+@pytest.mark.parametrize("host", ["a/b", "a b", "user@a", "a\\b", "a?b", "a#b", "<a>", 'a"', "a\r\n b", "\xe9"])
+def test_a_host_that_a_redirect_cannot_repeat_is_refused(host: str) -> None:
+    with pytest.raises(ProtocolError):
+        RequestHead.parse(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1"))
+
+
+@pytest.mark.parametrize("path", ["/%", "/a%2", "/%zz", "/%%20", "/%2g?x"])
+def test_a_path_with_an_escape_that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(ProtocolError):
+        RequestHead.parse(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert RequestHead.parse(b"GET /%20?%zz HTTP/1.1\r\nHost: a\r\n\r\n").path == "/%20"
+
+
 @pytest.mark.parametrize("body", ["Content-Length: 5", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("upgrade", ["DERP", "websocket"])
 def test_an_upgrade_that_announces_a_body_is_refused(body: str, upgrade: str) -> None:

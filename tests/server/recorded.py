@@ -1,10 +1,12 @@
 """The HTTP exchanges that were recorded with the reference, and how an answer of ours is held to one of them."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from live import answer_to
+from live import Server, answer_to, config_of, serving
 
 from derper.server.http import HttpServer
 
@@ -22,6 +24,33 @@ def called(exchange: Exchange) -> str:
     return f"{exchange['server']}, {exchange['from']}: {exchange['name']}"
 
 
+def path_of(exchange: Exchange) -> str:
+    """The path that is asked for; "" where the request is none."""
+    _, _, target = exchange.get("request", "").partition(" ")
+    return str(target.partition(" ")[0].partition("?")[0])
+
+
+@asynccontextmanager
+async def recorded_server(name: str, folder: Path) -> AsyncIterator[Server]:
+    """A server with the flags and the environment of a recorded one, but for its address and its names' DNS."""
+    (folder / "mesh.key").write_text("99" * 32)
+    (folder / "debugkey").write_text("s3cret-key\n")
+    (folder / "server.key").write_text('{"PrivateKey": "privkey:%s"}' % ("17" * 32))
+    recorded = RECORDED["servers"][name]
+    environ = dict(recorded.get("environment", {}))
+    if "TS_DEBUG_KEY_PATH" in environ:
+        environ["TS_DEBUG_KEY_PATH"] = str(folder / "debugkey")
+    flags = list(recorded["flags"])
+    for flag in ("-a", "-c", "-bootstrap-dns-names", "-unpublished-bootstrap-dns-names"):
+        if flag in flags:
+            at = flags.index(flag)
+            del flags[at : at + 2]
+    if "-mesh-psk-file" in flags:
+        flags[flags.index("-mesh-psk-file") + 1] = str(folder / "mesh.key")
+    async with serving(config_of(folder, *flags, **environ)) as server:
+        yield server
+
+
 async def differences(http: HttpServer, exchange: Exchange) -> dict[str, tuple[Any, Any]]:
     """Play one, from the address that it was recorded from; give what differs, as ours and theirs."""
     remote = RECORDED["clients"][exchange["from"]]
@@ -29,10 +58,28 @@ async def differences(http: HttpServer, exchange: Exchange) -> dict[str, tuple[A
     ours: dict[str, Any] = {f"header {name}": value for name, value in headers.items()}
     theirs: dict[str, Any] = {f"header {name}": value for name, value in exchange["headers"]}
     ours["status"], theirs["status"] = status, int(exchange["status_line"].split()[1])
-    if "page" in exchange:  # the words are ours, and so is their length
-        del ours["header Content-Length"], theirs["header Content-Length"]
-    else:
-        ours["body"], theirs["body"] = body.decode(), exchange["body"]
-    varying = {"body" if name == "body" else f"header {name}" for name in exchange.get("varies", [])}
+    text = body.decode()
+    framing = {"header Content-Length", "header Transfer-Encoding"}
+    varying = {name if name == "body" else f"header {name}" for name in exchange.get("varies", [])}
+    if "page" in exchange or exchange.get("chunked"):  # the words are ours, or we know the length and they did not
+        varying |= framing
+    if "page_says" in exchange:
+        ours["says"] = {
+            "abuse_contact": "abuse" in text,
+            "disabled": "disabled" in text,
+            "links_debug": "/debug/" in text,
+        }
+        theirs["says"] = exchange["page_says"]
+    if "page_items" in exchange:
+        lines = [
+            line.partition("<b>")[2].removesuffix("</li>").partition(":</b> ")
+            for line in text.splitlines()
+            if "<b>" in line
+        ]
+        ours["items"], theirs["items"] = ([[name, value] for name, _, value in lines], exchange["page_items"])
+        for items in (ours["items"], theirs["items"]):
+            items[:] = [[name, "" if name in ("Uptime", "Version", "Machine") else value] for name, value in items]
+    elif "body" in exchange:
+        ours["body"], theirs["body"] = text, exchange["body"]
     names = (ours.keys() | theirs.keys()) - varying
     return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}

@@ -94,6 +94,27 @@ def test_half_a_tls_handshake_and_silence_ends_at_the_deadline(slow_scene: Scene
     slow_scene.logs("connection closed", "setup_timeout")
 
 
+def test_half_a_request_body_and_silence_ends_at_the_deadline(slow_scene: Scene) -> None:
+    began = time.monotonic()
+    with slow_scene.connect() as wire:
+        wire.send(b"POST /robots.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        assert closed_after(wire, SETUP_SECONDS, began).startswith(b"HTTP/1.1 200 OK\r\n")
+    slow_scene.logs("connection closed", "setup_timeout", "the request body was not whole in time")
+
+
+def test_a_request_head_that_comes_a_byte_at_a_time_ends_at_the_deadline(slow_scene: Scene) -> None:
+    began = time.monotonic()
+    with slow_scene.connect() as wire:
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 10_000
+        for at in range(len(head)):
+            wire.offer(head[at : at + 1])
+            if time.monotonic() - began > SETUP_SECONDS + LATE:
+                break
+            time.sleep(SETUP_SECONDS / 20)
+        assert wire.rest() == b""
+    slow_scene.logs("connection closed", "setup_timeout", "request head was not whole in time")
+
+
 def test_silence_in_the_login_ends_at_its_deadline(slow_scene: Scene) -> None:
     clients = [Client(slow_scene.connect()) for _ in range(3)]
     with closing(*clients):

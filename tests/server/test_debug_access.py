@@ -1,72 +1,17 @@
-"""Who may see the debug pages: the recorded exchanges of the reference, and each way that has to stay shut."""
+"""Who may see the debug pages: each way in, and each that has to stay shut. `test_recorded_pages` has the recorded."""
 
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from live import Server, answer_to, config_of, serving
+from live import answer_to, config_of, serving
+from recorded import recorded_server
 
 from derper.config import DebugAccess
 from derper.server.access import is_trusted
 
-RECORDED: Final = json.loads((Path(__file__).parents[1] / "vectors" / "http.json").read_text())
-PAGES: Final = ("/debug", "/debug/", "/debug/varz", "/debug/vars", "/debug/check", "/debug/nothing")
-FAULTY: Final = "/debug/check while a key has two connections: the reference finds fault"
 OTHER: Final = "192.0.2.99"
-
-
-def path_of(exchange: dict[str, Any]) -> str:
-    target: str = (exchange.get("request") or " ").split(" ")[1]
-    return target.partition("?")[0]
-
-
-EXCHANGES: Final = [
-    exchange
-    for exchange in RECORDED["exchanges"]
-    if path_of(exchange) in PAGES and exchange["server"] in ("plain", "dev", "debug-access")
-    if exchange["name"] != FAULTY
-]
-
-
-@asynccontextmanager
-async def recorded_server(name: str, folder: Path) -> AsyncIterator[Server]:
-    """A server with the flags and environment of a recorded one, as far as the debug pages look at them."""
-    (folder / "mesh.key").write_text("99" * 32)
-    (folder / "debugkey").write_text("s3cret-key\n")
-    flags = ["-hostname=derp.example.test", "-mesh-psk-file", str(folder / "mesh.key")]
-    environ = RECORDED["servers"][name].get("environment", {})
-    if "TS_DEBUG_KEY_PATH" in environ:
-        environ = environ | {"TS_DEBUG_KEY_PATH": str(folder / "debugkey")}
-    if name == "dev":
-        flags = ["-dev"]
-    async with serving(config_of(folder, *flags, **environ)) as server:
-        yield server
-
-
-@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange["name"])
-async def test_a_recorded_request_gets_what_the_reference_answered(exchange: dict[str, Any], tmp_path: Path) -> None:
-    async with recorded_server(exchange["server"], tmp_path) as server:
-        remote = RECORDED["clients"][exchange["from"]]
-        status, headers, body = await answer_to(server.parts.http, exchange["request"].encode(), remote)
-    assert status == int(exchange["status_line"].split()[1])
-    wanted = dict(exchange["headers"])
-    framing = {"Date", "Content-Length", "Transfer-Encoding"}
-    if status != 307:
-        assert {n: v for n, v in headers.items() if n not in framing | {"Connection"}} == {
-            n: v for n, v in wanted.items() if n not in framing
-        }
-    assert headers.get("Location") == wanted.get("Location")
-    if "body" in exchange and status != 307:
-        assert body.decode() == exchange["body"]
-    if "page_items" in exchange:
-        assert [name for name, _ in exchange["page_items"]] == [
-            line.partition("<b>")[2].partition(":</b>")[0] for line in body.decode().splitlines() if "<b>" in line
-        ]
-        assert "<b>Mesh key:</b> true" in body.decode()
 
 
 NOBODY: Final = DebugAccess(None, (), None)

@@ -49,6 +49,22 @@ def test_the_second_request_of_a_connection_may_be_the_upgrade(server: Server, f
         logs_in(wire, fast_start=fast_start)
 
 
+@pytest.mark.parametrize("target", ["/%64erp", "/derp?x=1", "http://derp.example.test/derp"])
+def test_the_relay_is_at_its_path_however_that_is_spelt(server: Server, target: str) -> None:
+    with server.door.connect() as wire:
+        wire.send(request("GET", target, "Upgrade: DERP", "Connection: Upgrade"))
+        assert read_answer(wire).status == 101
+
+
+def test_a_method_that_nobody_knows_is_one_as_any_other(server: Server) -> None:
+    with server.door.connect() as wire:
+        for method in ("FOO", "get", "M-SEARCH", "GETS"):
+            wire.send(
+                request(method, "/generate_204") + request(method, "/derp/probe") + request(method, "/robots.txt")
+            )
+            assert [read_answer(wire).status for _ in range(3)] == [204, 405, 200]
+
+
 def test_requests_in_one_segment_are_answered_in_order(server: Server) -> None:
     with server.door.connect() as wire:
         targets = ["/robots.txt", "/generate_204", "/derp/probe", "/derp", "/robots.txt"]

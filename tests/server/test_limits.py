@@ -5,18 +5,20 @@ import os
 import signal
 import socket
 import ssl
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from bystanders import Bystanders
-from derpwire import HOST, Client, Door
+from derpwire import HOST, SECONDS, Client, Door
 from serving import Server
 
 from derper.errors import ConfigError
-from derper.protocol.keys import MeshKey
-from derper.protocol.login import ClientInfo
+from derper.protocol.frames import Health, NotePreferred
+from derper.protocol.keys import MeshKey, NodePrivate
+from derper.protocol.login import ClientInfo, ServerInfo
 from derper.server import rates
 
 RATE = 200_000  # payload bytes a second
@@ -123,9 +125,122 @@ def test_a_file_that_holds_no_limits_is_a_start_up_error_in_one_sentence(tmp_pat
 
 
 def test_no_rate_is_no_limit_and_a_small_burst_is_raised(tmp_path: Path) -> None:
-    assert rates.load(limits(tmp_path / "a")) is None
-    assert rates.load(limits(tmp_path / "b", PerClientRateLimitBytesPerSec=0, PerClientRateBurstBytes=9)) is None
-    assert rates.load(limits(tmp_path / "c", PerClientRateLimitBytesPerSec=5)) == (5.0, rates.SMALLEST_BURST)
+    assert rates.load(limits(tmp_path / "a")) == rates.Limits()
+    unlimited = limits(tmp_path / "b", PerClientRateLimitBytesPerSec=0, PerClientRateBurstBytes=9)
+    assert rates.load(unlimited).default is None
+    found = rates.load(limits(tmp_path / "c", PerClientRateLimitBytesPerSec=5))
+    assert found.default == (5.0, rates.SMALLEST_BURST)
+
+
+def test_the_file_is_read_as_the_go_server_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "rates"
+    path.write_text('{"perclientratelimitbytespersec": 5, "PerClientRateBurstBytes": null, "Other": [1.5]}')
+    assert rates.load(path).default == (5.0, rates.SMALLEST_BURST)
+    path.write_text("null")
+    assert rates.load(path) == rates.Limits()
+    path.write_text('{"PerClientRateLimitBytesPerSec": 18446744073709551615}')
+    assert rates.load(path).default == (float(2**64 - 1), rates.SMALLEST_BURST)
+
+
+def test_keys_may_have_limits_of_their_own_and_all_together_one(tmp_path: Path) -> None:
+    path = tmp_path / "rates"
+    slow, free = (NodePrivate(bytes([number] * 32)).public() for number in (1, 2))
+    per_key = {str(slow): {"RateLimitBytesPerSec": 10, "RateBurstBytes": 70_000}, str(free): {}}
+    path.write_text(json.dumps({"PerClientRateLimitBytesPerSec": 5, "PerKey": per_key, "TotalRateLimitBytesPerSec": 9}))
+    found = rates.load(path)
+    assert found.of(slow) == (10.0, 70_000.0)
+    assert found.of(free) is None
+    assert found.of(NodePrivate(bytes([3] * 32)).public()) == (5.0, rates.SMALLEST_BURST)
+    assert found.total == (9.0, rates.SMALLEST_BURST)
+
+
+def test_a_key_of_its_own_limit_and_the_total_are_held_to(tmp_path: Path) -> None:
+    free, file = NodePrivate(bytes([1] * 32)), tmp_path / "rates"
+    per_key: dict[str, dict[str, int]] = {str(free.public()): {}}
+    file.write_text(json.dumps({"PerClientRateLimitBytesPerSec": 1, "PerKey": per_key}))
+    with (
+        Server(tmp_path / "server", "-rate-config", str(file)) as server,
+        Client.join(server.door, free) as sender,
+        Client.join(server.door) as receiver,
+    ):
+        assert relayed(sender, receiver, 40) < 10
+        file.write_text(json.dumps({"TotalRateLimitBytesPerSec": RATE}))
+        mark = server.mark()
+        os.kill(server.process.pid, signal.SIGHUP)
+        server.logged(r"reloaded .*total_bytes_per_second=200000", mark)
+        assert relayed(sender, receiver, 40) >= (40 * PACKET - rates.SMALLEST_BURST) / RATE * 0.95
+
+
+def test_announced_limits_are_in_the_answer_to_a_login_and_told_again_when_they_change(tmp_path: Path) -> None:
+    slow, file, mesh_key = NodePrivate(bytes([1] * 32)), tmp_path / "rates", MeshKey(bytes(range(32)))
+    per_key = {str(slow.public()): {"RateLimitBytesPerSec": 7, "RateBurstBytes": 100_000}}
+    file.write_text(json.dumps({"PerClientRateLimitBytesPerSec": RATE, "PerKey": per_key}))
+    flags = ("-rate-config", str(file), "-announce-limits")
+    with (
+        Server(tmp_path / "server", *flags, mesh_key=mesh_key) as server,
+        Client.join(server.door) as client,
+        Client.join(server.door, slow) as slow_client,
+        Client.join(server.door, info=ClientInfo(mesh_key=mesh_key)) as mesh_peer,
+    ):
+        assert client.server_info == ServerInfo(2, RATE, 65_573)
+        assert slow_client.server_info == ServerInfo(2, 7, 100_000)
+        assert mesh_peer.server_info == ServerInfo(2)
+        limits(file, PerClientRateLimitBytesPerSec=5, PerClientRateBurstBytes=80_000)
+        os.kill(server.process.pid, signal.SIGHUP)
+        for told in (client, slow_client):
+            told.welcome()
+            assert told.server_info == ServerInfo(2, 5, 80_000)
+        limits(file)
+        os.kill(server.process.pid, signal.SIGHUP)
+        client.welcome()
+        assert client.server_info == ServerInfo(2)
+        assert mesh_peer.fence() == []
+
+
+def test_limits_are_not_announced_unless_that_is_asked_for(tmp_path: Path) -> None:
+    file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=RATE)
+    with Server(tmp_path / "server", "-rate-config", str(file)) as server, Client.join(server.door) as client:
+        assert client.server_info == ServerInfo(2)
+
+
+def test_who_is_limited_or_fights_with_a_twin_is_told_and_told_when_it_is_over(tmp_path: Path) -> None:
+    file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=5_000)
+    with (
+        Server(tmp_path / "server", "-rate-config", str(file)) as server,
+        Client.join(server.door) as sender,
+        Client.join(server.door) as one,
+        Client.join(server.door, one.private) as twin,
+    ):
+        for client in (sender, one, twin):
+            client.wire.sock.settimeout(3 * SECONDS)  # ten seconds pass before anything is said
+        begun = time.monotonic()
+        for _ in range(15):
+            sender.send(NodePrivate(bytes([9] * 32)).public(), bytes(PACKET))
+        stop = threading.Event()
+
+        def fight() -> None:
+            while not stop.wait(0.05):
+                one.wire.send(NotePreferred(preferred=True).encode())
+                twin.wire.send(NotePreferred(preferred=True).encode())
+
+        fighting = threading.Thread(target=fight)
+        fighting.start()
+        try:
+            told = sender.next()
+            assert isinstance(told, Health)
+            assert "limits how much" in told.problem
+            assert time.monotonic() - begun > 9
+            told = one.next()
+            assert isinstance(told, Health)
+            assert "another device has this one's key" in told.problem
+            assert twin.next() == told
+        finally:
+            stop.set()
+            fighting.join()
+        limits(file)
+        os.kill(server.process.pid, signal.SIGHUP)
+        for client in (sender, one, twin):
+            assert client.next() == Health("")
 
 
 def test_a_crowd_that_only_holds_connections_costs_nobody_who_is_in(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ PROXY_PROTOCOL = string(
     "begin with a PROXY header (version 1 or 2), which names the client",
 )
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
+ANNOUNCE_LIMITS = boolean("announce-limits", "tell clients of their limits, so that they drop what is over")
 
 TCP_KEEPALIVE_TIME = duration("tcp-keepalive-time", 600, "how long a connection is idle before TCP keep-alives")
 TCP_USER_TIMEOUT = duration("tcp-user-timeout", 15, "how long sent data may stay unacknowledged")
@@ -195,6 +196,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     CONNECTIONS_PER_IP,
     PROXY_PROTOCOL,
     RATE_CONFIG,
+    ANNOUNCE_LIMITS,
     TCP_KEEPALIVE_TIME,
     TCP_USER_TIMEOUT,
     TCP_WRITE_TIMEOUT,

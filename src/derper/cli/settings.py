@@ -221,6 +221,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
         ),
         accept=AcceptLimit(line[flags.ACCEPT_CONNECTION_LIMIT], line[flags.ACCEPT_CONNECTION_BURST]),
         rate_file=Path(line[flags.RATE_CONFIG]) if line[flags.RATE_CONFIG] else None,
+        announce_limits=line[flags.ANNOUNCE_LIMITS],
     )
 
 

@@ -31,6 +31,8 @@ _LONGEST_BODY = 2**63 - 1
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # h11 lets most of them pass in a value
+_HOST = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")  # what a redirect may repeat
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _WEBSOCKET_KEY_LEN = 16
 _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -63,7 +65,8 @@ class RequestHead:
         """Read exactly one complete head, from the method to the blank line.
 
         Raises:
-            ProtocolError: not HTTP/1.0 or 1.1, no or several Host, contradicting lengths, bytes missing or too many.
+            ProtocolError: not HTTP/1.0 or 1.1, no, several or a bad Host, contradicting lengths, bytes missing or too
+                many.
         """
         lines = head.count(b"\n")
         if lines > MAX_LINES:
@@ -76,6 +79,10 @@ class RequestHead:
         if version not in ("1.0", "1.1"):
             raise ProtocolError(f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
         parsed = cls(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
+        if not _HOST.fullmatch(parsed.get("Host")):
+            raise ProtocolError("wanted a host in the header Host, got letters that none may have")
+        if _BAD_ESCAPE.search(parsed.path):
+            raise ProtocolError("wanted two hex digits behind each % of the target's path")
         if parsed.is_chunked and parsed.get_all("Content-Length"):
             raise ProtocolError("wanted one length of the body, got Content-Length and Transfer-Encoding")
         if parsed.content_length > _LONGEST_BODY:

@@ -116,12 +116,12 @@ class Server:
         self.certificates = (
             Certificates(self.plane, config, self.identity, self.challenges) if config.serves_tls else None
         )
-        self._rates = ClientRates(self.plane, config.relay.rate_file)
+        self._rates = ClientRates(self.plane, self.identity, config.relay)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
         self._door = Door(config)
         self._review = Review(self.plane, self._door, config.admission.interval)
-        login = Login(self.identity, self._door, config.admission.refused_app_names)
+        login = Login(self.identity, self._door, self._rates, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
         web = Web(self.http, self.http_beside, self.tunnels)
         self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)

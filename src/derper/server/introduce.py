@@ -6,9 +6,10 @@ Every event of the data plane comes in here. A connection is a `Guest` until it 
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPMethod, HTTPStatus
 from ipaddress import ip_address
+from urllib.parse import unquote
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -28,6 +29,7 @@ from derper.dataplane import (
     HeadTooLarge,
     Notice,
     Remote,
+    Struggling,
     StunFailed,
     Switched,
     Unserved,
@@ -43,11 +45,14 @@ from derper.server.http import HttpConnection, HttpServer, last_answer, plain_an
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
+from derper.server.struggles import Struggles
 from derper.server.tls import Certificates
 from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
+_IN_ORDER = frozenset({"idle", "done", "acme_challenge"})
+"""Ends of which there is nothing to say."""
 _METHODS = frozenset(HTTPMethod)
 _OURS = frozenset({"refused", "bug"})
 """Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
@@ -103,6 +108,7 @@ class Introducer:
         self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
         self._noise = Noise()
+        self._struggles = Struggles(plane)
 
     def on_event(self, event: Event) -> None:
         """Act on one event; never raises."""
@@ -142,6 +148,8 @@ class Introducer:
                 self._served(event.conn).drained()
             case Switched():
                 self._guests.pop(event.conn, None)
+            case Struggling():
+                self._struggles.heard(event)
             case Closed():
                 self._say_goodbye(event)
             case HeadTooLarge():
@@ -159,21 +167,16 @@ class Introducer:
         if event.tls:
             self.tls_requests[event.tls] += 1
         if head.method == "CONNECT":
-            guest.leave_http()
-            outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
-            if isinstance(outcome, Refusal):
-                self._plane.write(event.conn, last_answer(outcome))
-                self._plane.close(event.conn, "connect_refused", outcome.body.strip())
-            else:
-                guest.tunnel = outcome
+            self._connect(event, guest, head)
             return
-        if head.method not in _METHODS or not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
-            self._refuse(
-                event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a method or target that means nothing here"
-            )
+        if not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
+            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a target that means nothing here")
             return
+        if head.method not in _METHODS:
+            # To every page it is one more method that is neither GET nor HEAD, and aiohttp would not take it.
+            head = replace(head, method="POST")
         http = self._web.main if event.tls or self._web.beside is None else self._web.beside
-        derp = decide(head) if head.path == "/derp" and http.relays else None
+        derp = decide(head) if unquote(head.path) == "/derp" and http.relays else None
         match derp:
             case DerpUpgrade():
                 self._accept(guest)
@@ -194,6 +197,15 @@ class Introducer:
                 if guest.http is None:
                     guest.http = http.connect(self._plane, event.conn, event.remote)
                 guest.http.request_received(head, derp)
+
+    def _connect(self, event: Head, guest: Guest, head: RequestHead) -> None:
+        guest.leave_http()
+        outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
+        if isinstance(outcome, Refusal):
+            self._plane.write(event.conn, last_answer(outcome))
+            self._plane.close(event.conn, "connect_refused", outcome.body.strip())
+        else:
+            guest.tunnel = outcome
 
     def _accept(self, guest: Guest) -> None:
         """Count a connection that goes on to log in; what was served on it before is over."""
@@ -254,7 +266,7 @@ class Introducer:
             )  # fmt: skip
         elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code not in ("idle", "done") and not (guest and guest.tunnel and guest.tunnel.is_open):
+        elif event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open):
             self._noise.heard(ip, event.code, event.detail)
 
     def _served(self, conn: Conn) -> HttpConnection | Tunnel:
@@ -275,7 +287,7 @@ class Introducer:
             case StunFailed():
                 _log.error("cannot read STUN requests, going on", reason=event.error)
             case Unserved():
-                self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                # The log hears of it with the connection's end.
                 if self._certificates is not None:
                     self._certificates.missed(event)
             case Dropped():

@@ -13,6 +13,7 @@ from derper.protocol.reader import RawFrame
 from derper.server.admission.answers import Answer, refused
 from derper.server.admission.door import Door
 from derper.server.identity import Identity
+from derper.server.rates import ClientRates
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ class LoggedIn:
 class Login:
     """The server's side of every login; `door` is to be asked about every client but those that `open` decides."""
 
-    def __init__(self, identity: Identity, door: Door, refused_app_names: frozenset[str]) -> None:
+    def __init__(self, identity: Identity, door: Door, rates: ClientRates, refused_app_names: frozenset[str]) -> None:
         self.door = door
         self._identity = identity
         self._refused_app_names = refused_app_names
-        self._server_info = ServerInfo()
+        self._rates = rates
         self.server_key = identity.public
         self.greeting = ServerKey(identity.public).encode()  # the frame that goes out first
 
@@ -62,5 +63,6 @@ class Login:
         if not mesh_peer and info.app_name in self._refused_app_names:
             name = repr(info.app_name)
             refusal = refused(f"disallowed app name {name}", f"the application {name} is not allowed here")
-        answer = server_info_frame(self._server_info, login.box, os.urandom(NONCE_LEN))
+        told = ServerInfo() if mesh_peer else self._rates.server_info(login.key)
+        answer = server_info_frame(told, login.box, os.urandom(NONCE_LEN))
         return LoggedIn(login.key, mesh_peer, info.is_prober, info.app_name, info.version, refusal, answer)

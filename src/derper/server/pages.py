@@ -39,6 +39,8 @@ network that cannot reach each other directly relay their packets, encrypted end
 {note}<p class="faint small">derper {version}</p>
 </section>
 """
+_ABUSE: Final = '<p>If you suspect abuse, write to <a href="mailto:security@tailscale.com">Tailscale</a>.</p>\n'
+_TAILSCALES: Final = re.compile(r"derp[^.]*\.tailscale\.com\.?")
 _STYLE: Final = "/derper.css"
 _DISABLED: Final = "<p>The relay is <b>disabled</b> on this server.</p>\n"
 _DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
@@ -151,7 +153,8 @@ async def _robots(_request: web.Request) -> web.Response:
 def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Give the handler of the home page, which is at every path that is nobody else's."""
     place = config.pages.home
-    note = "" if config.relay.enabled else _DISABLED
+    note = _ABUSE if _TAILSCALES.fullmatch(config.tls.hostname) else ""
+    note += "" if config.relay.enabled else _DISABLED
 
     async def show(request: web.Request) -> web.Response:
         if place not in ("", "blank"):

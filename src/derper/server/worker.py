@@ -31,7 +31,9 @@ class Worker:
             done: Future[T] = Future()
             done.set_running_or_notify_cancel()
             threading.Thread(target=_settle, args=(done, call), name=self._name, daemon=True).start()
-            return await asyncio.wait_for(asyncio.wrap_future(done), seconds)
+            # Not wait_for, which in Python 3.11 forgets that it was cancelled when the call has just ended.
+            async with asyncio.timeout(seconds):
+                return await asyncio.wrap_future(done)
 
 
 def _settle(done: Future[T], call: Blocking[T]) -> None:

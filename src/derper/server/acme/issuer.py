@@ -219,7 +219,8 @@ class Keeper:
                 self._poked.clear()
                 seconds = min(wait, LOOK_AGAIN).total_seconds() if self._is_wanted else None
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._poked.wait()
                 continue
             await self._renew()
 
