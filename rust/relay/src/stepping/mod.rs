@@ -12,6 +12,7 @@ mod seeded;
 mod usher;
 mod wire;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -461,7 +462,8 @@ pub fn presence(key: &Key, guest: Guest) -> Vec<u8> {
 #[must_use]
 pub fn member(key: &Key, guest: Guest) -> Member {
     let role = if guest == Guest::MeshPeer { Role::MeshPeer } else { Role::Client };
-    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0 }
+    let remote = SocketAddr::from(([127, 0, 0, 1], 0));
+    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0, remote }
 }
 
 /// Whether STUN answers a datagram: `any` standard client's, or Tailscale's alone.
