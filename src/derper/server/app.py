@@ -21,6 +21,7 @@ from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
 from derper.server.drain import drain
+from derper.server.forwarded import Forwarding
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
@@ -123,7 +124,7 @@ class Server:
         self._review = Review(self.plane, self._door, config.admission.interval)
         login = Login(self.identity, self._door, self._rates, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
-        web = Web(self.http, self.http_beside, self.tunnels)
+        web = Web(self.http, self.http_beside, self.tunnels, Forwarding(config.listeners.trusted_proxies))
         self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
         overview = Overview(config, self.identity, self.plane, self._mesh, self.certificates)
