@@ -159,6 +159,12 @@ async def test_probes_come_and_go_with_the_map_and_what_asks_another_address_beg
     await schedule.stop()
 
 
+async def test_a_map_that_asks_for_too_many_probes_is_refused(tmp_path: Path) -> None:
+    nodes = [NODE | {"Name": str(at)} for at in range(100)]
+    fetch = map_probe_of(config_of(None, "-derp-map", map_file(tmp_path, nodes)), NO_KEYS).probe()
+    assert "more than 10,000 probes" in (await fetch.run()).error
+
+
 async def reached(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
         while not holds():  # noqa: ASYNC110  nothing tells of a record but looking again

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import structlog
@@ -27,6 +28,10 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 _CONTINUOUS_SECONDS = 3.0
 """What a continuous probe gets where all are run once."""
+
+
+_LOOK_UPS = 64
+"""Names that are looked up at a time: with the usual few, one name server that hangs would hold up all probes."""
 
 
 async def serve(config: ProberConfig, keys: Keys) -> int:
@@ -77,7 +82,8 @@ async def probe_once(config: ProberConfig, keys: Keys) -> list[Probe]:
 
 
 def map_probe_of(config: ProberConfig, keys: Keys, schedule: Schedule | None = None) -> MapProbe:
-    """Give the probe of the map, with all that its probes need."""
+    """Give the probe of the map, with all that its probes need; to be called in the loop that they will run in."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOK_UPS, "look-up"))
     trust = Trust.load(config.roots)
     tunnel = None if config.bandwidth.tun is None else Tunnel(config.bandwidth.tun)
     planner = Planner(config, trust, RevocationLists(), Clients(trust, keys), tunnel)

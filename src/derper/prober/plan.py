@@ -5,11 +5,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from derper.errors import ProtocolError
 from derper.prober.bandwidth import BandwidthCheck, Transferred
 from derper.prober.clients import Clients
 from derper.prober.config import ProberConfig
@@ -28,6 +30,8 @@ from derper.protocol.derpmap import DerpMap, Node, Region
 _log: FilteringBoundLogger = structlog.get_logger()
 
 MAP_PROBE: Final = "derpmap-probe"
+MOST_PROBES: Final = 10_000
+"""Of a map; the public one asks for about a thousand. Between the nodes of a region they grow with the square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,12 @@ class MapProbe:
 
     async def _fetch(self) -> None:
         """Fetch the map, make its probes and, where there is a schedule, have them and no others alive."""
-        self.probes = list(self._planner.probes(await self._source.fetch()))
+        probes = list(islice(self._planner.probes(await self._source.fetch()), MOST_PROBES + 1))
+        if len(probes) > MOST_PROBES:
+            raise ProtocolError(
+                f"the map asks for more than {MOST_PROBES:,} probes; choose one region with -region-code"
+            )
+        self.probes = probes
         if self._schedule is not None:
             self._keep(self._schedule)
 
