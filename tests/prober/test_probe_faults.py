@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from links import mistaken, narrow, silent
 from probed import NAME, ProbedRegion
+from region import OurNode
 from relays import HOST
 
 ALL: Final = {f"derp/test/900{node}/{what}" for node in "ab" for what in ("tls", "udp", "900a/mesh", "900b/mesh")}
@@ -21,10 +22,10 @@ def red(told: dict[str, str]) -> set[str]:
     return {name for name, error in told.items() if error}
 
 
-@pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedRegion]:
+@pytest.fixture(scope="module", params=[("ours", "ours"), ("ours", "go"), ("go", "go")], ids="-".join)
+def region(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedRegion]:
     """Two nodes that are meshed."""
-    with ProbedRegion(tmp_path_factory.mktemp("meshed"), "ours", "ours") as made:
+    with ProbedRegion(tmp_path_factory.mktemp("meshed"), *request.param) as made:
         asyncio.run(made.meet())
         yield made
 
@@ -145,6 +146,17 @@ async def test_blocked_stun_is_red_for_udp_alone(region: ProbedRegion) -> None:
         told = await region.verdicts(nodes=nodes)
     assert red(told) == {"derp/test/900b/udp"}
     assert "no answer" in told["derp/test/900b/udp"]
+
+
+async def test_stun_is_asked_over_ipv6_too_and_only_where_the_map_names_an_address(tmp_path: Path) -> None:
+    region = ProbedRegion(tmp_path, "ours")
+    node = region.nodes[0]
+    assert isinstance(node, OurNode)
+    node.command += ["-a", f"[::1]:{region.ports[0]}"]
+    nodes = [region.map_nodes()[0] | {"IPv4": "none", "IPv6": "::1"}]
+    with region:
+        told = await region.verdicts("-mesh-interval=0", "-tls-interval=0", nodes=nodes)
+    assert told == {"derpmap-probe": "", "derp/test/900a/udp6": ""}
 
 
 async def test_an_answer_to_another_stun_request_is_red(region: ProbedRegion) -> None:
