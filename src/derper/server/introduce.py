@@ -41,6 +41,7 @@ from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
+from derper.server.forwarded import Forwarding
 from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
@@ -65,6 +66,7 @@ class Web:
     main: HttpServer
     beside: HttpServer | None  # the plain listener's, where the main one speaks TLS
     tunnels: Tunnels
+    forwarding: Forwarding
 
 
 @dataclass(slots=True)
@@ -164,6 +166,7 @@ class Introducer:
             self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", str(error))
             return
         guest.tls = event.tls
+        guest.remote, head = self._web.forwarding.client(event.remote, head)
         if event.tls:
             self.tls_requests[event.tls] += 1
         if head.method == "CONNECT":
@@ -194,9 +197,15 @@ class Introducer:
                 self._plane.write(event.conn, derp.answer())
                 self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
-                if guest.http is None:
-                    guest.http = http.connect(self._plane, event.conn, event.remote)
-                guest.http.request_received(head, derp)
+                self._serve(event.conn, guest, http).request_received(head, derp)
+
+    def _serve(self, conn: Conn, guest: Guest, http: HttpServer) -> HttpConnection:
+        """Give what serves the guest pages, made when it is not there or was there for somebody else."""
+        if guest.http is not None and guest.http.remote != guest.remote:
+            guest.leave_http()  # a proxy goes on for another client
+        if guest.http is None:
+            guest.http = http.connect(self._plane, conn, guest.remote)
+        return guest.http
 
     def _connect(self, event: Head, guest: Guest, head: RequestHead) -> None:
         guest.leave_http()
