@@ -90,6 +90,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
         "accept-connection-burst": 2**63 - 1,
         "connections-per-ip": 0,
         "proxy-protocol": "",
+        "trusted-proxies": "",
         "rate-config": "",
         "announce-limits": False,
         "tcp-keepalive-time": 600.0,

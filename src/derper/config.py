@@ -75,6 +75,7 @@ class Listeners:
     http_port: int | None  # None: off
     stun_port: int | None  # None: no STUN
     stun_any: bool  # answer STUN clients other than Tailscale's, too
+    trusted_proxies: tuple[IPNetwork, ...]  # whose X-Forwarded-For says who a client is
     proxies: tuple[IPNetwork, ...]  # where connections come from that begin with a PROXY header, all of them
     per_ip: int | None  # connections of one address; None: any number
     tls: bool | None = None  # whether the main listener speaks TLS; None: as its port and the certificates say

@@ -11,6 +11,7 @@ import pytest
 
 import derper.cli
 from derper.cli.flags import DERPER_FLAGS
+from derper.cli.tools import TOOLS
 
 SOURCE = Path(derper.cli.__file__).parents[2]
 LOG_LINE = re.compile(r'time=\S+Z level=error event="the server cannot run" reason="(?P<reason>.*)"')
@@ -146,3 +147,26 @@ def test_a_signal_before_the_servers_loop_has_taken_it_over_exits_0(tmp_path: Pa
         process.send_signal(sent)
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (0, "")
+
+
+def test_a_stray_word_is_ignored_with_a_line_even_when_it_is_a_tools_name(tmp_path: Path) -> None:
+    done = run_with_loop(tmp_path, "return 0", "-dev", "keygen", "more")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert 'level=warning event="words that are no flags are ignored' in done.stderr
+    assert 'words="keygen more"' in done.stderr
+    assert run_with_loop(tmp_path, "return 0", "-dev").stderr == ""
+
+
+def test_a_tools_name_as_the_first_word_runs_the_tool(tmp_path: Path) -> None:
+    done = run_with_loop(tmp_path, "raise AssertionError", "keygen")
+    assert done.returncode == 0
+    assert "PrivateKey" in done.stdout
+
+
+def test_help_names_the_tools_and_each_has_its_own(tmp_path: Path) -> None:
+    shown = run(tmp_path, "-h").stderr
+    for name in TOOLS:
+        assert f"\n  {name}\t" in shown
+        told = run(tmp_path, name, "-h")
+        assert told.returncode == 0
+        assert f"derper {name}" in told.stdout + told.stderr

@@ -56,16 +56,16 @@ def relay(folder: Path) -> Iterator[Server]:
         yield server
 
 
-def come(server: Server, port: int, name: str = NAME) -> Wire:
+def come(port: int, name: str = NAME) -> Wire:
     sock = socket.create_connection((HOST, port), SECONDS, source_address=(CLIENT, 0))
-    context = server.new_context()
+    context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return Wire(context.wrap_socket(sock, server_hostname=name))
 
 
 def is_known_by_its_address(server: Server, port: int) -> None:
-    with Client(come(server, port)) as client:
+    with Client(come(port)) as client:
         client.upgrade()
         client.log_in()
         assert client.fence() == []
@@ -84,14 +84,10 @@ def test_behind_haproxy(tmp_path: Path) -> None:
 def test_behind_nginx_that_shares_the_port_with_a_web_server(tmp_path: Path) -> None:
     with relay(tmp_path) as server, socket.create_server((HOST, 0)) as web:
         port = free_port()
-        text = recipe("nginx").replace("listen 443", f"listen {HOST}:{port}")
+        text = recipe("nginx-stream").replace("listen 443", f"listen {HOST}:{port}")
         text = text.replace("127.0.0.1:8443", f"{HOST}:{server.port}")
         text = text.replace("127.0.0.1:9443", f"{HOST}:{web.getsockname()[1]}")
-        load = f"load_module {STREAM_MODULE};\n" if STREAM_MODULE.exists() else ""
-        user = "user root;\n" if os.getuid() == 0 else ""
-        here = f"daemon off;\npid {tmp_path}/nginx.pid;\nerror_log {tmp_path}/error.log;\nevents {{}}\n"
-        (tmp_path / "nginx.conf").write_text(load + user + here + text)
-        with running("nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), port=port):
+        with nginx(tmp_path, text, port):
             web.settimeout(SECONDS)
             is_known_by_its_address(server, port)
             with socket.create_connection((HOST, port), SECONDS, source_address=(CLIENT, 0)) as visitor:
@@ -99,6 +95,27 @@ def test_behind_nginx_that_shares_the_port_with_a_web_server(tmp_path: Path) -> 
                 arrived, _ = web.accept()
                 with arrived:
                     assert arrived.recv(1000).startswith(f"PROXY TCP4 {CLIENT} {HOST} ".encode())
+
+
+@contextmanager
+def nginx(folder: Path, recipe: str, port: int) -> Iterator[None]:
+    """An nginx that serves by a recipe, and by what every machine has to say for itself."""
+    load = f"load_module {STREAM_MODULE};\n" if STREAM_MODULE.exists() else ""
+    user = "user root;\n" if os.getuid() == 0 else ""
+    here = f"daemon off;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
+    (folder / "nginx.conf").write_text(load + user + here + recipe)
+    with running("nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), port=port):
+        yield
+
+
+def test_behind_nginx_that_ends_tls(tmp_path: Path) -> None:
+    port = free_port()
+    Authority(tmp_path).issue(tmp_path, NAME)
+    with Server(tmp_path / "relay", "-tls", "off", "-trusted-proxies", HOST, hostname=NAME) as server:
+        text = recipe("nginx").replace("listen 443", f"listen {HOST}:{port}")
+        text = text.replace("127.0.0.1:8080", f"{HOST}:{server.port}").replace("/etc/ssl", str(tmp_path))
+        with nginx(tmp_path, f"http {{\naccess_log off;\n{text}}}\n", port):
+            is_known_by_its_address(server, port)
 
 
 def first_message(name: str) -> bytes:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from derpwire import SECONDS, Client
+import pytest
+from derpwire import HOST, SECONDS, Client
 from serving import Server
 
 from derper.protocol.frames import Restarting
@@ -91,3 +93,23 @@ def test_a_successor_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
         client.ping()
         with Client.join(server.door) as another:
             another.ping()
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:0", "unix"])
+def test_a_successor_has_its_predecessors_admin_listener(place: str, tmp_path: Path) -> None:
+    flag = f"unix:{tmp_path}/admin.sock" if place == "unix" else place
+    server = Server(tmp_path, "-shards", "1", "-admin", flag).start()
+    address = server.logged(r'event="serving admin" address=(\S+)')[1]
+
+    def check() -> bytes:
+        with socket.socket(socket.AF_UNIX if place == "unix" else socket.AF_INET) as sock:
+            sock.settimeout(SECONDS)
+            sock.connect(address.removeprefix("unix:") if place == "unix" else (HOST, int(address.rpartition(":")[2])))
+            sock.sendall(b"GET /debug/check HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            return b"".join(iter(lambda: sock.recv(65_536), b""))
+
+    assert b" 200 OK" in check()
+    with succeeded(server):
+        assert b" 200 OK" in check()
+        assert server.process.wait(SECONDS) == 0
+        assert b" 200 OK" in check()

@@ -246,12 +246,13 @@ impl Plane {
         key: Key,
         mesh_peer: bool,
         presence: Vec<u8>,
-        told: (i64, u64),
+        told: (i64, u64, IpAddr, u16),
         first: Vec<u8>,
     ) {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
-        let (version, number) = told;
-        let member = Member { key, role, presence: presence.into(), version, number };
+        let (version, number, ip, port) = told;
+        let remote = SocketAddr::new(ip, port);
+        let member = Member { key, role, presence: presence.into(), version, number, remote };
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 

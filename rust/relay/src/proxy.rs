@@ -236,6 +236,20 @@ mod tests {
     }
 
     #[test]
+    fn no_flipped_bit_makes_a_header_longer_than_what_came_or_than_its_bound() {
+        for (header, _) in headers() {
+            let bytes = [&header[..], &[b'x'; 300]].concat();
+            for at in 0..header.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[at / 8] ^= 1 << (at % 8);
+                if let Told::Whole(len, _) = read(&flipped) {
+                    assert!(len <= flipped.len().min(LONGEST), "bit {at} of {header:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_header_is_told_from_what_is_none_by_its_first_bytes() {
         assert_eq!(begins(b"PROXY TCP4"), Some(true));
         assert_eq!(begins(SIGNATURE), Some(true));

@@ -42,6 +42,8 @@ pub struct Member {
     pub version: i64,
     /// Its number among all connections that ever came to log in: whoever reads of it tells them apart by that.
     pub number: u64,
+    /// Where it comes from, as its introduction settled it.
+    pub remote: SocketAddr,
 }
 
 /// Why a connection ended: a code for metrics and logs, and what came.

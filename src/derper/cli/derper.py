@@ -1,4 +1,4 @@
-"""The program `derper`: a command line in, a running relay, an exit code out.
+"""The program `derper`: a command line in, a running relay, an exit code out. A tool's name in front runs that instead.
 
 Exit codes: 0 for help, version and an ordered stop, 1 for a server that cannot run (one line says why), 2 for a command
 line that cannot be read.
@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper._version import version
-from derper.cli import settingsfile
+from derper.cli import settingsfile, tools
 from derper.cli.flags import DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Parsed, parse_or_exit
 from derper.cli.settings import Surroundings, config_from
@@ -28,7 +28,10 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run `derper` with these words, or those of the command line, and return its exit code."""
-    line = parse_or_exit("derper", DERPER_FLAGS, sys.argv[1:] if words is None else words)
+    words = sys.argv[1:] if words is None else words
+    if words and words[0] in tools.TOOLS:
+        return tools.run(words)
+    line = parse_or_exit("derper", DERPER_FLAGS, words, more=tools.described())
     if line[VERSION]:
         sys.stdout.write(f"derper {version()}\n")
         return 0
@@ -39,6 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         config = _config(line)
         log.configure(logs=config.logs)
+        if line.rest:
+            _log.warning("words that are no flags are ignored; a tool's name comes first", words=" ".join(line.rest))
         # Late, because it loads the data plane, which neither -h nor a bad setting needs.
         from derper.server.app import run  # noqa: PLC0415
 

@@ -124,6 +124,11 @@ PROXY_PROTOCOL = string(
     "comma-separated `networks` of proxies in front: connections from there, and no others,\n"
     "begin with a PROXY header (version 1 or 2), which names the client",
 )
+TRUSTED_PROXIES = string(
+    "trusted-proxies",
+    "",
+    "comma-separated `networks` of HTTP proxies in front, whose X-Forwarded-For says who a client is",
+)
 RATE_CONFIG = string("rate-config", "", "JSON `file` with limits per client, read again on SIGHUP")
 ANNOUNCE_LIMITS = boolean("announce-limits", "tell clients of their limits, so that they drop what is over")
 
@@ -195,6 +200,7 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     ACCEPT_CONNECTION_BURST,
     CONNECTIONS_PER_IP,
     PROXY_PROTOCOL,
+    TRUSTED_PROXIES,
     RATE_CONFIG,
     ANNOUNCE_LIMITS,
     TCP_KEEPALIVE_TIME,

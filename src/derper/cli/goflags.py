@@ -187,16 +187,16 @@ def _usage_of(flag: Flag[Any]) -> str:
 
 
 def parse_or_exit(
-    program: str, flags: Sequence[Flag[Any]], words: Sequence[str], stderr: TextIO | None = None
+    program: str, flags: Sequence[Flag[Any]], words: Sequence[str], stderr: TextIO | None = None, *, more: str = ""
 ) -> Parsed:
-    """`parse`, but help ends the process with 0 and a bad line with 2, both with the usage on stderr."""
+    """`parse`, but help ends the process with 0 and a bad line with 2, both with the usage (and `more`) on stderr."""
     out = sys.stderr if stderr is None else stderr
     try:
         parsed = parse(flags, words)
     except UsageError as error:
-        out.write(f"{error}\n{usage(program, flags)}")
+        out.write(f"{error}\n{usage(program, flags)}{more}")
         raise SystemExit(2) from None
     if parsed.help_wanted:
-        out.write(usage(program, flags))
+        out.write(usage(program, flags) + more)
         raise SystemExit(0)
     return parsed

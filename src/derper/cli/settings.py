@@ -117,7 +117,8 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
             stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
             stun_any=line[flags.STUN_ANY],
-            proxies=_proxies(line),
+            trusted_proxies=_proxies(line, flags.TRUSTED_PROXIES),
+            proxies=_proxies(line, flags.PROXY_PROTOCOL),
             per_ip=_per_ip(line),
             tls=_on_or_off(line, flags.TLS),
         ),
@@ -404,12 +405,12 @@ def _port(line: Parsed, flag: Flag[int]) -> int:
     return line[flag]
 
 
-def _proxies(line: Parsed) -> tuple[IPNetwork, ...]:
+def _proxies(line: Parsed, flag: Flag[str]) -> tuple[IPNetwork, ...]:
     try:
-        return _networks(line[flags.PROXY_PROTOCOL])
+        return _networks(line[flag])
     except ValueError as error:
         raise ConfigError(
-            f"-proxy-protocol has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
+            f"-{flag.name} has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
         ) from None
 
 

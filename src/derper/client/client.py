@@ -48,6 +48,9 @@ _QUEUED_MESSAGES: Final = 64
 """Received ahead of who iterates; then the relay has to wait, and drops what it cannot hold."""
 
 
+Where = str | Node | Region | Target
+
+
 @dataclass(slots=True)
 class Counts:
     """What became of packets, since the client was made."""
@@ -69,7 +72,7 @@ class DerpClient:
     """One key at one relay, or at the first node of a region that answers.
 
     Args:
-        where: the relay's URL, or a node or a region of a DERP map.
+        where: the relay's URL, or a node or a region of a DERP map, or what either amounts to.
         private_key: who the client is; None: a new key.
         options: how it comes.
 
@@ -78,7 +81,10 @@ class DerpClient:
     """
 
     def __init__(
-        self, where: str | Node | Region, private_key: NodePrivate | None = None, options: Options | None = None
+        self,
+        where: str | Node | Region | Target,
+        private_key: NodePrivate | None = None,
+        options: Options | None = None,
     ) -> None:
         self.counts = Counts()
         self._options = options or Options()
@@ -348,7 +354,9 @@ class DerpClient:
         return True
 
 
-def _targets(where: str | Node | Region, options: Options) -> tuple[Target, ...]:
+def _targets(where: Where, options: Options) -> tuple[Target, ...]:
+    if isinstance(where, Target):
+        return (where,)
     if isinstance(where, str):
         return (Target.of_url(where, options.cert_name),)
     nodes = (where,) if isinstance(where, Node) else tuple(node for node in where.nodes if not node.stun_only)

@@ -64,6 +64,21 @@ async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
     ]
 
 
+async def addresses_over(node: Node, version: Literal[4, 6]) -> list[str]:
+    """Give the addresses of one family, none when the map switches it off or the host is an address of the other.
+
+    Raises:
+        NetworkError: the name has none.
+    """
+    host, family = node.dial_host(version), _FAMILIES[version]
+    if host is None or not _may_be(host, version):
+        return []
+    try:
+        return [address[0] for address in await _look_up(family, host, node.port)]
+    except OSError as error:
+        raise NetworkError(f"{host} has no IPv{version} address: {_words(error)}") from error
+
+
 def _ways(node: Node) -> list[tuple[socket.AddressFamily, str]]:
     ways = [
         (family, host)

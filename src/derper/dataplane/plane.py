@@ -268,7 +268,10 @@ class DataPlane:
 
     def switch(self, conn: Conn, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
-        told = (entry.version, entry.number)
+        remote = presence.endpoint
+        if remote is None:
+            raise ValueError("a client has to come from somewhere")
+        told = (entry.version, entry.number, remote.ip, remote.port)
         self._native.switch(conn, presence.peer.raw, entry.is_mesh_peer, presence.encode(), told, first)
         self._will_flush()
 

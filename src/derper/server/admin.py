@@ -28,7 +28,7 @@ from derper.protocol.upgrade import Refusal
 from derper.redaction import conceal
 from derper.server import files
 from derper.server.access import may_see
-from derper.server.listeners import address_of, listen
+from derper.server.listeners import address_of
 from derper.server.pages import application_of, redirect, refuse
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -59,15 +59,16 @@ class AdminListener:
         self._deadlines: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}  # of those without an allowed request
         self._inode = 0  # of the socket's file, which another server may have put its own in place of
 
-    async def start(self) -> None:
-        """Serve from now on.
+    async def start(self, listening: socket.socket | None) -> None:
+        """Serve from now on; on an address, by a copy of the socket that listens there.
 
         Raises:
             ConfigError: the place cannot be had, or the token cannot be read.
         """
         if self._admin.token_file is not None:
             read_token(self._admin.token_file)
-        sock = self._open()
+        sock = self._bind() if listening is None else listening.dup()
+        self.address = self.address or address_of(sock)
         application = application_of(self._routes)
         application.middlewares.append(self._judge)
         self._runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=0.1)
@@ -77,10 +78,14 @@ class AdminListener:
         self._listener = await create(self._connect, sock=sock)
         _log.info("serving admin", address=self.address)
 
-    async def stop(self) -> None:
-        """Serve no more, and take the socket's file away."""
+    def stop_accepting(self) -> None:
+        """Leave new connections to the server that succeeds this one."""
         if self._listener is not None:
             self._listener.close()
+
+    async def stop(self) -> None:
+        """Serve no more, and take the socket's file away."""
+        self.stop_accepting()
         for deadline in self._deadlines.values():
             deadline.cancel()
         self._deadlines.clear()
@@ -91,11 +96,7 @@ class AdminListener:
             if path is not None and path.stat().st_ino == self._inode:
                 path.unlink()
 
-    def _open(self) -> socket.socket:
-        if self._admin.address is not None:
-            sock = listen(self._admin.address, self._config.relay.tcp, "-admin")
-            self.address = address_of(sock)
-            return sock
+    def _bind(self) -> socket.socket:
         assert self._admin.socket is not None  # noqa: S101  exactly one of the two is set
         path = self._admin.socket
         sock = _bind_unix(path)

@@ -14,6 +14,7 @@ from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.redaction import conceal
 from derper.server import pages, port80, successor
+from derper.server.actions import Actions
 from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
 from derper.server.admission.review import LIST, Review
@@ -21,10 +22,11 @@ from derper.server.bootstrap import BootstrapDns
 from derper.server.challenges import Challenges
 from derper.server.debug import DebugPages
 from derper.server.drain import drain
+from derper.server.forwarded import Forwarding
 from derper.server.http import HttpServer
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
-from derper.server.listeners import Listening
+from derper.server.listeners import ADMIN, Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
 from derper.server.metrics import Metrics
@@ -123,14 +125,14 @@ class Server:
         self._review = Review(self.plane, self._door, config.admission.interval)
         login = Login(self.identity, self._door, self._rates, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
-        web = Web(self.http, self.http_beside, self.tunnels)
+        web = Web(self.http, self.http_beside, self.tunnels, Forwarding(config.listeners.trusted_proxies))
         self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
         self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
         overview = Overview(config, self.identity, self.plane, self._mesh, self.certificates)
         self._debug = DebugPages(config, self.metrics, self._door, self.plane, overview)
         self.admin: AdminListener | None = None
         if config.admin is not None:
-            actions = [reload_action(self.reload)]
+            actions = [reload_action(self.reload), *Actions(self.plane).routes()]
             self.admin = AdminListener(config, config.admin, self._debug.routes(), actions)
 
     async def __aenter__(self) -> Self:
@@ -154,6 +156,8 @@ class Server:
         """Send every client away, at the pace that those who take them over can bear."""
         self._supervisor.tell("STOPPING=1", "STATUS=draining")
         self.listening.stop_accepting()
+        if self.admin is not None and self._successor is not None:
+            self.admin.stop_accepting()
         taken_over = self._successor is not None or self._mesh.is_linked
         await drain(self.plane, somebody_takes_over=taken_over, within=self._config.drain_timeout)
 
@@ -192,9 +196,9 @@ class Server:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
         self._rates.load()
-        if self.admin is not None:
-            await self.admin.start()
         self.listening.start()
+        if self.admin is not None:
+            await self.admin.start(self.listening.sockets.get(ADMIN))
         _log.info(
             "serving", version=version(), address=self.listening.address, tls=config.serves_tls,
             public_key=self.identity.public, mesh_key=self.identity.mesh_key is not None, shards=config.relay.shards,

@@ -45,6 +45,7 @@ class HttpConnection(asyncio.Transport):
 
     def __init__(self, plane: DataPlane, conn: Conn, remote: Remote, protocol: asyncio.Protocol) -> None:
         super().__init__(extra={"peername": remote})
+        self.remote = remote
         self._plane = plane
         self._conn = conn
         self._protocol = protocol

@@ -41,6 +41,7 @@ from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
+from derper.server.forwarded import Forwarding
 from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
@@ -51,6 +52,8 @@ from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
+_IN_ORDER = frozenset({"idle", "done", "acme_challenge"})
+"""Ends of which there is nothing to say."""
 _METHODS = frozenset(HTTPMethod)
 _OURS = frozenset({"refused", "bug"})
 """Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
@@ -63,6 +66,7 @@ class Web:
     main: HttpServer
     beside: HttpServer | None  # the plain listener's, where the main one speaks TLS
     tunnels: Tunnels
+    forwarding: Forwarding
 
 
 @dataclass(slots=True)
@@ -162,6 +166,7 @@ class Introducer:
             self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", str(error))
             return
         guest.tls = event.tls
+        guest.remote, head = self._web.forwarding.client(event.remote, head)
         if event.tls:
             self.tls_requests[event.tls] += 1
         if head.method == "CONNECT":
@@ -192,9 +197,15 @@ class Introducer:
                 self._plane.write(event.conn, derp.answer())
                 self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
             case _:
-                if guest.http is None:
-                    guest.http = http.connect(self._plane, event.conn, event.remote)
-                guest.http.request_received(head, derp)
+                self._serve(event.conn, guest, http).request_received(head, derp)
+
+    def _serve(self, conn: Conn, guest: Guest, http: HttpServer) -> HttpConnection:
+        """Give what serves the guest pages, made when it is not there or was there for somebody else."""
+        if guest.http is not None and guest.http.remote != guest.remote:
+            guest.leave_http()  # a proxy goes on for another client
+        if guest.http is None:
+            guest.http = http.connect(self._plane, conn, guest.remote)
+        return guest.http
 
     def _connect(self, event: Head, guest: Guest, head: RequestHead) -> None:
         guest.leave_http()
@@ -264,7 +275,7 @@ class Introducer:
             )  # fmt: skip
         elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code not in ("idle", "done") and not (guest and guest.tunnel and guest.tunnel.is_open):
+        elif event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open):
             self._noise.heard(ip, event.code, event.detail)
 
     def _served(self, conn: Conn) -> HttpConnection | Tunnel:
@@ -285,7 +296,7 @@ class Introducer:
             case StunFailed():
                 _log.error("cannot read STUN requests, going on", reason=event.error)
             case Unserved():
-                self._noise.heard("", "no_certificate", f"for {event.name or event.local}")
+                # The log hears of it with the connection's end.
                 if self._certificates is not None:
                     self._certificates.missed(event)
             case Dropped():

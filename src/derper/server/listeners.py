@@ -21,7 +21,7 @@ dropped nor overtaken, so a slow receiver's share of it stays small."""
 DATAGRAM_BUFFER = 1024 * 1024
 """Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
 round of relaying."""
-MAIN, HTTP, STUN = "main", "http", "stun"
+MAIN, HTTP, STUN, ADMIN = "main", "http", "stun", "admin"
 """What the sockets are called when they are handed over."""
 _HTTP_PORT = "-http-port (-1 for none)"
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
@@ -60,6 +60,10 @@ class Listening:
         if config.http_address is not None:
             beside = handed.stream(HTTP, config.http_address.port, config.relay.tcp)
             self.sockets[HTTP] = beside or listen(config.http_address, config.relay.tcp, _HTTP_PORT)
+        if config.admin is not None and config.admin.address is not None:
+            address = config.admin.address
+            admin = handed.stream(ADMIN, address.port, config.relay.tcp)
+            self.sockets[ADMIN] = admin or listen(address, config.relay.tcp, "-admin")
         main = handed.stream(MAIN, None, config.relay.tcp)
         self.sockets[MAIN] = main or listen(config.listeners.main, config.relay.tcp)
         handed.must_be_empty()
@@ -108,7 +112,7 @@ class HandedOver:
         fitting = [
             entry
             for entry in streams
-            if entry[0] not in (MAIN, HTTP) and (port is None or entry[1].getsockname()[1] == port)
+            if entry[0] not in (MAIN, HTTP, ADMIN) and (port is None or entry[1].getsockname()[1] == port)
         ]
         for entry in (named or fitting)[:1]:
             self._left.remove(entry)
@@ -131,7 +135,7 @@ class HandedOver:
             name, sock = self._left[0]
             raise ConfigError(
                 f"the socket '{name}' on {sock.getsockname()} was handed over and nothing is served on it; "
-                f"name the sockets {MAIN}, {HTTP} and {STUN}, and switch on what belongs to them"
+                f"name the sockets {MAIN}, {HTTP}, {STUN} and {ADMIN}, and switch on what belongs to them"
             )
 
 

@@ -206,6 +206,7 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.write_timeout = write_timeout;
         conn.deadline = NEVER;
+        conn.remote = member.remote;
         if conn.seat.as_mut().is_some_and(|seat| !seat.settle_in()) {
             conn.seat = None;
         }

@@ -1,0 +1,31 @@
+"""The tools beside the server, `derper TOOL …`: words in, a table or JSON out, an exit code. One module a tool.
+
+A tool's name counts only as the first word. Exit codes: 0 all is well, 1 something is not (for `doctor`: is red), 2 for
+words that cannot be read. What a tool does, beyond reading and showing, is in `derper.tools`.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+TOOLS: Final = {
+    "cat": "talk to another key through a relay, as netcat does",
+    "ctl": "tell a running server what to do: drain, reload, disconnect, health",
+    "doctor": "look at a relay, or all of a DERP map, from outside",
+    "keygen": "make a key file or a mesh key",
+    "map": "print this server's entry for a DERP map",
+    "top": "show the clients of a running server by their traffic",
+}
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the tool that the first word names, with the others."""
+    # Late, as each loads what the server does not need.
+    code: int = import_module(f"{__name__}.{words[0]}").main(words[1:])
+    return code
+
+
+def described() -> str:
+    """The tools as the end of the program's usage text."""
+    lines = [f"  {name}\t{text}\n" for name, text in TOOLS.items()]
+    return "".join(["\nTools, as the first word; each has a -h of its own:\n", *lines])

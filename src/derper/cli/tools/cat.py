@@ -1,0 +1,164 @@
+"""`derper cat`: netcat between two keys. What comes in goes to the peer as packets, what the peer sends comes out.
+
+    derper cat derp.example.com                      says its key, and waits for whoever speaks first
+    derper cat derp.example.com nodekey:…            speaks to that key
+
+Packets, not a stream: what a relay cannot deliver it drops. An empty packet says that nothing more comes; when both
+have said so, or the peer is gone, it ends.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Sequence
+
+from derper.cli.tools import common
+from derper.client import (
+    Connected,
+    DerpClient,
+    Disconnected,
+    Health,
+    Message,
+    NodePublic,
+    Options,
+    PeerGone,
+    RecvPacket,
+)
+from derper.errors import ConfigError, NetworkError, ProtocolError
+from derper.tools import relays
+
+_LATE_SECONDS = 0.5
+_CHUNK = 1_200  # bytes of input a packet: what a path through anything carries
+
+
+def main(words: Sequence[str]) -> int:
+    """Run with the words behind the tool's name."""
+    parser = common.parser("cat", "Talk to another key through a relay, as netcat does.")
+    parser.add_argument("relay", metavar="HOST|MAP", help="name[:port], address, URL; or a DERP map, a file or a URL")
+    parser.add_argument(
+        "peer", nargs="?", metavar="KEY", help="the other's key, nodekey:…; without it whoever speaks first"
+    )
+    parser.add_argument("--region", default="", help="of a map, this region, by number or code")
+    parser.add_argument(
+        "--pin", default="", metavar="CERTNAME", help="for a host, the map's CertName: sha256-raw:… or a name"
+    )
+    parser.add_argument("--key", metavar="FILE", help="come with this key file instead of a new key")
+    parser.add_argument("-w", "--wait", type=float, metavar="SECONDS", help="fail when nothing comes for so long")
+    parser.add_argument("--websocket", action="store_true", help="speak through a WebSocket")
+    return common.finish("cat", _talk(parser.parse_intermixed_args(words)))
+
+
+async def _talk(asked: argparse.Namespace) -> int:
+    key = common.key_from(asked.key) if asked.key else None
+    (_, target), *_ = await relays.targets(asked.relay, region=asked.region, cert_name=asked.pin)
+    options = Options(websocket=asked.websocket)
+    async with DerpClient(target, key, options) as client:
+        return await _Talk(client, _peer(asked.peer), asked.wait, as_json=asked.json).run()
+
+
+def _peer(text: str | None) -> NodePublic | None:
+    try:
+        return NodePublic.from_text(text) if text else None
+    except ProtocolError as error:
+        raise ConfigError(f"{text} is no key ({error}); the other side says its own when it starts") from error
+
+
+class _Talk:
+    """Both directions."""
+
+    def __init__(self, client: DerpClient, peer: NodePublic | None, patience: float | None, *, as_json: bool) -> None:
+        self._client = client
+        self._patience = patience
+        self._as_json = as_json
+        self._peer: asyncio.Future[NodePublic] = asyncio.get_running_loop().create_future()
+        if peer is not None:
+            self._peer.set_result(peer)
+
+    async def run(self) -> int:
+        speaking = asyncio.create_task(self._speak())
+        try:
+            is_gone = await self._listen()
+            if not is_gone:
+                await speaking
+        finally:
+            speaking.cancel()
+            self._peer.cancel()
+        return 0
+
+    async def _speak(self) -> None:
+        """Send what comes on standard input, and that nothing more comes."""
+        peer = await self._peer
+        async for data in _standard_input():
+            await self._client.send(peer, data)
+        await self._client.send(peer, b"")
+
+    async def _listen(self) -> bool:
+        """Show what the peer says until it says no more; whether it is gone then."""
+        is_gone = False
+        while True:
+            # The word that it is gone may overtake its last packets.
+            message = await self._next(_LATE_SECONDS if is_gone else self._patience)
+            if message is None and not is_gone:
+                raise NetworkError(f"nothing came for {self._patience:g} s")
+            match message:
+                case None:
+                    return True
+                case Connected():
+                    self._tell("connected", f"we are {self._client.key}", key=str(self._client.key))
+                case Disconnected(reason, seconds):
+                    self._tell("disconnected", f"{reason}; trying again in {seconds:.1f} s", reason=reason)
+                case Health(problem) if problem:
+                    self._tell("health", f"the relay says: {problem}", problem=problem)
+                case RecvPacket(source, packet) if self._is_from_peer(source):
+                    if not packet:
+                        self._tell("end", "")
+                        return False
+                    self._show(source, packet)
+                case PeerGone(peer) if self._peer.done() and peer == self._peer.result():
+                    self._tell("gone", "the peer is gone", key=str(peer))
+                    is_gone = True
+
+    async def _next(self, patience: float | None) -> Message | None:
+        try:
+            async with asyncio.timeout(patience):
+                return await self._client.receive()
+        except TimeoutError:
+            return None
+
+    def _is_from_peer(self, source: NodePublic) -> bool:
+        if not self._peer.done():
+            self._peer.set_result(source)
+            self._tell("peer", f"{source} speaks", key=str(source))
+        return source == self._peer.result()
+
+    def _show(self, source: NodePublic, packet: bytes) -> None:
+        if self._as_json:
+            data = base64.b64encode(packet).decode("ascii")
+            sys.stdout.write(json.dumps({"event": "packet", "from": str(source), "data": data}) + "\n")
+        else:
+            sys.stdout.buffer.write(packet)
+        sys.stdout.flush()
+
+    def _tell(self, event: str, text: str, **more: str) -> None:
+        if self._as_json:
+            sys.stdout.write(json.dumps({"event": event, **more}) + "\n")
+            sys.stdout.flush()
+        elif text:
+            common.say(text)
+
+
+async def _standard_input() -> AsyncIterator[bytes]:
+    """Give what comes, without holding the loop up; a file, which cannot be waited for, is read in a thread."""
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (sys.stdin.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        while data := await asyncio.to_thread(os.read, sys.stdin.fileno(), _CHUNK):
+            yield data
+        return
+    pipe = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(pipe), sys.stdin)
+    while data := await pipe.read(_CHUNK):
+        yield data

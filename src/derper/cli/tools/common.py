@@ -1,0 +1,68 @@
+"""What all tools share: how words are read, how errors end, where tables and JSON go."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from derper import log
+from derper.errors import ConfigError, DerperError, ProtocolError
+from derper.protocol.keys import NodePrivate
+from derper.server import files
+from derper.server.identity import parse_key_file
+
+_WIDE = 160  # columns where nobody looks: lines stay whole for whatever reads them
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Give a parser with what every tool takes."""
+    made = argparse.ArgumentParser(f"derper {name}", description=description, allow_abbrev=False)
+    made.add_argument("--json", action="store_true", help="print JSON for a script")
+    return made
+
+
+def add_place(made: argparse.ArgumentParser) -> None:
+    """Add where the running server is."""
+    made.add_argument("--admin", default="unix", metavar="PLACE", help="the server's -admin: unix[:PATH] or host:port")
+    made.add_argument("--token-file", metavar="FILE", help="the server's -admin-token-file, for host:port")
+
+
+def console() -> Console:
+    """Give where tables go: standard output, in colours on a terminal that has them."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+
+
+def say(text: str) -> None:
+    """Say something beside the result, on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def show_json(value: object) -> None:
+    """Print a result for a script."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def finish(name: str, work: Coroutine[Any, Any, int]) -> int:
+    """Run a tool to its end: an error is one sentence, Ctrl-C an end like any other."""
+    try:
+        return asyncio.run(work)
+    except (DerperError, OSError) as error:
+        say(f"derper {name}: {log.in_one_line(error)}")
+        return 1
+    except KeyboardInterrupt:
+        return 130  # as shells say it
+
+
+def key_from(path: str) -> NodePrivate:
+    """Read a key file."""
+    try:
+        return parse_key_file(files.read(Path(path), "the key file"))
+    except ProtocolError as error:
+        raise ConfigError(f"the key file {path} holds no private key ({error})") from error

@@ -1,0 +1,47 @@
+"""`derper keygen`: a key file as the server's `-c` makes it, or a mesh key."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from derper.cli.tools import common
+from derper.errors import ConfigError
+from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate
+from derper.server import files
+from derper.server.identity import key_file_bytes
+
+
+def main(words: Sequence[str]) -> int:
+    """Run with the words behind the tool's name."""
+    parser = common.parser("keygen", "Make a key file, as -c wants it, or a mesh key for -mesh-psk-file.")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="write it here, for its owner alone; else print it")
+    parser.add_argument("--mesh", action="store_true", help="a mesh key: the secret of a region's nodes")
+    return common.finish("keygen", _make(parser.parse_intermixed_args(words)))
+
+
+async def _make(asked: argparse.Namespace) -> int:
+    if asked.mesh:
+        mesh_key = MeshKey(os.urandom(KEY_LEN))
+        text, what, public = mesh_key.to_text() + "\n", "the mesh key file", ""
+    else:
+        private = NodePrivate.from_entropy(os.urandom(KEY_LEN))
+        text, what, public = key_file_bytes(private).decode("ascii"), "the key file", str(private.public())
+    if asked.file:
+        _write(Path(asked.file), text, what)
+    told = {name: value for name, value in (("file", asked.file), ("public_key", public)) if value}
+    if asked.json:
+        common.show_json(told if asked.file else told | {"content": text})
+        return 0
+    if not asked.file:
+        sys.stdout.write(text if asked.mesh else f"{text}\n")
+    if public:
+        common.say(f"public key: {public}")
+    return 0
+
+
+def _write(path: Path, text: str, what: str) -> None:
+    if path.exists():
+        raise ConfigError(f"{path} is there already; keys are not written over: move it away, or give another name")
+    files.write(path, text.encode("ascii"), what)

@@ -1,0 +1,109 @@
+"""What a DERP map says of this server: a node made of the server's own settings, in the forms that people paste.
+
+The certificate is read, never made: a server that has not yet made its own has no pin.
+"""
+
+import json
+from dataclasses import replace
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from derper.client.tls import pin_of
+from derper.config import HTTPS_PORT, CertMode, Config, Tls
+from derper.errors import ConfigError
+from derper.protocol.derpmap import STUN_PORT, Node, Region
+from derper.server import files
+from derper.server.manual import pair_of
+
+_CAPTIVE_PORT: Final = 80
+_EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which is nobody else's host
+
+
+def entry(config: Config, region: Region, node_name: str) -> Region:
+    """Give the region with this server as its node.
+
+    Raises:
+        ConfigError: the settings do not say enough for clients to find it.
+    """
+    tls = config.tls
+    if tls.hostname in ("", _EXAMPLE):
+        raise ConfigError("nothing says what clients call this server; give the -hostname that it runs with")
+    port = config.listeners.main.port
+    if config.serves_tls and port == 0:
+        raise ConfigError("the kernel chooses the port of -a; give the one that clients are to come to")
+    node = Node(
+        name=node_name,
+        region_id=region.id,
+        host_name=tls.hostname,
+        cert_name=_pin(tls) if config.serves_tls else "",
+        derp_port=port if config.serves_tls and port != HTTPS_PORT else 0,
+        can_port_80=config.http_address is not None and config.listeners.http_port == _CAPTIVE_PORT,
+    )
+    address = config.listeners.main.host
+    if address is not None and address.is_global:
+        node = replace(node, ipv4=str(address)) if address.version == 4 else replace(node, ipv6=str(address))  # noqa: PLR2004
+    stun = config.listeners.stun_port
+    if stun != STUN_PORT:
+        node = replace(node, stun_port=stun or -1)
+    if not config.relay.enabled:
+        node = replace(node, stun_only=True)
+    return replace(region, nodes=(node,))
+
+
+def remarks(config: Config) -> list[str]:
+    """Say what an operator has to know who pastes the entry."""
+    said = []
+    if not config.serves_tls:
+        said.append("this server speaks plain HTTP: clients reach it only through a TLS proxy, taken to be on port 443")
+    if config.serves_tls and _is_self_signed(config.tls):
+        said.append("clients trust exactly this certificate: with another one the entry has to change")
+    return said
+
+
+def policy(region: Region) -> str:
+    """Give the member of a Tailscale policy file."""
+    written = json.dumps({"derpMap": {"Regions": {str(region.id): region.to_json()}}}, indent=2)
+    return written.removeprefix("{\n").removesuffix("\n}") + ",\n"
+
+
+def headscale(region: Region) -> str:
+    """Give the file that Headscale's `derp.paths` names."""
+    lines = ["regions:", f"  {region.id}:"]
+    about = {name: value for name, value in region.to_json().items() if name != "Nodes"}
+    lines += [f"    {name.lower()}: {_yaml(value)}" for name, value in about.items()]
+    lines.append("    nodes:")
+    for node in region.nodes:
+        first, *others = (f"{name.lower()}: {_yaml(value)}" for name, value in node.to_json().items())
+        lines += [f"      - {first}", *(f"        {line}" for line in others)]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:  # noqa: ANN401  what stands in a map
+    # JSON's scalars are YAML's, and quoted text cannot be taken for anything else.
+    return json.dumps(value)
+
+
+def _pin(tls: Tls) -> str:
+    if not _is_self_signed(tls):
+        return ""
+    return pin_of(_leaf(tls).public_bytes(Encoding.DER))
+
+
+def _is_self_signed(tls: Tls) -> bool:
+    """Whether nobody vouches for the certificate, so that clients need the pin."""
+    if tls.mode is not CertMode.MANUAL:
+        return False
+    leaf = _leaf(tls)
+    return leaf.issuer == leaf.subject
+
+
+def _leaf(tls: Tls) -> x509.Certificate:
+    path = pair_of(tls).certificate  # whoever asks need not be let read its key
+    if not path.exists():
+        raise ConfigError(f"there is no certificate {path} yet; start the server once, or put yours there")
+    try:
+        return x509.load_pem_x509_certificates(files.read(path, "the certificate"))[0]
+    except ValueError as error:
+        raise ConfigError(f"the certificate {path} is not one in PEM form, leaf first") from error

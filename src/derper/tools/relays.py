@@ -1,0 +1,91 @@
+"""Which relays an operator means by a word: a host, a URL, or a DERP map in a file or on the web."""
+
+import asyncio
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from derper import log
+from derper.client.target import PATH, Target, is_address
+from derper.errors import ConfigError, NetworkError, ProtocolError
+from derper.protocol.derpmap import DerpMap, Region
+from derper.server import outgoing
+
+MAX_BYTES = 4_000_000
+"""Of a map; the public one has 30 kB."""
+FETCH_SECONDS = 20.0
+
+
+async def targets(word: str, *, region: str = "", cert_name: str = "", stun_port: int = 0) -> list[tuple[str, Target]]:
+    """Give the relays, each with what to call it.
+
+    Args:
+        word: `name`, `name:port`, an address, the URL of a relay, the path or the URL of a DERP map.
+        region: of a map, this region alone, by its number or its code.
+        cert_name: for a host or URL what a map's `CertName` says: another name, or a pin.
+        stun_port: for a host or URL what a map's `STUNPort` says: 0 for 3478, -1 for none.
+
+    Raises:
+        ConfigError: it is none of these, or a map without such a region.
+        NetworkError: the map cannot be fetched.
+    """
+    if (file := Path(word)).is_file():
+        return _of_map(_parsed(_read(file), word), region)
+    if "://" in word and urlsplit(word).path.rstrip("/") not in ("", PATH):
+        return _of_map(_parsed(await _fetch(word), word), region)
+    if region:
+        raise ConfigError(f"{word} is no DERP map, so it has no region {region}")
+    target = Target.of_url(word if "://" in word else f"https://{_bracketed(word)}", cert_name)
+    return [(target.authority, replace(target, node=replace(target.node, stun_port=stun_port)))]
+
+
+def _bracketed(word: str) -> str:
+    return f"[{word}]" if is_address(word) and ":" in word else word
+
+
+def _of_map(derp_map: DerpMap, region: str) -> list[tuple[str, Target]]:
+    chosen = [one for number, one in derp_map.regions.items() if region in ("", str(number), one.code)]
+    found = [(_called(one, node.name), Target(node)) for one in chosen for node in one.nodes]
+    if not found:
+        known = ", ".join(f"{number} ({one.code})" for number, one in derp_map.regions.items()) or "none"
+        raise ConfigError(f"the DERP map has no node in region {region or 'any'}; its regions are: {known}")
+    return found
+
+
+def _called(region: Region, node: str) -> str:
+    return f"{region.code or region.id}/{node}"
+
+
+def _parsed(data: bytes, word: str) -> DerpMap:
+    try:
+        return DerpMap.from_json(data)
+    except ProtocolError as error:
+        raise ConfigError(f"{word} is no DERP map ({error})") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"the DERP map {file} cannot be read ({error.strerror})") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{file} has more than {MAX_BYTES:,} bytes: it is no DERP map")
+    return data
+
+
+async def _fetch(url: str) -> bytes:
+    try:
+        async with (
+            asyncio.timeout(FETCH_SECONDS),
+            aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session,
+            session.get(url) as answer,
+        ):
+            if answer.status != HTTPStatus.OK:
+                raise NetworkError(f"the DERP map at {url} is answered with {answer.status} {answer.reason}")
+            return await outgoing.whole(answer, MAX_BYTES)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NetworkError(f"the DERP map at {url} cannot be fetched ({log.in_one_line(error)})") from error

@@ -1,0 +1,201 @@
+"""`derper doctor` against our server and the reference's: green when all is well, and red where it is not."""
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from authority import Authority
+from relays import HOST, GoDerper, OurDerper, Relay, free_port
+from running import inline, json_of, tool
+
+from derper.protocol.derpmap import DerpMap, Node, Region
+
+
+@dataclass(frozen=True)
+class Full:
+    """A relay with everything on: TLS, STUN, plain HTTP beside."""
+
+    relay: Relay
+    stun_port: int
+    http_port: int
+
+    def doctor(self, *words: str, pin: str | None = None) -> dict[str, Any]:
+        """What it found, by check."""
+        ports = ("--stun-port", str(self.stun_port), "--http-port", str(self.http_port))
+        trusted = ("--pin", self.relay.pin if pin is None else pin)
+        return findings(tool("doctor", f"{HOST}:{self.relay.port}", *ports, *trusted, "--json", *words))
+
+
+@pytest.fixture(scope="module", params=[OurDerper, GoDerper], ids=lambda kind: kind.name)
+def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Full]:
+    stun_port, http_port = free_port(), free_port()
+    flags = ("-stun=true", "-stun-port", str(stun_port), "-http-port", str(http_port))
+    with request.param(tmp_path_factory.mktemp("doctor"), tls=True, flags=flags) as relay:
+        yield Full(relay, stun_port, http_port)
+
+
+def findings(done: Any) -> dict[str, Any]:  # noqa: ANN401  a finished process
+    assert done.returncode in (0, 1), done.stderr
+    report = json_of(done)
+    (one,) = report["relays"]
+    checks = {check["check"]: check for check in one["checks"]}
+    is_red = any(check["state"] == "red" for check in checks.values())
+    assert (done.returncode, report["good"]) == (int(is_red), not is_red)
+    assert all(check["advice"] for check in checks.values() if check["state"] == "red")
+    return checks
+
+
+def states(checks: dict[str, Any]) -> dict[str, str]:
+    return {name: check["state"] for name, check in checks.items()}
+
+
+def test_a_relay_that_does_all_is_green(full: Full) -> None:
+    checks = full.doctor()
+    assert states(checks) == {
+        "DNS IPv4": "good",
+        "TCP IPv4": "good",
+        "certificate": "good",
+        "clock": "good",
+        "upgrade": "good",
+        "login": "good",
+        "packet": "good",
+        "WebSocket": "note",  # it works; but a browser knows no pins
+        "STUN IPv4": "good",
+        f"port {full.http_port}": "good",
+    }
+    assert "TLSv1.3" in checks["certificate"]["says"]
+    assert "days left" in checks["certificate"]["says"]
+    assert "fast start" in checks["login"]["says"]
+    assert f"sees us at {HOST} port " in checks["STUN IPv4"]["says"]
+
+
+def test_a_certificate_that_is_not_trusted_is_red_and_its_pin_is_told(full: Full) -> None:
+    checks = full.doctor(pin="")
+    assert checks["certificate"]["state"] == "red"
+    assert full.relay.pin in checks["certificate"]["advice"]
+    assert "login" not in checks
+    wrong = full.doctor(pin="sha256-raw:" + "0" * 64)
+    assert f"is {full.relay.pin}, wanted sha256-raw:000" in wrong["certificate"]["says"]
+    assert full.relay.pin in wrong["certificate"]["advice"]
+
+
+def test_people_get_a_line_a_check_and_what_to_do(full: Full) -> None:
+    where = f"{HOST}:{full.relay.port}"
+    done = tool("doctor", where, "--stun-port", "-1", "--pin", "sha256-raw:" + "0" * 64)
+    assert done.returncode == 1
+    assert f"{where}\n" in done.stdout
+    assert "  ok   TCP IPv4" in done.stdout
+    assert "  RED  certificate" in done.stdout
+    assert "→" in done.stdout
+    assert "\x1b" not in done.stdout  # no colours where nobody looks
+
+
+def test_silent_stun_is_red(full: Full) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((HOST, 0))
+        port = silent.getsockname()[1]
+        checks = full.doctor("--stun-port", str(port))
+    assert states(checks)["STUN IPv4"] == "red"
+    assert f"let UDP {port} in" in checks["STUN IPv4"]["advice"]
+    assert states(checks)["packet"] == "good"
+
+
+def test_a_map_is_looked_at_node_by_node(full: Full, tmp_path: Path) -> None:
+    good = Node("900a", 900, HOST, cert_name=full.relay.pin, derp_port=full.relay.port, stun_port=-1)
+    down = Node("901a", 901, HOST, derp_port=free_port(), stun_port=-1)
+    written = DerpMap({900: Region(900, "up", nodes=(good,)), 901: Region(901, "down", nodes=(down,))}).to_json()
+    derp_map = tmp_path / "map.json"
+    derp_map.write_text(json.dumps(written))
+    done = tool("doctor", str(derp_map), "--json")
+    assert done.returncode == 1
+    red = {
+        one["name"]: [check["check"] for check in one["checks"] if check["state"] == "red"]
+        for one in json_of(done)["relays"]
+    }
+    assert red == {"up/900a": [], "down/901a": ["TCP IPv4"]}
+    for region in ("up", "900"):
+        assert inline("doctor", str(derp_map), "--region", region).returncode == 0
+    lost = inline("doctor", str(derp_map), "--region", "nowhere")
+    assert lost.returncode == 1
+    assert "its regions are: 900 (up), 901 (down)" in lost.stderr
+
+
+def test_plain_http_is_looked_at_by_its_url(tmp_path: Path) -> None:
+    with OurDerper(tmp_path) as plain:
+        checks = findings(tool("doctor", plain.url, "--stun-port", "-1", "--json"))
+    assert set(states(checks).values()) == {"good", "note"}
+    assert "certificate" not in checks
+    assert states(checks)["WebSocket"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("life", "state", "says"),
+    [
+        (timedelta(days=30), "note", "29 days left"),
+        (timedelta(days=5), "red", "4 days left"),
+        (timedelta(hours=-1), "red", "ended 20"),
+    ],
+)
+async def test_a_certificate_near_or_past_its_end_is_red(
+    tmp_path: Path, life: timedelta, state: str, says: str
+) -> None:
+    authority = Authority(tmp_path)
+    authority.issue(tmp_path, "derp.example.test", life)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tmp_path / "derp.example.test.crt", tmp_path / "derp.example.test.key")
+
+    def hang_up(_stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        out.close()
+
+    written = tmp_path / "map.json"
+    async with await asyncio.start_server(hang_up, HOST, 0, ssl=serving) as server:
+        port = server.sockets[0].getsockname()[1]
+        node = Node("900a", 900, "derp.example.test", ipv4=HOST, ipv6="none", derp_port=port, stun_port=-1)
+        written.write_text(json.dumps(DerpMap({900: Region(900, "test", nodes=(node,))}).to_json()))
+        done = await asyncio.to_thread(tool, "doctor", str(written), "--json", SSL_CERT_FILE=str(authority.file))
+    certificate = findings(done)["certificate"]
+    assert says in certificate["says"]
+    assert certificate["state"] == state
+
+
+def test_a_relay_that_refuses_its_clients_is_red_at_the_login_alone(tmp_path: Path) -> None:
+    with OurDerper(tmp_path, flags=("-verify-clients", "-socket", str(tmp_path / "nobody"))) as closed:
+        checks = findings(tool("doctor", closed.url, "--stun-port", "-1", "--json"))
+    assert states(checks) == {
+        "DNS IPv4": "good", "TCP IPv4": "good", "clock": "good", "upgrade": "good", "login": "red",
+        "STUN": "note",
+    }  # fmt: skip
+    assert "--key" in checks["login"]["advice"]
+    assert "it says: " in checks["login"]["says"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((), 2, "usage: derper doctor"),
+        (("a", "b"), 2, "unrecognized arguments: b"),
+        (("ftp://x",), 1, "is no relay's URL"),
+        (("x.invalid:1", "--region", "1"), 1, "is no DERP map"),
+        ((f"http://{HOST}:1/map.json",), 1, "cannot be fetched"),
+        ((f"{HOST}", "--key", "/nowhere"), 1, "the key file /nowhere cannot be read"),
+        ((__file__,), 1, "is no DERP map (JSON"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:
+    done = inline("doctor", *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_is_nowhere_is_red_with_what_to_do() -> None:
+    checks = findings(inline("doctor", "derp.invalid", "--stun-port", "-1", "--json"))
+    assert states(checks)["DNS"] == "red"
+    assert "A or AAAA" in checks["DNS"]["advice"]
