@@ -153,7 +153,12 @@ impl Session {
             progress = Err(rustls::Error::General(what).into());
         }
         match &progress {
-            Ok(_) => self.partial = rest.to_vec(),
+            Ok(_) if rest.is_empty() => self.partial = Vec::new(),
+            Ok(_) => {
+                // In a stream of long records there is always a part of one: its memory stays.
+                self.partial.clear();
+                self.partial.extend_from_slice(rest);
+            }
             Err(error) => {
                 self.partial = Vec::new();
                 self.connection = Connection::Failed(error.clone());
