@@ -18,7 +18,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 # Tests whose other end is written in Go, or a browser.
-NEEDLESS := interop mesh pages prober websocket
+NEEDLESS := interop mesh pages prober websocket client tools
 
 .PHONY: help run test check histories loom fuzz lint format bench soak wheel lock clean
 

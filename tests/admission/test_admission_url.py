@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 from verifier import ALLOW, REFUSE, Question, Verifier, always, at_a_url, http, knock, never
 
+from derper.errors import ConfigError
 from derper.protocol import NodePrivate
 from derper.protocol.keys import MeshKey
 from derper.server.admission import door, url
@@ -273,6 +274,15 @@ async def test_a_controller_over_tls_has_to_be_of_the_roots_that_the_environment
             assert await knock(server) is None
         async with asking(tmp_path, *flags) as server:
             assert await knock(server) is not None
+
+
+@pytest.mark.parametrize("inside", ["AAAA", "A"], ids=["no certificate", "no base64"])
+def test_roots_that_cannot_be_read_are_a_start_up_error_that_names_their_file(tmp_path: Path, inside: str) -> None:
+    file = tmp_path / "roots.pem"
+    file.write_text(f"-----BEGIN CERTIFICATE-----\n{inside}\n-----END CERTIFICATE-----\n")
+    config = config_of(tmp_path, "-verify-client-url", "https://a.test/", SSL_CERT_FILE=str(file))
+    with pytest.raises(ConfigError, match=f"a root certificate in {file} cannot be read"):
+        door.Door(config)
 
 
 async def test_packets_flow_once_a_client_is_admitted(tmp_path: Path) -> None:

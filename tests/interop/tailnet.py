@@ -174,12 +174,16 @@ class Node(Daemon):
     def say(self, *words: str) -> str:
         """Run the `tailscale` command with it; gives what is printed."""
         done = subprocess.run(
-            [program("tailscale"), "--socket", self.socket, *words],
+            self._command(*words), executable=program("tailscaled"),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * SECONDS, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise TailnetError(f"tailscale {' '.join(words)}: {done.stdout}{done.stderr}\n{self.log()[-4000:]}")
         return done.stdout
+
+    def _command(self, *words: str) -> list[str]:
+        """The words of the `tailscale` command, which the daemon's program is when it is called by that name."""
+        return ["tailscale", "--socket", str(self.socket), *words]
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(self.say("status", "--json"))
@@ -207,8 +211,10 @@ class Node(Daemon):
 
     def fetch(self, ip: str, port: int) -> bytes:
         """Give all that comes from a TCP port of another node."""
-        command = [str(program("tailscale")), "--socket", str(self.socket), "nc", ip, str(port)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            self._command("nc", ip, str(port)), executable=program("tailscaled"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as process:  # fmt: skip
             assert process.stdin is not None
             assert process.stdout is not None
             fetched = process.stdout.read()  # it ends at once when its own input does, so that stays open

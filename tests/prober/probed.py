@@ -24,6 +24,7 @@ from derper.cli.goflags import parse
 from derper.cli.probing import DERPPROBE_FLAGS, config_from
 from derper.cli.settings import Surroundings
 from derper.prober.app import probe_once
+from derper.prober.clients import Keys
 from derper.prober.config import ProberConfig
 
 NAME: Final = "localhost"
@@ -118,7 +119,7 @@ def config_of(roots: Path | None, *flags: str) -> ProberConfig:
 async def verdicts(config: ProberConfig) -> dict[str, str]:
     """Run each probe once, in this process; gives what is wrong by name, nothing for the good ones."""
     told = {}
-    for probe in await probe_once(config):
+    for probe in await probe_once(config, Keys.load(config)):
         assert probe.record.last is not None
         told[probe.name] = probe.record.last.error
     return told
@@ -182,10 +183,12 @@ class Started:
 
 
 @contextmanager
-def started(*flags: str, roots: Path | None = None, env: dict[str, str] | None = None) -> Iterator[Started]:
+def started(
+    *flags: str, roots: Path | None = None, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Started]:
     """Start the program; it is ready when the block begins, and gone when the block has ended."""
     process = subprocess.Popen(
-        command(*flags),
+        [*before, *command(*flags)],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

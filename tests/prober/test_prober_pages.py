@@ -228,4 +228,6 @@ def test_the_status_page_shows_each_probe_to_everybody_and_runs_none_for_strange
     assert "Run Probe" in text
     assert re.search(r"p50 [\d.]+ ms, p90 [\d.]+ ms, p99 [\d.]+ ms, 0 dropped", text)
     assert "script" not in text
+    assert re.findall(r"https?:|src=|url\(", text) == []
+    assert headers["Content-Security-Policy"].startswith("default-src 'none';")
     assert "Run Probe" not in both[0].get("/", X_Forwarded_For="192.0.2.1")[2]

@@ -16,9 +16,7 @@ _READY: Final = "ready.dns.test"
 @contextmanager
 def dns_server(flags: Iterable[str]) -> Iterator[int]:
     """Serve what dnsmasq's flags say, and no other name; gives the port."""
-    with socket.socket(type=socket.SOCK_DGRAM) as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     fixed = ("--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts", "--user=root")
     command = ["dnsmasq", *fixed, f"--port={port}", f"--listen-address={HOST}", "--bind-interfaces"]
     with subprocess.Popen([*command, f"--host-record={_READY},{HOST}", *flags]) as process:
@@ -27,6 +25,16 @@ def dns_server(flags: Iterable[str]) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
+
+
+def _free_port() -> int:
+    """A port that nobody has for either of the protocols of DNS, not even in a connection that has just ended."""
+    while True:
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams, suppress(OSError):
+            stream.bind((HOST, 0))
+            port: int = stream.getsockname()[1]
+            datagrams.bind((HOST, port))
+            return port
 
 
 def resolver_at(port: int) -> Resolver:

@@ -4,8 +4,8 @@
 mod world;
 
 use libfuzzer_sys::fuzz_target;
-use relay::seam::{Command, Event, Member, Role};
-use relay::stepping::Guest;
+use relay::seam::{Command, Event};
+use relay::stepping::{Guest, member};
 
 fuzz_target!(|data: &[u8]| {
     let [piece, room, bytes @ ..] = data else { return };
@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     world.run();
     for event in world.events() {
         let Event::Frame { conn, .. } = event else { continue };
-        let member = Member { key: [1; 32], role: Role::Client, presence: [].into(), version: 2 };
+        let member = member(&[1; 32], Guest::Client);
         world.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
     }
     world.run();

@@ -36,22 +36,24 @@ def main(words: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _stop)
     log.configure()
     try:
-        return asyncio.run(_run(line))
+        return _run(line)
     except (DerperError, OSError) as error:
         _log.error("the prober cannot run", reason=log.in_one_line(error))
         return 1
 
 
-async def _run(line: Parsed) -> int:
+def _run(line: Parsed) -> int:
     config = probing.config_from(line, Surroundings.of_this_process())
     # Late, because it loads what neither -h nor a bad setting needs.
     from derper.prober import app  # noqa: PLC0415
+    from derper.prober.clients import Keys  # noqa: PLC0415
 
+    keys = Keys.load(config)
     if line[probing.PROBE_KEYS]:
-        return await app.print_keys(config)
+        return asyncio.run(app.print_keys(config, keys))
     if line[probing.ONCE]:
-        return await app.run_once(config, as_json=line[probing.JSON])
-    return await app.serve(config)
+        return asyncio.run(app.run_once(config, keys, as_json=line[probing.JSON]))
+    return asyncio.run(app.serve(config, keys))
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -2,6 +2,6 @@
 
 Read in this order: `config` (what an operator decided), `probe` (one probe and its record), `schedule` (which runs
 when), `source` (where the map comes from), `plan` (which probes a map asks for); then a file for each class of probe:
-`tls` with `revocation`, `udp`, `mesh`, `bandwidth` with `tunnel`, `queuing`; last what is shown: `metrics`, `pages`,
-`status`, `charts`, `verdict`; and `app`, which joins it all. See docs/protocol/prober.md and docs/derpprobe.md.
+`tls` with `revocation`, `udp`, `mesh`, `bandwidth` with `tunnel` and `tundevice`, `queuing`; last what is shown:
+`metrics`, `pages`, `status`, `charts`, `verdict`; and `app`, which joins all. See docs/protocol/prober.md.
 """

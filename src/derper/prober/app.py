@@ -3,16 +3,16 @@
 import asyncio
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from derper._version import version
-from derper.config import Mesh
 from derper.errors import NetworkError
 from derper.prober import verdict
-from derper.prober.clients import Clients, End
+from derper.prober.clients import Clients, End, Keys
 from derper.prober.config import ProberConfig
 from derper.prober.pages import Pages
 from derper.prober.plan import MapProbe, Planner
@@ -22,7 +22,7 @@ from derper.prober.schedule import Schedule
 from derper.prober.schedule import run_once as run_all_once
 from derper.prober.source import MapSource
 from derper.prober.trust import Trust
-from derper.server.identity import load_mesh_key, load_or_make_key
+from derper.prober.tunnel import Tunnel
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -30,10 +30,14 @@ _CONTINUOUS_SECONDS = 3.0
 """What a continuous probe gets where all are run once."""
 
 
-async def serve(config: ProberConfig) -> int:
+_LOOK_UPS = 64
+"""Names that are looked up at a time: with the usual few, one name server that hangs would hold up all probes."""
+
+
+async def serve(config: ProberConfig, keys: Keys) -> int:
     """Probe until told to stop, and show how it goes; gives the exit code."""
     schedule = Schedule(spread=config.spread)
-    map_probe = _map_probe(config, schedule)  # may wait for a secrets server; until it is there, a signal ends us
+    map_probe = map_probe_of(config, keys, schedule)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for which in (signal.SIGTERM, signal.SIGINT):
@@ -46,20 +50,20 @@ async def serve(config: ProberConfig) -> int:
     return 0
 
 
-async def run_once(config: ProberConfig, *, as_json: bool) -> int:
+async def run_once(config: ProberConfig, keys: Keys, *, as_json: bool) -> int:
     """Run each probe once, print how that went; gives the exit code."""
-    probes = await probe_once(config)
+    probes = await probe_once(config, keys)
     verdict.show(probes, as_json=as_json)
     return verdict.exit_code(probes)
 
 
-async def print_keys(config: ProberConfig) -> int:
+async def print_keys(config: ProberConfig, keys: Keys) -> int:
     """Print the public keys that the probing clients have, for the map as it is now."""
-    map_probe = _map_probe(config)
+    map_probe = map_probe_of(config, keys)
     run = await map_probe.probe().run()
     if not run.ok:
         raise NetworkError(f"the DERP map is needed to know the probes: {run.error}")
-    clients = _clients(config, Trust.load(config.roots))
+    clients = Clients(Trust.load(config.roots), keys)
     for probe in map_probe.probes:
         if "derp_path" in probe.labels:
             for end in End:
@@ -68,21 +72,19 @@ async def print_keys(config: ProberConfig) -> int:
     return 0
 
 
-async def probe_once(config: ProberConfig) -> list[Probe]:
+async def probe_once(config: ProberConfig, keys: Keys) -> list[Probe]:
     """Run each probe once, that of the map first; gives them."""
-    map_probe = _map_probe(config)
+    map_probe = map_probe_of(config, keys)
     first = map_probe.probe()
     await first.run()
     await run_all_once(map_probe.probes, spread=config.spread, continuous_seconds=_CONTINUOUS_SECONDS)
     return [first, *map_probe.probes]
 
 
-def _map_probe(config: ProberConfig, schedule: Schedule | None = None) -> MapProbe:
+def map_probe_of(config: ProberConfig, keys: Keys, schedule: Schedule | None = None) -> MapProbe:
+    """Give the probe of the map, with all that its probes need; to be called in the loop that they will run in."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOK_UPS, "look-up"))
     trust = Trust.load(config.roots)
-    planner = Planner(config, trust, RevocationLists(), _clients(config, trust))
+    tunnel = None if config.bandwidth.tun is None else Tunnel(config.bandwidth.tun)
+    planner = Planner(config, trust, RevocationLists(), Clients(trust, keys), tunnel)
     return MapProbe(planner, MapSource(config, trust), schedule)
-
-
-def _clients(config: ProberConfig, trust: Trust) -> Clients:
-    secret = None if config.probe_key is None else load_or_make_key(config.probe_key)
-    return Clients(trust, load_mesh_key(Mesh(config.mesh_key, ()), config.roots), secret)

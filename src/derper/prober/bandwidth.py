@@ -11,22 +11,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
 from typing import Final
 
 from derper.errors import NetworkError
 from derper.prober.clients import Clients, Pair
 from derper.prober.mesh import INTRODUCTION_SECONDS
 from derper.prober.probe import Sample
-from derper.prober.together import first, together
+from derper.prober.together import together
 from derper.prober.tunnel import Tunnel
 from derper.protocol.derpmap import Node
 
 PACKET_LEN: Final = 65_536
 MOST_UNDER_WAY: Final = 30
-
-_one_device = asyncio.Lock()
-"""Every probe's device has the same address, so there is one at a time."""
 
 
 @dataclass(slots=True)
@@ -71,7 +67,7 @@ class BandwidthCheck:
     nodes: tuple[Node, Node]
     clients: Clients
     size: int
-    tun: IPv4Interface | None
+    tunnel: Tunnel | None
     transferred: Transferred = field(compare=False)
 
     async def __call__(self) -> None:
@@ -79,13 +75,11 @@ class BandwidthCheck:
         async with self.clients.pair(self.name, self.nodes) as pair:
             if self.nodes[0] != self.nodes[1]:
                 await asyncio.sleep(INTRODUCTION_SECONDS)
-            if self.tun is None:
-                with self.transferred.timed():
+            with self.transferred.timed():
+                if self.tunnel is None:
                     await _carry(pair, self.size, self.transferred.carried)
-                return
-            async with _one_device:
-                with Tunnel(self.tun) as tunnel, self.transferred.timed():
-                    await first(tunnel.transfer(self.size, self.transferred.carried), tunnel.move(pair))
+                else:
+                    await self.tunnel.transfer(pair, self.size, self.transferred.carried)
 
 
 async def _carry(pair: Pair, size: int, carried: Callable[[int], None]) -> None:

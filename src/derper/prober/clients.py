@@ -12,13 +12,16 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from derper.client import Connected, DerpClient, Options
+from derper.config import Mesh
 from derper.errors import NetworkError
+from derper.prober.config import ProberConfig
 from derper.prober.trust import Trust
 from derper.protocol.derpmap import Node
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate
+from derper.server.identity import load_mesh_key, load_or_make_key
 
 _LIMITED_PAUSE: Final = 0.01
 
@@ -47,12 +50,29 @@ class Pair:
             await asyncio.sleep(_LIMITED_PAUSE)
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What the clients come in with."""
+
+    mesh_key: MeshKey | None
+    secret: NodePrivate | None  # what their own keys are derived from; None: fresh keys
+
+    @classmethod
+    def load(cls, config: ProberConfig) -> Self:
+        """Read them from where the configuration says.
+
+        Waits for a secrets server, which no running loop can do. Raises `ConfigError` for what cannot be read.
+        """
+        secret = None if config.probe_key is None else load_or_make_key(config.probe_key)
+        return cls(load_mesh_key(Mesh(config.mesh_key, ()), config.roots), secret)
+
+
 class Clients:
     """Makes them."""
 
-    def __init__(self, trust: Trust, mesh_key: MeshKey | None, secret: NodePrivate | None) -> None:
-        self._options = Options(mesh_key=mesh_key, tls=trust.context, reconnect=False)
-        self._secret = secret
+    def __init__(self, trust: Trust, keys: Keys) -> None:
+        self._options = Options(mesh_key=keys.mesh_key, tls=trust.context, reconnect=False)
+        self._secret = keys.secret
 
     def key(self, probe: str, end: End) -> NodePrivate:
         """Give the key of one end of a probe."""

@@ -5,11 +5,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from derper.errors import ProtocolError
 from derper.prober.bandwidth import BandwidthCheck, Transferred
 from derper.prober.clients import Clients
 from derper.prober.config import ProberConfig
@@ -21,12 +23,15 @@ from derper.prober.schedule import Schedule
 from derper.prober.source import MapSource
 from derper.prober.tls import TlsCheck
 from derper.prober.trust import Trust
+from derper.prober.tunnel import Tunnel
 from derper.prober.udp import UdpCheck
 from derper.protocol.derpmap import DerpMap, Node, Region
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 MAP_PROBE: Final = "derpmap-probe"
+MOST_PROBES: Final = 10_000
+"""Of a map; the public one asks for about a thousand. Between the nodes of a region they grow with the square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Planner:
     trust: Trust
     lists: RevocationLists
     clients: Clients
+    tunnel: Tunnel | None
 
     def probes(self, derp_map: DerpMap) -> Iterator[Probe]:
         """Give a new probe of each kind for all that the map names, region by region, node by node."""
@@ -76,10 +82,10 @@ class Planner:
             yield self._queuing(f"{name}/qd", labels, (node, other))
 
     def _bandwidth(self, name: str, labels: dict[str, str], nodes: tuple[Node, Node], interval: float) -> Probe:
-        size, tun = self.config.bandwidth.size, self.config.bandwidth.tun
-        measure = Transferred(size, through_tun=tun is not None)
-        check = BandwidthCheck(name, nodes, self.clients, size, tun, measure)
-        how = {"tcp_in_tcp": "false" if tun is None else "true"}
+        size = self.config.bandwidth.size
+        measure = Transferred(size, through_tun=self.tunnel is not None)
+        check = BandwidthCheck(name, nodes, self.clients, size, self.tunnel, measure)
+        how = {"tcp_in_tcp": "false" if self.tunnel is None else "true"}
         return Probe(name, Kind.BANDWIDTH, interval, labels | how, check, measure)
 
     def _queuing(self, name: str, labels: dict[str, str], nodes: tuple[Node, Node]) -> Probe:
@@ -110,7 +116,12 @@ class MapProbe:
 
     async def _fetch(self) -> None:
         """Fetch the map, make its probes and, where there is a schedule, have them and no others alive."""
-        self.probes = list(self._planner.probes(await self._source.fetch()))
+        probes = list(islice(self._planner.probes(await self._source.fetch()), MOST_PROBES + 1))
+        if len(probes) > MOST_PROBES:
+            raise ProtocolError(
+                f"the map asks for more than {MOST_PROBES:,} probes; choose one region with -region-code"
+            )
+        self.probes = probes
         if self._schedule is not None:
             self._keep(self._schedule)
 

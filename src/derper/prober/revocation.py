@@ -30,11 +30,13 @@ _ISSUER_KEYS: Final = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25
 _SHA256: Final = hashes.SHA256()
 
 
+_clock = time.monotonic
+
+
 class RevocationLists:
     """Lists by URL."""
 
-    def __init__(self, *, kept_seconds: float = KEPT_SECONDS) -> None:
-        self._kept_seconds = kept_seconds
+    def __init__(self) -> None:
         self._kept: dict[tuple[str, bytes], tuple[float, x509.CertificateRevocationList]] = {}
 
     async def check(self, leaf: x509.Certificate, url: str, issuers: Iterable[x509.Certificate]) -> None:
@@ -57,7 +59,7 @@ class RevocationLists:
             raise NetworkError(f"the certificate was revoked at {revoked.revocation_date_utc:%F %T} UTC, says {url}")
 
     async def _get(self, url: str, issuer: x509.Certificate) -> x509.CertificateRevocationList:
-        now = time.monotonic()
+        now = _clock()
         self._kept = {at: entry for at, entry in self._kept.items() if entry[0] > now}
         name = (url, issuer.fingerprint(_SHA256))
         if name in self._kept:
@@ -67,7 +69,7 @@ class RevocationLists:
         listed = await asyncio.to_thread(_checked, url, data, issuer)
         while len(self._kept) >= MOST_KEPT:
             del self._kept[next(iter(self._kept))]
-        self._kept[name] = (now + min(self._kept_seconds, _seconds_until_next(listed)), listed)
+        self._kept[name] = (now + min(KEPT_SECONDS, _seconds_until_next(listed)), listed)
         return listed
 
 

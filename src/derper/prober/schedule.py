@@ -38,7 +38,7 @@ class Schedule:
     def add_all(self, probes: Iterable[Probe]) -> None:
         """Let them run from now on, each at a time of its own within its interval."""
         for probe in probes:
-            self.add(probe, delay=self._delay(probe))
+            self.add(probe, delay=self.delay(probe))
 
     def remove(self, name: str) -> None:
         """Stop it and forget it."""
@@ -53,8 +53,8 @@ class Schedule:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._alive.clear()
 
-    def _delay(self, probe: Probe) -> float:
-        """Say when it starts: by its name, so that it keeps its place when the prober is started again."""
+    def delay(self, probe: Probe) -> float:
+        """Say in how many seconds it starts: by its name, so that it keeps its place over a restart of the prober."""
         if not self._spread:
             return 0.0
         share = int.from_bytes(hashlib.sha256(probe.name.encode()).digest()[:4]) / 2**32

@@ -32,6 +32,9 @@ _LOCAL_PATH: Final = "/localapi/v0/derpmap"
 _LOCAL_URL: Final = f"http://local-tailscaled.sock{_LOCAL_PATH}"
 
 
+_clock = time.monotonic
+
+
 class _UnreachableError(NetworkError):
     """Nobody gave an answer."""
 
@@ -56,7 +59,7 @@ class MapSource:
         try:
             data = await self._read()
         except _UnreachableError as error:
-            if self._last is None or time.monotonic() - self._last_at > KEPT_SECONDS:
+            if self._last is None or _clock() - self._last_at > KEPT_SECONDS:
                 raise
             _log.warning("the DERP map cannot be fetched, going on with the last one", reason=log.in_one_line(error))
             return self._last
@@ -65,7 +68,7 @@ class MapSource:
         except ProtocolError as error:
             raise ProtocolError(f"decoding {self._url} JSON: {error}") from error
         _check_names(derp_map)
-        self._last, self._last_at = derp_map, time.monotonic()
+        self._last, self._last_at = derp_map, _clock()
         return derp_map
 
     async def _read(self) -> bytes:

@@ -17,6 +17,7 @@ from derper.prober.probe import Probe, Run, Status
 from derper.prober.verdict import latency
 
 _REFRESH_SECONDS: Final = 15
+_LONG: Final = 0.1  # seconds
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ground: #fbfbfc; --card: #fff; --line: #e2e4e9; --text: #1b1e24; --faint: #626977;
@@ -39,6 +40,7 @@ thead th { border-top: 0; }
 .unknown { color: var(--faint); }
 tr.bad > td { background: var(--wash); } .error { color: var(--bad); overflow-wrap: anywhere; }
 td.right { font-variant-numeric: tabular-nums; }
+td.history { min-width: 12.7rem; } td.name { min-width: 16rem; } td.recent { white-space: nowrap; }
 svg .g { fill: var(--good); } svg .b { fill: var(--bad); } svg { display: block; max-width: 100%; }
 a { color: inherit; } a.run { font-size: .78rem; color: var(--faint); }
 @media (max-width: 50rem) {
@@ -46,7 +48,8 @@ a { color: inherit; } a.run { font-size: .78rem; color: var(--faint); }
   table { border: 0; background: none; }
   tr { border: 1px solid var(--line); border-radius: 8px; margin-bottom: .7rem; background: var(--card);
     overflow: hidden; }
-  td { border-top: 0; padding: .3rem .8rem; } td[data-of]::before { content: attr(data-of) " "; color: var(--faint);
+  td { border-top: 0; padding: .3rem .8rem; }
+  td:empty { display: none; } td[data-of]::before { content: attr(data-of) " "; color: var(--faint);
     font-size: .78rem; } }
 """
 
@@ -89,21 +92,18 @@ def page(probes: Sequence[Probe], now: datetime, *, may_run: bool, uptime: str) 
 def _row(probe: Probe, now: datetime, *, may_run: bool) -> str:
     record, last, status = probe.record, probe.record.last, probe.status
     told = ", ".join(f"{name}={value}" for name, value in probe.all_labels.items() if name != "name")
+    where = f"{probe.kind}, {hostname}" if (hostname := probe.labels.get("hostname")) else str(probe.kind)
     run = ""
     if may_run and probe.interval is not None:
         run = f'<a class="run" href="/debug/probe-run?name={quote(probe.name, safe="/")}">Run Probe</a>'
     cells = [
-        ("", "name", f"{html.escape(probe.name)}{_small(told)}{run}"),
+        ("", "name", f"{html.escape(probe.name)}{_small(where, told)}{run}"),
         ("Interval", "right", "Continuous" if probe.interval is None else _duration(probe.interval)),
-        (
-            "Last result",
-            "",
-            f'<span class="{status}">{status}</span><div class="small">{_ago(last, now)}</div>',
-        ),
+        ("Last result", "", f'<span class="{status}">{status}</span>{_ended(last, now)}'),
         ("Latency", "right", _latency(probe)),
-        ("Last 10", "right", _recent(probe)),
-        ("", "", charts.history(list(record.history)) if record.history else ""),
-        ("", "", _wrong(probe)),
+        ("Last 10", "right recent", _recent(probe)),
+        ("", "history", charts.history(list(record.history)) if record.history else ""),
+        ("", "", _wrong(probe, now)),
     ]
     text = "".join(_cell(of, kind, content) for of, kind, content in cells)
     return f'<tr class="bad">{text}</tr>' if status is Status.FAILED else f"<tr>{text}</tr>"
@@ -116,37 +116,50 @@ def _cell(of: str, kind: str, content: str) -> str:
 
 def _latency(probe: Probe) -> str:
     last = probe.record.last
-    took = latency(last.seconds) if last and last.ok and probe.interval is not None else "n/a"
+    took = _brief(last.seconds) if last and last.ok and probe.interval is not None else "n/a"
     measured = probe.measure.told() if probe.measure else ""
     return took + (_small(measured) if measured else "")
 
 
-def _small(text: str) -> str:
-    return f'<div class="small">{html.escape(text)}</div>'
+def _small(text: str, more: str = "") -> str:
+    title = f' title="{html.escape(more)}"' if more else ""
+    return f'<div class="small"{title}>{html.escape(text)}</div>'
 
 
 def _recent(probe: Probe) -> str:
     record = probe.record
     if not record.recent:
         return ""
-    median = _small(f"median {latency(record.median_latency)}") if record.latencies else ""
+    median = _small(f"median {_brief(record.median_latency)}") if record.latencies else ""
     return f"{round(record.success_ratio * 100)}% good{median}"
 
 
-def _wrong(probe: Probe) -> str:
+def _wrong(probe: Probe, now: datetime) -> str:
     last = probe.record.last
     if last is None or last.ok:
         return ""
+    if probe.status is Status.RUNNING:
+        return _small(f"{_ago(last, now)}: {last.error}")
     return (
         f'<div class="error">{html.escape(last.error)}</div><div class="small">{html.escape(advice(probe.kind))}</div>'
     )
 
 
-def _ago(last: Run | None, now: datetime) -> str:
-    if last is None:
-        return "never"
-    at = datetime.fromtimestamp(last.end, UTC)
-    return f"{format_duration(max(0, int((now - at).total_seconds())) * 1_000_000_000)} ago, {at:%F %T} UTC"
+def _ended(last: Run | None, now: datetime) -> str:
+    return _small("never ended") if last is None else _small(_ago(last, now), f"{_at(last):%F %T} UTC")
+
+
+def _ago(last: Run, now: datetime) -> str:
+    return f"{_duration(max(0, int((now - _at(last)).total_seconds())))} ago"
+
+
+def _at(last: Run) -> datetime:
+    return datetime.fromtimestamp(last.end, UTC)
+
+
+def _brief(seconds: float) -> str:
+    """Give a latency in as many digits as anybody reads."""
+    return latency(round(seconds, 3 if seconds >= _LONG else 5))
 
 
 def _duration(seconds: float) -> str:

@@ -52,8 +52,8 @@ class TlsCheck:
     async def _check_revocation(self, chain: Sequence[x509.Certificate]) -> None:
         leaf = chain[0]
         if url := list_url(leaf):
-            await self.lists.check(leaf, url, [*chain[1:], *self.trust.certificates])
-        elif _is_of_lets_encrypt(leaf) and leaf.not_valid_before_utc >= _NAMES_LISTS_SINCE:
+            await self.lists.check(leaf, url, [*chain[1:], *self.trust.named(leaf.issuer)])
+        elif must_name_list(leaf):
             raise NetworkError("the certificate is from Let's Encrypt and names no revocation list")
 
 
@@ -98,6 +98,8 @@ def _issuers_key_id(certificate: x509.Certificate) -> bytes | None:
         return None
 
 
-def _is_of_lets_encrypt(certificate: x509.Certificate) -> bool:
+def must_name_list(certificate: x509.Certificate) -> bool:
+    """Tell whether one of this issuer and age names a revocation list when all is well."""
     names = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    return any(name.value == "Let's Encrypt" for name in names)
+    is_of_lets_encrypt = any(name.value == "Let's Encrypt" for name in names)
+    return is_of_lets_encrypt and certificate.not_valid_before_utc >= _NAMES_LISTS_SINCE

@@ -1,7 +1,7 @@
 """Whom the prober's TLS connections trust: as `server.roots` reads them, for Python's ssl and for checks of ours."""
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from cryptography import x509
@@ -15,7 +15,7 @@ class Trust:
     """The roots, in both forms that are needed."""
 
     context: ssl.SSLContext
-    certificates: tuple[x509.Certificate, ...]
+    ders: tuple[bytes, ...] = field(repr=False)
 
     @classmethod
     def load(cls, trusted: TrustedRoots) -> Self:
@@ -26,14 +26,9 @@ class Trust:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if ders:
             context.load_verify_locations(cadata=b"".join(ders))
-        return cls(context, tuple(_parsed(ders)))
+        return cls(context, tuple(ders))
 
-
-def _parsed(ders: list[bytes]) -> list[x509.Certificate]:
-    found = []
-    for der in ders:
-        try:
-            found.append(x509.load_der_x509_certificate(der))
-        except ValueError:  # one that cannot be read vouches for nobody
-            continue
-    return found
+    def named(self, name: x509.Name) -> list[x509.Certificate]:
+        """Give those that may have this subject; only they are read, as some systems trust what is hard to read."""
+        encoded = name.public_bytes()
+        return [x509.load_der_x509_certificate(der) for der in self.ders if encoded in der]

@@ -43,7 +43,7 @@ class UdpCheck:
         finally:
             transport.close()
         reason = asking.trouble or "no answer came"
-        raise NetworkError(f"timeout reading from {self.address}: {reason} ({tries} tries of {READ_SECONDS:g} s)")
+        raise NetworkError(f"timeout reading from {self.address}: {reason} ({tries} sent)")
 
 
 class _Asking(asyncio.DatagramProtocol):

@@ -14,6 +14,7 @@ from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.redaction import conceal
 from derper.server import pages, port80, successor
+from derper.server.actions import Actions
 from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
 from derper.server.admission.review import LIST, Review
@@ -131,7 +132,7 @@ class Server:
         self._debug = DebugPages(config, self.metrics, self._door, self.plane, overview)
         self.admin: AdminListener | None = None
         if config.admin is not None:
-            actions = [reload_action(self.reload)]
+            actions = [reload_action(self.reload), *Actions(self.plane).routes()]
             self.admin = AdminListener(config, config.admin, self._debug.routes(), actions)
 
     async def __aenter__(self) -> Self:

@@ -35,7 +35,11 @@ def context(roots: TrustedRoots) -> ssl.SSLContext:
     # As in Go, a certificate that was named is trusted by itself, whoever has signed it.
     tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if found := b"".join(load(roots)):
-        tls.load_verify_locations(cadata=found)
+        try:
+            tls.load_verify_locations(cadata=found)
+        except ssl.SSLError as error:
+            place = roots.file or "SSL_CERT_DIR or the system's folder"
+            raise ConfigError(f"a root certificate in {place} cannot be read ({error.reason}); take it out") from error
     return tls
 
 
@@ -44,4 +48,7 @@ def _read(path: Path) -> list[bytes]:
         text = path.read_text("ascii", "replace")
     except OSError as error:
         raise ConfigError(f"the root certificates in {path} cannot be read: {error.strerror}") from error
-    return [ssl.PEM_cert_to_DER_cert(block) for block in _CERTIFICATE.findall(text)]
+    try:
+        return [ssl.PEM_cert_to_DER_cert(block) for block in _CERTIFICATE.findall(text)]
+    except ValueError as error:
+        raise ConfigError(f"a root certificate in {path} cannot be read ({error}); take it out") from error

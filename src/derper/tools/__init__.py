@@ -2,5 +2,5 @@
 
 Here results are values; `derper.cli.tools` reads the words and shows them. Read in this order: `relays` (which relays
 an operator means), `doctor` with `asking` (what a client would meet at one), `mapentry` (what a DERP map says of this
-server).
+server), `admin` with `traffic` (a running server from outside).
 """

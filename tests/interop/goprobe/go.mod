@@ -46,4 +46,5 @@ require (
 
 replace github.com/tailscale/setec => github.com/tailscale/setec v0.0.0-20260310221408-dcd97e42f251
 
+// The version that v1.102.5 wants: the one that v1.104.5 wants cannot be downloaded.
 replace gvisor.dev/gvisor => gvisor.dev/gvisor v0.0.0-20260224225140-573d5e7127a8

@@ -2,10 +2,7 @@ module derper.test/tailnet
 
 go 1.26.6
 
-tool (
-	tailscale.com/cmd/tailscale
-	tailscale.com/cmd/tailscaled
-)
+tool tailscale.com/cmd/tailscaled
 
 require (
 	9fans.net/go v0.0.8-0.20250307142834-96bdba94b63f // indirect

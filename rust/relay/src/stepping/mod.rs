@@ -12,6 +12,7 @@ mod seeded;
 mod usher;
 mod wire;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -20,7 +21,7 @@ use crate::Key;
 use crate::certificates::CertificateStore;
 use crate::id::ConnId;
 use crate::net::Ready;
-use crate::seam::{Command, Event, Listener, Waker};
+use crate::seam::{Command, Event, Listener, Member, Role, Waker};
 use crate::shard::{Settings, Shard, Shared};
 
 pub use crate::shard::Census;
@@ -455,6 +456,14 @@ pub fn presence(key: &Key, guest: Guest) -> Vec<u8> {
     frame.extend_from_slice(&[0; 18]);
     frame.extend_from_slice(&[if guest == Guest::MeshPeer { 2 } else { 1 }, 0]);
     frame
+}
+
+/// Who a guest is, as a login would settle it.
+#[must_use]
+pub fn member(key: &Key, guest: Guest) -> Member {
+    let role = if guest == Guest::MeshPeer { Role::MeshPeer } else { Role::Client };
+    let remote = SocketAddr::from(([127, 0, 0, 1], 0));
+    Member { key: *key, role, presence: presence(key, guest).into(), version: 2, number: 0, remote }
 }
 
 /// Whether STUN answers a datagram: `any` standard client's, or Tailscale's alone.

@@ -1,12 +1,11 @@
 //! Stands in Python's place: takes the events, introduces those who are expected, leaves the rest to the test.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use super::{Guest, Party, presence};
+use super::{Guest, Party, member};
 use crate::id::ConnId;
-use crate::seam::{Command, Event, Member, Role};
+use crate::seam::{Command, Event};
 use crate::shard::Shared;
 
 /// Most payload bytes of an introduction.
@@ -84,24 +83,17 @@ impl Usher {
                 for (shard, port) in shared.ports.iter().enumerate() {
                     port.load.store(if anywhere || shard == home { 500 } else { 1_000 }, Ordering::Relaxed);
                 }
-                let (role, guest) = match rest {
+                let guest = match rest {
                     [2] => {
                         let party = self.parties[&conn];
                         self.conns.insert(party, (conn, true));
                         shared.submit([(conn, Command::Link { conn, first: Vec::new() })]);
                         return None;
                     }
-                    [1] => (Role::MeshPeer, Guest::MeshPeer),
-                    _ => (Role::Client, Guest::Client),
+                    [1] => Guest::MeshPeer,
+                    _ => Guest::Client,
                 };
-                let member = Member {
-                    key: *key,
-                    role,
-                    presence: presence(key, guest).into(),
-                    version: 2,
-                    number: 0,
-                    remote: SocketAddr::from(([127, 0, 0, 1], 0)),
-                };
+                let member = member(key, guest);
                 shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
             }
             Event::Switched { member, .. } if home(member).is_some() => {}

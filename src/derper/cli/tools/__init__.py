@@ -10,9 +10,11 @@ from typing import Final
 
 TOOLS: Final = {
     "cat": "talk to another key through a relay, as netcat does",
+    "ctl": "tell a running server what to do: drain, reload, disconnect, health",
     "doctor": "look at a relay, or all of a DERP map, from outside",
     "keygen": "make a key file or a mesh key",
     "map": "print this server's entry for a DERP map",
+    "top": "show the clients of a running server by their traffic",
 }
 
 

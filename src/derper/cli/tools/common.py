@@ -26,6 +26,12 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return made
 
 
+def add_place(made: argparse.ArgumentParser) -> None:
+    """Add where the running server is."""
+    made.add_argument("--admin", default="unix", metavar="PLACE", help="the server's -admin: unix[:PATH] or host:port")
+    made.add_argument("--token-file", metavar="FILE", help="the server's -admin-token-file, for host:port")
+
+
 def console() -> Console:
     """Give where tables go: standard output, in colours on a terminal that has them."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)

@@ -1,11 +1,9 @@
 //! From the first byte to the switch: heads, login frames, and nothing lost or doubled between two readers.
 
-use std::net::SocketAddr;
-
 use super::harness::{ALL, Over, Room, frame, from, key, packet, settings};
 use crate::id::ConnId;
-use crate::seam::{Command, Event, Member, Role};
-use crate::stepping::Party;
+use crate::seam::{Command, Event};
+use crate::stepping::{Guest, Party, member};
 
 const HEAD: &[u8] = b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\n";
 const CLIENT_INFO: u8 = 0x02;
@@ -31,9 +29,7 @@ fn frame_of(room: &mut Room) -> Option<(u8, Vec<u8>)> {
 }
 
 fn switch(room: &mut Room, conn: ConnId, name: u8, first: &[u8]) {
-    let remote = SocketAddr::from(([127, 0, 0, 1], 0));
-    let member =
-        Member { key: key(name), role: Role::Client, presence: [].into(), version: 2, number: 0, remote };
+    let member = member(&key(name), Guest::Client);
     room.world.submit([(conn, Command::Switch { conn, member, first: first.to_vec() })]);
 }
 

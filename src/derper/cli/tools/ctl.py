@@ -1,0 +1,63 @@
+"""`derper ctl`: tell a running server what to do, over its admin listener."""
+
+import argparse
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+from derper.cli.tools import common
+from derper.errors import ConfigError, ProtocolError
+from derper.protocol.keys import NodePublic
+from derper.tools.admin import AdminClient
+
+
+def main(words: Sequence[str]) -> int:
+    """Run with the words behind the tool's name."""
+    parser = common.parser("ctl", "Tell a running server what to do, over its admin listener.")
+    common.add_place(parser)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("drain", help="send all clients away and end, as SIGTERM does; asked again, end at once")
+    actions.add_parser("reload", help="read settings, limits and certificates again, as SIGHUP does")
+    disconnect = actions.add_parser("disconnect", help="close all connections of a key; it may come back")
+    disconnect.add_argument("key", metavar="KEY", help="nodekey:…")
+    health = actions.add_parser("health", help="have all clients show a text to their users")
+    health.add_argument("text", nargs="?", default="", metavar="TEXT", help="nothing: all is well again")
+    return common.finish("ctl", _tell(parser.parse_args(words)))
+
+
+async def _tell(asked: argparse.Namespace) -> int:
+    words = {}
+    if asked.action == "disconnect":
+        words["key"] = _key(asked.key)
+    elif asked.action == "health" and asked.text:
+        words["text"] = asked.text
+    async with AdminClient(asked.admin, Path(asked.token_file) if asked.token_file else None) as server:
+        status, said = await server.do(asked.action, **words)
+    if asked.json:
+        common.show_json(said)
+    else:
+        _show(asked.action, said)
+    return 0 if status < HTTPStatus.BAD_REQUEST else 1
+
+
+def _show(action: str, said: dict[str, object]) -> None:
+    match action:
+        case "drain":
+            common.say("it sends its clients away and ends")
+        case "reload":
+            failed = said["failed"]
+            for what, why in failed.items() if isinstance(failed, dict) else ():
+                common.say(f"not reloaded: {what}: {why}")
+            if not failed:
+                common.say("reloaded")
+        case "disconnect":
+            common.say(f"connections closed: {said['connections']}" if said["connections"] else "the key is not here")
+        case _:
+            common.say("all clients are told" if said["text"] else "all clients are told that all is well again")
+
+
+def _key(text: str) -> str:
+    try:
+        return str(NodePublic.from_text(text))
+    except ProtocolError as error:
+        raise ConfigError(f"{text} is no key ({error})") from error

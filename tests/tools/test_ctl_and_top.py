@@ -1,0 +1,118 @@
+"""`derper ctl` and `derper top` at a running server of ours, over its admin listener."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from relays import HOST, OurDerper, Relay, RelayError, free_port
+from running import SECONDS, inline, json_of, tool
+
+from derper.client import Connected, DerpClient, Disconnected, Health, Options
+from derper.errors import NetworkError
+
+TOKEN = "correct-horse-battery"  # noqa: S105  a test's own
+NOBODY = "nodekey:" + "11" * 32
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    folder = tmp_path_factory.mktemp("ctl")
+    with OurDerper(folder, flags=("-admin", f"unix:{folder}/admin.sock")) as relay:
+        yield relay
+
+
+@pytest.fixture
+def place(relay: Relay) -> tuple[str, str]:
+    return "--admin", f"unix:{relay.folder}/admin.sock"
+
+
+@pytest.fixture
+async def client(relay: Relay) -> AsyncIterator[DerpClient]:
+    async with asyncio.timeout(SECONDS), DerpClient(relay.url, options=Options(reconnect=False)) as client:
+        assert isinstance(await client.receive(), Connected)
+        yield client
+
+
+async def test_a_health_text_reaches_every_client_and_can_be_taken_back(
+    client: DerpClient, place: tuple[str, str]
+) -> None:
+    said = await asyncio.to_thread(tool, "ctl", *place, "health", "back at six")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "all clients are told\n")
+    assert await client.receive() == Health("back at six")
+    cleared = await asyncio.to_thread(tool, "ctl", *place, "--json", "health")
+    assert json_of(cleared) == {"text": ""}
+    assert await client.receive() == Health("")
+
+
+async def test_a_key_is_disconnected_and_one_that_is_not_here_is_said_not_to_be(
+    client: DerpClient, place: tuple[str, str]
+) -> None:
+    done = await asyncio.to_thread(tool, "ctl", *place, "disconnect", str(client.key))
+    assert (done.returncode, done.stderr) == (0, "connections closed: 1\n")
+    with pytest.raises(NetworkError, match=r"closed|lost"):
+        await client.receive()
+    again = await asyncio.to_thread(tool, "ctl", *place, "disconnect", NOBODY)
+    assert (again.returncode, again.stderr) == (1, "the key is not here\n")
+
+
+def test_a_reload_says_what_came_of_it(relay: Relay, place: tuple[str, str]) -> None:
+    assert tool("ctl", *place, "reload").stderr == "reloaded\n"
+    relay.wait_for_log("event=reloaded")
+
+
+async def test_top_shows_who_moves_most(client: DerpClient, place: tuple[str, str]) -> None:
+    watching = asyncio.create_task(asyncio.to_thread(tool, "top", *place, "--json", "--interval", "1"))
+    while not watching.done():
+        await client.send(client.key, bytes(1_000))
+        await client.packet()
+    first = json_of(watching.result())[0]
+    assert first["key"] == str(client.key)
+    assert first["bytes_in"] >= 1_000
+    assert first["in_rate"] > 0
+    shown = await asyncio.to_thread(tool, "top", *place, "--once", "--interval", "0.1")
+    assert shown.returncode == 0
+    assert str(client.key)[:24] in shown.stdout
+
+
+async def test_a_drain_ends_the_server_in_order(tmp_path: Path) -> None:
+    relay = OurDerper(tmp_path, flags=("-admin", f"unix:{tmp_path}/admin.sock"))
+    relay.start()
+    async with asyncio.timeout(SECONDS), DerpClient(relay.url) as client:
+        done = await asyncio.to_thread(tool, "ctl", "--admin", f"unix:{tmp_path}/admin.sock", "drain")
+        assert (done.returncode, done.stderr) == (0, "it sends its clients away and ends\n")
+        while not isinstance(await client.receive(), Disconnected):
+            pass
+        relay.wait_for_log("told to drain by the operator")
+        with pytest.raises(RelayError, match="did not log"):  # waits until it has ended
+            await asyncio.to_thread(relay.wait_for_log, "never logged")
+    with pytest.raises(RelayError, match="died with exit code 0"):
+        relay.stop()
+
+
+def test_an_address_wants_the_token_for_changes(tmp_path: Path) -> None:
+    token, port = tmp_path / "token", free_port()
+    token.write_text(TOKEN)
+    with OurDerper(tmp_path / "relay", flags=("-admin", f"{HOST}:{port}", "-admin-token-file", str(token))):
+        at = ("--admin", f"{HOST}:{port}")
+        refused = tool("ctl", *at, "health", "x")
+        assert refused.returncode == 1
+        assert "is answered with 401" in refused.stderr
+        assert tool("ctl", *at, "--token-file", str(token), "health", "x").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("ctl",), 2, "usage: derper ctl"),
+        (("ctl", "stop"), 2, "invalid choice: 'stop'"),
+        (("ctl", "disconnect", "x"), 1, "x is no key"),
+        (("ctl", "--admin", "unix:/nowhere", "reload"), 1, "does it run with -admin there?"),
+        (("top", "--admin", f"{HOST}:1", "--once"), 1, "does it run with -admin there?"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:
+    done = inline(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
