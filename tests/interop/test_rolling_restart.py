@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def fleet(*ports: int, roots: Path) -> Iterator[Fleet]:
         env=os.environ | {"SSL_CERT_FILE": str(roots)},
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line == "fleet: all are in\n", line + process.stderr.read()
+        before = list(takewhile(lambda line: line != "fleet: all are in\n", process.stderr))
+        assert process.poll() is None, "".join(before)
         running = Fleet(process)
         yield running
         running.end()

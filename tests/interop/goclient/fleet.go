@@ -23,6 +23,10 @@ import (
 // How often each client of a fleet sends itself a packet.
 const fleetBeat = 50 * time.Millisecond
 
+// How long a fleet goes on after the last word, so that all who were on their
+// way have arrived.
+const fleetRest = 5 * time.Second
+
 // A wanderer is one client of a fleet: it sends itself packets, and notes the
 // longest time in which none came back.
 type wanderer struct {
@@ -82,6 +86,7 @@ func (c *check) fleet(ctx context.Context) error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
 	}
+	time.Sleep(fleetRest)
 	now := time.Now()
 	stop()
 	for _, w := range wanderers {
