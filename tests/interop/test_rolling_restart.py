@@ -19,7 +19,8 @@ from typing import Any
 from authority import Authority
 from parts import program
 from region import OurNode, Region
-from relays import free_port
+from relays import HOST, free_port
+from serving import Server
 
 CLIENTS = 500
 BOUND_MS = 10_000
@@ -75,29 +76,22 @@ def test_a_node_that_rolls_sends_its_clients_to_the_other_one(tmp_path: Path) ->
 
 def test_one_node_alone_hands_all_its_clients_over_to_its_successor(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    node = OurNode(tmp_path / "node", free_port(), authority, "", mesh_key=None)
-    with fleet_of(node, authority) as clients:
-        mark = node.mark()
-        os.kill(node.pid, signal.SIGUSR2)
-        successor = int(node.logged(r"the successor serves.* pid=(\d+)", mark, seconds=30)[1])
-        assert node.process.wait(30) == 0
+    authority.issue(tmp_path / "node", HOST)
+    server = Server(tmp_path / "node", tls=True).start()
+    with fleet(server.port, roots=authority.file) as clients:
+        mark = server.mark()
+        os.kill(server.process.pid, signal.SIGUSR2)
+        successor = int(server.logged(r"the successor serves.* pid=(\d+)", mark, seconds=30)[1])
+        assert server.process.wait(30) == 0
     os.kill(successor, signal.SIGTERM)
-    node.closed_its_log()
+    server.closed_its_log()
     nobody_was_silent_for_long(clients.verdict, moved=CLIENTS)
 
 
 def test_one_node_alone_that_restarts_has_its_clients_back(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    node = OurNode(tmp_path / "node", free_port(), authority, "", mesh_key=None)
-    with fleet_of(node, authority) as clients:
-        assert node.stop() == 0
-        node.start()
-    node.stop()
-    nobody_was_silent_for_long(clients.verdict, moved=CLIENTS)
-
-
-@contextmanager
-def fleet_of(node: OurNode, authority: Authority) -> Iterator[Fleet]:
-    node.start()
-    with fleet(node.door.port, roots=authority.file) as clients:
-        yield clients
+    with OurNode(tmp_path / "node", free_port(), authority, "", mesh_key=None) as node:
+        with fleet(node.door.port, roots=authority.file) as clients:
+            assert node.stop() == 0
+            node.start()
+        nobody_was_silent_for_long(clients.verdict, moved=CLIENTS)
