@@ -60,6 +60,14 @@ async def leaf(server: Server, sni: str | None = NAME, context: ssl.SSLContext |
     return x509.load_der_x509_certificate(seen)
 
 
+async def another_leaf(server: Server, first: x509.Certificate) -> x509.Certificate:
+    """Give what clients see once it is not this any more."""
+    async with asyncio.timeout(SECONDS):
+        while (seen := await leaf(server)) == first:  # noqa: ASYNC110  nothing tells of it but asking again
+            await asyncio.sleep(0.05)
+    return seen
+
+
 async def asking_for(server: Server, sni: str) -> x509.Certificate | None:
     """Give the certificate that a client sees that asks for this, which may be an address; None: it is refused."""
     process = await asyncio.create_subprocess_exec(
@@ -71,6 +79,28 @@ async def asking_for(server: Server, sni: str) -> x509.Certificate | None:
         assert b"SSL alert number" in said
         return None
     return x509.load_pem_x509_certificate(said[said.index(b"-----BEGIN CERT") :])
+
+
+async def answer_to_hello(server: Server, name: bytes) -> bytes:
+    """Ask for any bytes as a server name, which no TLS library sends; gives the first byte of the answer."""
+
+    def sized(data: bytes, width: int = 2) -> bytes:
+        return len(data).to_bytes(width, "big") + data
+
+    extensions = [
+        (0, sized(b"\0" + sized(name))),
+        (10, sized(b"\0\x17")),  # P-256
+        (13, sized(b"\x04\x03")),  # ECDSA with it
+    ]
+    told = b"".join(kind.to_bytes(2, "big") + sized(data) for kind, data in extensions)
+    hello = b"\3\3" + bytes(32) + sized(b"", 1) + sized(b"\xc0\x2b") + sized(b"\0", 1) + sized(told)
+    stream, out = await asyncio.open_connection("127.0.0.1", server.port)
+    out.write(b"\x16\3\1" + sized(b"\1" + sized(hello, 3)))
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await stream.read(1)
+    finally:
+        out.close()
 
 
 def challenge_context() -> ssl.SSLContext:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from issued import NAME, asking_for, certificates_of, challenge_context, dns_hook, having, leaf, until
+from issued import NAME, answer_to_hello, asking_for, certificates_of, challenge_context, dns_hook, having, leaf, until
 from pebble import Pebble
 
 from derper.server import exposition
@@ -141,3 +141,24 @@ async def test_a_host_that_is_an_address_starts_with_a_certificate_for_it(tmp_pa
     assert status.ends is not None
     assert timedelta(days=1) < status.ends - status.renews < timedelta(days=4)  # with the CA's word or without
     assert pebble.orders() <= orders + 1
+
+
+async def test_a_full_disk_keeps_nobody_from_being_served(tmp_path: Path, pebble: Pebble) -> None:
+    async with having(tmp_path, pebble, wait=False) as server:
+        # Where the file should go, there is a folder: nothing can be put in its place.
+        (tmp_path / "certs" / NAME).mkdir(parents=True)
+        status = await until(server, lambda status: status.ends is not None and bool(status.problem))
+        assert "cannot be written" in status.problem
+        await leaf(server, context=pebble.context())
+        (tmp_path / "certs" / NAME).rmdir()
+        await server.parts.reload()
+        await until(server, lambda status: not status.problem)
+    assert (tmp_path / "certs" / NAME).is_file()
+
+
+async def test_odd_server_names_are_refused_and_others_are_served(tmp_path: Path, pebble: Pebble) -> None:
+    async with having(tmp_path, pebble) as server:
+        for name in (b"x" * 300, b"x" * 10_000, b"a\0b", b"\xff\xfe", b"..", b"", b"a_b.example.test"):
+            assert await answer_to_hello(server, name) in (b"\x15", b""), name  # an alert, or nothing at all
+        assert await asking_for(server, NAME.upper()) is not None
+        await leaf(server, context=pebble.context())

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -168,3 +169,8 @@ def test_the_architecture_names_every_event_and_command_of_the_seam() -> None:
     }
     commands = {name for name in vars(DataPlane) if not name.startswith("_")} - asked
     assert sorted((events | commands) - told) == []
+
+
+def test_the_page_of_all_flags_is_what_the_programs_read() -> None:
+    done = subprocess.run([sys.executable, "tools/flags_page.py", "--check"], cwd=ROOT, check=False)
+    assert done.returncode == 0, "write it anew: .venv/bin/python tools/flags_page.py"

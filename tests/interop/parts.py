@@ -62,6 +62,7 @@ TAILSCALED_TAGS: Final = ",".join(["ts_include_cli", *(f"ts_omit_{feature}" for 
 
 PARTS: Final = {
     "derper": Part("goserver", "tailscale.com/cmd/derper"),
+    "autocert": Part("autocert", "."),
     "pebble": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
     "pebble-challtestsrv": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv"),
     "derpprobe": Part("goprobe", "tailscale.com/cmd/derpprobe"),

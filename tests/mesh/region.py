@@ -46,7 +46,7 @@ class OurNode(Server):
         authority: Authority,
         mesh_with: str,
         *flags: str,
-        mesh_key: MeshKey = MESH_KEY,
+        mesh_key: MeshKey | None = MESH_KEY,
         hostname: str = HOST,
         tuning: Tuning | None = None,
         before: Sequence[str] = (),

@@ -36,6 +36,7 @@ class Server:
     parts: app.Server
     port: int
     tls: bool
+    name: str  # that TLS clients ask for
     connections: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def get(self, path: str) -> tuple[int, str]:
@@ -67,7 +68,8 @@ async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamW
     if server.tls:
         tls = ssl.create_default_context()
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    stream, out = await asyncio.open_connection("127.0.0.1", server.port, ssl=tls)
+    name = server.name if server.tls else None
+    stream, out = await asyncio.open_connection("127.0.0.1", server.port, ssl=tls, server_hostname=name)
     server.connections.append(out)
     return stream, out
 
@@ -76,7 +78,7 @@ async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamW
 async def serving(config: Config, *, rtt_interval: float = 10.0, shards: int = 2) -> AsyncIterator[Server]:
     config = replace(config, relay=replace(config.relay, shards=shards))
     async with app.Server(config, lambda: config, rtt_interval=rtt_interval) as parts:
-        server = Server(parts, int(parts.listening.address.rpartition(":")[2]), config.serves_tls)
+        server = Server(parts, int(parts.listening.address.rpartition(":")[2]), config.serves_tls, config.tls.hostname)
         yield server
         for out in server.connections:
             out.close()

@@ -31,6 +31,7 @@ def tls(directory: Path | None, hostname: str) -> Tls:
 
 
 def load(directory: Path, hostname: str, later: timedelta = timedelta()) -> Certificate:
+    manual.prepare(tls(directory, hostname), datetime.now(UTC) + later)
     return manual.load(tls(directory, hostname), datetime.now(UTC) + later)
 
 

@@ -65,6 +65,7 @@ class ManualFiles:
 
     async def load(self) -> None:
         """Show the certificate, made if need be, and tell its pin."""
+        await self._run(partial(prepare, self._tls, self._clock()))
         await self.reload()
         if self._certificate is not None and (node := derp_map_node(self._tls, self._certificate)) is not None:
             _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
@@ -176,24 +177,37 @@ def pair_of(tls: Tls) -> Pair:
 
 
 def load(tls: Tls, now: datetime) -> Certificate:
-    """Give the certificate in `<certdir>/<hostname>.crt` and `.key`; for an IP address without files, a new one.
+    """Give the certificate in `<certdir>/<hostname>.crt` and `.key`.
 
     Raises:
         ConfigError: the files cannot serve this host name now.
     """
-    pair, host = pair_of(tls), host_of(tls)
+    pair = pair_of(tls)
     remedy = "renew it"
     if tls.ip is not None:
-        pair.mend(host)
-        if not pair.exists():
-            pair.write(*make_self_signed(tls.ip, now))
         remedy = f"renew it, or remove it and {pair.key} for a new one with a new pin"
-    certificate = certificates.load(pair.certificate, pair.key, host)
-    if tls.ip is not None and certificate.self_signed and now > certificate.ends and pair.next.exists():
-        pair.take_next()
-        certificate = certificates.load(pair.certificate, pair.key, host)
+    certificate = certificates.load(pair.certificate, pair.key, host_of(tls))
     certificates.check_dates(certificate, pair.certificate, now, remedy)
     return certificate
+
+
+def prepare(tls: Tls, now: datetime) -> None:
+    """See, before the first look, that a host that is an IP address has files, and not those that have ended.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    pair = pair_of(tls)
+    if tls.ip is None:
+        return
+    pair.mend(tls.ip)
+    if not pair.exists():
+        pair.write(*make_self_signed(tls.ip, now))
+    elif pair.next.exists():
+        with suppress(ConfigError):
+            present = certificates.load(pair.certificate, pair.key, tls.ip)
+            if present.self_signed and now > present.ends:
+                pair.take_next()
 
 
 def derp_map_node(tls: Tls, certificate: Certificate) -> str | None:

@@ -27,9 +27,10 @@ import (
 // A check is one run of one scenario against one server.
 type check struct {
 	target
-	packets int // bulk: packets each way
-	clients int // crowd: clients at once, even
-	maxSize int // largest packet sent, in bytes
+	packets int      // bulk: packets each way
+	clients int      // crowd: clients at once, even
+	maxSize int      // largest packet sent, in bytes
+	others  []string // fleet: further nodes, by their addresses
 	notes   map[string]any
 }
 
@@ -38,6 +39,7 @@ var scenarios = map[string]func(*check, context.Context) error{
 	"crowd":      (*check).crowd,
 	"duplicates": (*check).duplicates,
 	"eager":      (*check).eager,
+	"fleet":      (*check).fleet,
 	"gone":       (*check).gone,
 	"gone-again": (*check).goneAgain,
 	"identity":   (*check).identity,
@@ -67,6 +69,7 @@ func main() {
 	flag.IntVar(&c.packets, "packets", 100_000, "bulk: packets each way")
 	flag.IntVar(&c.clients, "clients", 50, "crowd: clients at once")
 	flag.IntVar(&c.maxSize, "max-size", 65536, "largest packet to send")
+	others := flag.String("others", "", "fleet: further nodes of the region, IP:PORT,...")
 	names := slices.Sorted(maps.Keys(scenarios))
 	flag.Usage = func() {
 		fmt.Fprintf(os.Stderr, "usage: derpcheck -url URL [flags] %s\n", strings.Join(names, "|"))
@@ -89,6 +92,8 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
+
+	c.others = strings.FieldsFunc(*others, func(r rune) bool { return r == ',' })
 
 	if *websocket {
 		envknob.Setenv("TS_DEBUG_DERP_WS_CLIENT", "1") // heeded under build tag ts_debug_websockets

@@ -185,8 +185,9 @@ class OverDns:
         except OSError as error:
             raise OrderError(f"the program {self._program} of -acme-dns-hook cannot run ({error.strerror})") from None
         try:
-            said = await asyncio.wait_for(_last_of(process), HOOK_SECONDS)
-            code = await process.wait()
+            async with asyncio.timeout(HOOK_SECONDS):
+                said = await _last_of(process)
+                code = await process.wait()
         except TimeoutError:
             raise OrderError(
                 f"the program {self._program} of -acme-dns-hook took longer than {HOOK_SECONDS:.0f} s to {action}"

@@ -257,17 +257,26 @@ class _Adapter(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
         response = super().send(request, *args, **(kwargs | {"stream": True}))
-        deadline = time.monotonic() + BODY_SECONDS
-        body = b""
-        while piece := response.raw.read1(MOST_BYTES, decode_content=True):
-            body += piece
-            if len(body) > MOST_BYTES:
-                raise OrderError(f"the CA answers with more than {MOST_BYTES:,} bytes")
-            if time.monotonic() > deadline:
-                raise OrderError(f"the CA's answer takes longer than {BODY_SECONDS:.0f} s")
+        try:
+            body = _read(response)
+        except BaseException:
+            response.close()
+            raise
         response.raw.release_conn()
         response.raw = io.BytesIO(body)
         return response
+
+
+def _read(response: requests.Response) -> bytes:
+    deadline = time.monotonic() + BODY_SECONDS
+    body = b""
+    while piece := response.raw.read1(MOST_BYTES, decode_content=True):
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise OrderError(f"the CA answers with more than {MOST_BYTES:,} bytes")
+        if time.monotonic() > deadline:
+            raise OrderError(f"the CA's answer takes longer than {BODY_SECONDS:.0f} s")
+    return body
 
 
 def _problem(response: requests.Response) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper.config import Config, IPAddress, TrustedRoots
+from derper.config import CertMode, Config, IPAddress, TrustedRoots
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.server import certificates, roots
@@ -79,7 +79,7 @@ class Issuer:
             external_key(acme)
         if acme.roots is not None and not roots.load(TrustedRoots(acme.roots, ())):
             raise ConfigError(f"the file {acme.roots} of -acme-directory-ca holds no certificate; name another")
-        if acme.ip_certificates and self._config.http_address is None:
+        if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
         host: Host = certificates.plain_name(self._tls.hostname) if self._tls.ip is None else self._tls.ip
         keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=host == FLEET_NAME)
@@ -122,11 +122,15 @@ class Issuer:
 
     def _served_as(self, name: str | None, local: IPAddress) -> Host | None:
         if name is None:
-            return local if self._tls.acme.ip_certificates else None
+            return local if self._serves_addresses else None
         plain = certificates.plain_name(name)
         if self._tls.hostname == FLEET_NAME and _OF_THE_FLEET.fullmatch(plain):
             return plain
         return None
+
+    @property
+    def _serves_addresses(self) -> bool:
+        return self._tls.acme.ip_certificates and self._tls.mode is CertMode.LETSENCRYPT
 
     def _has_room(self) -> bool:
         """See that one more fits, in the place of one that never got a certificate if need be."""
@@ -154,6 +158,7 @@ class Keeper:
         self._shop = shop
         self._task: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
+        self._hurried = False
         self._is_wanted = not on_demand
         self._not_before: datetime | None = None  # no order before this
         self._failures = 0
@@ -198,8 +203,8 @@ class Keeper:
             self._poked.set()
 
     def hurry(self) -> None:
-        """Wait no longer."""
-        self._not_before = self._ask_at = None
+        """Wait no longer, once what is going on has ended."""
+        self._hurried = True
         self._poked.set()
 
     def status(self) -> Status:
@@ -211,12 +216,15 @@ class Keeper:
         if self.on_demand:
             await self.load()
         while True:
+            self._poked.clear()
+            if self._hurried:
+                self._hurried = False
+                self._not_before = self._ask_at = None
             await self._ask()
             await self._save()
             now = self._shop.clock()
             wait = self._next_order(now) - now
             if not self._is_wanted or wait > timedelta():
-                self._poked.clear()
                 seconds = min(wait, LOOK_AGAIN).total_seconds() if self._is_wanted else None
                 with suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
@@ -297,7 +305,7 @@ class Keeper:
             leaf = DER_cert_to_PEM_cert(self.certificate.chain[0])
             suggested, again = await self._shop.orders.suggestion(leaf.encode())
         except (OrderError, ConfigError, TimeoutError) as error:
-            _log.debug("the CA says nothing of renewal", host=self.host, reason=str(error))
+            _log.info("the CA says nothing of renewal", host=self.host, reason=str(error))
             self._ask_at = now + ASK_AGAIN
             return
         if suggested != self._suggested:
@@ -316,7 +324,7 @@ class Keeper:
             self._problem = str(error)
             _log.error("the new certificate is served, but not kept", host=self.host, reason=self._problem)
         else:
-            self._unsaved = None
+            self._unsaved, self._problem = None, ""
 
     async def _on_disk(self, call: Blocking[T]) -> T:
         try:

@@ -1,0 +1,93 @@
+"""`derper settings`: what would be in force with these words, and where each value comes from. Nothing listens.
+
+It takes the server's own flags. Secrets show only whether and from where they are set.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from derper import log
+from derper.cli import settingsfile
+from derper.cli.flags import ACME_EAB_KEY, DERPER_FLAGS, SETTINGS, VERSION
+from derper.cli.goflags import Flag, Parsed, boolean, parse_or_exit
+from derper.cli.settings import Surroundings, config_from
+from derper.cli.tools import common
+from derper.errors import DerperError
+from derper.redaction import redacted
+
+JSON = boolean("json", "print JSON for a script")
+
+_VARIABLES: Final = (
+    "DERPER_SHARDS",
+    "DERP_DEBUG_LOGS",
+    "DERP_PROBER_DEBUG_LOGS",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TAILSCALE_DERPER_MESH_KEY",
+    "TS_ALLOW_DEBUG_IP",
+    "TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH",
+    "TS_DEBUG_KEY_PATH",
+    "TS_DEBUG_TRUSTED_CIDRS",
+    "TS_DEBUG_VERBOSE_DROPS",
+    "TS_DERP_DISABLE_RTT_STATS",
+    "TS_DERP_SENDER_CARDINALITY",
+)
+_SECRETS: Final = (ACME_EAB_KEY.name, "TAILSCALE_DERPER_MESH_KEY")
+
+
+class Setting(NamedTuple):
+    """One line."""
+
+    name: str
+    value: str
+    source: str
+
+
+def main(words: Sequence[str]) -> int:
+    """Run with the words behind the tool's name."""
+    line = parse_or_exit("derper settings", (*DERPER_FLAGS, JSON), words)
+    try:
+        around = Surroundings.of_this_process()
+        path = line[SETTINGS]
+        below = settingsfile.read(Path(path), DERPER_FLAGS) if path else {}
+        config_from(line.over(below), around)  # what cannot be is said as the server would say it
+        found = [*_flags(line, line.over(below), path), *_environment(around)]
+    except (DerperError, OSError) as error:
+        common.say(f"derper settings: {log.in_one_line(error)}")
+        return 1
+    if line[JSON]:
+        common.show_json([setting._asdict() for setting in found])
+    else:
+        table = Table("Setting", "Value", "From", box=None, pad_edge=False)
+        for setting in found:
+            table.add_row(*(Text(text, style="" if setting.source != "default" else "dim") for text in setting))
+        common.console().print(table)
+    return 0
+
+
+def _flags(line: Parsed, whole: Parsed, path: str) -> Iterator[Setting]:
+    for flag in sorted(DERPER_FLAGS, key=lambda flag: flag.name):
+        if flag.name == VERSION.name:
+            continue
+        source = "command line" if line.given(flag) else path if whole.given(flag) else "default"
+        yield Setting(f"-{flag.name}", _shown(flag.name, _text(flag, whole[flag]), source), source)
+
+
+def _environment(around: Surroundings) -> Iterator[Setting]:
+    for name in _VARIABLES:
+        if value := around.environ.get(name):
+            yield Setting(name, _shown(name, value, "environment"), "environment")
+
+
+def _text(flag: Flag[Any], value: object) -> str:
+    return value if isinstance(value, str) else str(flag.kind.show(value))
+
+
+def _shown(name: str, value: str, source: str) -> str:
+    if name in _SECRETS and value:
+        return f"set (from {source})"
+    return redacted(value)

@@ -1,0 +1,252 @@
+"""Certificates in the operator's files: read again when they change, and never exchanged for worse."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from issued import certificates_of, leaf
+from live import SECONDS, Client, Server, config_of, serving
+from made import make
+from structlog.testing import capture_logs
+
+from derper import log
+from derper.config import Acme, CertMode, Tls
+from derper.dataplane import Serves
+from derper.errors import ConfigError
+from derper.protocol.frames import SendPacket
+from derper.server import certificates
+from derper.server.acme.store import sec1
+from derper.server.certificates import Certificate
+from derper.server.manual import ManualFiles, derp_map_node
+from derper.server.pairs import Pair
+
+NAME = "derp.example.test"
+ADDRESS = "192.0.2.1"
+DAY = timedelta(days=1)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+def put(folder: Path, name: str = NAME, begins: datetime = NOW - DAY, life: timedelta = 30 * DAY) -> datetime:
+    """Replace both files; gives the new certificate's end."""
+    key, chain = make(NAME, begins, life)
+    (folder / f"{name}.key").write_bytes(sec1(key))
+    (folder / f"{name}.crt").write_bytes(chain)
+    return begins + life
+
+
+class Files(ManualFiles):
+    """The files of one host, with a clock to be set, and what was shown last."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        self.now = NOW
+        self.shown: Certificate | None = None
+        tls = Tls(CertMode.MANUAL, host, folder, Acme())
+        super().__init__(tls, self._note, lambda: self.now)
+
+    def _note(self, _serves: Serves, certificate: Certificate | None) -> None:
+        self.shown = certificate
+
+    @property
+    def end(self) -> datetime:
+        assert self.shown is not None
+        return self.shown.ends
+
+
+@pytest.fixture
+async def files(tmp_path: Path) -> Files:
+    put(tmp_path)
+    found = Files(tmp_path, NAME)
+    await found.load()
+    return found
+
+
+async def test_new_files_are_served_from_the_next_look_on(tmp_path: Path, files: Files) -> None:
+    before = files.end
+    await files.look()
+    assert files.end == before
+    ends = put(tmp_path, life=60 * DAY)
+    with capture_logs() as logs:
+        await files.look()
+    assert files.end == ends
+    assert [line["log_level"] for line in logs] == ["info"]
+
+
+async def test_files_that_are_replaced_one_after_the_other_are_waited_for(tmp_path: Path, files: Files) -> None:
+    before = files.end
+    key, chain = make(NAME, NOW - DAY, 60 * DAY)
+    (tmp_path / f"{NAME}.key").write_bytes(sec1(key))
+    with capture_logs() as logs:
+        await files.look()
+        (tmp_path / f"{NAME}.crt").write_bytes(chain[:200])
+        await files.look()
+        assert files.end == before
+        (tmp_path / f"{NAME}.crt").write_bytes(chain)
+        await files.look()
+    assert files.end == NOW + 59 * DAY
+    assert [line["log_level"] for line in logs] == ["info"]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "sentence"),
+    [
+        ("another key", "is not that of the certificate"),
+        ("another name", "is not valid for"),
+        ("ended", "ended on"),
+        ("not begun", "begins only on"),
+        ("half", "not one in PEM form"),
+        ("gone", "cannot be read"),
+        ("folder", "cannot be read"),
+    ],
+)
+async def test_files_that_cannot_be_served_are_said_once_and_the_old_certificate_stays(
+    tmp_path: Path, files: Files, spoiled: str, sentence: str
+) -> None:
+    before = files.end
+    crt = tmp_path / f"{NAME}.crt"
+    match spoiled:
+        case "another key":
+            (tmp_path / f"{NAME}.key").write_bytes(sec1(make(NAME, NOW, DAY)[0]))
+        case "another name":
+            key, chain = make("other.example.test", NOW - DAY, 30 * DAY)
+            (tmp_path / f"{NAME}.key").write_bytes(sec1(key))
+            crt.write_bytes(chain)
+        case "ended":
+            put(tmp_path, begins=NOW - 30 * DAY, life=29 * DAY)
+        case "not begun":
+            put(tmp_path, begins=NOW + DAY)
+        case "half":
+            crt.write_bytes(crt.read_bytes()[:300])
+        case "gone":
+            crt.unlink()
+        case _:
+            crt.unlink()
+            crt.mkdir()
+    with capture_logs() as logs:
+        for _ in range(4):
+            await files.look()
+    (line,) = logs
+    assert line["log_level"] == "error"
+    assert sentence in str(line["reason"])
+    assert files.end == before
+    (status,) = files.status()
+    assert sentence in status.problem
+    with pytest.raises(ConfigError, match=sentence):
+        await files.reload()
+    if crt.is_dir():
+        crt.rmdir()
+    ends = put(tmp_path, life=90 * DAY)
+    await files.look()
+    assert files.end == ends
+    assert not files.status()[0].problem
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    put(tmp_path)
+    config = config_of(tmp_path, "-certmode", "manual", "-certdir", str(tmp_path), "-hostname", NAME)
+    async with serving(config) as started:
+        yield started
+
+
+async def test_clients_that_are_connected_do_not_notice_new_files(tmp_path: Path, server: Server) -> None:
+    one, other = [await Client.log_in(server) for _ in range(2)]
+    ends = put(tmp_path, life=60 * DAY)
+    await server.parts.reload()
+    assert (await leaf(server)).not_valid_after_utc == ends
+    one.out.write(SendPacket(other.key, b"still here").encode())
+    assert (await other.next_frame()).payload.endswith(b"still here")
+
+
+async def test_a_running_server_finds_new_files_by_itself(tmp_path: Path, server: Server) -> None:
+    ends = put(tmp_path, life=60 * DAY)
+    async with asyncio.timeout(SECONDS):
+        while certificates_of(server).status()[0].ends != ends:  # noqa: ASYNC110  nothing tells of it but asking again
+            await asyncio.sleep(0.05)
+    assert (await leaf(server)).not_valid_after_utc == ends
+
+
+async def test_the_next_self_signed_certificate_is_told_long_before_it_takes_over(tmp_path: Path) -> None:
+    files = Files(tmp_path, ADDRESS)
+    await files.load()
+    first = files.shown
+    assert first is not None
+    pair = Pair.named(tmp_path, ADDRESS)
+
+    files.now = NOW + 304 * DAY
+    await files.look()
+    assert not pair.next.exists()
+
+    files.now = NOW + 306 * DAY
+    with capture_logs() as logs:
+        await files.look()
+        await files.look()  # told once a day
+    (line,) = logs
+    assert line["days_left"] == 59
+    assert line["takes_over"] == first.ends - 7 * DAY
+    assert pair.next.exists()
+    assert files.shown == first
+
+    files.now = NOW + 359 * DAY
+    with capture_logs() as logs:
+        await files.look()
+    assert "taken over" in str(logs[-1]["event"])
+    assert files.shown is not None
+    assert files.shown.pin != first.pin
+    assert files.shown.ends - files.now > 300 * DAY
+    assert not pair.next.exists()
+
+
+async def test_the_next_self_signed_certificates_node_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(tmp_path, ADDRESS)
+    await files.load()
+    files.now = NOW + 320 * DAY
+    lines: list[str] = []
+    monkeypatch.setattr(log, "verbatim", lines.append)
+    await files.look()
+    pair = Pair.named(tmp_path, ADDRESS).next
+    following = certificates.load(pair.certificate, pair.key, ip_address(ADDRESS))
+    assert lines == [derp_map_node(Tls(CertMode.MANUAL, ADDRESS, tmp_path, Acme()), following)]
+
+
+async def test_an_operator_may_rename_the_next_self_signed_certificate_at_any_time(tmp_path: Path) -> None:
+    files = Files(tmp_path, ADDRESS)
+    await files.load()
+    first = files.shown
+    files.now = NOW + 320 * DAY
+    await files.look()
+    pair = Pair.named(tmp_path, ADDRESS)
+    pair.next.key.replace(pair.key)
+    await files.look()
+    pair.next.certificate.replace(pair.certificate)
+    await files.look()
+    assert files.shown != first
+
+
+async def test_a_server_that_was_off_when_its_certificate_ended_starts_with_the_next(tmp_path: Path) -> None:
+    files = Files(tmp_path, ADDRESS)
+    await files.load()
+    files.now = NOW + 320 * DAY
+    await files.look()
+    later = Files(tmp_path, ADDRESS)
+    later.now = NOW + 400 * DAY
+    await later.load()
+    assert later.end > later.now
+
+
+async def test_a_crash_between_the_two_renamings_is_mended_at_the_start(tmp_path: Path) -> None:
+    files = Files(tmp_path, ADDRESS)
+    await files.load()
+    files.now = NOW + 320 * DAY
+    await files.look()
+    pair = Pair.named(tmp_path, ADDRESS)
+    pair.next.key.replace(pair.key)
+    again = Files(tmp_path, ADDRESS)
+    again.now = files.now
+    await again.load()
+    assert again.shown is not None
+    assert again.shown != files.shown

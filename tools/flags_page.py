@@ -1,0 +1,59 @@
+"""Writes docs/flags.md, all flags of the programs, from the tables that the programs themselves read.
+
+`python tools/flags_page.py` writes it anew, `--check` says by its exit code whether it is as it should be.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from derper.cli.flags import DERPER_FLAGS
+from derper.cli.goflags import Flag
+from derper.cli.probing import DERPPROBE_FLAGS
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = ROOT / "docs" / "flags.md"
+REFERENCE: Final = ROOT / "docs" / "protocol" / "cli.md"
+
+HEAD: Final = """# All flags
+
+Written by `tools/flags_page.py` from the tables that the programs read. Flags take Go's forms: `-name value`,
+`-name=value`, with one dash or two; booleans `-name` or `-name=false`. The settings file of `-settings` takes the same
+names. Those marked *ours* are not the reference's: [From Go's derper and back](from-go.md).
+"""
+
+
+def page() -> str:
+    """Give the whole page."""
+    rows = re.findall(r"^\| (`-[^|]*) \|", REFERENCE.read_text("utf-8"), re.MULTILINE)
+    known = {name for row in rows for name in re.findall(r"`-([a-z0-9-]+)`", row)}
+    parts = [HEAD, section("derper", DERPER_FLAGS, known), section("derpprobe", DERPPROBE_FLAGS, known)]
+    return "\n".join(parts)
+
+
+def section(program: str, flags: Sequence[Flag[Any]], known: set[str]) -> str:
+    """Give the table of one program; `known` are the flags that the reference has, too."""
+    rows = [row(flag, ours=flag.name not in known) for flag in sorted(flags, key=lambda flag: flag.name)]
+    return "\n".join([f"## {program}", "", "| flag | default | meaning |", "| --- | --- | --- |", *rows, ""])
+
+
+def row(flag: Flag[Any], *, ours: bool) -> str:
+    """Give a flag's line."""
+    text = " ".join(flag.usage.replace("`", "").split()).replace("|", "\\|")
+    default = "" if flag.default == flag.kind.zero else f"`{flag.kind.show(flag.default)}`"
+    return f"| `-{flag.name}` | {default} | {text}{' *(ours)*' if ours else ''} |"
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the page, or check it; give the exit code."""
+    text = page()
+    if list(words) == ["--check"]:
+        return int(not PAGE.exists() or PAGE.read_text("utf-8") != text)
+    PAGE.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
