@@ -50,9 +50,11 @@ impl Usher {
                         self.rename(party, *member, true);
                     }
                 }
-                Event::Closed { conn, remote, .. } => {
-                    self.parties.remove(conn);
-                    self.conns.remove(&Party::from(remote.port()));
+                Event::Closed { conn, .. } => {
+                    // By its name: where it comes from is what its introduction said, and tells nothing here.
+                    if let Some(party) = self.parties.remove(conn) {
+                        self.conns.remove(&party);
+                    }
                 }
                 _ => {}
             }
