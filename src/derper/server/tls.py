@@ -22,9 +22,8 @@ from derper.dataplane import DataPlane, Serves, Unserved
 from derper.errors import ConfigError
 from derper.protocol import metacert
 from derper.protocol.keys import NodePublic
-from derper.server.acme.challenges import Tokens
-from derper.server.acme.issuer import Issuer
 from derper.server.certificates import Certificate
+from derper.server.challenges import Challenges
 from derper.server.exposition import Family, Labelled, Type
 from derper.server.identity import Identity
 from derper.server.manual import ManualFiles
@@ -48,7 +47,7 @@ class Certificates:
         plane: DataPlane,
         config: Config,
         identity: Identity,
-        tokens: Tokens | None,
+        challenges: Challenges | None,
         clock: Clock = utc_now,
     ) -> None:
         self._plane = plane
@@ -60,11 +59,14 @@ class Certificates:
         self._meta_made: datetime | None = None
         self._warned: dict[str, datetime] = {}  # when, by host
         self._looking: asyncio.Task[None] | None = None
-        self._source: Source = (
-            ManualFiles(config.tls, self.show, clock)
-            if config.tls.mode is CertMode.MANUAL
-            else Issuer(config, self.show, tokens, clock)
-        )
+        self._source: Source
+        if config.tls.mode is CertMode.MANUAL:
+            self._source = ManualFiles(config.tls, self.show, clock)
+        else:
+            # Late, because its libraries are a good part of all that is loaded, and manual files need none of them.
+            from derper.server.acme.issuer import Issuer  # noqa: PLC0415
+
+            self._source = Issuer(config, self.show, challenges, clock)
 
     async def load(self) -> None:
         """Show the certificates that there are.
