@@ -7,7 +7,6 @@ line that cannot be read.
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -55,9 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _config(line: Parsed) -> Config:
     """Put the command line over the settings file as it is now."""
-    if line[SETTINGS]:
-        line = line.over(settingsfile.read(Path(line[SETTINGS]), DERPER_FLAGS))
-    return config_from(line, Surroundings.of_this_process())
+    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), Surroundings.of_this_process())
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

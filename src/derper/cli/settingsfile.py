@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from derper.cli.goflags import Flag
+from derper.cli.goflags import Flag, Parsed
 from derper.errors import ConfigError
 
 _TYPES: Final[dict[type, str]] = {
@@ -25,6 +25,15 @@ _TYPES: Final[dict[type, str]] = {
     str: "text",
     tuple: "text or a list of texts",
 }
+
+
+def under(line: Parsed, flag: Flag[str], flags: Iterable[Flag[Any]]) -> Parsed:
+    """Give a command line over the file that it names with this flag; the line as it is when it names none.
+
+    Raises:
+        ConfigError: as `read` does.
+    """
+    return line.over(read(Path(line[flag]), flags)) if line[flag] else line
 
 
 def read(path: Path, flags: Iterable[Flag[Any]]) -> dict[str, object]:

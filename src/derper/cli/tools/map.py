@@ -5,7 +5,6 @@ It takes the server's own flags, so the words that start the server, with `map` 
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from rich.text import Text
@@ -44,9 +43,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _config(line: Parsed) -> Config:
-    if line[SETTINGS]:
-        line = line.over(settingsfile.read(Path(line[SETTINGS]), DERPER_FLAGS))
-    return config_from(line, Surroundings.of_this_process())
+    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), Surroundings.of_this_process())
 
 
 def _show(line: Parsed, config: Config) -> int:

@@ -4,7 +4,6 @@ It takes the server's own flags. Secrets show only whether and from where they a
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rich.table import Table
@@ -52,10 +51,9 @@ def main(words: Sequence[str]) -> int:
     line = parse_or_exit("derper settings", (*DERPER_FLAGS, JSON), words)
     try:
         around = Surroundings.of_this_process()
-        path = line[SETTINGS]
-        below = settingsfile.read(Path(path), DERPER_FLAGS) if path else {}
-        config_from(line.over(below), around)  # what cannot be is said as the server would say it
-        found = [*_flags(line, line.over(below), path), *_environment(around)]
+        whole = settingsfile.under(line, SETTINGS, DERPER_FLAGS)
+        config_from(whole, around)  # what cannot be is said as the server would say it
+        found = [*_flags(line, whole), *_environment(around)]
     except (DerperError, OSError) as error:
         common.say(f"derper settings: {log.in_one_line(error)}")
         return 1
@@ -69,11 +67,11 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _flags(line: Parsed, whole: Parsed, path: str) -> Iterator[Setting]:
+def _flags(line: Parsed, whole: Parsed) -> Iterator[Setting]:
     for flag in sorted(DERPER_FLAGS, key=lambda flag: flag.name):
         if flag.name == VERSION.name:
             continue
-        source = "command line" if line.given(flag) else path if whole.given(flag) else "default"
+        source = "command line" if line.given(flag) else line[SETTINGS] if whole.given(flag) else "default"
         yield Setting(f"-{flag.name}", _shown(flag.name, _text(flag, whole[flag]), source), source)
 
 
