@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from derper import log
+from derper import log, redaction
 from derper.config import LogFormat, LogLevel, Logs
 from derper.errors import ConfigError
 
@@ -20,7 +20,8 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(redaction, "_known", {})  # other tests have read keys from files
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
