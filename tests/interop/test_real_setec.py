@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import signal
 import stat
 import subprocess
@@ -41,7 +40,8 @@ def flags(port: int, cache: Path) -> Sequence[str]:
 
 
 def has_mesh_key(relay: Relay) -> bool:
-    return bool(re.search(r"mesh_key=true|DERP mesh key configured", relay.log()))
+    # It listens a moment before it says so.
+    return bool(relay.wait_for_log(r"mesh_key=true|DERP mesh key configured"))
 
 
 @pytest.mark.parametrize("first", [OurDerper, GoDerper], ids=["ours", "go"])
