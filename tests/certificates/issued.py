@@ -12,8 +12,8 @@ from cryptography import x509
 from live import SECONDS, Server, config_of, serving
 from pebble import Pebble
 
-from derper.server.sources import Status
-from derper.server.tls import Certificates
+from derper.server.certificates.sources import Status
+from derper.server.certificates.tls import Certificates
 
 NAME: Final = "derp.example.test"
 

@@ -15,10 +15,10 @@ from made import make
 
 from derper.config import Config
 from derper.dataplane import Serves
-from derper.server.acme import directory, order
-from derper.server.acme.issuer import Issuer
-from derper.server.acme.store import Store
-from derper.server.sources import Status, utc_now
+from derper.server.certificates.acme import directory, order
+from derper.server.certificates.acme.issuer import Issuer
+from derper.server.certificates.acme.store import Store
+from derper.server.certificates.sources import Status, utc_now
 
 DAY = timedelta(days=1)
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from issued import NAME, answer_to_hello, asking_for, certificates_of, challenge_context, dns_hook, having, leaf, until
 from pebble import Pebble
 
-from derper.server import exposition
-from derper.server.acme.store import ACCOUNT
+from derper.metrics import exposition
+from derper.server.certificates.acme.store import ACCOUNT
 
 pytest_plugins = ["ca"]
 

@@ -18,8 +18,8 @@ from parts import program
 from pebble import EAB_KEY, EAB_KID, Pebble
 
 from derper.protocol.frames import SendPacket
-from derper.server.acme import issuer, renewal
-from derper.server.sources import Status
+from derper.server.certificates.acme import issuer, renewal
+from derper.server.certificates.sources import Status
 
 pytest_plugins = ["ca"]
 

@@ -13,8 +13,8 @@ import pytest
 from made import make
 
 from derper.errors import ConfigError
-from derper.server.acme.store import ACCOUNT, Store
-from derper.server.certificates import Host
+from derper.server.certificates.acme.store import ACCOUNT, Store
+from derper.server.certificates.pem import Host
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)

@@ -17,11 +17,11 @@ from derper.config import Acme, CertMode, Tls
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.protocol.frames import SendPacket
-from derper.server import certificates
-from derper.server.acme.store import sec1
-from derper.server.certificates import Certificate
-from derper.server.manual import ManualFiles, derp_map_node
-from derper.server.pairs import Pair
+from derper.server.certificates import pem
+from derper.server.certificates.acme.store import sec1
+from derper.server.certificates.manual import ManualFiles, derp_map_node
+from derper.server.certificates.pairs import Pair
+from derper.server.certificates.pem import Certificate
 
 NAME = "derp.example.test"
 ADDRESS = "192.0.2.1"
@@ -209,7 +209,7 @@ async def test_the_next_self_signed_certificates_node_is_in_the_log(
     monkeypatch.setattr(log, "verbatim", lines.append)
     await files.look()
     pair = Pair.named(tmp_path, ADDRESS).next
-    following = certificates.load(pair.certificate, pair.key, ip_address(ADDRESS))
+    following = pem.load(pair.certificate, pair.key, ip_address(ADDRESS))
     assert lines == [derp_map_node(Tls(CertMode.MANUAL, ADDRESS, tmp_path, Acme()), following)]
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from derper.server.acme.renewal import due, retry_after
+from derper.server.certificates.acme.renewal import due, retry_after
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -40,6 +40,13 @@ def test_the_servers_rooms_do_not_import_the_programs_that_use_them() -> None:
     assert [shown(path) for path in rooms if any(name.startswith(above) for name in imported(path.read_text()))] == []
 
 
+def test_what_all_programs_share_does_not_know_any_of_them() -> None:
+    rooms = tracked("src/derper/host/*.py", "src/derper/metrics/*.py", "src/derper/web/*.py")
+    above = ("derper.server", "derper.cli", "derper.prober", "derper.client", "derper.tools")
+    assert len(rooms) > 10
+    assert [shown(path) for path in rooms if any(name.startswith(above) for name in imported(path.read_text()))] == []
+
+
 def test_the_client_stands_on_the_protocol_alone() -> None:
     ours = [
         (shown(path), name)

@@ -9,12 +9,12 @@ from typing import Final
 from probed import config_of, map_file
 
 from derper.errors import NetworkError
+from derper.metrics import exposition
 from derper.prober import metrics
 from derper.prober.app import map_probe_of
 from derper.prober.clients import Keys
 from derper.prober.probe import Kind, Probe, Status
 from derper.prober.schedule import Schedule
-from derper.server import exposition
 
 SECONDS: Final = 10.0
 NO_KEYS: Final = Keys(None, None)

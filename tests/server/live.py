@@ -20,7 +20,7 @@ from derper.protocol.keys import MeshKey
 from derper.protocol.login import LOGIN_LIMITS, NONCE_LEN, client_info_frame, open_server_info
 from derper.protocol.upgrade import RequestHead, UpgradeAnswer, upgrade_request
 from derper.server import app
-from derper.server.http import HttpServer
+from derper.server.http.connection import HttpServer
 
 SECONDS = 20.0  # until something that has to happen is given up
 

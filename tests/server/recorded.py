@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from live import Server, answer_to, config_of, serving
 
-from derper.server.http import HttpServer
+from derper.server.http.connection import HttpServer
 
 _FILE: Final = Path(__file__).parents[1] / "vectors" / "http.json"
 RECORDED: Final[dict[str, Any]] = json.loads(_FILE.read_text())

@@ -11,7 +11,7 @@ import pytest
 from live import Server, answer_to, config_of, serving
 
 from derper.errors import ConfigError
-from derper.server import admin
+from derper.server.debug import admin
 
 TOKEN: Final = "correct-horse-battery"  # noqa: S105  a test's own
 BEARER: Final = f"Authorization: Bearer {TOKEN}"

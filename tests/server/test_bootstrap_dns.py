@@ -13,11 +13,11 @@ from live import answer_to, config_of, serving
 from recorded import RECORDED, Exchange, called, differences, exchanges
 
 from derper.errors import NetworkError
-from derper.server import bootstrap, pages
-from derper.server.bootstrap import BootstrapDns, percent_in
-from derper.server.http import HttpServer
-from derper.server.names import Names
-from derper.server.rollout import first_number, fraction, is_inside
+from derper.host.names import Names
+from derper.server.http import bootstrap, pages
+from derper.server.http.bootstrap import BootstrapDns, percent_in
+from derper.server.http.connection import HttpServer
+from derper.server.http.rollout import first_number, fraction, is_inside
 
 ROLLOUT: Final = json.loads((Path(__file__).parents[1] / "vectors" / "bootstrap_dns_rollout.json").read_text())
 RECORDS: Final = (

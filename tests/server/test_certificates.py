@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from derper.config import Acme, CertMode, Tls
 from derper.errors import ConfigError
-from derper.server import manual
-from derper.server.certificates import Certificate
-from derper.server.manual import derp_map_node, pair_of
-from derper.server.pairs import Pair
+from derper.server.certificates import manual
+from derper.server.certificates.manual import derp_map_node, pair_of
+from derper.server.certificates.pairs import Pair
+from derper.server.certificates.pem import Certificate
 
 P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 

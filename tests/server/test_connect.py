@@ -15,9 +15,9 @@ import pytest
 from live import Client, Server, config_of, connect, serving
 from recorded import exchanges
 
-from derper.server import tunnels
-from derper.server.names import Names
-from derper.server.tunnels import is_allowed
+from derper.host.names import Names
+from derper.server.http import tunnels
+from derper.server.http.tunnels import is_allowed
 
 SECONDS: Final = 20.0
 MEGABYTE: Final = 1 << 20

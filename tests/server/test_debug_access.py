@@ -9,7 +9,7 @@ from live import answer_to, config_of, serving
 from recorded import recorded_server
 
 from derper.config import DebugAccess
-from derper.server.access import is_trusted
+from derper.web.access import is_trusted
 
 OTHER: Final = "192.0.2.99"
 

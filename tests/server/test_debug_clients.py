@@ -15,8 +15,8 @@ from live import SECONDS, Client, Server, answer_to, config_of, connect, serving
 from derper.dataplane import Member, Totals
 from derper.protocol.frames import Endpoint, PeerFlags, PeerPresent, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
-from derper.server.clients import Query
-from derper.server.members import answer_in_json
+from derper.server.debug.clients import Query
+from derper.server.debug.members import answer_in_json
 
 RECORDED: Final = json.loads((Path(__file__).parents[1] / "vectors" / "http.json").read_text())
 EXCHANGES: Final = [

@@ -10,7 +10,7 @@ from serving import Server
 
 from derper.dataplane import Remote
 from derper.protocol.upgrade import RequestHead, upgrade_request
-from derper.server.forwarded import Forwarding
+from derper.server.http.forwarded import Forwarding
 
 TRUSTED = Forwarding([ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")])
 PROXY = Remote("127.0.0.1", 4711)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from live import Client, Server, config_of, serving
 
+from derper.metrics import process
 from derper.protocol import NodePrivate
 from derper.protocol.frames import (
     FrameType,
@@ -18,7 +19,6 @@ from derper.protocol.frames import (
 )
 from derper.protocol.keys import MeshKey
 from derper.redaction import conceal
-from derper.server import process
 
 MESH_KEY = "99d33123bb50e4f52a9eeace228d56bdfbd09aebfc68088becdef2be1dcbdd4f"
 DISCO = "TS\U0001f4ac".encode() + bytes(32 + 24 + 16)

@@ -15,9 +15,9 @@ from recorded import RECORDED, Exchange, called, differences, exchanges
 
 from derper.config import CertMode, Config
 from derper.errors import ConfigError
-from derper.server import port80
-from derper.server.challenges import Challenges
-from derper.server.http import HttpServer
+from derper.server.certificates.challenges import Challenges
+from derper.server.http import port80
+from derper.server.http.connection import HttpServer
 
 TOKEN: Final = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"  # noqa: S105  public by its nature
 PLAYED: Final = exchanges("tls-ip:80", "letsencrypt:80", "letsencrypt-prod-name:80")

@@ -20,7 +20,7 @@ from relays import free_port
 from serving import Server
 
 from derper.config import Supervision
-from derper.server.supervisor import Supervisor
+from derper.server.life.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from derper.dataplane import DataPlane

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from derper.metrics.exposition import Family, Samples, Type
 from derper.prober.probe import CONTINUOUS_SECONDS, Probe, Sample
-from derper.server.exposition import Family, Samples, Type
 
 _PREFIX: Final = "derpprobe_"
 _NEVER: Final = -62_135_596_800

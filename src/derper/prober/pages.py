@@ -17,14 +17,14 @@ from aiohttp import web
 
 from derper._version import version
 from derper.errors import ConfigError
+from derper.metrics import exposition, expvar, process
 from derper.prober import metrics, status
 from derper.prober.config import ProberConfig
 from derper.prober.probe import CONTINUOUS_SECONDS, Probe
 from derper.prober.schedule import Schedule
 from derper.prober.verdict import latency
-from derper.server import exposition, expvar, process
-from derper.server.access import may_see
-from derper.server.pages import BROWSER_HEADERS, POLICY
+from derper.server.http.pages import BROWSER_HEADERS, POLICY
+from derper.web.access import may_see
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from derper import log
 from derper.errors import NetworkError
-from derper.server import outgoing
+from derper.host import outgoing
 
 MAX_BYTES: Final = 10_000_000
 KEPT_SECONDS: Final = 3_600.0

@@ -16,10 +16,10 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper.errors import NetworkError, ProtocolError
+from derper.host import outgoing
 from derper.prober.config import ProberConfig
 from derper.prober.trust import Trust
 from derper.protocol.derpmap import DerpMap, Node
-from derper.server import outgoing
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

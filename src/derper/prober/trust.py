@@ -1,4 +1,4 @@
-"""Whom the prober's TLS connections trust: as `server.roots` reads them, for Python's ssl and for checks of ours."""
+"""Whom the prober's TLS connections trust: as `host.roots` reads them, for Python's ssl and for checks of ours."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Self
 from cryptography import x509
 
 from derper.config import TrustedRoots
-from derper.server import roots
+from derper.host import roots
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
-"""The decisions of the relay: who it is, what it listens on, who may come in, what pages it shows.
+"""The decisions of the relay: who it is, what it listens on, who may come in, what the pages say.
 
-Everything here runs on one asyncio loop and moves no packet. Read in this order: `app` (the whole), `identity`, `tls`,
-`sources`, `manual` and `acme` (who we are, and by which certificates), `listeners`, `introduce` (a connection's way to
-the switch), `login` (who it is) and `admission` (whether it may come in), `http`, `pages`, `port80`, `bootstrap` and
-`tunnels` (all that is no relay),
-`metrics`, `debug`, `overview`, `members` and `admin` (what is counted, and who sees it), and a process's life:
-`reload`, `supervisor`, `drain`, `successor`.
+Everything here runs on one asyncio loop and moves no packet. Read in this order: `app` (the whole), `identity` and
+`secrets` (who we are), `listeners`, `introduce` (a connection's way to the switch), `login` (who it is), `rates` (how
+much it may send), `struggles` and `noise` (what clients and the log are told of bad times), `mesh` (the other nodes).
+The rooms beside: `certificates`, `admission` (whether a client may come in), `http` (all that is no relay), `debug`
+(what operators see and do), `life` (from ready to gone).
 """

@@ -13,31 +13,32 @@ from derper._version import version
 from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.redaction import conceal
-from derper.server import pages, port80, successor
-from derper.server.actions import Actions
-from derper.server.admin import AdminListener
 from derper.server.admission.door import Door
 from derper.server.admission.review import LIST, Review
-from derper.server.bootstrap import BootstrapDns
-from derper.server.challenges import Challenges
-from derper.server.debug import DebugPages
-from derper.server.drain import drain
-from derper.server.forwarded import Forwarding
-from derper.server.http import HttpServer
+from derper.server.certificates.challenges import Challenges
+from derper.server.certificates.tls import Certificates
+from derper.server.debug.actions import Actions
+from derper.server.debug.admin import AdminListener
+from derper.server.debug.metrics import Metrics
+from derper.server.debug.overview import Overview
+from derper.server.debug.pages import DebugPages
+from derper.server.http import pages, port80
+from derper.server.http.bootstrap import BootstrapDns
+from derper.server.http.connection import HttpServer
+from derper.server.http.forwarded import Forwarding
+from derper.server.http.tunnels import Tunnels
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
+from derper.server.life import successor
+from derper.server.life.drain import drain
+from derper.server.life.reload import Reload, reload_all
+from derper.server.life.reload import action as reload_action
+from derper.server.life.resettle import Settings
+from derper.server.life.supervisor import Supervisor
 from derper.server.listeners import ADMIN, Listening
 from derper.server.login import Login
 from derper.server.mesh import Mesh
-from derper.server.metrics import Metrics
-from derper.server.overview import Overview
 from derper.server.rates import ClientRates
-from derper.server.reload import Reload, reload_all
-from derper.server.reload import action as reload_action
-from derper.server.resettle import Settings
-from derper.server.supervisor import Supervisor
-from derper.server.tls import Certificates
-from derper.server.tunnels import Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

@@ -15,10 +15,11 @@ from structlog.typing import FilteringBoundLogger
 
 from derper.config import Config, Mesh, SecretsServer, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
+from derper.host import files
 from derper.protocol import gojson
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate, NodePublic
 from derper.redaction import conceal
-from derper.server import files, secrets
+from derper.server import secrets
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

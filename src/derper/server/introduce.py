@@ -41,14 +41,14 @@ from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
-from derper.server.forwarded import Forwarding
-from derper.server.http import HttpConnection, HttpServer, last_answer, plain_answer
+from derper.server.certificates.tls import Certificates
+from derper.server.http.connection import HttpConnection, HttpServer, last_answer, plain_answer
+from derper.server.http.forwarded import Forwarding
+from derper.server.http.tunnels import Tunnel, Tunnels
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
 from derper.server.noise import Noise
 from derper.server.struggles import Struggles
-from derper.server.tls import Certificates
-from derper.server.tunnels import Tunnel, Tunnels
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

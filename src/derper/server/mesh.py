@@ -22,6 +22,8 @@ from derper import log
 from derper.config import Config, MeshPeer
 from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head, Linked
 from derper.errors import NetworkError, ProtocolError
+from derper.host import roots
+from derper.metrics.exposition import Family, Labelled, Type
 from derper.protocol import metacert
 from derper.protocol.frames import WatchConns
 from derper.protocol.keys import NodePublic
@@ -37,8 +39,6 @@ from derper.protocol.login import (
 )
 from derper.protocol.reader import RawFrame
 from derper.protocol.upgrade import UpgradeAnswer, upgrade_request
-from derper.server import roots
-from derper.server.exposition import Family, Labelled, Type
 from derper.server.identity import Identity
 from derper.server.listeners import tune
 

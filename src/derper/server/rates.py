@@ -14,12 +14,12 @@ from typing import Final
 from derper.config import Relay
 from derper.dataplane import DataPlane, Rate
 from derper.errors import ConfigError, ProtocolError
+from derper.host import files
 from derper.protocol import gojson
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import NONCE_LEN, LoginBox, ServerInfo, server_info_frame
-from derper.server import files
 from derper.server.identity import Identity
-from derper.server.reload import Facts
+from derper.server.life.reload import Facts
 
 SMALLEST_BURST: Final = 65_568
 """Payload bytes of the biggest frame: with less, it could never pass."""

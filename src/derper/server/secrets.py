@@ -23,8 +23,8 @@ from structlog.typing import FilteringBoundLogger
 from derper import log
 from derper.config import SecretsServer, TrustedRoots
 from derper.errors import ConfigError, NetworkError, ProtocolError
+from derper.host import files, outgoing, roots
 from derper.protocol import gojson
-from derper.server import files, outgoing, roots
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

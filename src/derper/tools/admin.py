@@ -10,8 +10,8 @@ import aiohttp
 
 from derper import log
 from derper.errors import ConfigError, NetworkError
-from derper.server import outgoing
-from derper.server.admin import read_token
+from derper.host import outgoing
+from derper.server.debug.admin import read_token
 
 MAX_BYTES: Final = 16_000_000
 _SECONDS: Final = 30.0

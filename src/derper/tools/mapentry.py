@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from derper.client.tls import pin_of
 from derper.config import HTTPS_PORT, CertMode, Config, Tls
 from derper.errors import ConfigError
+from derper.host import files
 from derper.protocol.derpmap import STUN_PORT, Node, Region
-from derper.server import files
-from derper.server.manual import pair_of
+from derper.server.certificates.manual import pair_of
 
 _CAPTIVE_PORT: Final = 80
 _EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which is nobody else's host

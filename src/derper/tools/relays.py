@@ -11,8 +11,8 @@ import aiohttp
 from derper import log
 from derper.client.target import PATH, Target, is_address
 from derper.errors import ConfigError, NetworkError, ProtocolError
+from derper.host import outgoing
 from derper.protocol.derpmap import DerpMap, Region
-from derper.server import outgoing
 
 MAX_BYTES = 4_000_000
 """Of a map; the public one has 30 kB."""

@@ -1,1 +1,4 @@
-"""What the pages of both programs look like, and nothing of what is on them: `look`, and the files that pages load."""
+"""What the pages of all programs of ours share, and nothing of what is on them.
+
+`look` (the frame and the files that pages load) and `access` (who may see debug pages).
+"""

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from derper import log
 from derper.errors import ConfigError, DerperError, ProtocolError
+from derper.host import files
 from derper.protocol.keys import NodePrivate
-from derper.server import files
 from derper.server.identity import parse_key_file
 
 _WIDE = 160  # columns where nobody looks: lines stay whole for whatever reads them

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from derper.cli.tools import common
 from derper.errors import ConfigError
+from derper.host import files
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate
-from derper.server import files
 from derper.server.identity import key_file_bytes
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from derper.errors import ConfigError, ProtocolError
+from derper.host import files
 from derper.protocol.keys import NodePublic
-from derper.server import files
 from derper.server.admission.answers import KNOWN, Answer, Applicant, refused
 
 MAX_BYTES: Final = 16 << 20  # some 200,000 keys

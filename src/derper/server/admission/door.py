@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from derper.config import Config
-from derper.server import roots
+from derper.host import roots
 from derper.server.admission.allowlist import AllowList
 from derper.server.admission.answers import KNOWN, Answer, Applicant, Check, Standing, any_of, unknown
 from derper.server.admission.memory import Remembering

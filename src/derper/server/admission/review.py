@@ -16,7 +16,7 @@ from derper.protocol.keys import NodePublic
 from derper.server.admission.allowlist import AllowList
 from derper.server.admission.answers import Applicant
 from derper.server.admission.door import Door
-from derper.server.reload import Facts, Reload, reload_all
+from derper.server.life.reload import Facts, Reload, reload_all
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

@@ -14,9 +14,9 @@ from yarl import URL
 
 from derper import log
 from derper.errors import NetworkError, ProtocolError
+from derper.host import outgoing
 from derper.protocol import gojson
 from derper.protocol.keys import NodePublic
-from derper.server import outgoing
 from derper.server.admission.answers import KNOWN, Answer, Applicant, refused, unknown
 
 HOST: Final = "local-tailscaled.sock"

@@ -18,8 +18,8 @@ from yarl import URL
 
 from derper import log
 from derper.errors import ProtocolError
+from derper.host import outgoing
 from derper.protocol import gojson
-from derper.server import outgoing
 from derper.server.admission.answers import KNOWN, Answer, Applicant, refused, unknown
 
 _log: FilteringBoundLogger = structlog.get_logger()

@@ -10,11 +10,11 @@ from typing import Final
 
 from derper.config import Config
 from derper.dataplane import DataPlane, Rate
-from derper.server.bootstrap import BootstrapDns
-from derper.server.exposition import Family, Histogram, Labelled, Type
+from derper.metrics.exposition import Family, Histogram, Labelled, Type
+from derper.server.certificates.tls import Certificates
+from derper.server.http.bootstrap import BootstrapDns
 from derper.server.introduce import Introducer
 from derper.server.mesh import Mesh
-from derper.server.tls import Certificates
 
 _PLAIN_COUNTERS: Final = (
     "bytes_received",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from derper.server.exposition import Family, Histogram, Labelled, Samples, Type, Value
+from derper.metrics.exposition import Family, Histogram, Labelled, Samples, Type, Value
 
 _GROUPS: Final = ("derp", "stun", "tls_listener")
 _UNGROUPED: Final = ("derp_websocket_accepts", "derp_packets_dropped", "derp_bytes_dropped")

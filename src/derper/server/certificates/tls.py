@@ -20,15 +20,15 @@ from derper.config import CertMode, Config
 from derper.dataplane import Certificate as Served
 from derper.dataplane import DataPlane, Serves, Unserved
 from derper.errors import ConfigError
+from derper.metrics.exposition import Family, Labelled, Type
 from derper.protocol import metacert
 from derper.protocol.keys import NodePublic
-from derper.server.certificates import Certificate
-from derper.server.challenges import Challenges
-from derper.server.exposition import Family, Labelled, Type
+from derper.server.certificates.challenges import Challenges
+from derper.server.certificates.manual import ManualFiles
+from derper.server.certificates.pem import Certificate
+from derper.server.certificates.sources import Clock, Source, Status, utc_now
 from derper.server.identity import Identity
-from derper.server.manual import ManualFiles
-from derper.server.reload import Facts
-from derper.server.sources import Clock, Source, Status, utc_now
+from derper.server.life.reload import Facts
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class Certificates:
             self._source = ManualFiles(config.tls, self.show, clock)
         else:
             # Late, because its libraries are a good part of all that is loaded, and manual files need none of them.
-            from derper.server.acme.issuer import Issuer  # noqa: PLC0415
+            from derper.server.certificates.acme.issuer import Issuer  # noqa: PLC0415
 
             self._source = Issuer(config, self.show, challenges, clock)
 

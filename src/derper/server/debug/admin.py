@@ -24,12 +24,12 @@ from structlog.typing import FilteringBoundLogger
 
 from derper.config import Admin, Config
 from derper.errors import ConfigError
+from derper.host import files
 from derper.protocol.upgrade import Refusal
 from derper.redaction import conceal
-from derper.server import files
-from derper.server.access import may_see
+from derper.server.http.pages import application_of, redirect, refuse
 from derper.server.listeners import address_of
-from derper.server.pages import application_of, redirect, refuse
+from derper.web.access import may_see
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from derper.config import IPAddress
 from derper.errors import ConfigError
-from derper.server import files
+from derper.host import files
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 Host = str | IPAddress

@@ -23,9 +23,9 @@ from josepy.jwk import JWK
 
 from derper.dataplane import Serves
 from derper.errors import ConfigError
-from derper.server.acme.directory import ChallengeError, OrderError
-from derper.server.certificates import Certificate, Host
-from derper.server.sources import Show
+from derper.server.certificates.acme.directory import ChallengeError, OrderError
+from derper.server.certificates.pem import Certificate, Host
+from derper.server.certificates.sources import Show
 
 HOOK_SECONDS: Final = 300.0
 _SAID: Final = 2_000  # bytes of what the hook says that are told on

@@ -12,10 +12,10 @@ from weakref import WeakSet
 from derper.config import Tcp
 from derper.dataplane import Conn, DataPlane
 from derper.errors import NetworkError
+from derper.host.names import Names
 from derper.protocol.upgrade import Refusal, RequestHead
-from derper.server.http import last_answer
+from derper.server.http.connection import last_answer
 from derper.server.listeners import tune
-from derper.server.names import Names
 
 DIAL_SECONDS: Final = 15.0
 MOST_TUNNELS: Final = 2_000

@@ -15,11 +15,11 @@ from typing import Final
 from derper._version import version
 from derper.config import Config
 from derper.dataplane import DataPlane
-from derper.server import process
+from derper.metrics import process
+from derper.server.certificates.sources import Status
+from derper.server.certificates.tls import Certificates
 from derper.server.identity import Identity
 from derper.server.mesh import LinkState, Mesh
-from derper.server.sources import Status
-from derper.server.tls import Certificates
 from derper.web import look
 
 _SOON: Final = timedelta(days=14)

@@ -19,9 +19,10 @@ from structlog.typing import FilteringBoundLogger
 
 from derper.config import IPAddress
 from derper.errors import ConfigError
-from derper.server import certificates, files
-from derper.server.certificates import Certificate, Host, PrivateKey
-from derper.server.pairs import Pair
+from derper.host import files
+from derper.server.certificates import pem
+from derper.server.certificates.pairs import Pair
+from derper.server.certificates.pem import Certificate, Host, PrivateKey
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -42,8 +43,8 @@ class Store:
                 self._pair(host).mend(host)
             if not certificate_path.exists():
                 return None
-            certificate = certificates.load(certificate_path, key_path, host)
-            certificates.check_dates(certificate, certificate_path, now, "a new one is ordered")
+            certificate = pem.load(certificate_path, key_path, host)
+            pem.check_dates(certificate, certificate_path, now, "a new one is ordered")
         except (ConfigError, OSError) as error:
             _log.warning("the certificate that was kept is of no use", host=host, reason=str(error))
             return None
@@ -68,7 +69,7 @@ class Store:
         """
         path = self._directory / ACCOUNT
         try:
-            return certificates.parse_key(files.read(path, "the key of the ACME account"), path)
+            return pem.parse_key(files.read(path, "the key of the ACME account"), path)
         except ConfigError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise

@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from derper.dataplane import Conn, DataPlane, Member
-from derper.server.clients import BadQueryError, Page, Query
+from derper.server.debug.clients import BadQueryError, Page, Query
 from derper.web import look
 
 TRAFFIC_SECONDS: Final = 2.0

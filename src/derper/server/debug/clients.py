@@ -17,7 +17,7 @@ from derper.errors import ProtocolError
 from derper.goquote import quote
 from derper.protocol.frames import Endpoint, PeerFlags
 from derper.protocol.keys import NodePublic
-from derper.server.access import unmapped
+from derper.web.access import unmapped
 
 LIMIT: Final = 100
 MOST: Final = 1000

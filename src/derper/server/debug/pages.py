@@ -16,13 +16,13 @@ from aiohttp import web
 
 from derper.config import Config
 from derper.dataplane import DataPlane
-from derper.server import exposition, expvar, process
-from derper.server.access import may_see, remote_address
+from derper.metrics import exposition, expvar, process
 from derper.server.admission.door import Door
-from derper.server.members import MemberPages
-from derper.server.metrics import Metrics
-from derper.server.overview import Overview
-from derper.server.pages import BROWSER_HEADERS, POLICY, redirect
+from derper.server.debug.members import MemberPages
+from derper.server.debug.metrics import Metrics
+from derper.server.debug.overview import Overview
+from derper.server.http.pages import BROWSER_HEADERS, POLICY, redirect
+from derper.web.access import may_see, remote_address
 from derper.web.look import LIVE_SCRIPT, STYLESHEET
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]

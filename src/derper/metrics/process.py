@@ -13,8 +13,8 @@ from typing import Final
 from prometheus_client import ProcessCollector
 
 from derper._version import version
+from derper.metrics.exposition import Family, Labelled, Type
 from derper.redaction import redacted
-from derper.server.exposition import Family, Labelled, Type
 
 _PROC: Final = Path("/proc")
 _COLUMNS: Final = {"receive": 0, "transmit": 8}

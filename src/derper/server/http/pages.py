@@ -16,8 +16,8 @@ from aiohttp.typedefs import Handler
 from derper._version import version
 from derper.config import Config
 from derper.protocol.upgrade import Refusal
-from derper.server.access import may_see
 from derper.web import look
+from derper.web.access import may_see
 
 POLICY: Final = (
     "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; "

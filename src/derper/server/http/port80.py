@@ -11,9 +11,9 @@ from aiohttp import web
 
 from derper.config import Config
 from derper.protocol.upgrade import Refusal
-from derper.server.access import may_see
-from derper.server.challenges import PATH, Challenges
-from derper.server.pages import NO_CONTENT, application_of, home, redirect, refuse
+from derper.server.certificates.challenges import PATH, Challenges
+from derper.server.http.pages import NO_CONTENT, application_of, home, redirect, refuse
+from derper.web.access import may_see
 
 _USE_HTTPS: Final = Refusal(400, "Use HTTPS\n")
 

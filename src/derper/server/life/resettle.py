@@ -12,8 +12,8 @@ from derper import log
 from derper.config import Config
 from derper.protocol.keys import MeshKey
 from derper.server.identity import Identity, load_mesh_key
+from derper.server.life.reload import Facts, changed
 from derper.server.mesh import Mesh
-from derper.server.reload import Facts, changed
 
 SECRET_SECONDS = 10.0
 """How long a secrets server is asked; the cache has what it gave at the start."""

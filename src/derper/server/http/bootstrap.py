@@ -18,11 +18,11 @@ from structlog.typing import FilteringBoundLogger
 
 from derper.config import BootstrapName, Pages
 from derper.errors import NetworkError
-from derper.server.access import remote_address
-from derper.server.exposition import Family, Type
-from derper.server.names import Names
-from derper.server.pages import BROWSER_HEADERS
-from derper.server.rollout import EVERYBODY, is_inside
+from derper.host.names import Names
+from derper.metrics.exposition import Family, Type
+from derper.server.http.pages import BROWSER_HEADERS
+from derper.server.http.rollout import EVERYBODY, is_inside
+from derper.web.access import remote_address
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

@@ -26,12 +26,12 @@ from derper import log
 from derper.config import IPAddress, Tls
 from derper.dataplane import Serves
 from derper.errors import ConfigError
-from derper.server import certificates
-from derper.server.certificates import Certificate, Host
-from derper.server.pairs import Pair
-from derper.server.reload import Facts
-from derper.server.sources import Clock, Show, Status
-from derper.server.worker import Blocking, T, Worker
+from derper.host.worker import Blocking, T, Worker
+from derper.server.certificates import pem
+from derper.server.certificates.pairs import Pair
+from derper.server.certificates.pem import Certificate, Host
+from derper.server.certificates.sources import Clock, Show, Status
+from derper.server.life.reload import Facts
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -166,7 +166,7 @@ class ManualFiles:
 
 def host_of(tls: Tls) -> Host:
     """Whom the certificate is for."""
-    return certificates.plain_name(tls.hostname) if tls.ip is None else tls.ip
+    return pem.plain_name(tls.hostname) if tls.ip is None else tls.ip
 
 
 def pair_of(tls: Tls) -> Pair:
@@ -186,8 +186,8 @@ def load(tls: Tls, now: datetime) -> Certificate:
     remedy = "renew it"
     if tls.ip is not None:
         remedy = f"renew it, or remove it and {pair.key} for a new one with a new pin"
-    certificate = certificates.load(pair.certificate, pair.key, host_of(tls))
-    certificates.check_dates(certificate, pair.certificate, now, remedy)
+    certificate = pem.load(pair.certificate, pair.key, host_of(tls))
+    pem.check_dates(certificate, pair.certificate, now, remedy)
     return certificate
 
 
@@ -205,7 +205,7 @@ def prepare(tls: Tls, now: datetime) -> None:
         pair.write(*make_self_signed(tls.ip, now))
     elif pair.next.exists():
         with suppress(ConfigError):
-            present = certificates.load(pair.certificate, pair.key, tls.ip)
+            present = pem.load(pair.certificate, pair.key, tls.ip)
             if present.self_signed and now > present.ends:
                 pair.take_next()
 
@@ -244,11 +244,11 @@ def make_self_signed(ip: IPAddress, now: datetime) -> tuple[bytes, bytes]:
 def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
     """Give the certificate that is to follow, made if there is none that will do."""
     try:
-        following = certificates.load(pair.next.certificate, pair.next.key, ip)
-        certificates.check_dates(following, pair.next.certificate, now + NEXT_IS_TOLD)
+        following = pem.load(pair.next.certificate, pair.next.key, ip)
+        pem.check_dates(following, pair.next.certificate, now + NEXT_IS_TOLD)
     except ConfigError:
         pair.next.write(*make_self_signed(ip, now))
-        return certificates.load(pair.next.certificate, pair.next.key, ip)
+        return pem.load(pair.next.certificate, pair.next.key, ip)
     return following
 
 

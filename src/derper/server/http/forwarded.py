@@ -11,7 +11,7 @@ from typing import Final
 from derper.config import IPAddress, IPNetwork
 from derper.dataplane import Remote
 from derper.protocol.upgrade import RequestHead
-from derper.server.access import unmapped
+from derper.web.access import unmapped
 
 _HEADER: Final = "x-forwarded-for"
 

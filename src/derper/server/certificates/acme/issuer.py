@@ -20,16 +20,17 @@ from structlog.typing import FilteringBoundLogger
 from derper.config import CertMode, Config, IPAddress, TrustedRoots
 from derper.dataplane import Serves
 from derper.errors import ConfigError
-from derper.server import certificates, roots
-from derper.server.acme import renewal
-from derper.server.acme.challenges import OverDns, OverHttp, OverTls, Tokens, Way
-from derper.server.acme.directory import Ca, OrderError, external_key
-from derper.server.acme.order import Issued, Orders
-from derper.server.acme.store import Store
-from derper.server.certificates import Certificate, Host
-from derper.server.reload import Facts
-from derper.server.sources import Clock, Show, Status
-from derper.server.worker import Blocking, T, Worker
+from derper.host import roots
+from derper.host.worker import Blocking, T, Worker
+from derper.server.certificates import pem
+from derper.server.certificates.acme import renewal
+from derper.server.certificates.acme.challenges import OverDns, OverHttp, OverTls, Tokens, Way
+from derper.server.certificates.acme.directory import Ca, OrderError, external_key
+from derper.server.certificates.acme.order import Issued, Orders
+from derper.server.certificates.acme.store import Store
+from derper.server.certificates.pem import Certificate, Host
+from derper.server.certificates.sources import Clock, Show, Status
+from derper.server.life.reload import Facts
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -81,7 +82,7 @@ class Issuer:
             raise ConfigError(f"the file {acme.roots} of -acme-directory-ca holds no certificate; name another")
         if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
-        host: Host = certificates.plain_name(self._tls.hostname) if self._tls.ip is None else self._tls.ip
+        host: Host = pem.plain_name(self._tls.hostname) if self._tls.ip is None else self._tls.ip
         keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=host == FLEET_NAME)
         await keeper.load()
         if keeper.certificate is None:
@@ -123,7 +124,7 @@ class Issuer:
     def _served_as(self, name: str | None, local: IPAddress) -> Host | None:
         if name is None:
             return local if self._serves_addresses else None
-        plain = certificates.plain_name(name)
+        plain = pem.plain_name(name)
         if self._tls.hostname == FLEET_NAME and _OF_THE_FLEET.fullmatch(plain):
             return plain
         return None
@@ -269,8 +270,8 @@ class Keeper:
     def _checked(self, issued: Issued) -> Certificate:
         """Believe nothing: what cannot be served must not take the place of what can."""
         source = "that the CA issued"
-        certificate = certificates.parse(issued.chain, source, issued.key, "of the order", self.host)
-        certificates.check_dates(certificate, source, self._shop.clock(), "the CA is at fault")
+        certificate = pem.parse(issued.chain, source, issued.key, "of the order", self.host)
+        pem.check_dates(certificate, source, self._shop.clock(), "the CA is at fault")
         return certificate
 
     def _adopt(self, certificate: Certificate) -> None:

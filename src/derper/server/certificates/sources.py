@@ -7,8 +7,8 @@ from typing import Protocol, TypeAlias
 
 from derper.config import IPAddress
 from derper.dataplane import Serves
-from derper.server.certificates import Certificate
-from derper.server.reload import Facts
+from derper.server.certificates.pem import Certificate
+from derper.server.life.reload import Facts
 
 Show: TypeAlias = Callable[[Serves, Certificate | None], None]
 """Shows it from the next handshake on; None: nothing any more. Raises `ConfigError` if TLS cannot use it."""

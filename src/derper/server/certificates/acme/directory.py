@@ -25,10 +25,10 @@ from derper import log
 from derper._version import version
 from derper.config import Acme, TrustedRoots, eab_key
 from derper.errors import ConfigError, NetworkError
+from derper.host import files, roots
 from derper.redaction import conceal
-from derper.server import files, roots
-from derper.server.acme.store import Store
-from derper.server.certificates import PrivateKey
+from derper.server.certificates.acme.store import Store
+from derper.server.certificates.pem import PrivateKey
 
 MOST_BYTES: Final = 1 << 20
 MOST_REQUESTS: Final = 200  # for one order

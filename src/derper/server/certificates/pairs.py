@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from derper.errors import ConfigError
-from derper.server import certificates, files
-from derper.server.certificates import Host
+from derper.host import files
+from derper.server.certificates import pem
+from derper.server.certificates.pem import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Pair:
         if self.next.key.exists() or not self.next.certificate.exists():
             return
         try:
-            certificates.load(self.next.certificate, self.key, host)
+            pem.load(self.next.certificate, self.key, host)
         except ConfigError:
             return  # somebody else's doing: not ours to touch
         files.rename(self.next.certificate, self.certificate, "the certificate")
