@@ -369,9 +369,7 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         Event::Head { conn, head, ahead, remote, is_anonymous, local, listener, tls } => {
             let (ip, port) = end(remote);
             let (head, remote) = ((bytes(&head), bytes(&ahead)), (ip, port, is_anonymous));
-            (HEAD, conn.as_u64(), head, remote, end(local), listener, tls)
-                .into_pyobject(py)?
-                .into_any()
+            (HEAD, conn.as_u64(), head, remote, end(local), listener, tls).into_pyobject(py)?.into_any()
         }
         Event::HeadTooLarge { conn, remote, listener } => {
             (HEAD_TOO_LARGE, conn.as_u64(), end(remote), listener).into_pyobject(py)?.into_any()

@@ -64,8 +64,8 @@ class RequestHead:
     version: str  # "1.0" or "1.1"
     headers: tuple[tuple[str, str], ...]  # in order; names in small letters, values as Latin-1
 
-    @classmethod
-    def parse(cls, head: bytes) -> Self:
+    @staticmethod
+    def parse(head: bytes) -> RequestHead:
         """Read exactly one complete head, from the method to the blank line.
 
         Raises:
@@ -73,31 +73,8 @@ class RequestHead:
                 many.
         """
         if head.startswith(_OF_CLIENTS) and len(head) <= _REMEMBERED_LEN:
-            return _remembered(cls, head)
-        return cls._read(head)
-
-    @classmethod
-    def _read(cls, head: bytes) -> Self:
-        lines = head.count(b"\n")
-        if lines > MAX_LINES:
-            raise ProtocolError(f"wanted an HTTP head of at most {MAX_LINES} lines, got {lines:,}")
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        event = _only_event(connection, head)
-        if not isinstance(event, h11.Request):
-            raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} bytes that are none")
-        version = event.http_version.decode("ascii")
-        if version not in ("1.0", "1.1"):
-            raise ProtocolError(f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
-        parsed = cls(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
-        if not _HOST.fullmatch(parsed.get("Host")):
-            raise ProtocolError("wanted a host in the header Host, got letters that none may have")
-        if _BAD_ESCAPE.search(parsed.path):
-            raise ProtocolError("wanted two hex digits behind each % of the target's path")
-        if parsed.is_chunked and parsed.get_all("Content-Length"):
-            raise ProtocolError("wanted one length of the body, got Content-Length and Transfer-Encoding")
-        if parsed.content_length > _LONGEST_BODY:
-            raise ProtocolError("wanted a Content-Length of 63 bits")
-        return parsed
+            return _remembered(head)
+        return _read(head)
 
     @property
     def path(self) -> str:
@@ -147,10 +124,31 @@ class RequestHead:
         return bool(self.get_all("Transfer-Encoding"))
 
 
-@lru_cache(_REMEMBERED_HEADS)
-def _remembered(kind: type[RequestHead], head: bytes) -> RequestHead:
-    """Read a head that has likely been read before: clients of one version send the same, letter by letter."""
-    return kind._read(head)  # noqa: SLF001  the other half of `parse`
+def _read(head: bytes) -> RequestHead:
+    lines = head.count(b"\n")
+    if lines > MAX_LINES:
+        raise ProtocolError(f"wanted an HTTP head of at most {MAX_LINES} lines, got {lines:,}")
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    event = _only_event(connection, head)
+    if not isinstance(event, h11.Request):
+        raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} bytes that are none")
+    version = event.http_version.decode("ascii")
+    if version not in ("1.0", "1.1"):
+        raise ProtocolError(f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
+    parsed = RequestHead(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
+    if not _HOST.fullmatch(parsed.get("Host")):
+        raise ProtocolError("wanted a host in the header Host, got letters that none may have")
+    if _BAD_ESCAPE.search(parsed.path):
+        raise ProtocolError("wanted two hex digits behind each % of the target's path")
+    if parsed.is_chunked and parsed.get_all("Content-Length"):
+        raise ProtocolError("wanted one length of the body, got Content-Length and Transfer-Encoding")
+    if parsed.content_length > _LONGEST_BODY:
+        raise ProtocolError("wanted a Content-Length of 63 bits")
+    return parsed
+
+
+_remembered = lru_cache(_REMEMBERED_HEADS)(_read)
+"""Clients of one version send the same head, letter by letter."""
 
 
 @dataclass(frozen=True, slots=True)

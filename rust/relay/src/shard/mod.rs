@@ -240,10 +240,15 @@ impl<N: Net> Shard<N> {
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
     pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
         let until = |at: u64| (at != NEVER).then(|| at.saturating_sub(now));
-        [self.wheel.sleep_ms(now), until(self.accept_again_at), until(self.events_due), self.throttled_ms(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.wheel.sleep_ms(now),
+            until(self.accept_again_at),
+            until(self.events_due),
+            self.throttled_ms(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether another shard has to look into its mailbox before this one may read on.
