@@ -21,6 +21,9 @@ from derper.redaction import redacted
 USUAL: Final = Logs()
 
 
+_HARMLESS: Final = frozenset({bool, float, int, type(None)})
+
+
 class _Unfailing:
     """A stream whose reader may go away or whose disk may fill: what cannot be said is lost, and nothing else."""
 
@@ -88,13 +91,14 @@ def _redact_traceback(_logger: WrappedLogger, _method: str, event: EventDict) ->
 
 def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Make every value harmless: no control characters, no secrets."""
-    return {key: value if key == "exc_info" else _harmless(value) for key, value in event.items()}
+    for key, value in event.items():
+        if type(value) not in _HARMLESS and key != "exc_info":
+            event[key] = _harmless(str(value))
+    return event
 
 
-def _harmless(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    text = redacted(str(value))
+def _harmless(text: str) -> str:
+    text = redacted(text)
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

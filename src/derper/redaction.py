@@ -27,6 +27,8 @@ def redacted(text: str) -> str:
     for secret, instead in _known.items():
         if secret in text:
             text = text.replace(secret, instead)
+    if ":" not in text:
+        return text
     text = _PRIVATE_KEY.sub(r"\1(secret)", text)
     if "://" not in text:
         return text

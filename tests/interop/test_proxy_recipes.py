@@ -69,7 +69,7 @@ def is_known_by_its_address(server: Server, port: int) -> None:
         client.upgrade()
         client.log_in()
         assert client.fence() == []
-        server.logged(rf'event="client logged in" key={client.key} .*remote={re.escape(CLIENT)}')
+    server.logged(rf'event="client gone" key={client.key} .*remote={re.escape(CLIENT)}')
 
 
 def test_behind_haproxy(tmp_path: Path) -> None:

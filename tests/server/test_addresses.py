@@ -16,14 +16,14 @@ def test_without_a_host_it_serves_both_families_on_one_port(tmp_path: Path) -> N
     with Server(tmp_path, "-a", ":0") as server:
         with Client.join(server.door) as client:
             client.ping()
-        server.logged(r'event="client logged in" .*remote=127\.0\.0\.1 ')
+        server.logged(r'event="client gone" .*remote=127\.0\.0\.1 ')
         if not _has_ipv6():
             pytest.skip("this machine has no IPv6")
         sock = socket.create_connection(("::1", server.port), timeout=10)
         with Client(Wire(sock)) as client:
             client.upgrade()
             client.log_in()
-        server.logged(r'event="client logged in" .*remote=::1 ')
+        server.logged(r'event="client gone" .*remote=::1 ')
 
 
 @pytest.mark.skipif(

@@ -12,9 +12,9 @@ from serving import Recorded, Server, vectors
 
 from derper.protocol.frames import ClosePeer, Health, PeerFlags, PeerPresent, WatchConns
 from derper.protocol.keys import MeshKey, NodePrivate
-from derper.protocol.login import MAX_SERVER_INFO, ClientInfo, LoginBox, ServerInfo
+from derper.protocol.login import MAX_SERVER_INFO, ClientInfo, LoginBox, ServerInfo, client_info_frame
 from derper.protocol.reader import FrameReader, Limits, RawFrame, frame_bytes
-from derper.protocol.upgrade import upgrade_request
+from derper.protocol.upgrade import UpgradeAnswer, upgrade_request
 
 pytest_plugins = ["hall"]
 
@@ -22,6 +22,7 @@ Case = dict[str, Any]
 
 RECORDED: Case = vectors("login")["client_info"]
 PRIVATE = NodePrivate(bytes.fromhex(RECORDED["client_private"]))
+SERVER = NodePrivate(bytes.fromhex(RECORDED["server_private"])).public()
 BETTER: dict[str, tuple[str, str]] = {
     "client key of low order (1): anyone can make this box, the shared secret is zero": (
         "close",
@@ -100,7 +101,7 @@ def test_a_mesh_key_means_nothing_to_a_server_that_has_none(meshless: Server, ca
 @pytest.mark.parametrize("case", RECORDED["sizes"], ids=lambda case: case["name"])
 def test_a_login_frame_has_at_most_262144_bytes(server: Server, case: Case) -> None:
     json = case["json_start"].encode().ljust(case["json_padded_with_spaces_to"])
-    box = LoginBox(PRIVATE, NodePrivate(bytes.fromhex(RECORDED["server_private"])).public())
+    box = LoginBox(PRIVATE, SERVER)
     frame = frame_bytes(2, PRIVATE.public().raw + box.seal(json, bytes.fromhex(case["nonce"])))
     assert (len(frame), hashlib.sha256(frame).hexdigest()) == (case["frame_bytes"], case["frame_sha256"])
     check(server, case, frame)
@@ -143,6 +144,33 @@ def test_frames_right_behind_the_login_are_not_lost(server: Server) -> None:
             client.wire.send(client.client_info() + frames)
             client.welcome()
             assert [peer.packet().packet for _ in packets] == packets
+
+
+@pytest.mark.parametrize("padding", [0, 2_000], ids=["short", "long"])
+@pytest.mark.parametrize("fast_start", [False, True], ids=["answered", "fast-start"])
+def test_a_login_right_behind_the_request_is_taken(server: Server, padding: int, fast_start: bool) -> None:  # noqa: FBT001
+    box = LoginBox(PRIVATE, SERVER)
+    info = ClientInfo().to_json() + b" " * padding
+    with Client.join(server.door) as peer, Client(server.door.connect(), PRIVATE) as client:
+        login = frame_bytes(2, PRIVATE.public().raw + box.seal(info, bytes(24)))
+        packets = [RawFrame(4, peer.key.raw + bytes((number,)) * 9).encode() for number in range(3)]
+        client.wire.send(upgrade_request(HOST, fast_start=fast_start) + login + b"".join(packets))
+        if not fast_start:
+            UpgradeAnswer.parse(client.wire.head())
+        assert client.greeted() == SERVER
+        client.welcome()
+        assert [peer.packet().packet for _ in range(3)] == [bytes((number,)) * 9 for number in range(3)]
+
+
+def test_a_login_right_behind_the_request_that_does_not_open_is_refused(server: Server) -> None:
+    since = server.mark()
+    box = LoginBox(PRIVATE, NodePrivate(bytes([5] * 32)).public())
+    with Client(server.door.connect(), PRIVATE) as client:
+        login = client_info_frame(PRIVATE.public(), ClientInfo(), box, bytes(24))
+        client.wire.send(upgrade_request(HOST, fast_start=True) + login)
+        assert client.greeted() == SERVER
+        assert client.wire.rest() == b""
+    server.logged('event="connection closed" .*reason=login_failed detail=', since)
 
 
 def test_a_client_of_a_refused_application_may_not_log_in(recorded: Recorded) -> None:

@@ -103,7 +103,7 @@ def test_nothing_that_goes_wrong_writes_a_secret_to_the_log(server: Server) -> N
     assert "64 hex digits" in told
     server.logged("not reloaded")
     assert searched(server.log() + told) == []
-    assert "client logged in" in server.log()
+    assert "client gone" in server.log()
 
 
 @pytest.mark.parametrize(

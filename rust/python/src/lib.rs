@@ -77,7 +77,7 @@ impl Plane {
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
                         keep_alive_jitter, rtt_interval, records_per_key, max_queued_bytes, count_senders,
-                        link_silence, max_introducing, descriptor_ceiling))]
+                        link_silence, max_introducing, event_delay, descriptor_ceiling))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -102,6 +102,7 @@ impl Plane {
         count_senders: bool,
         link_silence: u64,
         max_introducing: usize,
+        event_delay: u64,
         descriptor_ceiling: usize,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
@@ -128,6 +129,7 @@ impl Plane {
             count_senders,
             link_silence,
             max_introducing,
+            event_delay,
         };
         let plane = relay::Plane::start(settings, descriptor_ceiling)?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })
@@ -238,6 +240,10 @@ impl Plane {
 
     fn consumed(&self, conn: u64, length: usize) {
         self.stage(conn, |conn| Command::Consumed(conn, length));
+    }
+
+    fn skip(&self, conn: u64, length: usize) {
+        self.stage(conn, |conn| Command::Skip(conn, length));
     }
 
     fn switch(
@@ -360,11 +366,10 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
     let end = |address: std::net::SocketAddr| (address.ip().to_string(), address.port());
     Ok(match event {
-        Event::Head { conn, head, remote, is_anonymous, local, listener, tls } => {
+        Event::Head { conn, head, ahead, remote, is_anonymous, local, listener, tls } => {
             let (ip, port) = end(remote);
-            (HEAD, conn.as_u64(), bytes(&head), (ip, port, is_anonymous), end(local), listener, tls)
-                .into_pyobject(py)?
-                .into_any()
+            let (head, remote) = ((bytes(&head), bytes(&ahead)), (ip, port, is_anonymous));
+            (HEAD, conn.as_u64(), head, remote, end(local), listener, tls).into_pyobject(py)?.into_any()
         }
         Event::HeadTooLarge { conn, remote, listener } => {
             (HEAD_TOO_LARGE, conn.as_u64(), end(remote), listener).into_pyobject(py)?.into_any()
@@ -426,9 +431,29 @@ fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, Py
     Ok(tuple.into_pyobject(py)?.into_any())
 }
 
+/// A private key, ready for many logins.
+#[pyclass(frozen)]
+struct Agreement(relay::Agreement);
+
+#[pymethods]
+impl Agreement {
+    #[new]
+    fn new(private: Key) -> PyResult<Self> {
+        relay::Agreement::new(&private).map(Self).ok_or_else(|| PyValueError::new_err("no private key"))
+    }
+
+    fn shared_with<'py>(&self, py: Python<'py>, public: Key) -> PyResult<Bound<'py, PyBytes>> {
+        let shared = self.0.shared_with(&public);
+        shared
+            .map(|key| PyBytes::new(py, &key))
+            .ok_or_else(|| PyValueError::new_err("a public key of low order"))
+    }
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Plane>()?;
+    module.add_class::<Agreement>()?;
     for (name, kind) in [
         ("HEAD", HEAD),
         ("HEAD_TOO_LARGE", HEAD_TOO_LARGE),

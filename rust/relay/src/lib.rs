@@ -10,6 +10,7 @@
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod bucket;
 mod certificates;
 mod conn;
@@ -46,6 +47,7 @@ mod tls;
 mod watch;
 mod websocket;
 
+pub use agreement::Agreement;
 pub use bucket::Rate;
 pub use certificates::{Certificate, CertificateStore, Missing, Serves};
 pub use frame::Key;

@@ -275,6 +275,8 @@ fn run(mut shard: Shard<Epoll>, start: Instant, mut responder: Option<Responder>
     let shared = Arc::clone(&shard.shared);
     let port = &shared.ports[shard.index()];
     let now = || start.elapsed();
+    // A thread's first random bytes take milliseconds to gather. No client shall wait for that; a failure it would see.
+    let _ = aws_lc_rs::rand::fill(&mut [0; 32]);
     let mut ready = Vec::new();
     let mut datagrams = false;
     let (mut woke, mut window, mut busy) = (now(), now(), Duration::ZERO);

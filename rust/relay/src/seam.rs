@@ -106,6 +106,8 @@ pub enum Event {
         conn: ConnId,
         /// The head's bytes.
         head: Vec<u8>,
+        /// The beginning of what came behind it. It stays there; [`Command::Skip`] takes it.
+        ahead: Vec<u8>,
         /// The other end.
         remote: SocketAddr,
         /// Whether the other end is a proxy that did not say for whom it is.
@@ -235,6 +237,8 @@ pub enum Command {
     Stream(ConnId),
     /// So many bytes of the body or of the stream have been used: more may be read.
     Consumed(ConnId, usize),
+    /// So much of what has come ahead on a parked connection was read in an event.
+    Skip(ConnId, usize),
     /// Relay from now on; `first` is written before any packet.
     Switch {
         /// The connection.
@@ -287,6 +291,13 @@ pub enum Command {
     Stop,
     /// Fail as a bug would: for the tests of what happens then.
     Panic,
+}
+
+impl Event {
+    /// Whether nobody waits for it.
+    pub(crate) fn can_wait(&self) -> bool {
+        matches!(self, Self::Switched { .. } | Self::Closed { .. } | Self::Dropped { .. })
+    }
 }
 
 /// Names a listener.

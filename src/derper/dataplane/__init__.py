@@ -5,6 +5,7 @@ is an event from here and a command back; afterwards it is heard of once more, w
 batches, never a call per packet. Read `events`, then `plane`.
 """
 
+from derper.dataplane.agreement import Agreement
 from derper.dataplane.certificate import Certificate, Serves
 from derper.dataplane.events import (
     AcceptFailed,
@@ -34,6 +35,7 @@ from derper.dataplane.plane import Audit, Census, DataPlane, Drops, Entry, Plane
 
 __all__ = [
     "AcceptFailed",
+    "Agreement",
     "Audit",
     "Census",
     "Certificate",

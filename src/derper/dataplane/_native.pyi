@@ -21,6 +21,10 @@ UNSERVED: int
 MEMBERS: int
 STRUGGLING: int
 
+class Agreement:
+    def __new__(cls, private: bytes) -> Self: ...
+    def shared_with(self, public: bytes) -> bytes: ...
+
 class Plane:
     def __new__(
         cls,
@@ -44,6 +48,7 @@ class Plane:
         count_senders: bool,
         link_silence: int,
         max_introducing: int,
+        event_delay: int,
         descriptor_ceiling: int,
     ) -> Self: ...
     def event_fd(self) -> int: ...
@@ -78,6 +83,7 @@ class Plane:
     def await_body(self, conn: int, length: int) -> None: ...
     def stream(self, conn: int) -> None: ...
     def consumed(self, conn: int, length: int) -> None: ...
+    def skip(self, conn: int, length: int) -> None: ...
     def switch(
         self,
         conn: int,

@@ -45,6 +45,7 @@ class Head(NamedTuple):
 
     conn: Conn
     head: bytes
+    ahead: bytes  # what came right behind it, at most 1 KiB of that; it stays there until `DataPlane.skip`
     remote: Remote
     local: Local
     listener: int  # what `DataPlane.listen` gave; 0 for a node that we dialled
@@ -191,8 +192,8 @@ Event: TypeAlias = (
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
-    _native.HEAD: lambda conn, head, remote, local, listener, tls: Head(
-        conn, head, Remote(*remote), Local(*local), listener, tls
+    _native.HEAD: lambda conn, came, remote, local, listener, tls: Head(
+        conn, came[0], came[1], Remote(*remote), Local(*local), listener, tls
     ),
     _native.HEAD_TOO_LARGE: lambda conn, remote, listener: HeadTooLarge(conn, Remote(*remote), listener),
     _native.FRAME: Frame,

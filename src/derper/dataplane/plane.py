@@ -52,6 +52,7 @@ class PlaneSettings:
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
     max_queued_bytes: int = 1 << 30  # of packets, in all queues together
     records_per_key: int = 1 << 23  # that one TLS 1.3 key seals; AES-GCM bears 2^24
+    event_delay: float = 0.005  # of what nobody waits for, such as a client's end: it comes with the next event
     count_senders: bool = False  # estimate how many keys send to each
 
 
@@ -142,6 +143,7 @@ class DataPlane:
             records_per_key=settings.records_per_key,
             count_senders=settings.count_senders,
             link_silence=_milliseconds(settings.link_silence),
+            event_delay=_milliseconds(settings.event_delay),
             max_introducing=settings.max_introducing or min(MAX_INTRODUCING, descriptors // 2),
             descriptor_ceiling=descriptors - min(SPARE_DESCRIPTORS, descriptors // 4),
         )
@@ -266,6 +268,11 @@ class DataPlane:
         self._native.consumed(conn, length)
         self._will_flush()
 
+    def skip(self, conn: Conn, length: int) -> None:
+        """Pass over the next bytes of a parked connection, which `Head` has brought already."""
+        self._native.skip(conn, length)
+        self._will_flush()
+
     def switch(self, conn: Conn, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
         remote = presence.endpoint
@@ -372,6 +379,7 @@ class DataPlane:
         assert on_event is not None  # noqa: S101  set by start, which alone schedules this
         if not self._waiting:
             self._waiting.extend(self._native.drain())
+        self._flush_is_due = True  # at the end of this turn, for all commands that the events cause
         # In turns, so that answers leave and others get a say however much has come at once.
         for _ in range(min(len(self._waiting), EVENTS_A_TURN)):
             raw = self._waiting.popleft()

@@ -13,7 +13,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Self
 
-from nacl.bindings import crypto_scalarmult_base
+from nacl.bindings import crypto_box_beforenm, crypto_scalarmult_base
 
 from derper.errors import ProtocolError
 
@@ -142,6 +142,10 @@ class NodePrivate:
         if self.is_zero:
             raise ValueError("the zero private key has no public key")
         return NodePublic(crypto_scalarmult_base(self.raw))
+
+    def shared_with(self, theirs: NodePublic) -> bytes:
+        """Give the 32 bytes that only these two can make, for boxes between them (one scalar multiplication)."""
+        return crypto_box_beforenm(theirs.raw, self.raw)
 
     def __eq__(self, other: object) -> bool:
         return hmac.compare_digest(self.raw, other.raw) if isinstance(other, NodePrivate) else NotImplemented

@@ -11,15 +11,15 @@ handed in, 24 random bytes that are never used twice with one pair of keys. See 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
-from nacl.bindings import crypto_box_beforenm, crypto_box_easy_afternm, crypto_box_open_easy_afternm
+from nacl.bindings import crypto_box_easy_afternm, crypto_box_open_easy_afternm
 from nacl.exceptions import CryptoError
 
 from derper.errors import ProtocolError
 from derper.protocol import gojson
 from derper.protocol.frames import PROTOCOL_VERSION, FrameType, is_app_name
-from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate, NodePublic
+from derper.protocol.keys import KEY_LEN, MeshKey, NodePublic
 from derper.protocol.reader import Limits, RawFrame, frame_bytes
 
 MAGIC = b"DERP\xf0\x9f\x94\x91"
@@ -88,23 +88,23 @@ class ClientInfo:
         Raises:
             ProtocolError: not one JSON object, a member of the wrong type, a mesh key or application name not allowed.
         """
-        info = cls(version=0)
+        mesh_key, version, can_ack_pings, is_prober, app_name = None, 0, False, False, ""
         for name, value in gojson.members(data):
             if name == "meshkey":
-                info = replace(info, mesh_key=MeshKey.from_json(value))
+                mesh_key = MeshKey.from_json(value)
             elif value is None:
                 continue  # null leaves a member as it is; for a mesh key alone it is an error
             elif name == "version":
-                info = replace(info, version=gojson.integer(value, "version"))
+                version = gojson.integer(value, "version")
             elif name == "canackpings":
-                info = replace(info, can_ack_pings=gojson.boolean(value, "CanAckPings"))
+                can_ack_pings = gojson.boolean(value, "CanAckPings")
             elif name == "isprober":
-                info = replace(info, is_prober=gojson.boolean(value, "IsProber"))
+                is_prober = gojson.boolean(value, "IsProber")
             elif name == "appname":
-                info = replace(info, app_name=gojson.text(value, "AppName"))
-        if not is_app_name(info.app_name):
+                app_name = gojson.text(value, "AppName")
+        if not is_app_name(app_name):
             raise ProtocolError("AppName: wanted at most 32 bytes of printable ASCII")
-        return info
+        return cls(mesh_key, version, can_ack_pings, is_prober, app_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,13 @@ class ServerInfo:
         return info
 
 
+class Agrees(Protocol):
+    """One side's private key: `NodePrivate`, or what computes the same faster."""
+
+    def shared_with(self, theirs: NodePublic) -> bytes:
+        """Give the 32 bytes that only these two can make."""
+
+
 class LoginBox:
     """The NaCl box between one client and one server; its key is derived once, for both directions.
 
@@ -158,10 +165,10 @@ class LoginBox:
 
     __slots__ = ("_shared",)
 
-    def __init__(self, ours: NodePrivate, theirs: NodePublic) -> None:
+    def __init__(self, ours: Agrees, theirs: NodePublic) -> None:
         if theirs.is_low_order:
             raise ProtocolError("a key of low order (or zero), for which anyone can make a box")
-        self._shared = crypto_box_beforenm(theirs.raw, ours.raw)
+        self._shared = ours.shared_with(theirs)
 
     def seal(self, message: bytes, nonce: bytes) -> bytes:
         """Give `24 nonce | box`; the nonce must never have been used between these two keys."""
@@ -187,7 +194,7 @@ class ClientLogin:
     box: LoginBox
 
     @classmethod
-    def open(cls, frame: RawFrame, server: NodePrivate) -> Self:
+    def open(cls, frame: RawFrame, server: Agrees) -> Self:
         """Server side: read the frame that must be the client's first.
 
         Raises:

@@ -48,6 +48,15 @@ def frame_bytes(frame_type: int, payload: bytes) -> bytes:
     return _HEADER.pack(frame_type, len(payload)) + payload
 
 
+def whole_frame(data: bytes) -> RawFrame | None:
+    """Give the frame that `data` begins with, if all of it is there: no limit is asked, since it cannot be longer."""
+    if len(data) < HEADER_LEN:
+        return None
+    frame_type, length = _HEADER.unpack_from(data)
+    end = HEADER_LEN + length
+    return RawFrame(frame_type, data[HEADER_LEN:end]) if end <= len(data) else None
+
+
 class FrameReader:
     """Cuts frames out of bytes.
 

@@ -38,7 +38,7 @@ from derper.errors import ProtocolError
 from derper.protocol.frames import Endpoint
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
-from derper.protocol.reader import RawFrame
+from derper.protocol.reader import HEADER_LEN, RawFrame, whole_frame
 from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
 from derper.server.certificates.tls import Certificates
@@ -143,7 +143,7 @@ class Introducer:
             case Head():
                 self._introduce(event)
             case Frame():
-                self._log_in(event)
+                self._log_in(event.conn, self._guests[event.conn], RawFrame(event.type, event.payload))
             case Data():
                 self._served(event.conn).received(event.data)
             case Drained():
@@ -185,7 +185,7 @@ class Introducer:
                 self._accept(guest)
                 guest.not_ideal = derp.ideal_node is not None
                 self._plane.write(event.conn, derp.answer(self._login.server_key) + self._login.greeting)
-                self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
+                self._await_login(event, guest)
             case WebSocketUpgrade(offers_derp=True):
                 self._accept(guest)
                 self.websocket_accepts += 1
@@ -222,19 +222,27 @@ class Introducer:
         guest.number = self.derp_accepts
         guest.leave_http()
 
-    def _log_in(self, event: Frame) -> None:
-        guest = self._guests[event.conn]
+    def _await_login(self, event: Head, guest: Guest) -> None:
+        """Go on with the client's first frame; one that knows our key already has sent it right behind its request."""
+        frame = whole_frame(event.ahead)
+        if frame is None:
+            self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
+        else:
+            self._plane.skip(event.conn, HEADER_LEN + len(frame.payload))
+            self._log_in(event.conn, guest, frame)
+
+    def _log_in(self, conn: Conn, guest: Guest, frame: RawFrame) -> None:
         try:
-            client = self._login.open(RawFrame(event.type, event.payload))
+            client = self._login.open(frame)
         except ProtocolError as error:
-            self._plane.close(event.conn, "login_failed", str(error))
+            self._plane.close(conn, "login_failed", str(error))
             return
         if client.refusal is not None:
-            self._turn_away(event.conn, guest, client, client.refusal)
+            self._turn_away(conn, guest, client, client.refusal)
         elif client.mesh_peer or self._login.door.is_open:
-            self._let_in(event.conn, guest, client)
+            self._let_in(conn, guest, client)
         else:
-            guest.asking = asyncio.get_running_loop().create_task(self._ask(event.conn, guest, client))
+            guest.asking = asyncio.get_running_loop().create_task(self._ask(conn, guest, client))
 
     async def _ask(self, conn: Conn, guest: Guest, client: LoggedIn) -> None:
         """Let a client in or turn it away, once admission has said which; it waits, parked, and nobody else does."""
@@ -251,7 +259,7 @@ class Introducer:
             self._plane.close(conn, "bug")
 
     def _let_in(self, conn: Conn, guest: Guest, client: LoggedIn) -> None:
-        _log.info("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
+        _log.debug("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = client.presence(remote, not_ideal=guest.not_ideal)
         entry = Entry(client.mesh_peer, client.version, guest.number)

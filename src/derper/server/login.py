@@ -6,6 +6,7 @@ Whether it may stay is for `admission` to say, but for the names of applications
 import os
 from dataclasses import dataclass
 
+from derper.dataplane import Agreement
 from derper.protocol.frames import NO_FLAGS, Endpoint, PeerFlags, PeerPresent
 from derper.protocol.keys import NodePublic, admits_to_mesh
 from derper.protocol.login import NONCE_LEN, ClientLogin, ServerInfo, ServerKey, server_info_frame
@@ -45,6 +46,7 @@ class Login:
 
     def __init__(self, identity: Identity, door: Door, rates: ClientRates, refused_app_names: frozenset[str]) -> None:
         self.door = door
+        self._agreement = Agreement(identity.private)
         self._identity = identity
         self._refused_app_names = refused_app_names
         self._rates = rates
@@ -57,7 +59,7 @@ class Login:
         Raises:
             ProtocolError: the frame is no ClientInfo that this server can open.
         """
-        login = ClientLogin.open(frame, self._identity.private)
+        login = ClientLogin.open(frame, self._agreement)
         mesh_peer = admits_to_mesh(self._identity.mesh_key, login.info.mesh_key)
         info, refusal = login.info, None
         if not mesh_peer and info.app_name in self._refused_app_names:

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use crate::conn::{Conn, Stage, Switched};
+use crate::conn::{Conn, NEVER, Stage, Switched};
 use crate::id::ConnId;
 use crate::mailbox::Batch;
 use crate::net::Net;
@@ -48,7 +48,12 @@ impl<N: Net> Shard<N> {
     /// # Panics
     /// When something does not hold.
     pub(crate) fn check(&self) -> Census {
-        assert!(self.dirty.is_empty() && self.events.is_empty(), "a tick left something undone");
+        assert!(self.dirty.is_empty(), "a tick left something undone");
+        assert_eq!(
+            self.events.is_empty(),
+            self.events_due == NEVER,
+            "events wait for their time, or there are none"
+        );
         assert!(self.congested || self.outgoing.iter().all(Batch::is_empty), "parcels were not published");
         let mut census = Census { hints: self.wheel.check(), ..Census::default() };
         let mut queued = 0;

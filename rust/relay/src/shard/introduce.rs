@@ -13,6 +13,8 @@ use crate::seam::{Event, Member, Reason, Role, Totals};
 
 use super::{Errand, Shard, receive};
 
+/// How much of what came behind a head goes with it: a client's login, which it sends right behind if it can.
+const AHEAD: usize = 1_024;
 /// How long a peer that sends no more is served.
 const HANGUP_PAUSE: u64 = 5_000;
 
@@ -75,6 +77,14 @@ impl<N: Net> Shard<N> {
         }
     }
 
+    pub(super) fn skip(&mut self, id: ConnId, len: usize) {
+        if self.is_parked(id)
+            && let Some(conn) = self.conns.get_mut(id)
+        {
+            conn.input.drain(..len.min(conn.input.len()));
+        }
+    }
+
     /// The peer of a connection that is not read sends no more. What it asked for is still written, for a while: it
     /// may read on, as programs do that end their request so. If not, whoever writes hears of its end in time.
     pub(super) fn hang_up(&mut self, id: ConnId) {
@@ -121,10 +131,12 @@ impl<N: Net> Shard<N> {
                     self.events.push(Event::HeadTooLarge { conn: id, remote, listener });
                 } else if let Some(end) = end {
                     let head = receive::take_front(&mut conn.input, end);
+                    let ahead = conn.input[..conn.input.len().min(AHEAD)].to_vec();
                     self.park(id);
                     self.events.push(Event::Head {
                         conn: id,
                         head,
+                        ahead,
                         remote,
                         is_anonymous,
                         local,

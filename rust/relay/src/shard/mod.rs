@@ -112,7 +112,11 @@ pub(crate) struct Shard<N: Net> {
     throttled: BinaryHeap<Reverse<Throttled>>,
     dirty: Vec<ConnId>,
     events: Vec<Event>,
+    /// When those have waited long enough.
+    events_due: u64,
     buffers: receive::Buffers,
+    /// For plaintext that comes while those are lent.
+    spare_plain: Vec<u8>,
     seal_buffer: Vec<u8>,
     /// Lent to whoever needs to collect names for a moment.
     scratch: Vec<ConnId>,
@@ -153,7 +157,9 @@ impl<N: Net> Shard<N> {
             throttled: BinaryHeap::new(),
             dirty: Vec::new(),
             events: Vec::new(),
+            events_due: NEVER,
             buffers: receive::Buffers::new(),
+            spare_plain: Vec::new(),
             seal_buffer: vec![0; send::SEAL_BUFFER],
             scratch: Vec::new(),
             spare_outboxes: Vec::new(),
@@ -194,9 +200,24 @@ impl<N: Net> Shard<N> {
         self.flush_dirty();
         self.tell_queued();
         self.publish();
-        if !self.events.is_empty() {
-            self.shared.events.append(&mut self.events);
+        self.hand_over_events();
+    }
+
+    /// Wakes Python, which costs both sides more than most events do: those that nobody waits for stay for a moment,
+    /// and come with the next one that somebody does.
+    fn hand_over_events(&mut self) {
+        if self.events.is_empty() {
+            self.events_due = NEVER;
+            return;
         }
+        if self.events.iter().all(Event::can_wait) {
+            self.events_due = self.events_due.min(self.now + self.shared.settings.event_delay);
+            if self.now < self.events_due {
+                return;
+            }
+        }
+        self.events_due = NEVER;
+        self.shared.events.append(&mut self.events);
     }
 
     /// Whether something came since the last tick that no descriptor tells of.
@@ -218,8 +239,16 @@ impl<N: Net> Shard<N> {
 
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
     pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
-        let again = (self.accept_again_at != NEVER).then(|| self.accept_again_at.saturating_sub(now));
-        [self.wheel.sleep_ms(now), again, self.throttled_ms(now)].into_iter().flatten().min()
+        let until = |at: u64| (at != NEVER).then(|| at.saturating_sub(now));
+        [
+            self.wheel.sleep_ms(now),
+            until(self.accept_again_at),
+            until(self.events_due),
+            self.throttled_ms(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether another shard has to look into its mailbox before this one may read on.
@@ -263,6 +292,7 @@ impl<N: Net> Shard<N> {
                 Command::AwaitBody(conn, len) => self.await_body(conn, len),
                 Command::Stream(conn) => self.stream(conn),
                 Command::Consumed(conn, len) => self.consumed(conn, len),
+                Command::Skip(conn, len) => self.skip(conn, len),
                 Command::Switch { conn, member, first } => self.switch(conn, member, &first),
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),
                 Command::Link { conn, first } => self.link(conn, &first),

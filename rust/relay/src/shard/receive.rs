@@ -80,8 +80,11 @@ impl<N: Net> Shard<N> {
     /// Begins the handshake: with the client's first message, or as the client, with none.
     pub(super) fn greet(&mut self, id: ConnId, mut first: Vec<u8>) -> Result<(), Reason> {
         // That message came through the shard's buffers, so they are lent. There is hardly ever data behind it.
-        let mut plain = vec![0; HELD + first.len()];
-        self.decrypt(id, &mut first, &mut plain)
+        let mut plain = std::mem::take(&mut self.spare_plain);
+        plain.resize(plain.len().max(HELD + first.len()), 0);
+        let result = self.decrypt(id, &mut first, &mut plain);
+        self.spare_plain = plain;
+        result
     }
 
     fn decrypt(&mut self, id: ConnId, sealed: &mut [u8], plain: &mut [u8]) -> Result<(), Reason> {

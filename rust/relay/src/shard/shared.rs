@@ -59,6 +59,8 @@ pub struct Settings {
     pub rtt_interval: u64,
     /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
     pub records_per_key: u64,
+    /// How long events that nobody waits for may wait for others.
+    pub event_delay: u64,
 }
 
 /// What a shard asks another to do.

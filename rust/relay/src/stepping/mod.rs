@@ -425,6 +425,7 @@ pub fn settings(shards: usize) -> Settings {
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
+        event_delay: 0,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::harness::{ALL, Over, Room, frame, from, key, packet, settings};
 use crate::id::ConnId;
 use crate::seam::{Command, Event};
+use crate::shard::Settings;
 use crate::stepping::{Guest, Party, member};
 
 const HEAD: &[u8] = b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\n";
@@ -57,6 +58,54 @@ fn a_head_is_told_of_once_it_is_whole_however_it_is_cut() {
         }
         room.say(party, &HEAD[HEAD.len() - 1..]);
         assert!(head_of(&mut room).is_some());
+    }
+}
+
+#[test]
+fn the_beginning_of_what_came_behind_a_head_is_told_with_it_and_can_be_skipped() {
+    for over in ALL {
+        for (behind, skipped) in [(0, 0), (10, 10), (2_000, 700), (2_000, 1_024)] {
+            let mut room = Room::new(1);
+            let party = room.connect(over, 0);
+            let rest: Vec<u8> = (0..behind).map(|n: u32| n as u8).collect();
+            room.say(party, &[HEAD, &rest].concat());
+            room.world.run();
+            let events = room.world.events();
+            let [Event::Head { conn, ahead, .. }] = &events[..] else { panic!("{events:?}") };
+            assert_eq!(*ahead, rest[..rest.len().min(1_024)]);
+            room.world.submit([(*conn, Command::Skip(*conn, skipped)), (*conn, Command::Stream(*conn))]);
+            room.world.run();
+            let events = room.world.events();
+            match &events[..] {
+                [] => assert_eq!(skipped, rest.len()),
+                [Event::Data { bytes, .. }] => assert_eq!(*bytes, rest[skipped..]),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_comes_with_the_next_event_or_in_time() {
+    for comes_with_another in [false, true] {
+        let mut room = Room::with(Settings { event_delay: 5, ..settings(1) }, 0);
+        let (party, conn) = arrived(&mut room, Over::Plain);
+        switch(&mut room, conn, 1, b"");
+        room.world.run();
+        assert!(room.world.events().is_empty());
+        room.world.finish(party);
+        room.world.run();
+        assert!(room.world.events().is_empty());
+        if comes_with_another {
+            let party = room.connect(Over::Plain, 0);
+            room.say(party, HEAD);
+        } else {
+            room.world.pass(5);
+        }
+        room.world.run();
+        let events = room.world.events();
+        assert!(matches!(events[..2], [Event::Switched { .. }, Event::Closed { .. }]), "{events:?}");
+        assert_eq!(events.len(), if comes_with_another { 3 } else { 2 });
     }
 }
 
