@@ -14,6 +14,8 @@ from parts import program
 from probed import SECONDS, ProbedRegion, Started, started, surroundings
 from relays import HOST, free_port
 
+from derper.prober.metrics import METRICS
+
 ALL: Final = (
     "-interval=1s", "-tls-interval=1s", "-stun-interval=1s", "-mesh-interval=1s", "-bw-interval=1s",
     "-bw-probe-size-bytes=100000", "-qd-packets-per-second=20", "-spread=false",
@@ -98,7 +100,11 @@ def test_every_family_of_the_probes_has_a_help_line(both: tuple[Started, Started
     text = both[0].get("/debug/varz")[2]
     families = set(re.findall(r"^# TYPE (derpprobe_\S+)", text, re.MULTILINE))
     assert set(re.findall(r"^# HELP (derpprobe_\S+) \S", text, re.MULTILINE)) == families
-    assert len(families) == 12
+    page = {metric.name for metric in METRICS}
+    assert families == page - {"derpprobe_derp_bw_bytes_total"}  # that one is of probes with a TUN device
+    for metric in METRICS:
+        samples = "".join(re.findall(rf"^{metric.name}(?:_bucket)?\{{.*", text, re.MULTILINE))
+        assert metric.name not in families or {*re.findall(r'(\w+)="', samples)} - {"le"} == {*metric.labels}
 
 
 def test_metrics_say_how_a_probe_goes(both: tuple[Started, Started]) -> None:

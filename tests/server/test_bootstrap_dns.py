@@ -73,7 +73,7 @@ class Site:
 
     def counted(self) -> dict[str, object]:
         return {
-            family.name.removeprefix("bootstrap_dns_"): family.value
+            family.metric.name.removeprefix("bootstrap_dns_"): family.value
             for family in self.bootstrap.families()
             if family.value
         }
@@ -265,6 +265,5 @@ async def test_a_server_resolves_at_its_start_and_tells_what_it_counted(tmp_path
         assert await server.sample("bootstrap_dns_requests") >= 1
         counted = json.loads((await server.get("/debug/vars"))[1])
     assert sorted(name for name in counted if "bootstrap" in name) == sorted(
-        f"counter_bootstrap_dns_{name}"
-        for name in (*bootstrap._COUNTERS, "queried_domains")  # noqa: SLF001
+        f"counter_{metric.name}" for metric in bootstrap.METRICS
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from derper.protocol.frames import (
 )
 from derper.protocol.keys import MeshKey
 from derper.redaction import conceal
+from derper.server.debug.metrics import METRICS
 
 MESH_KEY = "99d33123bb50e4f52a9eeace228d56bdfbd09aebfc68088becdef2be1dcbdd4f"
 DISCO = "TS\U0001f4ac".encode() + bytes(32 + 24 + 16)
@@ -170,6 +172,37 @@ async def test_the_json_has_the_same_numbers(tmp_path: Path) -> None:
         assert (told["derp"]["accepts"], told["derp"]["gauge_current_connections"]) == (1, 1)
         assert told["derp_packets_dropped"] == "MultiLabelMap"
         assert told["derp"]["counter_buffered_write_frames"]["count"] >= 1
+
+
+async def test_every_family_is_on_its_page_with_its_type_and_labels_and_none_is_on_it_besides(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    rates.write_text('{"PerClientRateLimitBytesPerSec": 1000000, "PerClientRateBurstBytes": 100000}')
+    key = tmp_path / "mesh.key"
+    key.write_text(MESH_KEY)
+    config = config_of(
+        tmp_path, "-certmode=manual", "-hostname=127.0.0.1", "-certdir", str(tmp_path), "-rate-config", str(rates),
+        "-mesh-psk-file", str(key), "-mesh-with=127.0.0.1:1",
+    )  # fmt: skip
+    async with serving(config, rtt_interval=0.05) as server:
+        await answered(await Client.log_in(server))
+        await server.wait_for('derp_tcp_rtt{le="10ms"}', 1)
+        text = (await server.get("/debug/varz"))[1]
+    wanted = {metric.name: ("" if metric.type is None else str(metric.type), set(metric.labels)) for metric in METRICS}
+    assert len(wanted) == len(METRICS)
+    assert of_the_text(text) == wanted
+
+
+def of_the_text(text: str) -> dict[str, tuple[str, set[str]]]:
+    """Name, type and labels of each family, a histogram's parts aside."""
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    found: dict[str, tuple[str, set[str]]] = {}
+    for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        if types.get(family) == "histogram":
+            found[family] = ("histogram", set())
+        else:
+            found[name] = (types.get(name, ""), set(re.findall(r'(\w+)="', labels)))
+    return found
 
 
 def test_the_command_line_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

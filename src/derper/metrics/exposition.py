@@ -58,13 +58,22 @@ Value: TypeAlias = Number | Labelled | Histogram | Samples
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """One metric."""
+class Metric:
+    """What a family is, whatever its samples are now. docs/metrics.md is written from all there are."""
 
     name: str
     type: Type | None  # None: no `# TYPE` line
+    told: str  # what it counts, for operators
+    labels: tuple[str, ...] = ()  # their names; those of a histogram's parts go without saying
+    has_help: bool = False  # whether `told` is a `# HELP` line, too
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric as it is now."""
+
+    metric: Metric
     value: Value
-    help: str = ""
 
 
 def text(families: Iterable[Family]) -> str:
@@ -73,24 +82,25 @@ def text(families: Iterable[Family]) -> str:
 
 
 def _lines(family: Family) -> Iterator[str]:
-    if family.type is not None:
-        yield f"# TYPE {family.name} {family.type}"
-    if family.help:
-        yield f"# HELP {family.name} {family.help}"
+    metric, name = family.metric, family.metric.name
+    if metric.type is not None:
+        yield f"# TYPE {name} {metric.type}"
+    if metric.has_help:
+        yield f"# HELP {name} {metric.told}"
     match family.value:
         case Labelled(labels, values):
             for at, value in values.items():
-                yield _sample(family.name, zip(labels, at, strict=True), value)
+                yield _sample(name, zip(labels, at, strict=True), value)
         case Histogram() as histogram:
             for bound, count in histogram.cumulative():
-                yield _sample(f"{family.name}_bucket", [("le", bound)], count)
-            yield _sample(f"{family.name}_sum", (), histogram.sum)
-            yield _sample(f"{family.name}_count", (), sum(histogram.counts))
+                yield _sample(f"{name}_bucket", [("le", bound)], count)
+            yield _sample(f"{name}_sum", (), histogram.sum)
+            yield _sample(f"{name}_count", (), sum(histogram.counts))
         case Samples(rows):
             for suffix, labels_, value in rows:
-                yield _sample(f"{family.name}{suffix}", labels_.items(), value)
+                yield _sample(f"{name}{suffix}", labels_.items(), value)
         case value:
-            yield _sample(family.name, (), value)
+            yield _sample(name, (), value)
 
 
 def _sample(name: str, labels: Iterable[tuple[str, str]], value: Number) -> str:

@@ -16,8 +16,8 @@ def variables(families: Iterable[Family]) -> dict[str, object]:
     top: dict[str, object] = {}
     groups: dict[str, dict[str, object]] = {}
     for family in families:
-        group = _group(family.name)
-        name = _prefix(family, group) + (family.name.removeprefix(f"{group}_") if group else family.name)
+        group = _group(family.metric.name)
+        name = _prefix(family, group) + (family.metric.name.removeprefix(f"{group}_") if group else family.metric.name)
         (groups.setdefault(group, {}) if group else top)[name] = _value(family)
     for group, members in groups.items():
         if group == "derp" and "version" in top:
@@ -33,16 +33,18 @@ def _group(name: str) -> str:
 
 
 def _prefix(family: Family, group: str) -> str:
-    if family.name in _UNGROUPED or family.type is None:
+    if family.metric.name in _UNGROUPED or family.metric.type is None:
         return ""
-    if family.type is Type.GAUGE:
+    if family.metric.type is Type.GAUGE:
         return "gauge_"
-    is_bare = group == "derp" and isinstance(family.value, int | float) and family.name not in _COUNTERS_WITH_PREFIX
+    is_bare = (
+        group == "derp" and isinstance(family.value, int | float) and family.metric.name not in _COUNTERS_WITH_PREFIX
+    )
     return "" if is_bare else "counter_"
 
 
 def _value(family: Family) -> object:
-    if family.name in _STRINGS and isinstance(family.value, Labelled):
+    if family.metric.name in _STRINGS and isinstance(family.value, Labelled):
         return next(iter(family.value.values))[0]
     return _json(family.value)
 

@@ -13,12 +13,35 @@ from typing import Final
 from prometheus_client import ProcessCollector
 
 from derper._version import version
-from derper.metrics.exposition import Family, Labelled, Type
+from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.redaction import redacted
 
 _PROC: Final = Path("/proc")
 _COLUMNS: Final = {"receive": 0, "transmit": 8}
 """Of /proc/net/dev, behind the interface's name: bytes that came in, and that went out."""
+
+FILE_DESCRIPTORS: Final = Metric("derp_current_file_descriptors", Type.GAUGE, "Open file descriptors")
+
+OF_PROGRAM: Final = (
+    _STARTED := Metric("process_start_unix_time", None, "When the program was started, in Unix seconds"),
+    _UPTIME := Metric("uptime_sec", Type.COUNTER, "Seconds since then"),
+    _BOOTED := Metric("node_boot_time_seconds", None, "When the machine was started, in Unix seconds"),
+    _VERSION := Metric("version", None, "Always 1; which program of which version this is", ("version", "binary")),
+)
+"""What the reference says of any of its programs."""
+
+OF_LIBRARY: Final = (
+    Metric("process_virtual_memory_bytes", Type.GAUGE, "Bytes of address space in use"),
+    Metric("process_resident_memory_bytes", Type.GAUGE, "Bytes of memory in use"),
+    Metric("process_start_time_seconds", Type.GAUGE, "When the process was started, in Unix seconds"),
+    Metric("process_cpu_seconds_total", Type.COUNTER, "Seconds of processor time, the kernel's for us included"),
+    Metric("process_open_fds", Type.GAUGE, "Open file descriptors"),
+    Metric("process_max_fds", Type.GAUGE, "File descriptors that may be open"),
+    Metric("process_virtual_memory_max_bytes", Type.GAUGE, "Bytes of address space that may be in use"),
+    Metric("process_network_receive_bytes_total", Type.COUNTER, "Bytes that came into the network namespace"),
+    Metric("process_network_transmit_bytes_total", Type.COUNTER, "Bytes that went out of the network namespace"),
+)
+"""What Prometheus' client libraries say of any process."""
 
 _start: Final = time.time()
 _collector: Final = ProcessCollector(registry=None)
@@ -31,28 +54,28 @@ def uptime() -> float:
 
 def server_families() -> Iterator[Family]:
     """Give what the reference says of its relay's process."""
-    yield Family("derp_current_file_descriptors", Type.GAUGE, _open_files())
+    yield Family(FILE_DESCRIPTORS, _open_files())
     yield from program_families()
 
 
 def program_families() -> Iterator[Family]:
     """Give what the reference says of any of its programs."""
-    yield Family("process_start_unix_time", None, int(_start))
-    yield Family("uptime_sec", Type.COUNTER, int(uptime()))
+    yield Family(_STARTED, int(_start))
+    yield Family(_UPTIME, int(uptime()))
     boot = re.search(r"^btime (\d+)$", _read("stat"), re.MULTILINE)
     if boot:
-        yield Family("node_boot_time_seconds", None, int(boot[1]))
-    yield Family("version", None, Labelled(("version", "binary"), {(version(), _binary()): 1}))
+        yield Family(_BOOTED, int(boot[1]))
+    yield Family(_VERSION, Labelled(_VERSION.labels, {(version(), _binary()): 1}))
 
 
 def library_families() -> Iterator[Family]:
     """Give what Prometheus' client libraries say of any process."""
-    for metric in _collector.collect():
-        for sample in metric.samples:
-            yield Family(sample.name, Type(metric.type), sample.value)
-    yield Family("process_virtual_memory_max_bytes", Type.GAUGE, _most_memory())
-    for way, total in _network_bytes().items():
-        yield Family(f"process_network_{way}_bytes_total", Type.COUNTER, total)
+    values = {sample.name: sample.value for metric in _collector.collect() for sample in metric.samples}
+    values["process_virtual_memory_max_bytes"] = _most_memory()
+    values |= {f"process_network_{way}_bytes_total": total for way, total in _network_bytes().items()}
+    for metric in OF_LIBRARY:
+        if metric.name in values:
+            yield Family(metric, values[metric.name])
 
 
 def command_line() -> list[str]:

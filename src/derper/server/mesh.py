@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -23,7 +23,7 @@ from derper.config import Config, MeshPeer
 from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head, Linked
 from derper.errors import NetworkError, ProtocolError
 from derper.host import roots
-from derper.metrics.exposition import Family, Labelled, Type
+from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.protocol import metacert
 from derper.protocol.frames import WatchConns
 from derper.protocol.keys import NodePublic
@@ -49,6 +49,14 @@ STEP_SECONDS = 10.0
 """For each step of a login; the connect and the TLS handshake are one step each."""
 LOOK_UP_SECONDS = 30.0
 """Between two look-ups of a name that stands for many nodes."""
+
+
+LINKS: Final = Metric(
+    "derper_mesh_links",
+    Type.GAUGE,
+    "Links to the region's other nodes by how they stand; with `-mesh-with`",
+    ("state",),
+)
 
 
 class LinkState(StrEnum):
@@ -130,7 +138,7 @@ class Mesh:
         if self._kept:
             states = Counter(self.links.values())
             value = Labelled.by("state", {state.value: states[state] for state in LinkState})
-            yield Family("derper_mesh_links", Type.GAUGE, value)
+            yield Family(LINKS, value)
 
     def takes(self, event: Event) -> bool:
         """Take an event of a connection that was dialled here; False: it belongs to somebody else."""

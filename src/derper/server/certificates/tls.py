@@ -20,7 +20,7 @@ from derper.config import CertMode, Config
 from derper.dataplane import Certificate as Served
 from derper.dataplane import DataPlane, Serves, Unserved
 from derper.errors import ConfigError
-from derper.metrics.exposition import Family, Labelled, Type
+from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.protocol import metacert
 from derper.protocol.keys import NodePublic
 from derper.server.certificates.challenges import Challenges
@@ -37,6 +37,21 @@ META_RENEWAL: Final = timedelta(days=7)
 LOOK_SECONDS: Final = 3600.0
 WARNING: Final = timedelta(days=14)  # or a sixth of a shorter life
 _DAY: Final = timedelta(days=1)
+
+METRICS: Final = (
+    _EXPIRATION := Metric(
+        "derper_certificate_expiration_timestamp_seconds",
+        Type.GAUGE,
+        "When the certificate of each host ends, in Unix seconds; with TLS",
+        ("name",),
+    ),
+    _FAILURES := Metric(
+        "derper_certificate_renewal_failures",
+        Type.GAUGE,
+        "What failed since a certificate was last got, by host; with TLS",
+        ("name",),
+    ),
+)
 
 
 class Certificates:
@@ -106,8 +121,8 @@ class Certificates:
         found = self.status()
         ends = {status.host: round(status.ends.timestamp()) for status in found if status.ends is not None}
         failures = {status.host: status.failures for status in found}
-        yield Family("derper_certificate_expiration_timestamp_seconds", Type.GAUGE, Labelled.by("name", ends))
-        yield Family("derper_certificate_renewal_failures", Type.GAUGE, Labelled.by("name", failures))
+        yield Family(_EXPIRATION, Labelled.by("name", ends))
+        yield Family(_FAILURES, Labelled.by("name", failures))
 
     def show(self, serves: Serves, certificate: Certificate | None) -> None:
         """Show a certificate to these clients from the next handshake on; None: none any more.

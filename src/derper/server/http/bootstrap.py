@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from derper.config import BootstrapName, Pages
 from derper.errors import NetworkError
 from derper.host.names import Names
-from derper.metrics.exposition import Family, Type
+from derper.metrics.exposition import Family, Metric, Type
 from derper.server.http.pages import BROWSER_HEADERS
 from derper.server.http.rollout import EVERYBODY, is_inside
 from derper.web.access import remote_address
@@ -34,13 +34,22 @@ LOOK_UP: Final = 15.0
 _AT_ONCE: Final = 16
 _MOST_ASKED: Final = 500
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}")
-_COUNTERS: Final = (
-    "requests",
-    "published_hits",
-    "published_misses",
-    "unpublished_hits",
-    "unpublished_percent_misses",
-    "unpublished_misses",
+_COUNTED: Final = {
+    "requests": "Requests to /bootstrap-dns",
+    "published_hits": "Those for a published name that has addresses",
+    "published_misses": "Those for a published name that has none",
+    "unpublished_hits": "Those for an unpublished name that resolves, whether the caller is inside its roll-out or not",
+    "unpublished_percent_misses": "Of these, callers outside of the roll-out",
+    "unpublished_misses": "Those for a name that is not published, and that were not answered alone",
+}
+_ASKED: Final = Metric(
+    "bootstrap_dns_queried_domains",
+    Type.COUNTER,
+    "Different names that were asked for; falls to 0 when they are more than 500",
+)
+METRICS: Final = (
+    *(Metric(f"bootstrap_dns_{name}", Type.COUNTER, told) for name, told in _COUNTED.items()),
+    _ASKED,
 )
 
 Answers = Mapping[str, list[str]]
@@ -78,9 +87,9 @@ class BootstrapDns:
 
     def families(self) -> Iterator[Family]:
         """Give what was counted."""
-        for name in _COUNTERS:
-            yield Family(f"bootstrap_dns_{name}", Type.COUNTER, self._counts[name])
-        yield Family("bootstrap_dns_queried_domains", Type.COUNTER, len(self._asked))
+        for name, metric in zip(_COUNTED, METRICS, strict=False):
+            yield Family(metric, self._counts[name])
+        yield Family(_ASKED, len(self._asked))
 
     async def resolve(self) -> None:
         """Make one round."""
