@@ -1,5 +1,6 @@
 """The servers that are compared. How one is started is known to the tests; here they only get their cores."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from parts import PartError, program
 from region import Region
 from relays import HOST, GoDerper, OurDerper, Relay, RelayError, free_port
 
-__all__ = ["GO", "HOST", "OURS", "Node", "PartError", "RelayError", "Subject", "go_server", "running"]
+__all__ = ["GO", "HOST", "OURS", "Node", "PartError", "RelayError", "Subject", "by_turns", "go_server", "running"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class Subject:
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
     both_cores: bool = False
+
+
+def by_turns(keys_a_turn: int) -> type[Relay]:
+    """Our server, with so many new keys in a row on one shard, whoever they talk with."""
+
+    class ByTurns(OurDerper):
+        def command(self) -> list[str]:
+            tuned = ROOT / "tests" / "server" / "tuned_derper.py"
+            return [sys.executable, str(tuned), json.dumps({"keys_a_turn": keys_a_turn})]
+
+    return ByTurns
 
 
 OURS: Final = Subject("ours", OurDerper, ("-shards", "1"))

@@ -20,8 +20,9 @@ use crate::meter::{CpuClock, Latencies, Percentiles};
 use crate::packet::{Filler, Seen};
 use crate::report::{self, Phase};
 
-/// How many clients log in at the same time.
-const LOGINS_AT_ONCE: usize = 16;
+/// How many clients log in at the same time: the two of a pair come one right after the other, which decides where a
+/// server that places its clients by turns has them.
+const LOGINS_AT_ONCE: usize = 1;
 /// How long a server may deliver nothing at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for events before looking at the clock again.

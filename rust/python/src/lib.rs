@@ -77,7 +77,7 @@ impl Plane {
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
                         keep_alive_jitter, rtt_interval, records_per_key, max_queued_bytes, count_senders,
-                        link_silence, max_introducing, event_delay, descriptor_ceiling))]
+                        link_silence, max_introducing, event_delay, keys_a_turn, descriptor_ceiling))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -103,6 +103,7 @@ impl Plane {
         link_silence: u64,
         max_introducing: usize,
         event_delay: u64,
+        keys_a_turn: usize,
         descriptor_ceiling: usize,
     ) -> PyResult<Self> {
         if !(1..=256).contains(&shards) {
@@ -130,6 +131,7 @@ impl Plane {
             link_silence,
             max_introducing,
             event_delay,
+            keys_a_turn,
         };
         let plane = relay::Plane::start(settings, descriptor_ceiling)?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })

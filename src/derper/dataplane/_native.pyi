@@ -49,6 +49,7 @@ class Plane:
         link_silence: int,
         max_introducing: int,
         event_delay: int,
+        keys_a_turn: int,
         descriptor_ceiling: int,
     ) -> Self: ...
     def event_fd(self) -> int: ...

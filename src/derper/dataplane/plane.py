@@ -53,6 +53,7 @@ class PlaneSettings:
     max_queued_bytes: int = 1 << 30  # of packets, in all queues together
     records_per_key: int = 1 << 23  # that one TLS 1.3 key seals; AES-GCM bears 2^24
     event_delay: float = 0.005  # of what nobody waits for, such as a client's end: it comes with the next event
+    keys_a_turn: int = 0  # that come to one shard before the next has its turn, whoever they talk with; 0: placed
     count_senders: bool = False  # estimate how many keys send to each
 
 
@@ -144,6 +145,7 @@ class DataPlane:
             count_senders=settings.count_senders,
             link_silence=_milliseconds(settings.link_silence),
             event_delay=_milliseconds(settings.event_delay),
+            keys_a_turn=settings.keys_a_turn,
             max_introducing=settings.max_introducing or min(MAX_INTRODUCING, descriptors // 2),
             descriptor_ceiling=descriptors - min(SPARE_DESCRIPTORS, descriptors // 4),
         )

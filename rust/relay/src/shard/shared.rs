@@ -61,6 +61,9 @@ pub struct Settings {
     pub records_per_key: u64,
     /// How long events that nobody waits for may wait for others.
     pub event_delay: u64,
+    /// How many new keys in a row come to the same shard before the next has its turn, whoever they talk with and
+    /// however full it is; 0: they are placed by just that. For measuring what crossing shards costs.
+    pub keys_a_turn: usize,
 }
 
 /// What a shard asks another to do.
@@ -102,6 +105,8 @@ pub(crate) struct Shared<S> {
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
     pub(crate) ports: Vec<Port<S>>,
+    /// New keys so far.
+    placed: AtomicUsize,
 }
 
 impl<S> Shared<S> {
@@ -121,7 +126,15 @@ impl<S> Shared<S> {
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
         let crowd = Crowd::new(settings.max_introducing);
-        Ok(Self { settings, certificates, crowd, switchboard, events: EventQueue::new()?, ports })
+        Ok(Self {
+            settings,
+            certificates,
+            crowd,
+            switchboard,
+            events: EventQueue::new()?,
+            ports,
+            placed: AtomicUsize::new(0),
+        })
     }
 
     /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the
@@ -130,6 +143,10 @@ impl<S> Shared<S> {
         const FULL: u32 = 600;
         // Half of a region may talk with one key: not all of them fit beside it.
         const CROWDED: u32 = 850;
+        if let Some(turn) = self.placed.fetch_add(1, Ordering::Relaxed).checked_div(self.settings.keys_a_turn)
+        {
+            return turn % self.ports.len();
+        }
         let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
         if let Some(near) = near.filter(|near| load(near) < CROWDED) {
             return near;

@@ -426,6 +426,7 @@ pub fn settings(shards: usize) -> Settings {
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,
         event_delay: 0,
+        keys_a_turn: 0,
     }
 }
 

@@ -1,6 +1,10 @@
 //! Several shards: connections that move, packets that cross, mailboxes that fill up.
 
+use std::sync::Arc;
+
 use super::harness::{ALL, Over, PING, PREFERRED, Room, disco, frame, from, gone, packet, settings};
+use crate::certificates::CertificateStore;
+use crate::shard::{Settings, shared::Shared};
 use crate::stepping::{Guest, Party};
 
 #[test]
@@ -179,4 +183,15 @@ fn pairs_that_were_split_talk_on_one_shard_once_they_have_come_back() {
         back[usize::from(name)] = room.join_at(Over::Plain, name, 1, home);
     }
     assert_eq!(talk(&mut room, &back), 0);
+}
+
+#[test]
+fn by_turns_keys_go_to_each_shard_in_its_turn_whoever_they_talk_with() {
+    for (keys_a_turn, shards) in [(1, [0, 1, 0, 1]), (2, [0, 0, 1, 1])] {
+        let certificates = Arc::new(CertificateStore::new().expect("a store"));
+        let shared =
+            Shared::<()>::new(Settings { keys_a_turn, ..settings(2) }, certificates).expect("eventfds");
+        let placed: Vec<_> = (0..4).map(|_| shared.place(Some(1))).collect();
+        assert_eq!(placed, shards);
+    }
 }
