@@ -23,6 +23,7 @@ check  openssl   openssl       the tests of certificates and TLS, as a peer that
 test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
 test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
 check  systemd-socket-activate  systemd  the tests of socket activation, as what opens the sockets
+check  systemd-analyze  systemd  the test of the unit in the pages, as what reads it
 test   dnsmasq   dnsmasq-base   the tests of the mesh, as the DNS server that knows its nodes
 test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices
 test   chromium  chromium      the tests of WebSocket, as the browser that browsers' clients run in
