@@ -45,6 +45,7 @@ class MapSource:
     def __init__(self, config: ProberConfig, trust: Trust) -> None:
         self._url = config.map_source
         self._socket = config.tailscaled_socket
+        self._proxies = config.proxies
         self._trust = trust
         self._last: DerpMap | None = None
         self._last_at = 0.0
@@ -83,7 +84,7 @@ class MapSource:
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session,
-                session.get(url) as answer,
+                session.get(url, proxy=self._proxies.of(self._url)) as answer,
             ):
                 if answer.status != HTTPStatus.OK:
                     raise NetworkError(f"fetching {self._url}: {answer.status} {answer.reason}")
