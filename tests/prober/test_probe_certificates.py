@@ -120,7 +120,7 @@ async def test_a_list_is_kept_for_an_hour_at_most(monkeypatch: pytest.MonkeyPatc
     )
     fetched, clock = [], [1_000.0]
 
-    async def fetch(url: str) -> bytes:
+    async def fetch(url: str, _proxy: str | None) -> bytes:
         fetched.append(url)
         return listed
 
