@@ -13,8 +13,8 @@ settings.register_profile("derper", deadline=None)
 settings.load_profile("derper")
 
 # Test folders are not packages; these hold servers and clients that tests elsewhere start and talk to, too.
-SHARED = ("admission", "house", "interop", "mesh", "prober", "server", "tools", "websocket")
-sys.path += [str(Path(__file__).with_name(folder)) for folder in SHARED]
+SHARED = ("house", "interop", "mesh", "prober", "server", "server/admission", "tools", "websocket")
+sys.path += [str(Path(__file__).parent / folder) for folder in SHARED]
 
 # Their assertions are told as a test's own are.
 pytest.register_assert_rewrite("both")

@@ -339,7 +339,6 @@ def test_the_environment_is_read_into_types() -> None:
     assert not made.observation.rtt_stats
     assert made.observation.verbose_drops == {key}
     assert made.logs.level is LogLevel.DEBUG
-    assert not made.observation.prober_logs
     assert made.pages.debug == DebugAccess(
         ip_address("192.0.2.1"), (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")), Path("/d")
     )

@@ -294,7 +294,6 @@ class Observation:
     count_senders: bool
     rtt_stats: bool
     verbose_drops: frozenset[NodePublic]  # destinations whose dropped packets are logged
-    prober_logs: bool  # the comings and goings of probers are logged as those of others
 
 
 class LogFormat(StrEnum):

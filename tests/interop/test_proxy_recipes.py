@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from authority import Authority
 from derpwire import HOST, SECONDS, Client, Wire
+from realclient import check
 from relays import free_port
 from serving import Server
 
 PAGE = Path(__file__).parents[2] / "docs/behind-a-proxy.md"
 NAME = "derp.example.com"
+LOCAL = "localhost"  # for clients that look their relay's name up
 CLIENT = "127.0.0.4"
+Fronted = tuple[Server, int, Path]
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # where it is one of its own, as in Debian
 
 
@@ -64,9 +68,9 @@ def come(port: int, name: str = NAME) -> Wire:
     return Wire(context.wrap_socket(sock, server_hostname=name))
 
 
-def is_known_by_its_address(server: Server, port: int) -> None:
-    with Client(come(port)) as client:
-        client.upgrade()
+def is_known_by_its_address(server: Server, port: int, name: str = NAME) -> None:
+    with Client(come(port, name)) as client:
+        client.upgrade(name)
         client.log_in()
         assert client.fence() == []
     server.logged(rf'event="client gone" key={client.key} .*remote={re.escape(CLIENT)}')
@@ -108,14 +112,49 @@ def nginx(folder: Path, recipe: str, port: int) -> Iterator[None]:
         yield
 
 
-def test_behind_nginx_that_ends_tls(tmp_path: Path) -> None:
-    port = free_port()
-    Authority(tmp_path).issue(tmp_path, NAME)
-    with Server(tmp_path / "relay", "-tls", "off", "-trusted-proxies", HOST, hostname=NAME) as server:
-        text = recipe("nginx").replace("listen 443", f"listen {HOST}:{port}")
-        text = text.replace("127.0.0.1:8080", f"{HOST}:{server.port}").replace("/etc/ssl", str(tmp_path))
-        with nginx(tmp_path, f"http {{\naccess_log off;\n{text}}}\n", port):
-            is_known_by_its_address(server, port)
+@contextmanager
+def caddy(folder: Path, recipe: str, port: int) -> Iterator[None]:
+    """A Caddy that serves by a recipe, with a certificate that it need not get, and leaves the machine alone."""
+    files = f"bind {HOST}\n    tls {folder}/{LOCAL}.crt {folder}/{LOCAL}.key\n"
+    text, sites = re.subn(rf"^{re.escape(LOCAL)} {{\n", f"{LOCAL}:{port} {{\n    {files}", recipe, flags=re.MULTILINE)
+    assert sites == 1
+    ours = "{\n    admin off\n    auto_https disable_redirects\n    log {\n        level ERROR\n    }\n}\n"
+    (folder / "Caddyfile").write_text(ours + text)
+    command = ("env", f"HOME={folder}", "caddy", "run", "--adapter", "caddyfile", "--config", f"{folder}/Caddyfile")
+    with running(*command, port=port):
+        yield
+
+
+@contextmanager
+def nginx_for_http(folder: Path, recipe: str, port: int) -> Iterator[None]:
+    text = recipe.replace("listen 443", f"listen {HOST}:{port}").replace("/etc/ssl", str(folder))
+    with nginx(folder, f"http {{\naccess_log off;\n{text}}}\n", port):
+        yield
+
+
+@pytest.fixture(scope="module", params=[("nginx", nginx_for_http), ("caddy", caddy)], ids=["nginx", "caddy"])
+def fronted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
+    """A relay behind a proxy that ends TLS, the proxy's port, and whom its clients trust."""
+    folder, port = tmp_path_factory.mktemp("fronted"), free_port()
+    language, proxy = request.param
+    authority = Authority(folder)
+    authority.issue(folder, LOCAL)
+    with Server(folder / "relay", "-tls", "off", "-trusted-proxies", HOST, hostname=LOCAL) as server:
+        text = recipe(language).replace("127.0.0.1:8080", f"{HOST}:{server.port}").replace(NAME, LOCAL)
+        with proxy(folder, text, port):
+            yield server, port, authority.file
+
+
+def test_clients_behind_a_proxy_that_ends_tls_are_known_by_their_addresses(fronted: Fronted) -> None:
+    server, port, _ = fronted
+    is_known_by_its_address(server, port, LOCAL)
+
+
+@pytest.mark.parametrize("how", [(), ("-websocket",)], ids=["derp", "websocket"])
+def test_the_real_client_relays_through_a_proxy_that_ends_tls(how: tuple[str, ...], fronted: Fronted) -> None:
+    _, port, authority = fronted
+    verdict = check("relay", f"https://{LOCAL}:{port}", "-proxied", *how, env={"SSL_CERT_FILE": str(authority)})
+    assert verdict.ok, verdict.error
 
 
 def first_message(name: str) -> bytes:

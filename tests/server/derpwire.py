@@ -176,9 +176,9 @@ class Client:
         client.log_in(info)
         return client
 
-    def upgrade(self, *, fast_start: bool = False) -> NodePublic:
+    def upgrade(self, host: str = HOST, *, fast_start: bool = False) -> NodePublic:
         """Ask for DERP and read what comes before ServerKey and ServerKey; gives the server's key."""
-        self.wire.send(upgrade_request(HOST, fast_start=fast_start))
+        self.wire.send(upgrade_request(host, fast_start=fast_start))
         if not fast_start:
             UpgradeAnswer.parse(self.wire.head())
         return self.greeted()

@@ -1,4 +1,4 @@
-"""A server that has no descriptor left for a new connection says so, serves who is there, and takes the next later."""
+"""A server that runs out of something serves who is there: of descriptors for new connections, of room in queues."""
 
 import resource
 import time
@@ -12,6 +12,8 @@ from derpwire import Client
 from httpwire import read_answer, request
 from serving import Server
 
+MEGABYTE = 1 << 20
+DEPTH = 32  # packets, of a queue
 LIMIT = 48
 SPARE = 8  # of a quarter, as shards may come in together
 CANNOT = r'level=error event="cannot accept connections.*reason=.*Too many open files'
@@ -47,3 +49,22 @@ def test_out_of_descriptors_it_serves_who_is_there_and_accepts_again_when_it_can
         with Client.join(poor.door) as late:
             assert late.fence() == []
         bystanders.relay_on()
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_packets_for_clients_that_do_not_read_take_no_more_memory_than_the_operator_gives_them(
+    tmp_path: Path,
+    limited: bool,  # noqa: FBT001
+) -> None:
+    flags = ("-max-queued-bytes", str(MEGABYTE)) if limited else ()
+    with Server(tmp_path, *flags) as server, ExitStack() as crowd, Bystanders(server.door) as bystanders:
+        stuck = [crowd.enter_context(Client.join(server.door, receive_buffer=4096)) for _ in range(32)]
+        sender = crowd.enter_context(Client.join(server.door))
+        memory = server.memory()
+        for _ in range(DEPTH):
+            for receiver in stuck:
+                sender.send(receiver.key, bytes(60_000))
+        bystanders.relay_on(50)
+        grown = server.memory() - memory
+        # What sockets hold is the kernel's. Without the limit the same does take memory: DEPTH packets a queue.
+        assert (grown < 16 * MEGABYTE) is limited, f"it grew by {grown:,} bytes"

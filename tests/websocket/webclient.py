@@ -153,8 +153,9 @@ class WebClient(Client):
         client.log_in()
         return client
 
-    def upgrade(self, *, fast_start: bool = False) -> NodePublic:
+    def upgrade(self, host: str = HOST, *, fast_start: bool = False) -> NodePublic:
         """Read ServerKey: all that is left of the upgrade."""
+        assert host == HOST, "that is said already"
         assert not fast_start, "there is none with WebSocket"
         server = ServerKey.decode(self.frame()).key
         self.expect(server)

@@ -132,7 +132,6 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
             rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
             verbose_drops=around.read("TS_DEBUG_VERBOSE_DROPS", _keys, "a list of keys in hex") or frozenset(),
-            prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
         ),
         logs=_logs(line, around),
         roots=trusted_roots(around),

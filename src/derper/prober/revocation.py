@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Final
 
 import aiohttp
@@ -85,10 +84,8 @@ def _issued(issuer: x509.Certificate, leaf: x509.Certificate) -> bool:
 
 async def _fetch(url: str) -> bytes:
     try:
-        async with aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session, session.get(url) as answer:
-            if answer.status != HTTPStatus.OK:
-                raise NetworkError(f"fetching the revocation list {url}: {answer.status} {answer.reason}")
-            return await outgoing.whole(answer, MAX_BYTES)
+        async with aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session:
+            return await outgoing.fetch(session, url, f"fetching the revocation list {url}", MAX_BYTES)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"fetching the revocation list {url}: {log.in_one_line(error)}") from error
 

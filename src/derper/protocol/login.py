@@ -11,6 +11,7 @@ handed in, 24 random bytes that are never used twice with one pair of keys. See 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Protocol, Self
 
 from nacl.bindings import crypto_box_easy_afternm, crypto_box_open_easy_afternm
@@ -22,6 +23,8 @@ from derper.protocol.frames import PROTOCOL_VERSION, FrameType, is_app_name
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePublic
 from derper.protocol.reader import Limits, RawFrame, frame_bytes
 
+_REMEMBERED = 256
+_REMEMBERED_LEN = 256  # bytes
 MAGIC = b"DERP\xf0\x9f\x94\x91"
 NONCE_LEN = 24
 TAG_LEN = 16
@@ -81,30 +84,38 @@ class ClientInfo:
             value["AppName"] = self.app_name
         return gojson.compact(value)
 
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    @staticmethod
+    def from_json(data: bytes) -> ClientInfo:
         """Read the JSON out of a client's box; unknown members do not count, absent ones are zero.
 
         Raises:
             ProtocolError: not one JSON object, a member of the wrong type, a mesh key or application name not allowed.
         """
-        mesh_key, version, can_ack_pings, is_prober, app_name = None, 0, False, False, ""
-        for name, value in gojson.members(data):
-            if name == "meshkey":
-                mesh_key = MeshKey.from_json(value)
-            elif value is None:
-                continue  # null leaves a member as it is; for a mesh key alone it is an error
-            elif name == "version":
-                version = gojson.integer(value, "version")
-            elif name == "canackpings":
-                can_ack_pings = gojson.boolean(value, "CanAckPings")
-            elif name == "isprober":
-                is_prober = gojson.boolean(value, "IsProber")
-            elif name == "appname":
-                app_name = gojson.text(value, "AppName")
-        if not is_app_name(app_name):
-            raise ProtocolError("AppName: wanted at most 32 bytes of printable ASCII")
-        return cls(mesh_key, version, can_ack_pings, is_prober, app_name)
+        return _remembered_info(data) if len(data) <= _REMEMBERED_LEN else _client_info(data)
+
+
+def _client_info(data: bytes) -> ClientInfo:
+    mesh_key, version, can_ack_pings, is_prober, app_name = None, 0, False, False, ""
+    for name, value in gojson.members(data):
+        if name == "meshkey":
+            mesh_key = MeshKey.from_json(value)
+        elif value is None:
+            continue  # null leaves a member as it is; for a mesh key alone it is an error
+        elif name == "version":
+            version = gojson.integer(value, "version")
+        elif name == "canackpings":
+            can_ack_pings = gojson.boolean(value, "CanAckPings")
+        elif name == "isprober":
+            is_prober = gojson.boolean(value, "IsProber")
+        elif name == "appname":
+            app_name = gojson.text(value, "AppName")
+    if not is_app_name(app_name):
+        raise ProtocolError("AppName: wanted at most 32 bytes of printable ASCII")
+    return ClientInfo(mesh_key, version, can_ack_pings, is_prober, app_name)
+
+
+_remembered_info = lru_cache(_REMEMBERED)(_client_info)
+"""Clients of one version say the same of themselves, letter by letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +222,13 @@ def client_info_frame(key: NodePublic, info: ClientInfo, box: LoginBox, nonce: b
     return frame_bytes(FrameType.CLIENT_INFO, key.raw + box.seal(info.to_json(), nonce))
 
 
+_server_info_json = lru_cache(_REMEMBERED)(ServerInfo.to_json)
+"""All clients with the same limit are told the same."""
+
+
 def server_info_frame(info: ServerInfo, box: LoginBox, nonce: bytes) -> bytes:
     """Server side: `24 nonce | box(ServerInfo)` as a whole frame."""
-    return frame_bytes(FrameType.SERVER_INFO, box.seal(info.to_json(), nonce))
+    return frame_bytes(FrameType.SERVER_INFO, box.seal(_server_info_json(info), nonce))
 
 
 def open_server_info(frame: RawFrame, box: LoginBox) -> ServerInfo:

@@ -159,8 +159,13 @@ class Server:
         self.listening.stop_accepting()
         if self.admin is not None and self._successor is not None:
             self.admin.stop_accepting()
-        taken_over = self._successor is not None or self._mesh.is_linked
-        await drain(self.plane, somebody_takes_over=taken_over, within=self._config.drain_timeout)
+        has_successor = self._successor is not None
+        await drain(
+            self.plane,
+            taken_over=has_successor or await self._mesh.reaches_another(),
+            still=lambda: has_successor or self._mesh.is_linked,
+            within=self._config.drain_timeout,
+        )
 
     async def hand_over(self) -> bool:
         """Start a successor on the same sockets; True once it serves."""

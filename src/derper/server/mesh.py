@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -49,6 +49,8 @@ STEP_SECONDS = 10.0
 """For each step of a login; the connect and the TLS handshake are one step each."""
 LOOK_UP_SECONDS = 30.0
 """Between two look-ups of a name that stands for many nodes."""
+REACH_SECONDS = 0.3
+"""In which a node of the region answers a connect, or counts as out of reach."""
 
 
 LINKS: Final = Metric(
@@ -72,12 +74,16 @@ class _OurselvesError(Exception):
     """The node at the other end has our own key."""
 
 
+_Place: TypeAlias = tuple[str, int] | tuple[str, int, int, int]  # a node's address and port, as sockets name them
+
+
 @dataclass(slots=True)
 class _Call:
     """A connection that we dialled, until it is gone: its events, in order."""
 
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     conn: Conn = 0
+    place: _Place = ("", 0)
     is_abandoned: bool = False  # nobody waits for it any more
 
 
@@ -94,6 +100,7 @@ class Mesh:
         self._dialling: dict[int, _Call] = {}
         self._calls: dict[Conn, _Call] = {}
         self._kept: dict[MeshPeer, asyncio.Task[None]] = {}
+        self._linked: dict[str, _Place] = {}  # by the link's name
         self._tasks: set[asyncio.Task[None]] = set()
         self._roots = config.roots
         if self._peers:
@@ -112,8 +119,12 @@ class Mesh:
 
     @property
     def is_linked(self) -> bool:
-        """Whether there is another node that takes our clients over."""
-        return LinkState.UP in self.links.values()
+        """Whether there is a link to another node, as far as is known: nothing tells of a cut one for a while."""
+        return bool(self._linked)
+
+    async def reaches_another(self) -> bool:
+        """Ask whether another node is there to take our clients over: linked, and it takes a new connection now."""
+        return any(await asyncio.gather(*map(_takes_connections, self._linked.values())))
 
     async def change(self, peers: Iterable[MeshPeer], *, anew: bool) -> None:
         """Keep links to these nodes from now on; the others stay as they are, or with `anew` are dialled again."""
@@ -218,10 +229,12 @@ class Mesh:
             except TimeoutError as error:
                 raise NetworkError(f"no answer within {STEP_SECONDS:.0f} s") from error
             self.links[name] = LinkState.UP
+            self._linked[name] = call.place
             _log.info("linked to a node", node=name, key=key)
             closed = await _next(call, Closed, None)
             return f"{closed.code} {closed.detail}".strip()
         finally:
+            self._linked.pop(name, None)
             self._plane.close(call.conn, "done")
 
     async def _dial(self, peer: MeshPeer, address: str) -> _Call:
@@ -229,6 +242,7 @@ class Mesh:
         token = next(self._tokens)
         with await _connect(address, peer.port) as sock:
             tune(sock, self._tcp)
+            call.place = sock.getpeername()
             self._dialling[token] = call
             try:
                 self._plane.dial(token, sock, peer.host)
@@ -299,6 +313,17 @@ async def _next(call: _Call, kind: type[_E], seconds: float | None = STEP_SECOND
 async def _addresses(host: str, port: int) -> list[str]:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def _takes_connections(place: _Place) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(REACH_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, place)
+        except OSError:  # refused, out of reach, or no answer in time
+            return False
+    return True
 
 
 async def _connect(host: str, port: int) -> socket.socket:

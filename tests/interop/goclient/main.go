@@ -27,6 +27,7 @@ import (
 // A check is one run of one scenario against one server.
 type check struct {
 	target
+	proxied bool     // TLS is with a proxy
 	packets int      // bulk: packets each way
 	clients int      // crowd: clients at once, even
 	maxSize int      // largest packet sent, in bytes
@@ -64,6 +65,7 @@ func main() {
 	at := flag.String("url", "", "server: http://host:port or https://host:port")
 	flag.StringVar(&c.pin, "pin", "", "CertName of the DERP map, sha256-raw:HEX; empty: the system's roots decide")
 	tlsVersion := flag.String("tls", "", "1.2: offer no newer TLS, so that there is no fast start")
+	flag.BoolVar(&c.proxied, "proxied", false, "a proxy ends TLS, so that there is no meta certificate")
 	websocket := flag.Bool("websocket", false, "come as a browser's client does")
 	timeout := flag.Duration("timeout", 30*time.Second, "time for the whole scenario")
 	flag.IntVar(&c.packets, "packets", 100_000, "bulk: packets each way")

@@ -23,7 +23,6 @@ JSON = boolean("json", "print JSON for a script")
 _VARIABLES: Final = (
     "DERPER_SHARDS",
     "DERP_DEBUG_LOGS",
-    "DERP_PROBER_DEBUG_LOGS",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
     "TAILSCALE_DERPER_MESH_KEY",

@@ -29,15 +29,19 @@ _BEAT = 0.02
 _LOOK_AGAIN = 0.01
 
 
-async def drain(plane: DataPlane, *, somebody_takes_over: bool, within: float) -> None:
-    """Send every client away; returns when none is left, or when there is no more time for them. Nobody is accepted."""
+async def drain(plane: DataPlane, *, taken_over: bool, still: Callable[[], bool], within: float) -> None:
+    """Send every client away; returns when none is left, or when there is no more time for them. Nobody is accepted.
+
+    `taken_over`: somebody takes them over now. `still`: and goes on to; when that is no more so, the rest is sent away
+    at once.
+    """
     began = time.monotonic()
     members = await plane.members()
     clients = [member.conn for member in members if not member.is_mesh_peer]
-    spread = min(within, len(clients) / CLIENTS_A_SECOND) if somebody_takes_over else 0.0
-    _log.info("draining", clients=len(clients), seconds=round(spread, 1), taken_over=somebody_takes_over)
+    spread = min(within, len(clients) / CLIENTS_A_SECOND) if taken_over else 0.0
+    _log.info("draining", clients=len(clients), seconds=round(spread, 1), taken_over=taken_over)
     if spread:
-        await _send_away(plane, clients, spread)
+        await _send_away(plane, clients, spread, still)
     plane.close_all(REASON, frames=_restarting())
     await _until(lambda: plane.census().connections <= len(members) - len(clients), LAST_WORDS)
     plane.close_all(REASON, spare_mesh_peers=False)
@@ -45,10 +49,10 @@ async def drain(plane: DataPlane, *, somebody_takes_over: bool, within: float) -
     _log.info("drained", left=plane.census().connections, seconds=round(time.monotonic() - began, 1))
 
 
-async def _send_away(plane: DataPlane, clients: list[Conn], seconds: float) -> None:
+async def _send_away(plane: DataPlane, clients: list[Conn], seconds: float, still: Callable[[], bool]) -> None:
     random.shuffle(clients)  # or those of one shard would all go first
     began, sent = time.monotonic(), 0
-    while sent < len(clients):
+    while sent < len(clients) and still():
         share = min(1.0, (time.monotonic() - began) / seconds)
         due = max(sent + 1, int(len(clients) * share))
         for client in clients[sent:due]:

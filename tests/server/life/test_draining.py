@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import live
 import pytest
 from derpwire import HOST, SECONDS, Client
+from live import config_of, serving
 from serving import Server
 
 from derper.protocol.frames import Restarting
+from derper.server.life import drain
 
 PROMPTLY = 1.0  # seconds
 CLIENTS = 40
@@ -113,3 +116,23 @@ def test_a_successor_has_its_predecessors_admin_listener(place: str, tmp_path: P
         assert b" 200 OK" in check()
         assert server.process.wait(SECONDS) == 0
         assert b" 200 OK" in check()
+
+
+async def test_clients_are_sent_away_at_once_when_those_who_take_them_over_are_lost_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "CLIENTS_A_SECOND", 1)
+    monkeypatch.setattr(drain, "_BEAT", 0.5)  # and one is sent away at each
+    async with serving(config_of(tmp_path)) as server:
+        clients = [await live.Client.log_in(server) for _ in range(10)]
+        plane, began, asked = server.parts.plane, time.monotonic(), 0
+
+        def still() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked < 3
+
+        await drain.drain(plane, taken_over=True, still=still, within=100.0)
+        assert plane.census().connections == 0
+        assert time.monotonic() - began < 0.5 * len(clients) / 2
+        assert asked == 3
