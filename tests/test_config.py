@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from derper.cli import flags
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.config import (
     AcceptLimit,
     Admission,

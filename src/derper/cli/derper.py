@@ -10,7 +10,8 @@ from derper import log
 from derper.cli import program, settingsfile, tools
 from derper.cli.flags import DERPER_FLAGS, SETTINGS
 from derper.cli.goflags import Parsed, parse_or_exit
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.config import Config
 
 _log: FilteringBoundLogger = structlog.get_logger()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from derper.cli import probing, program
 from derper.cli.goflags import Parsed, parse_or_exit
-from derper.cli.settings import Surroundings
+from derper.cli.surroundings import Surroundings
 
 
 def main(words: Sequence[str] | None = None) -> int:

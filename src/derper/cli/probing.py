@@ -1,7 +1,7 @@
 """The flags of `derpprobe`, and what they and the environment make: a `ProberConfig`.
 
 Names and defaults are those of the program that this one stands in for; `-json`, `-probe-key` and `-probe-keys` are
-ours. What both programs have stands in `flags` and `settings`.
+ours. What both programs have stands in `flags`, `settings` and `surroundings`.
 """
 
 from ipaddress import IPv4Interface
@@ -10,13 +10,8 @@ from typing import Any, Final
 
 from derper.cli import flags
 from derper.cli.goflags import Flag, Parsed, boolean, duration, integer, string
-from derper.cli.settings import (
-    TAILSCALED_SOCKET,
-    Surroundings,
-    debug_access,
-    mesh_key_source,
-    trusted_roots,
-)
+from derper.cli.settings import TAILSCALED_SOCKET, mesh_key_source
+from derper.cli.surroundings import Surroundings, debug_access, trusted_roots
 from derper.config import ListenAddress
 from derper.errors import ConfigError
 from derper.host.proxies import Proxies

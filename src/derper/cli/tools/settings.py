@@ -13,7 +13,8 @@ from derper import log
 from derper.cli import settingsfile
 from derper.cli.flags import ACME_EAB_KEY, DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Flag, Parsed, boolean, parse_or_exit
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
 from derper.errors import DerperError
 from derper.host.proxies import VARIABLES as PROXY_VARIABLES
