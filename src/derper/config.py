@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from derper.errors import ConfigError
+from derper.host.proxies import Proxies
 from derper.protocol.keys import MeshKey, NodePublic
 
 IPAddress = IPv4Address | IPv6Address
@@ -105,6 +106,7 @@ class Acme:
     eab_key_file: Path | None = None  # instead of `eab_key`
     dns_hook: Path | None = None  # proves names by DNS-01 alone
     ip_certificates: bool = False
+    proxies: Proxies = field(default_factory=Proxies)
 
     @property
     def binds_an_account(self) -> bool:
@@ -160,6 +162,7 @@ class SecretsServer:
     url: str
     name: str
     cache_file: Path | None
+    proxy: str | None = field(default=None, repr=False)  # through which it is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +359,7 @@ class Config:
     observation: Observation
     logs: Logs
     roots: TrustedRoots
+    proxies: Proxies
     supervision: Supervision
     drain_timeout: float  # seconds that sending clients away may take
 

@@ -11,14 +11,16 @@ from derper.errors import NetworkError
 USER_AGENT: Final = {"User-Agent": f"derper/{version()}"}
 
 
-async def fetch(session: aiohttp.ClientSession, url: str, what: str, most: int) -> bytes:
+async def fetch(session: aiohttp.ClientSession, url: str, what: str, most: int, proxy: str | None = None) -> bytes:
     """Give the body of at most so many bytes that a GET is answered with. `what` begins the sentence of an error.
+
+    It is asked through the `proxy`, if there is one.
 
     Raises:
         NetworkError: the answer is another than 200, or longer.
         aiohttp.ClientError, OSError, ValueError: there is none, or the URL is none.
     """
-    async with session.get(url) as answer:
+    async with session.get(url, proxy=proxy) as answer:
         if answer.status != HTTPStatus.OK:
             raise NetworkError(f"{what}: {answer.status} {answer.reason}")
         return await whole(answer, most)

@@ -42,6 +42,7 @@ class MapSource:
     def __init__(self, config: ProberConfig, trust: Trust) -> None:
         self._url = config.map_source
         self._socket = config.tailscaled_socket
+        self._proxies = config.proxies
         self._trust = trust
         self._last: DerpMap | None = None
         self._last_at = 0.0
@@ -79,7 +80,8 @@ class MapSource:
             url, connector = self._url, aiohttp.TCPConnector(ssl=self._trust.context)
         try:
             async with aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session:
-                return await outgoing.fetch(session, url, f"fetching {self._url}", MAX_BYTES)
+                proxy = self._proxies.of(self._url)
+                return await outgoing.fetch(session, url, f"fetching {self._url}", MAX_BYTES, proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _UnreachableError(self._unreachable(error)) from error
 

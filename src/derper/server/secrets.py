@@ -95,7 +95,7 @@ async def _ask(session: aiohttp.ClientSession, server: SecretsServer) -> Secret:
     }
     url = f"{server.url.removesuffix('/')}/api/get"
     try:
-        async with session.post(url, data=gojson.compact(question), headers=headers) as response:
+        async with session.post(url, data=gojson.compact(question), headers=headers, proxy=server.proxy) as response:
             body = await outgoing.whole(response, MAX_ANSWER)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         slow = isinstance(error, TimeoutError)

@@ -17,11 +17,14 @@ from derper.cli.settings import config_from
 from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
 from derper.errors import DerperError
+from derper.host.proxies import VARIABLES as PROXY_VARIABLES
 from derper.redaction import redacted
 
 JSON = boolean("json", "print JSON for a script")
 
 _VARIABLES: Final = (
+    *PROXY_VARIABLES,
+    *map(str.lower, PROXY_VARIABLES),
     "DERPER_SHARDS",
     "DERP_DEBUG_LOGS",
     "SSL_CERT_DIR",
