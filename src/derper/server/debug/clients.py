@@ -122,6 +122,8 @@ class Query:
             raise BadQueryError("only one of all, ip, cidr, or key may be given")
         apps = tuple(given.get("app", ()))
         chosen = filters[0] if filters else "all" if apps else ""
+        if not chosen:  # then the rest means nothing
+            return cls("", (), None, (), "key", False, LIMIT, None, form == "json", ())
         order = first.get("sort") or "key"
         sort = order.removeprefix("-")
         if sort not in _SORTS:
