@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from derper.cli import flags
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.config import (
     AcceptLimit,
     Admission,
@@ -344,7 +345,6 @@ def test_the_environment_is_read_into_types() -> None:
     assert not made.observation.rtt_stats
     assert made.observation.verbose_drops == {key}
     assert made.logs.level is LogLevel.DEBUG
-    assert not made.observation.prober_logs
     assert made.pages.debug == DebugAccess(
         ip_address("192.0.2.1"), (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")), Path("/d")
     )

@@ -24,6 +24,7 @@ test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in 
 test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
 check  systemd-socket-activate  systemd  the tests of socket activation, as what opens the sockets
 check  systemd-analyze  systemd  the test of the unit in the pages, as what reads it
+test   tinyproxy  tinyproxy-bin  the tests of outgoing requests, as the proxy that they go through
 test   caddy     caddy         the tests of recipes for proxies, as one that ends TLS
 test   dnsmasq   dnsmasq-base   the tests of the mesh, as the DNS server that knows its nodes
 test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices

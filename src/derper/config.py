@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from derper.errors import ConfigError
+from derper.host.proxies import Proxies
 from derper.protocol.keys import MeshKey, NodePublic
 
 IPAddress = IPv4Address | IPv6Address
@@ -107,6 +108,7 @@ class Acme:
     eab_key_file: Path | None = None  # instead of `eab_key`
     dns_hook: Path | None = None  # proves names by DNS-01 alone
     ip_certificates: bool = False
+    proxies: Proxies = field(default_factory=Proxies)
 
     @property
     def binds_an_account(self) -> bool:
@@ -162,6 +164,7 @@ class SecretsServer:
     url: str
     name: str
     cache_file: Path | None
+    proxy: str | None = field(default=None, repr=False)  # through which it is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +299,6 @@ class Observation:
     count_senders: bool
     rtt_stats: bool
     verbose_drops: frozenset[NodePublic]  # destinations whose dropped packets are logged
-    prober_logs: bool  # the comings and goings of probers are logged as those of others
 
 
 class LogFormat(StrEnum):
@@ -359,6 +361,7 @@ class Config:
     observation: Observation
     logs: Logs
     roots: TrustedRoots
+    proxies: Proxies
     supervision: Supervision
     drain_timeout: float  # seconds that sending clients away may take
 

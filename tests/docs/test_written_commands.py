@@ -21,7 +21,8 @@ from derper.cli import probing
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.probing import DERPPROBE_FLAGS
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.cli.tools import TOOLS
 from derper.client import DerpClient
 from derper.protocol.derpmap import DerpMap

@@ -96,9 +96,14 @@ def test_each_connection_of_a_key_is_announced_and_only_the_last_takes_leave(nod
     assert told_of(watcher, first.key, frames=1) == [present(third)]
 
 
-def test_who_watches_twice_is_still_told_once_of_each_change(node: Region) -> None:
+def test_who_watches_twice_is_told_again_of_everybody_and_still_once_of_each_change(node: Region) -> None:
+    already = node.join(0)
     watcher = node.join_mesh(0, watch=True)
+    told_of(watcher, already.key, watcher.key, frames=2)
     watcher.wire.send(WatchConns().encode())
+    again = told_of(watcher, already.key, watcher.key, frames=2)
+    expected = [present(already), present(watcher, PeerFlags.MESH_PEER)]
+    assert sorted(again, key=repr) == sorted(expected, key=repr)
     watcher.fence()
     client = node.join(0)
     told = told_of(watcher, client.key, frames=1)

@@ -22,7 +22,7 @@ from relays import HOST, free_port
 
 from derper.cli.goflags import parse
 from derper.cli.probing import DERPPROBE_FLAGS, config_from
-from derper.cli.settings import Surroundings
+from derper.cli.surroundings import Surroundings
 from derper.prober.app import probe_once
 from derper.prober.clients import Keys
 from derper.prober.config import ProberConfig

@@ -22,6 +22,7 @@ from derper.prober.app import map_probe_of
 from derper.prober.clients import Keys
 from derper.prober.source import MapSource
 from derper.prober.trust import Trust
+from derper.protocol.derpmap import MAX_BYTES
 from derper.protocol.keys import NodePublic
 
 MAP: Final = b'{"Regions": {"900": {"RegionID": 900, "RegionCode": "test", "Nodes": []}}}'
@@ -83,7 +84,7 @@ async def test_a_map_comes_over_http(control: Control) -> None:
     [
         (503, MAP, r"fetching http://\S+: 503 Service Unavailable"),
         (200, b"hello", r"decoding http://\S+ JSON: "),
-        (200, b" " * (source.MAX_BYTES + 1), "more than 4,000,000 bytes"),
+        (200, b" " * (MAX_BYTES + 1), "more than 4,000,000 bytes"),
     ],
     ids=["503", "garbage", "too much"],
 )

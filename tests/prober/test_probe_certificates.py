@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from derper.errors import NetworkError
+from derper.host.proxies import Proxies
 from derper.prober import revocation
 from derper.prober.revocation import RevocationLists
 from derper.prober.tls import check_dates, list_url, must_name_list
@@ -119,7 +120,7 @@ async def test_a_list_is_kept_for_an_hour_at_most(monkeypatch: pytest.MonkeyPatc
     )
     fetched, clock = [], [1_000.0]
 
-    async def fetch(url: str) -> bytes:
+    async def fetch(url: str, _proxy: str | None) -> bytes:
         fetched.append(url)
         return listed
 
@@ -135,7 +136,7 @@ async def test_a_list_is_kept_for_an_hour_at_most(monkeypatch: pytest.MonkeyPatc
         .not_valid_after(NOW + DAY)
         .sign(KEY, hashes.SHA256())
     )
-    lists = RevocationLists()
+    lists = RevocationLists(Proxies())
     for seconds, times in ((0, 1), (3_599, 1), (3_601, 2)):
         clock[0] = 1_000.0 + seconds
         await lists.check(certificate(), "http://a.test/1.crl", [root])

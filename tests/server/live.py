@@ -11,7 +11,8 @@ from typing import Self, cast
 
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.config import Config
 from derper.dataplane import DataPlane, Remote
 from derper.protocol import ClientInfo, FrameReader, LoginBox, NodePrivate, NodePublic, RawFrame, ServerKey

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.config import Mesh, MeshPeer, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePrivate

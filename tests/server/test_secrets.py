@@ -32,7 +32,7 @@ def log() -> Iterator[list[EventDict]]:
 def server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks the server gets `ASKED`; the real one is asked in `tests/interop/test_real_setec.py`."""
 
-    async def answer(_server: SecretsServer, _roots: TrustedRoots) -> secrets.Secret:
+    async def answer(_server: SecretsServer, _roots: TrustedRoots, _patience: float | None) -> secrets.Secret:
         return secrets.Secret(ASKED, 7)
 
     monkeypatch.setattr(secrets, "_wait_for", answer)

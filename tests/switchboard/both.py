@@ -67,22 +67,27 @@ def streams(frames: Iterable[Frame]) -> dict[tuple[object, ...], list[Frame]]:
     return by_stream
 
 
+def world(*, shards: int, seed: int) -> _stepping.World:
+    """Give the real one, under the model's rules."""
+    return _stepping.World(
+        shards=shards,
+        seed=seed,
+        queue_depth=RULES.queue_depth,
+        mailbox=MAILBOX,
+        write_timeout=RULES.write_timeout[Guest.CLIENT],
+        mesh_write_timeout=RULES.write_timeout[Guest.MESH_PEER],
+        link_write_timeout=RULES.write_timeout[Guest.NODE],
+        keep_alive=RULES.keep_alive,
+        server_key=SERVER_KEY,
+    )
+
+
 class Both:
     """A region's one node, twice."""
 
     def __init__(self, *, shards: int, seed: int) -> None:
         self.model = Switchboard(RULES)
-        self.real = _stepping.World(
-            shards=shards,
-            seed=seed,
-            queue_depth=RULES.queue_depth,
-            mailbox=MAILBOX,
-            write_timeout=RULES.write_timeout[Guest.CLIENT],
-            mesh_write_timeout=RULES.write_timeout[Guest.MESH_PEER],
-            link_write_timeout=RULES.write_timeout[Guest.NODE],
-            keep_alive=RULES.keep_alive,
-            server_key=SERVER_KEY,
-        )
+        self.real = world(shards=shards, seed=seed)
         self.conns: list[Connection] = []
 
     def connect(self, key: Key, guest: Guest, *, shard: int, home: int) -> Connection:

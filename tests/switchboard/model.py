@@ -207,6 +207,7 @@ class Switchboard:
             case 0x12 if len(payload) >= 8:
                 self.pong(conn, payload)
             case 0x04 | 0x07 | 0x0A | 0x10 | 0x11 | 0x12:
+                self.counters["got_ping"] += frame.type == 0x12
                 self.leave(conn)
             case _:
                 self.counters["unknown_frames"] += 1
@@ -255,7 +256,7 @@ class Switchboard:
         self.write(conn, Frame(PONG, payload[:8]))
 
     def watch(self, conn: Connection) -> None:
-        if conn.watches or conn.key == self.rules.server_key:
+        if conn.key == self.rules.server_key:
             return
         conn.watches = True
         for key in self.local:
@@ -272,7 +273,8 @@ class Switchboard:
 
     def remove_forwarder(self, link: Connection, key: Key) -> None:
         if key not in link.announced:
-            self.counters["packet_forwarder_delete_other_value"] += 1
+            known = len(self.forwarders.get(key, ()))
+            self.counters["packet_forwarder_delete_other_value"] += known == 1 or (known == 0 and key in self.local)
             return
         del link.announced[key]
         self.forwarders[key].remove(link)

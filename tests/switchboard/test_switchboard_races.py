@@ -10,9 +10,8 @@ from math import ceil
 from random import Random
 from typing import Final
 
-import _stepping
 import pytest
-from both import MAILBOX, RULES, SERVER_KEY, split
+from both import split, world
 from model import CLOSE_PEER, FORWARD, PING, RECV, SEND, Frame, Guest, Key, is_disco
 
 pytestmark = pytest.mark.usefixtures("one_thread_collects")
@@ -27,17 +26,7 @@ class Race:
     def __init__(self, shards: int, seed: int) -> None:
         self.shards = shards
         self.random = Random(seed)  # noqa: S311  a seed repeats it
-        self.real = _stepping.World(
-            shards=shards,
-            seed=seed,
-            queue_depth=RULES.queue_depth,
-            mailbox=MAILBOX,
-            write_timeout=RULES.write_timeout[Guest.CLIENT],
-            mesh_write_timeout=RULES.write_timeout[Guest.MESH_PEER],
-            link_write_timeout=RULES.write_timeout[Guest.NODE],
-            keep_alive=RULES.keep_alive,
-            server_key=SERVER_KEY,
-        )
+        self.real = world(shards=shards, seed=seed)
         self.parties: dict[int, tuple[Key, Guest]] = {}
         self.present: list[int] = []
         self.sent = 0

@@ -64,6 +64,7 @@ fn read(guest: Guest, mut bytes: &[u8]) -> Read {
             _ => (false, len <= 65_568),
         };
         if !is_good {
+            pings += u64::from(*kind == 0x12);
             has_ended = true;
             break;
         }

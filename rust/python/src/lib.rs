@@ -456,6 +456,7 @@ impl Agreement {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Plane>()?;
     module.add_class::<Agreement>()?;
+    module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     for (name, kind) in [
         ("HEAD", HEAD),
         ("HEAD_TOO_LARGE", HEAD_TOO_LARGE),

@@ -80,6 +80,8 @@ pub(crate) enum Forwarders {
     Several,
     /// It was known already, or never.
     Unchanged,
+    /// It was never: the key is here, or somewhere else.
+    Another,
 }
 
 /// The table.
@@ -217,6 +219,7 @@ impl Switchboard {
             entry.peer.set_active(entry.forwarders.first());
         }
         let change = match (before - entry.forwarders.len(), before) {
+            (0, 0 | 1) => Forwarders::Another,
             (0, _) => Forwarders::Unchanged,
             (_, 2) => Forwarders::Several,
             _ => Forwarders::Only,
@@ -376,8 +379,9 @@ mod tests {
         assert_eq!(peer.active(), LINK);
         assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Several, Left::Elsewhere));
         assert_eq!(peer.active(), OTHER_LINK);
-        assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Unchanged, Left::Elsewhere));
+        assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Another, Left::Elsewhere));
         assert_eq!(board.remove_forwarder(&KEY, OTHER_LINK), (Forwarders::Only, Left::Nowhere));
+        assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Unchanged, Left::Nowhere));
         assert_eq!(peer.active(), ConnId::NOBODY);
     }
 

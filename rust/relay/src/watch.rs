@@ -17,12 +17,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// A watcher that knows nothing yet of these keys.
-    pub(crate) fn new(keys: Vec<Key>) -> Self {
-        Self { queued: keys.iter().copied().collect(), queue: keys.into(), batches: 0 }
-    }
-
-    /// Notes that a key has come, come again or gone.
+    /// Notes that a key is there, has come, come again or gone.
     pub(crate) fn changed(&mut self, key: &Key) {
         if self.queued.insert(*key) {
             self.queue.push_back(*key);
@@ -50,7 +45,9 @@ mod tests {
 
     #[test]
     fn a_key_that_changes_often_before_it_is_told_is_told_once() {
-        let mut watch = Watch::new(vec![[1; 32], [2; 32]]);
+        let mut watch = Watch::default();
+        watch.changed(&[1; 32]);
+        watch.changed(&[2; 32]);
         watch.changed(&[2; 32]);
         watch.changed(&[3; 32]);
         watch.changed(&[3; 32]);

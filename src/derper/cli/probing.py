@@ -1,7 +1,7 @@
 """The flags of `derpprobe`, and what they and the environment make: a `ProberConfig`.
 
 Names and defaults are those of the program that this one stands in for; `-json`, `-probe-key` and `-probe-keys` are
-ours. What both programs have stands in `flags` and `settings`.
+ours. What both programs have stands in `flags`, `settings` and `surroundings`.
 """
 
 from ipaddress import IPv4Interface
@@ -10,15 +10,11 @@ from typing import Any, Final
 
 from derper.cli import flags
 from derper.cli.goflags import Flag, Parsed, boolean, duration, integer, string
-from derper.cli.settings import (
-    TAILSCALED_SOCKET,
-    Surroundings,
-    debug_access,
-    mesh_key_source,
-    trusted_roots,
-)
+from derper.cli.settings import TAILSCALED_SOCKET, mesh_key_source
+from derper.cli.surroundings import Surroundings, debug_access, trusted_roots
 from derper.config import ListenAddress
 from derper.errors import ConfigError
+from derper.host.proxies import Proxies
 from derper.prober.config import Bandwidth, Intervals, ProberConfig, Queuing
 
 PUBLIC_MAP: Final = "https://login.tailscale.com/derpmap/default"
@@ -116,6 +112,7 @@ def config_from(line: Parsed, around: Surroundings) -> ProberConfig:
         mesh_key=mesh_key_source(line, around, file),
         probe_key=Path(line[PROBE_KEY]) if line[PROBE_KEY] else None,
         roots=trusted_roots(around),
+        proxies=Proxies.from_environ(around.environ),
         debug=debug_access(around),
     )
 

@@ -1,29 +1,22 @@
-"""Flags and environment in, `Config` out: the one place where either is understood.
+"""Flags and environment in, `Config` out: what they mean together.
 
 Pure but for a look whether a default file exists. What cannot be raises `ConfigError` with the flag or variable in it.
 """
 
-import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from posixpath import join, normpath
-from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from derper.cli import flags
 from derper.cli.goflags import Flag, Parsed
-from derper.cli.govalues import parse_bool
+from derper.cli.surroundings import Surroundings, debug_access, supervision, trusted_roots
+from derper.cli.values import decimal, is_http_url, keys, names, networks
 from derper.config import (
-    FIRST_SOCKET,
     GOOGLE,
     HTTPS_PORT,
     LETS_ENCRYPT,
     MAX_PORT,
-    PREDECESSOR,
     AcceptLimit,
     Acme,
     Admin,
@@ -31,7 +24,6 @@ from derper.config import (
     BootstrapName,
     CertMode,
     Config,
-    DebugAccess,
     IPNetwork,
     ListenAddress,
     Listeners,
@@ -44,17 +36,15 @@ from derper.config import (
     Pages,
     Relay,
     SecretsServer,
-    Supervision,
     Tcp,
     Tls,
-    TrustedRoots,
     eab_key,
     is_dns_name,
 )
-from derper.errors import ConfigError, ProtocolError
-from derper.protocol.keys import MeshKey, NodePublic
+from derper.errors import ConfigError
+from derper.host.proxies import Proxies
+from derper.protocol.keys import MeshKey
 
-T = TypeVar("T")
 Choice = TypeVar("Choice", bound=StrEnum)
 
 DEV_ADDRESS = ListenAddress(None, 3340)
@@ -63,48 +53,6 @@ TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
 LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
 MOST_PER_IP = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the process finds around it, handed in so that a test can make its own."""
-
-    environ: Mapping[str, str]
-    is_root: bool
-    cores: int
-    pid: int = 0
-    parent: int = 0
-    memory: int = 4 << 30  # bytes that it may use
-
-    @classmethod
-    def of_this_process(cls) -> Self:
-        """Those of the running process."""
-        cores = len(os.sched_getaffinity(0))
-        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), _memory())
-
-    def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
-        """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
-        text = self.environ.get(name, "")
-        if not text:
-            return None
-        try:
-            return reader(text)
-        except (ValueError, ProtocolError):
-            raise ConfigError(f"the environment variable {name} is not {wanted}; correct or unset it") from None
-
-    def is_set(self, name: str) -> bool:
-        """A boolean variable in Go's spellings."""
-        return bool(self.read(name, parse_bool, "true or false"))
-
-    def home(self, *parts: str) -> Path | None:
-        """A path below the home directory."""
-        home = self.environ.get("HOME")
-        return Path(home, *parts) if home else None
-
-    def cache(self, *parts: str) -> Path | None:
-        """A path below the user's cache directory."""
-        cache = self.environ.get("XDG_CACHE_HOME")
-        return Path(cache, *parts) if cache else self.home(".cache", *parts)
 
 
 def config_from(line: Parsed, around: Surroundings) -> Config:
@@ -134,12 +82,12 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
         observation=Observation(
             count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
             rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
-            verbose_drops=around.read("TS_DEBUG_VERBOSE_DROPS", _keys, "a list of keys in hex") or frozenset(),
-            prober_logs=around.is_set("DERP_PROBER_DEBUG_LOGS"),
+            verbose_drops=around.read("TS_DEBUG_VERBOSE_DROPS", keys, "a list of keys in hex") or frozenset(),
         ),
         logs=_logs(line, around),
         roots=trusted_roots(around),
-        supervision=_supervision(around),
+        proxies=Proxies.from_environ(around.environ),
+        supervision=supervision(around),
         drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
     if config.serves_tls:
@@ -167,14 +115,14 @@ def _tls(line: Parsed, around: Surroundings, *, matters: bool) -> Tls:
         mode=mode,
         hostname=line[flags.HOSTNAME],
         directory=directory,
-        acme=_acme(line, mode),
+        acme=_acme(line, around, mode),
         asked_for=line.given(flags.CERT_MODE),
     )
 
 
-def _acme(line: Parsed, mode: CertMode) -> Acme:
+def _acme(line: Parsed, around: Surroundings, mode: CertMode) -> Acme:
     directory = line[flags.ACME_DIRECTORY]
-    if directory and not (_is_http_url(directory) and directory.startswith("https://")):
+    if directory and not (is_http_url(directory) and directory.startswith("https://")):
         raise ConfigError(f"-acme-directory is '{directory}'; give an https URL")
     roots, hook = line[flags.ACME_DIRECTORY_CA], line[flags.ACME_DNS_HOOK]
     return Acme(
@@ -186,6 +134,7 @@ def _acme(line: Parsed, mode: CertMode) -> Acme:
         eab_key_file=Path(line[flags.ACME_EAB_KEY_FILE]) if line[flags.ACME_EAB_KEY_FILE] else None,
         dns_hook=Path(hook) if hook else None,
         ip_certificates=line[flags.ACME_IP_CERTS],
+        proxies=Proxies.from_environ(around.environ),
     )
 
 
@@ -216,7 +165,7 @@ def _check_tls(tls: Tls) -> None:
 
 
 def _relay(line: Parsed, around: Surroundings) -> Relay:
-    depth = around.read("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", _decimal, "a number")
+    depth = around.read("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", decimal, "a number")
     return Relay(
         enabled=line[flags.DERP],
         shards=_shards(line, around),
@@ -235,7 +184,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
 
 def _shards(line: Parsed, around: Surroundings) -> int:
     if not line.given(flags.SHARDS):
-        shards = around.read("DERPER_SHARDS", _decimal, "a number")
+        shards = around.read("DERPER_SHARDS", decimal, "a number")
         source = "DERPER_SHARDS"
     else:
         shards, source = line[flags.SHARDS], "-shards"
@@ -253,19 +202,10 @@ def _max_queued_bytes(line: Parsed, around: Surroundings) -> int:
     return most or around.memory // 4
 
 
-def _memory() -> int:
-    """The machine's, or less where this process may not use all of it."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no limit, or none that is told of
-        return machine
-
-
 def _admission(line: Parsed) -> Admission:
     sockets = line[flags.SOCKET] or (TAILSCALED_SOCKET,)
     return Admission(
-        refused_app_names=frozenset(_names(line[flags.DISALLOW_APP_NAMES])),
+        refused_app_names=frozenset(names(line[flags.DISALLOW_APP_NAMES])),
         tailscaled_sockets=tuple(map(Path, sockets)) if line[flags.VERIFY_CLIENTS] else (),
         urls=tuple(_checked_url(flags.VERIFY_CLIENT_URL, url) for url in line[flags.VERIFY_CLIENT_URL]),
         url_fail_open=line[flags.VERIFY_CLIENT_URL_FAIL_OPEN],
@@ -277,7 +217,7 @@ def _admission(line: Parsed) -> Admission:
 
 
 def _mesh(line: Parsed, around: Surroundings) -> Mesh:
-    peers = tuple(MeshPeer.parse(text) for text in _names(line[flags.MESH_WITH]))
+    peers = tuple(MeshPeer.parse(text) for text in names(line[flags.MESH_WITH]))
     return Mesh(mesh_key_source(line, around, _psk_file(line, around)), peers)
 
 
@@ -292,7 +232,8 @@ def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> Me
     cache_file = Path(given) if given else None
     if not line.given(flags.SECRETS_CACHE_DIR):
         cache_file = around.home(".cache", "derper-secrets")
-    return SecretsServer(url, normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey")), cache_file)
+    name = normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey"))
+    return SecretsServer(url, name, cache_file, Proxies.from_environ(around.environ).of(url))
 
 
 def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
@@ -312,49 +253,15 @@ def _exists(path: Path) -> bool:
 
 def _pages(line: Parsed, around: Surroundings) -> Pages:
     home = line[flags.HOME]
-    if home not in {"", "blank"} and not _is_http_url(home):
+    if home not in {"", "blank"} and not is_http_url(home):
         raise ConfigError(f"-home is '{home}'; leave it empty, or give 'blank' or an http or https URL")
     return Pages(
         home=home,
-        bootstrap_names=tuple(_names(line[flags.BOOTSTRAP_DNS_NAMES])),
-        unpublished_bootstrap_names=tuple(map(_bootstrap, _names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
+        bootstrap_names=tuple(names(line[flags.BOOTSTRAP_DNS_NAMES])),
+        unpublished_bootstrap_names=tuple(map(_bootstrap, names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
         ace=line[flags.ACE],
         debug=debug_access(around),
     )
-
-
-def debug_access(around: Surroundings) -> DebugAccess:
-    """Who may see the debug pages, of either program."""
-    return DebugAccess(
-        address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
-        networks=around.read("TS_DEBUG_TRUSTED_CIDRS", _networks, "a list of networks such as 10.0.0.0/8") or (),
-        key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
-    )
-
-
-def trusted_roots(around: Surroundings) -> TrustedRoots:
-    """Whom outgoing TLS trusts, in either program."""
-    return TrustedRoots(
-        file=around.read("SSL_CERT_FILE", Path, "a path"),
-        directories=around.read("SSL_CERT_DIR", _directories, "a list of paths") or (),
-    )
-
-
-def _supervision(around: Surroundings) -> Supervision:
-    """What is meant for this very process: variables may have come down from one further up."""
-    environ = around.environ
-    succeeds = environ.get(PREDECESSOR) == str(around.parent)
-    sockets: tuple[str, ...] = ()
-    if succeeds or environ.get("LISTEN_PID") == str(around.pid):
-        number = around.read("LISTEN_FDS", _decimal, "a number") or 0
-        names = environ.get("LISTEN_FDNAMES", "").split(":")
-        sockets = tuple(names[at] if at < len(names) else "" for at in range(number))
-    watchdog = None
-    if environ.get("WATCHDOG_PID", str(around.pid)) == str(around.pid):
-        microseconds = around.read("WATCHDOG_USEC", _decimal, "a number")
-        watchdog = microseconds / 1e6 if microseconds else None
-    ready_fd = FIRST_SOCKET + len(sockets) if succeeds else None
-    return Supervision(environ.get("NOTIFY_SOCKET") or None, watchdog, sockets, ready_fd)
 
 
 def _logs(line: Parsed, around: Surroundings) -> Logs:
@@ -414,7 +321,7 @@ def _port(line: Parsed, flag: Flag[int]) -> int:
 
 def _proxies(line: Parsed, flag: Flag[str]) -> tuple[IPNetwork, ...]:
     try:
-        return _networks(line[flag])
+        return networks(line[flag])
     except ValueError as error:
         raise ConfigError(
             f"-{flag.name} has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
@@ -439,43 +346,12 @@ def _url(line: Parsed, flag: Flag[str]) -> str | None:
 
 
 def _checked_url(flag: Flag[Any], url: str) -> str:
-    if not _is_http_url(url):
+    if not is_http_url(url):
         raise ConfigError(f"-{flag.name} is '{url}'; give an http or https URL")
     return url
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _on_or_off(line: Parsed, flag: Flag[str]) -> bool | None:
     if line[flag] not in {"", "on", "off"}:
         raise ConfigError(f"-{flag.name} is '{line[flag]}'; give 'on' or 'off'")
     return line[flag] == "on" if line[flag] else None
-
-
-def _names(text: str) -> list[str]:
-    """The items of a comma-separated list, without white space around them and without empty ones."""
-    return [name for item in text.split(",") if (name := item.strip())]
-
-
-def _decimal(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise ValueError
-    return int(text)
-
-
-def _keys(text: str) -> frozenset[NodePublic]:
-    return frozenset(map(NodePublic.from_hex, _names(text)))
-
-
-def _networks(text: str) -> tuple[IPNetwork, ...]:
-    return tuple(ip_network(name, strict=False) for name in _names(text))
-
-
-def _directories(text: str) -> tuple[Path, ...]:
-    return tuple(Path(name) for name in text.split(":") if name)

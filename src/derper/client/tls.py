@@ -14,7 +14,8 @@ from typing import Any
 
 from cryptography import x509
 
-from derper.client.target import Target
+from derper import certname
+from derper.client.target import Target, is_address
 from derper.errors import NetworkError
 from derper.protocol import metacert
 from derper.protocol.metacert import MetaCertificate
@@ -72,7 +73,7 @@ def check(target: Target, info: TlsInfo) -> None:
         return
     if node.cert_name.startswith(PIN):
         check_pin(node.cert_name, info.chain, target.server_name, datetime.now(UTC))
-    elif not info.chain or not has_name(_read(info.chain[0]), node.cert_name):
+    elif not info.chain or not _is_for(_read(info.chain[0]), node.cert_name):
         raise NetworkError(f"the certificate of {target.host} is not for {node.cert_name}, which the map expects")
 
 
@@ -100,7 +101,7 @@ def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: d
             f"the pinned certificate is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
             f"to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and now is {now:%Y-%m-%d %H:%M}"
         )
-    if server_name and not has_name(leaf, server_name):
+    if server_name and not _is_for(leaf, server_name):
         raise NetworkError(f"the pinned certificate is not for {server_name}")
 
 
@@ -109,19 +110,8 @@ def pin_of(certificate: bytes) -> str:
     return PIN + hashlib.sha256(certificate).hexdigest()
 
 
-def has_name(leaf: x509.Certificate, name: str) -> bool:
-    """Tell whether a certificate is for this DNS name or address: by its SAN extension, `*` for one whole label."""
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-    try:
-        return ip_address(name) in names.get_values_for_type(x509.IPAddress)
-    except ValueError:
-        wanted = _plain(name)
-    _, _, parent = wanted.partition(".")
-    patterns = {_plain(pattern) for pattern in names.get_values_for_type(x509.DNSName)}
-    return wanted in patterns or (bool(parent) and f"*.{parent}" in patterns)
+def _is_for(leaf: x509.Certificate, host: str) -> bool:
+    return certname.is_for(leaf, ip_address(host) if is_address(host) else host)
 
 
 def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:
@@ -157,7 +147,3 @@ def _read(certificate: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(certificate)
     except ValueError as error:
         raise NetworkError(f"the relay's certificate of {len(certificate):,} bytes cannot be read") from error
-
-
-def _plain(name: str) -> str:
-    return name.removesuffix(".").lower()

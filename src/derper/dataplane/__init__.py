@@ -2,7 +2,8 @@
 
 A connection is born in Rust, introduced by Python, and from then on switched in Rust. Until it is switched, every step
 is an event from here and a command back; afterwards it is heard of once more, when it is gone. Both ways travel in
-batches, never a call per packet. Read `events`, then `plane`.
+batches, never a call per packet. Read `events`, then `plane`; beside connections `certificate` and `agreement` (the
+key of a login). `extension` is where the compiled part comes in.
 """
 
 from derper.dataplane.agreement import Agreement

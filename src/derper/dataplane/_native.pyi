@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
+VERSION: str
+"""That of the package that it was built for."""
+
 HEAD: int
 HEAD_TOO_LARGE: int
 FRAME: int

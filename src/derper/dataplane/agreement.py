@@ -1,6 +1,6 @@
 """The key of a login's box, computed where it costs half: nearly all of a login outside of TLS."""
 
-from derper.dataplane import _native
+from derper.dataplane.extension import native
 from derper.protocol.keys import NodePrivate, NodePublic
 
 
@@ -8,7 +8,7 @@ class Agreement:
     """A private key, ready for many logins; agrees on the same keys as `NodePrivate` does."""
 
     def __init__(self, private: NodePrivate) -> None:
-        self._native = _native.Agreement(private.raw)
+        self._native = native.Agreement(private.raw)
 
     def shared_with(self, theirs: NodePublic) -> bytes:
         """Give the 32 bytes that only these two can make.

@@ -8,7 +8,7 @@ five seconds more, as it may read on; then comes `Closed`, whatever was asked fo
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
-from derper.dataplane import _native
+from derper.dataplane.extension import native
 from derper.protocol.frames import PeerPresent
 from derper.protocol.reader import HEADER_LEN
 
@@ -192,25 +192,25 @@ Event: TypeAlias = (
 )  # fmt: skip
 
 _MAKE: Final[dict[int, Callable[..., Event]]] = {
-    _native.HEAD: lambda conn, came, remote, local, listener, tls: Head(
+    native.HEAD: lambda conn, came, remote, local, listener, tls: Head(
         conn, came[0], came[1], Remote(*remote), Local(*local), listener, tls
     ),
-    _native.HEAD_TOO_LARGE: lambda conn, remote, listener: HeadTooLarge(conn, Remote(*remote), listener),
-    _native.FRAME: Frame,
-    _native.DATA: Data,
-    _native.DRAINED: Drained,
-    _native.DIALLED: Dialled,
-    _native.CONNECTED: Connected,
-    _native.LINKED: Linked,
-    _native.SWITCHED: Switched,
-    _native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
+    native.HEAD_TOO_LARGE: lambda conn, remote, listener: HeadTooLarge(conn, Remote(*remote), listener),
+    native.FRAME: Frame,
+    native.DATA: Data,
+    native.DRAINED: Drained,
+    native.DIALLED: Dialled,
+    native.CONNECTED: Connected,
+    native.LINKED: Linked,
+    native.SWITCHED: Switched,
+    native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
-    _native.STRUGGLING: Struggling,
-    _native.DROPPED: Dropped,
-    _native.ACCEPT_FAILED: AcceptFailed,
-    _native.STUN_FAILED: StunFailed,
-    _native.UNSERVED: Unserved,
+    native.STRUGGLING: Struggling,
+    native.DROPPED: Dropped,
+    native.ACCEPT_FAILED: AcceptFailed,
+    native.STUN_FAILED: StunFailed,
+    native.UNSERVED: Unserved,
 }
 
 

@@ -16,9 +16,9 @@ from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
-from derper.dataplane import _native
 from derper.dataplane.certificate import Certificate
 from derper.dataplane.events import Conn, Event, Member, RawMember, event_from, member_from
+from derper.dataplane.extension import native
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
 
@@ -125,7 +125,7 @@ class DataPlane:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors == resource.RLIM_INFINITY:
             descriptors = sys.maxsize
-        self._native = _native.Plane(
+        self._native = native.Plane(
             shards=settings.shards,
             server_key=settings.server_key.raw,
             queue_depth=settings.queue_depth,
@@ -385,7 +385,7 @@ class DataPlane:
         # In turns, so that answers leave and others get a say however much has come at once.
         for _ in range(min(len(self._waiting), EVENTS_A_TURN)):
             raw = self._waiting.popleft()
-            if raw[0] == _native.MEMBERS:
+            if raw[0] == native.MEMBERS:
                 _, number, members, is_last = cast("tuple[int, int, list[RawMember], bool]", raw)
                 self._take_part(number, members, is_last=is_last)
             else:

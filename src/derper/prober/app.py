@@ -86,5 +86,5 @@ def map_probe_of(config: ProberConfig, keys: Keys, schedule: Schedule | None = N
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOK_UPS, "look-up"))
     trust = Trust.load(config.roots)
     tunnel = None if config.bandwidth.tun is None else Tunnel(config.bandwidth.tun)
-    planner = Planner(config, trust, RevocationLists(), Clients(trust, keys), tunnel)
+    planner = Planner(config, trust, RevocationLists(config.proxies), Clients(trust, keys), tunnel)
     return MapProbe(planner, MapSource(config, trust), schedule)

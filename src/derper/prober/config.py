@@ -8,6 +8,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from derper.config import DebugAccess, ListenAddress, SecretsServer, TrustedRoots
+from derper.host.proxies import Proxies
 from derper.protocol.keys import MeshKey
 
 
@@ -53,4 +54,5 @@ class ProberConfig:
     mesh_key: MeshKey | Path | SecretsServer | None  # where it comes from
     probe_key: Path | None  # file of the secret that the probing clients' keys are derived from; None: fresh keys
     roots: TrustedRoots
+    proxies: Proxies
     debug: DebugAccess

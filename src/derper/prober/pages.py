@@ -23,13 +23,12 @@ from derper.prober.config import ProberConfig
 from derper.prober.probe import CONTINUOUS_SECONDS, Probe
 from derper.prober.schedule import Schedule
 from derper.prober.verdict import latency
-from derper.server.http.pages import BROWSER_HEADERS, POLICY
+from derper.web import headers
 from derper.web.access import may_see
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
-_DEBUG_HEADERS: Final = BROWSER_HEADERS | {"Content-Security-Policy": f"{POLICY}; style-src 'self' 'unsafe-inline'"}
-_STATUS_HEADERS: Final = BROWSER_HEADERS | {
+_STATUS_HEADERS: Final = headers.PUBLIC | {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
@@ -105,17 +104,17 @@ class Pages:
             f'<li><a href="/debug/{name}">/debug/{name}</a> ({title})</li>' for name, title, _ in self._debug_pages()
         ]
         page = f"<!DOCTYPE html><html><body><h1>derpprobe debug</h1><ul>{''.join(items)}</ul></body></html>\n"
-        return web.Response(text=page, content_type="text/html", charset="utf-8", headers=BROWSER_HEADERS)
+        return web.Response(text=page, content_type="text/html", charset="utf-8", headers=headers.PUBLIC)
 
     async def _varz(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.program_families(), *process.library_families()])
         text = exposition.text([*metrics.families(self._schedule.probes), *told])
-        return web.Response(text=text, headers=_DEBUG_HEADERS)
+        return web.Response(text=text, headers=headers.DEBUG)
 
     async def _vars(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.program_families()])
         members = {"cmdline": process.command_line(), **expvar.variables(told)}
-        return web.Response(text=f"{json.dumps(members, indent=1)}\n", content_type=_JSON, headers=_DEBUG_HEADERS)
+        return web.Response(text=f"{json.dumps(members, indent=1)}\n", content_type=_JSON, headers=headers.DEBUG)
 
     async def _probe_run(self, request: web.Request) -> web.Response:
         name = request.query.get("name", "")
@@ -130,7 +129,7 @@ class Pages:
         code = 200 if good else _FAILED_DEPENDENCY
         if request.headers.get("Accept", "").strip() == _JSON:
             body = f"{json.dumps(result, separators=(',', ':'))}"
-            return web.Response(status=code, body=body.encode(), headers=_DEBUG_HEADERS | {"Content-Type": _JSON})
+            return web.Response(status=code, body=body.encode(), headers=headers.DEBUG | {"Content-Type": _JSON})
         record = probe.record
         how = f"succeeded in {latency(last.seconds)}" if last and last.ok else f"failed: {last.error if last else ''}"
         return _text(
@@ -148,8 +147,8 @@ class Pages:
             {"Results": {probe.name: result for probe, result in zip(probes, results, strict=True)}},
             separators=(",", ":"),
         )
-        headers = _DEBUG_HEADERS | {"Content-Type": _JSON}
-        return web.Response(status=200 if good else _FAILED_DEPENDENCY, body=body.encode(), headers=headers)
+        answer = headers.DEBUG | {"Content-Type": _JSON}
+        return web.Response(status=200 if good else _FAILED_DEPENDENCY, body=body.encode(), headers=answer)
 
 
 async def _run_now(probe: Probe) -> dict[str, Any]:
@@ -186,7 +185,7 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _text(code: int, text: str) -> web.Response:
-    return web.Response(status=code, text=text, headers=_DEBUG_HEADERS)
+    return web.Response(status=code, text=text, headers=headers.DEBUG)
 
 
 def _uptime() -> str:

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Final
 
 import aiohttp
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from derper import log
 from derper.errors import NetworkError
 from derper.host import outgoing
+from derper.host.proxies import Proxies
 
 MAX_BYTES: Final = 10_000_000
 KEPT_SECONDS: Final = 3_600.0
@@ -36,7 +36,8 @@ _clock = time.monotonic
 class RevocationLists:
     """Lists by URL."""
 
-    def __init__(self) -> None:
+    def __init__(self, proxies: Proxies) -> None:
+        self._proxies = proxies
         self._kept: dict[tuple[str, bytes], tuple[float, x509.CertificateRevocationList]] = {}
 
     async def check(self, leaf: x509.Certificate, url: str, issuers: Iterable[x509.Certificate]) -> None:
@@ -64,7 +65,7 @@ class RevocationLists:
         name = (url, issuer.fingerprint(_SHA256))
         if name in self._kept:
             return self._kept[name][1]
-        data = await _fetch(url)
+        data = await _fetch(url, self._proxies.of(url))
         # Millions of entries are parsed and signed over: not on everybody's time.
         listed = await asyncio.to_thread(_checked, url, data, issuer)
         while len(self._kept) >= MOST_KEPT:
@@ -83,12 +84,10 @@ def _issued(issuer: x509.Certificate, leaf: x509.Certificate) -> bool:
     return True
 
 
-async def _fetch(url: str) -> bytes:
+async def _fetch(url: str, proxy: str | None) -> bytes:
     try:
-        async with aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session, session.get(url) as answer:
-            if answer.status != HTTPStatus.OK:
-                raise NetworkError(f"fetching the revocation list {url}: {answer.status} {answer.reason}")
-            return await outgoing.whole(answer, MAX_BYTES)
+        async with aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session:
+            return await outgoing.fetch(session, url, f"fetching the revocation list {url}", MAX_BYTES, proxy)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"fetching the revocation list {url}: {log.in_one_line(error)}") from error
 

@@ -5,7 +5,6 @@ control server is restarted more often than its map changes. An answer that is n
 """
 
 import time
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -19,14 +18,12 @@ from derper.errors import NetworkError, ProtocolError
 from derper.host import outgoing
 from derper.prober.config import ProberConfig
 from derper.prober.trust import Trust
-from derper.protocol.derpmap import DerpMap, Node
+from derper.protocol.derpmap import MAX_BYTES, DerpMap, Node
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 LOCAL: Final = "local"
 KEPT_SECONDS: Final = 600.0
-MAX_BYTES: Final = 4_000_000
-"""Of a map; the public one has 30 kB."""
 
 _LOCAL_PATH: Final = "/localapi/v0/derpmap"
 _LOCAL_URL: Final = f"http://local-tailscaled.sock{_LOCAL_PATH}"
@@ -45,6 +42,7 @@ class MapSource:
     def __init__(self, config: ProberConfig, trust: Trust) -> None:
         self._url = config.map_source
         self._socket = config.tailscaled_socket
+        self._proxies = config.proxies
         self._trust = trust
         self._last: DerpMap | None = None
         self._last_at = 0.0
@@ -81,13 +79,9 @@ class MapSource:
         else:
             url, connector = self._url, aiohttp.TCPConnector(ssl=self._trust.context)
         try:
-            async with (
-                aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session,
-                session.get(url) as answer,
-            ):
-                if answer.status != HTTPStatus.OK:
-                    raise NetworkError(f"fetching {self._url}: {answer.status} {answer.reason}")
-                return await outgoing.whole(answer, MAX_BYTES)
+            async with aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session:
+                proxy = self._proxies.of(self._url)
+                return await outgoing.fetch(session, url, f"fetching {self._url}", MAX_BYTES, proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _UnreachableError(self._unreachable(error)) from error
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HTTPS_PORT = 443
 STUN_PORT = 3478
+MAX_BYTES = 4_000_000
+"""What a map may have where one is fetched; the public one has 30 kB."""
 MAX_VALUES = 100_000
 """In a map; the largest real one has a thousand."""
 

@@ -23,6 +23,7 @@ from derper.config import Config, MeshPeer
 from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head, Linked
 from derper.errors import NetworkError, ProtocolError
 from derper.host import roots
+from derper.host.names import Names
 from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.protocol import metacert
 from derper.protocol.frames import WatchConns
@@ -181,8 +182,8 @@ class Mesh:
         try:
             while True:
                 try:
-                    addresses = set(await _addresses(peer.dial_host, peer.port))
-                except OSError as error:
+                    addresses = set(await _addresses(peer.dial_host))
+                except NetworkError as error:
                     reason = log.in_one_line(error)
                     _log.warning("cannot look the region's nodes up", name=peer.dial_host, reason=reason)
                 else:
@@ -310,9 +311,10 @@ async def _next(call: _Call, kind: type[_E], seconds: float | None = STEP_SECOND
     raise NetworkError(f"wanted {kind.__name__}, got {type(event).__name__}")
 
 
-async def _addresses(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+async def _addresses(host: str) -> list[str]:
+    # Not by the system's resolver: it cannot be given up, and a server that stops would wait for it.
+    known = await asyncio.to_thread(Names)
+    return list(dict.fromkeys(map(str, await known.addresses(host, STEP_SECONDS))))
 
 
 async def _takes_connections(place: _Place) -> bool:
@@ -329,7 +331,7 @@ async def _takes_connections(place: _Place) -> bool:
 async def _connect(host: str, port: int) -> socket.socket:
     """Give a socket that is connected to the first of the host's addresses that answers."""
     errors: list[OSError] = []
-    for address in await _addresses(host, port):
+    for address in await _addresses(host):
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
@@ -340,5 +342,4 @@ async def _connect(host: str, port: int) -> socket.socket:
             errors.append(error)
         else:
             return sock
-    reason = log.in_one_line(errors[0]) if errors else "the name has no address"
-    raise NetworkError(f"cannot connect to {host} port {port}: {reason}")
+    raise NetworkError(f"cannot connect to {host} port {port}: {log.in_one_line(errors[0])}")

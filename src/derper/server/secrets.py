@@ -60,19 +60,19 @@ def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = 
     if (secret := kept.read()) is None:
         _log.info("asking for the secret", url=server.url, name=server.name)
         try:
-            secret = asyncio.run(asyncio.wait_for(_wait_for(server, trusted), patience))
+            secret = asyncio.run(_wait_for(server, trusted, patience))
         except TimeoutError:
             raise ConfigError(f"the secrets server {server.url} gave no {server.name} in {patience:.0f} s") from None
         kept.write(secret)
     return secret.value
 
 
-async def _wait_for(server: SecretsServer, trusted: TrustedRoots) -> Secret:
-    """Ask until there is an answer."""
+async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: float | None) -> Secret:
+    """Ask until there is an answer, or patience ends."""
     connector = aiohttp.TCPConnector(ssl=roots.context(trusted), force_close=True)
     timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
     wait, said, said_at = FIRST_WAIT, "", 0.0
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with asyncio.timeout(patience), aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         while True:
             try:
                 return await _ask(session, server)
@@ -95,7 +95,7 @@ async def _ask(session: aiohttp.ClientSession, server: SecretsServer) -> Secret:
     }
     url = f"{server.url.removesuffix('/')}/api/get"
     try:
-        async with session.post(url, data=gojson.compact(question), headers=headers) as response:
+        async with session.post(url, data=gojson.compact(question), headers=headers, proxy=server.proxy) as response:
             body = await outgoing.whole(response, MAX_ANSWER)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         slow = isinstance(error, TimeoutError)

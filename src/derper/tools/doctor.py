@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from cryptography import x509
 
-from derper.client import NodePrivate, Options
+from derper.client import NodePrivate, Options, stun
 from derper.client import tls as trust
 from derper.client.connection import Connection
 from derper.client.dial import addresses_over, connect_within
@@ -28,9 +28,10 @@ from derper.protocol.frames import PING_LEN, Health, Ping, Pong, RecvPacket, Sen
 from derper.protocol.keys import KEY_LEN
 from derper.protocol.metacert import is_meta
 from derper.protocol.upgrade import UpgradeAnswer, upgrade_request
-from derper.tools.asking import ask_stun, http_get, read_head
+from derper.tools.asking import http_get, read_head
 
 STEP_SECONDS: Final = 5.0
+STUN_TRIES: Final = 3
 PACKET: Final = 1_200  # bytes, as WireGuard's are
 SOON: Final = timedelta(days=14)
 CLOCKS_APART: Final = 60.0  # seconds
@@ -265,7 +266,7 @@ class Examination:
             return
         began = time.monotonic()
         try:
-            seen = await ask_stun(found[0], node.stun, STEP_SECONDS)
+            seen = await stun.ask(found[0], node.stun, STEP_SECONDS, every=STEP_SECONDS / STUN_TRIES)
         except NetworkError as error:
             if _has_no(version, error):
                 yield _note(name, f"not tried: this machine has no IPv{version}")

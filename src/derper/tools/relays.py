@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,11 +10,9 @@ import aiohttp
 from derper import log
 from derper.client.target import PATH, Target, is_address
 from derper.errors import ConfigError, NetworkError, ProtocolError
-from derper.host import outgoing
-from derper.protocol.derpmap import DerpMap, Region
+from derper.host import files, outgoing
+from derper.protocol.derpmap import MAX_BYTES, DerpMap, Region
 
-MAX_BYTES = 4_000_000
-"""Of a map; the public one has 30 kB."""
 FETCH_SECONDS = 20.0
 
 
@@ -33,7 +30,7 @@ async def targets(word: str, *, region: str = "", cert_name: str = "", stun_port
         NetworkError: the map cannot be fetched.
     """
     if (file := Path(word)).is_file():
-        return _of_map(_parsed(_read(file), word), region)
+        return _of_map(_parsed(files.read(file, "the DERP map", most=MAX_BYTES), word), region)
     if "://" in word and urlsplit(word).path.rstrip("/") not in ("", PATH):
         return _of_map(_parsed(await _fetch(word), word), region)
     if region:
@@ -66,26 +63,9 @@ def _parsed(data: bytes, word: str) -> DerpMap:
         raise ConfigError(f"{word} is no DERP map ({error})") from error
 
 
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"the DERP map {file} cannot be read ({error.strerror})") from error
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{file} has more than {MAX_BYTES:,} bytes: it is no DERP map")
-    return data
-
-
 async def _fetch(url: str) -> bytes:
     try:
-        async with (
-            asyncio.timeout(FETCH_SECONDS),
-            aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session,
-            session.get(url) as answer,
-        ):
-            if answer.status != HTTPStatus.OK:
-                raise NetworkError(f"the DERP map at {url} is answered with {answer.status} {answer.reason}")
-            return await outgoing.whole(answer, MAX_BYTES)
+        async with asyncio.timeout(FETCH_SECONDS), aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session:
+            return await outgoing.fetch(session, url, f"fetching the DERP map {url}", MAX_BYTES)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"the DERP map at {url} cannot be fetched ({log.in_one_line(error)})") from error

@@ -10,7 +10,6 @@ use crate::net::Net;
 use crate::seam::{Event, Reason};
 use crate::stats::Drop;
 use crate::switchboard::{Forwarders, Left};
-use crate::watch::Watch;
 
 use super::{Errand, Shard};
 
@@ -62,14 +61,18 @@ impl<N: Net> Shard<N> {
     /// A mesh peer wants to hear of every client that is here, and that comes and goes.
     pub(super) fn watch(&mut self, id: ConnId) {
         let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
-        if switched.watch.is_some() || switched.member.key == self.shared.settings.server_key {
+        if switched.member.key == self.shared.settings.server_key {
             return;
         }
-        self.watchers.push(id);
-        self.shared.switchboard.set_watchers(self.index, self.watchers.len());
+        if switched.watch.is_none() {
+            self.watchers.push(id);
+            self.shared.switchboard.set_watchers(self.index, self.watchers.len());
+        }
+        // Who asks again is told again of everybody, and still of those who have left meanwhile.
         let keys = self.shared.switchboard.local_keys();
         if let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) {
-            switched.watch = Some(Box::new(Watch::new(keys)));
+            let watch = switched.watch.get_or_insert_default();
+            keys.iter().for_each(|key| watch.changed(key));
         }
         self.feed_watcher(id);
     }
@@ -250,10 +253,10 @@ impl<N: Net> Shard<N> {
         let (change, left) = self.shared.switchboard.remove_forwarder(key, link);
         match change {
             Forwarders::Several => self.counters().multiforwarder_deleted.add(1),
-            Forwarders::Unchanged => self.counters().packet_forwarder_delete_other_value.add(1),
-            Forwarders::Only => {}
+            Forwarders::Another => self.counters().packet_forwarder_delete_other_value.add(1),
+            Forwarders::Only | Forwarders::Unchanged => {}
         }
-        if left == Left::Nowhere && change != Forwarders::Unchanged {
+        if left == Left::Nowhere && matches!(change, Forwarders::Only | Forwarders::Several) {
             self.left_region(key);
         }
     }

@@ -52,7 +52,6 @@ use self::mesh::RemoteSources;
 use self::round::{Round, Task};
 pub use self::shared::Settings;
 pub(crate) use self::shared::{Errand, Port, Shared, sum};
-use self::struggle::Told;
 
 /// Bytes that one ready connection may bring in one tick: the fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
@@ -87,7 +86,6 @@ pub(crate) struct Shard<N: Net> {
     congested: bool,
     handshakes_left: usize,
     drops_told: usize,
-    told: Told,
     /// Hashes senders' keys where they are counted, so that nobody can choose keys that spoil the estimate.
     hasher: RandomState,
     /// How much may be read from clients.
@@ -142,7 +140,6 @@ impl<N: Net> Shard<N> {
             congested: false,
             handshakes_left: 0,
             drops_told: 0,
-            told: Told::default(),
             hasher: RandomState::new(),
             limits: InForce::default(),
             stopped: false,

@@ -239,8 +239,12 @@ impl<N: Net> Shard<N> {
                     format!("insufficient permissions: frame type {kind:#04x} from an ordinary client");
                 return Err(Reason::with("protocol_error", detail));
             }
-            let known = frame::admit(writer, kind, len)
-                .map_err(|BadFrame(why)| Reason::with("protocol_error", why))?;
+            let known = frame::admit(writer, kind, len).map_err(|BadFrame(why)| {
+                if kind == frame::Type::Ping as u8 {
+                    self.counters().got_ping.add(1); // one that is refused has been got, too
+                }
+                Reason::with("protocol_error", why)
+            })?;
             if !known {
                 if writer == Writer::Client && !is_mesh && self.is_throttled(id, len) {
                     return Ok(at);

@@ -16,9 +16,10 @@ use crate::websocket;
 use super::receive::is_transient;
 use super::{ANSWER_BACKLOG, SPARE_OUTBOXES, Shard};
 
-/// Plaintext bytes for which one write is made: enough that its price no longer matters, little enough that a
-/// receiver which stops reading holds few bytes that can be neither dropped nor overtaken.
-const BATCH: usize = 64 * 1024;
+/// Plaintext bytes for which one write is made: all that one read of its sender brings, with a packet of which the read
+/// before had brought the beginning; little enough that a receiver which stops reading holds few bytes that can be
+/// neither dropped nor overtaken.
+const BATCH: usize = super::READ_BUDGET + 16 * 1024;
 /// One frame may go over [`BATCH`]; with WebSocket, it is three messages.
 const BIGGEST_FRAME: usize = 3 * 4 + HEADER + 2 * KEY + frame::MAX_PACKET;
 /// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.

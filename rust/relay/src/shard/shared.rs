@@ -16,6 +16,8 @@ use crate::seam::{Act, Command, EventQueue, Waker};
 use crate::stats::{Counters, Drops};
 use crate::switchboard::Switchboard;
 
+use super::struggle::Told;
+
 /// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -104,6 +106,8 @@ pub(crate) struct Shared<S> {
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
+    /// Of all shards, as a client may come back to another one.
+    told: Mutex<Told>,
     pub(crate) ports: Vec<Port<S>>,
     /// New keys so far.
     placed: AtomicUsize,
@@ -132,6 +136,7 @@ impl<S> Shared<S> {
             crowd,
             switchboard,
             events: EventQueue::new()?,
+            told: Mutex::default(),
             ports,
             placed: AtomicUsize::new(0),
         })
@@ -155,6 +160,11 @@ impl<S> Shared<S> {
             .filter(|shard| load(shard) < FULL)
             .max_by_key(|shard| (load(shard), self.ports.len() - shard));
         roomy.or_else(|| (0..self.ports.len()).min_by_key(load)).unwrap_or(0)
+    }
+
+    /// Whether the users of a key may be told of a struggle now; if so, they are.
+    pub(super) fn tell(&self, key: &Key, now: u64) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(key, now)
     }
 
     /// Hands each connection's commands to its shard, in order.

@@ -24,7 +24,7 @@ pub(super) struct Told(HashMap<Key, u64>);
 
 impl Told {
     /// Whether they may be told now; if so, they are.
-    fn tell(&mut self, key: &Key, now: u64) -> bool {
+    pub(super) fn tell(&mut self, key: &Key, now: u64) -> bool {
         if self.0.len() >= MAX_TOLD {
             self.0.retain(|_, at| now < *at + TELL_AGAIN);
         }
@@ -68,7 +68,7 @@ impl<N: Net> Shard<N> {
             let Some(strain) = switched.strain(how) else { continue };
             let finding = strain.look(now);
             let goes_on = match finding {
-                Some(Finding::Begun) => self.told.tell(&key, now),
+                Some(Finding::Begun) => self.shared.tell(&key, now),
                 Some(Finding::Over) | None => false,
             };
             if finding.is_some() && strain.tell(goes_on) {

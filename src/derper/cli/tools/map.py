@@ -13,7 +13,8 @@ from derper import log
 from derper.cli import settingsfile
 from derper.cli.flags import DERPER_FLAGS, SETTINGS
 from derper.cli.goflags import Flag, Parsed, boolean, integer, parse_or_exit, string
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
 from derper.config import Config
 from derper.errors import ConfigError, DerperError

@@ -13,17 +13,20 @@ from derper import log
 from derper.cli import settingsfile
 from derper.cli.flags import ACME_EAB_KEY, DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Flag, Parsed, boolean, parse_or_exit
-from derper.cli.settings import Surroundings, config_from
+from derper.cli.settings import config_from
+from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
 from derper.errors import DerperError
+from derper.host.proxies import VARIABLES as PROXY_VARIABLES
 from derper.redaction import redacted
 
 JSON = boolean("json", "print JSON for a script")
 
 _VARIABLES: Final = (
+    *PROXY_VARIABLES,
+    *map(str.lower, PROXY_VARIABLES),
     "DERPER_SHARDS",
     "DERP_DEBUG_LOGS",
-    "DERP_PROBER_DEBUG_LOGS",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
     "TAILSCALE_DERPER_MESH_KEY",

@@ -29,7 +29,10 @@ class Door:
         self.allow_list = None if admission.allow_keys is None else AllowList(admission.allow_keys)
         self._tailscaleds = [Tailscaled(socket) for socket in admission.tailscaled_sockets]
         tls = roots.context(config.roots) if any(url.startswith("https:") for url in admission.urls) else None
-        urls = [UrlCheck(url, fails_open=admission.url_fail_open, tls=tls) for url in admission.urls]
+        urls = [
+            UrlCheck(url, fails_open=admission.url_fail_open, tls=tls, proxy=config.proxies.of(url))
+            for url in admission.urls
+        ]
         kinds: list[list[Check]] = [[self.allow_list] if self.allow_list else [], [*self._tailscaleds], [*urls]]
         if admission.cache:
             kinds[1:] = [[Remembering(check, admission.cache) for check in kind] for kind in kinds[1:]]

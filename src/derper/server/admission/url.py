@@ -38,8 +38,9 @@ _NO_VERDICTS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARL
 class UrlCheck:
     """One controller. `fails_open`: whether it admits while it cannot be reached."""
 
-    def __init__(self, url: str, *, fails_open: bool, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, url: str, *, fails_open: bool, tls: ssl.SSLContext | None, proxy: str | None) -> None:
         self._url = URL(url)
+        self._proxy = proxy
         self._fails_open = fails_open
         self._tls = tls
         self._turns = asyncio.Semaphore(IN_FLIGHT)
@@ -84,6 +85,7 @@ class UrlCheck:
                 return await self._session.post(
                     self._url,
                     data=question,
+                    proxy=self._proxy,
                     max_redirects=MAX_REDIRECTS,
                     skip_auto_headers=["Content-Type"],
                     trace_request_ctx=path,

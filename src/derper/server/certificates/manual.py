@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.typing import FilteringBoundLogger
 
-from derper import log
+from derper import certname, log
 from derper.config import IPAddress, Tls
 from derper.dataplane import Serves
 from derper.errors import ConfigError
@@ -166,7 +166,7 @@ class ManualFiles:
 
 def host_of(tls: Tls) -> Host:
     """Whom the certificate is for."""
-    return pem.plain_name(tls.hostname) if tls.ip is None else tls.ip
+    return certname.plain(tls.hostname) if tls.ip is None else tls.ip
 
 
 def pair_of(tls: Tls) -> Pair:

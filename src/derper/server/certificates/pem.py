@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from derper import certname
 from derper.config import IPAddress
 from derper.errors import ConfigError
 from derper.host import files
@@ -54,11 +55,6 @@ class Certificate:
         return self.ends - self.begins
 
 
-def plain_name(name: str) -> str:
-    """Give a name as it is compared: in lower case, without the dot that may end it."""
-    return name.removesuffix(".").lower()
-
-
 def load(certificate_path: Path, key_path: Path, host: Host) -> Certificate:
     """Give what is in two files, or in one that holds both; it is for this host, whatever its dates.
 
@@ -75,7 +71,7 @@ def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path 
     leaf, *others = _parse_chain(chain, chain_from)
     if not _belongs_to(key, leaf):
         raise ConfigError(f"the private key {key_from} is not that of the certificate {chain_from}")
-    if not _is_valid_for(leaf, host):
+    if not certname.is_for(leaf, host):
         raise ConfigError(f"the certificate {chain_from} is not valid for -hostname={host}")
     try:
         return Certificate(
@@ -139,16 +135,3 @@ def _belongs_to(key: PrivateKey, leaf: x509.Certificate) -> bool:
         return False
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return certified.public_bytes(*form) == key.public_key().public_bytes(*form)
-
-
-def _is_valid_for(leaf: x509.Certificate, host: Host) -> bool:
-    """Whether a TLS client that dials the host takes the leaf's names: those of the SAN extension only."""
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-    if not isinstance(host, str):
-        return host in names.get_values_for_type(x509.IPAddress)
-    _, _, parent = host.partition(".")
-    patterns = {plain_name(name) for name in names.get_values_for_type(x509.DNSName)}
-    return host in patterns or (bool(parent) and f"*.{parent}" in patterns)

@@ -23,7 +23,6 @@ PLAIN_COUNTERS: Final = {
     "multiforwarder_deleted": "Keys for which a single one was left again",
     "packet_forwarder_delete_other_value": "Ways to a key that were given up when they were not in use any more",
     "sclient_write_timeouts": "Connections closed because their peer took no bytes for `-tcp-write-timeout`",
-    "unknown_frames": "Always 0, as in the reference",
     "total_dup_client_conns": "Logins whose key was connected already",
     "home_moves_in": "Clients that made this their home relay, later than 5 s after they had logged in",
     "home_moves_out": "Clients for which it ceased to be that, in the same way",
@@ -51,6 +50,8 @@ RELAY: Final = (
     Metric("derp_packets_received", Type.COUNTER, "Packets that clients sent; forwarded ones are not among them"),
     Metric("derp_packets_received_kind", Type.COUNTER, "The same packets by kind: disco, other", ("kind",)),
     *(Metric(f"derp_{name}", Type.COUNTER, told) for name, told in PLAIN_COUNTERS.items()),
+    Metric("derp_unknown_frames", Type.COUNTER, "Always 0, as in the reference"),
+    Metric("derper_unknown_frames", Type.COUNTER, "Frames of types that mean nothing here, read and thrown away"),
     Metric(
         "derp_packets_dropped", Type.COUNTER, "DERP packets dropped by reason and by kind", _DROP_LABELS, has_help=True
     ),

@@ -143,8 +143,8 @@ class Metrics:
         if not self._has_rate_config:
             return
         rate = self._plane.client_rate or Rate(0, 0)
-        yield _now("derp_rate_limit_per_client_bytes_per_second", rate.per_second)
-        yield _now("derp_rate_limit_per_client_burst_bytes", rate.burst)
+        yield _now("derp_rate_limit_per_client_bytes_per_second", int(rate.per_second))
+        yield _now("derp_rate_limit_per_client_burst_bytes", int(rate.burst))
         yield _now("derp_rate_limit_per_client_waited", counters["rate_limit_per_client_waited"])
 
     def _stun(self) -> Iterator[Family]:
@@ -170,6 +170,8 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
     yield _by_label("derp_packets_received_kind", received)
     for name in PLAIN_COUNTERS:
         yield _now(f"derp_{name}", counters[name])
+    yield _now("derp_unknown_frames", 0)
+    yield _now("derper_unknown_frames", counters["unknown_frames"])
 
 
 def _rejected(counters: dict[str, int]) -> Iterator[Family]:

@@ -21,13 +21,13 @@ from derper.server.admission.door import Door
 from derper.server.debug.members import MemberPages
 from derper.server.debug.metrics import Metrics
 from derper.server.debug.overview import Overview
-from derper.server.http.pages import ANYTHING, BROWSER_HEADERS, POLICY, redirect
+from derper.server.http.pages import ANYTHING, redirect
+from derper.web import headers
 from derper.web.access import may_see, remote_address
 from derper.web.look import LIVE_SCRIPT, STYLESHEET
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_HEADERS: Final = BROWSER_HEADERS | {"Content-Security-Policy": f"{POLICY}; style-src 'self' 'unsafe-inline'"}
 _NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
 
 
@@ -63,7 +63,7 @@ class DebugPages:
         ]
 
     def _pages(self) -> list[tuple[str, str, Handler]]:
-        members = MemberPages(self.plane, _HEADERS)
+        members = MemberPages(self.plane, headers.DEBUG)
         return [
             ("vars", "Metrics (JSON)", self._vars),
             ("varz", "Metrics (Prometheus)", self._varz),
@@ -87,32 +87,32 @@ class DebugPages:
         query = f"?{urlencode({'debugkey': key})}" if key and request.method == "GET" else ""
         links = [(f"/debug/{name}", title) for name, title, _ in self._pages()]
         text = self.overview.page(links, query)
-        return web.Response(text=text, content_type="text/html", headers=BROWSER_HEADERS)
+        return web.Response(text=text, content_type="text/html", headers=headers.PUBLIC)
 
     async def _live(self, _request: web.Request) -> web.Response:
-        return web.json_response(self.overview.live(), headers=_HEADERS)
+        return web.json_response(self.overview.live(), headers=headers.DEBUG)
 
     async def _varz(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.server_families(), *process.library_families()])
         text = exposition.text([*self.metrics.families(), *told])
-        return web.Response(text=text, headers=_HEADERS)
+        return web.Response(text=text, headers=headers.DEBUG)
 
     async def _vars(self, _request: web.Request) -> web.Response:
         told = await asyncio.to_thread(lambda: [*process.server_families()])
         members = {"cmdline": process.command_line(), **expvar.variables([*self.metrics.families(), *told])}
         return web.Response(
-            text=f"{json.dumps(members, indent=1)}\n", content_type="application/json", headers=_HEADERS
+            text=f"{json.dumps(members, indent=1)}\n", content_type="application/json", headers=headers.DEBUG
         )
 
     async def _check(self, _request: web.Request) -> web.Response:
         if found := [*self.metrics.contradictions(), *await self.door.faults()]:
-            return web.Response(status=500, text=", ".join(found), headers=_HEADERS)
-        return web.Response(text="derp.Server ConsistencyCheck okay", headers=_HEADERS)
+            return web.Response(status=500, text=", ".join(found), headers=headers.DEBUG)
+        return web.Response(text="derp.Server ConsistencyCheck okay", headers=headers.DEBUG)
 
 
 def _file(text: str, kind: str) -> Handler:
     async def give(_request: web.Request) -> web.Response:
-        return web.Response(text=text, content_type=kind, headers=_HEADERS)
+        return web.Response(text=text, content_type=kind, headers=headers.DEBUG)
 
     return give
 

@@ -20,8 +20,8 @@ from derper.config import BootstrapName, Pages
 from derper.errors import NetworkError
 from derper.host.names import Names
 from derper.metrics.exposition import Family, Metric, Type
-from derper.server.http.pages import BROWSER_HEADERS
 from derper.server.http.rollout import EVERYBODY, is_inside
+from derper.web import headers
 from derper.web.access import remote_address
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -153,8 +153,8 @@ class BootstrapDns:
             answers = self._answer_for(name, request)
         # As clients and their monitoring know it: tabs, and null where nothing could be resolved.
         body = "" if answers is None else json.dumps(dict(sorted(answers.items())) or None, indent="\t")
-        headers = BROWSER_HEADERS | {"Content-Type": "application/json", "Connection": "close"}
-        response = web.Response(body=body.encode(), headers=headers)
+        shown = headers.PUBLIC | {"Content-Type": "application/json", "Connection": "close"}
+        response = web.Response(body=body.encode(), headers=shown)
         response.force_close()  # who asks comes from everywhere, once
         return response
 

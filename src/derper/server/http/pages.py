@@ -16,19 +16,9 @@ from aiohttp.typedefs import Handler
 from derper._version import version
 from derper.config import Config
 from derper.protocol.upgrade import Refusal
-from derper.web import look
+from derper.web import headers, look
 from derper.web.access import may_see
 
-POLICY: Final = (
-    "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'; "
-    "block-all-mixed-content; object-src 'none'"
-)
-BROWSER_HEADERS: Final = {
-    "Strict-Transport-Security": "max-age=63072000; includeSubDomains",
-    "Content-Security-Policy": POLICY,
-    "X-Frame-Options": "DENY",
-    "X-Content-Type-Options": "nosniff",
-}
 _NO_STORE: Final = "no-cache, no-store, must-revalidate, no-transform, max-age=0"
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9.:_-]{1,64}")
 
@@ -132,11 +122,11 @@ async def _probe(request: web.Request) -> web.Response:
 
 
 async def _generate_204(request: web.Request) -> web.Response:
-    headers = {"Cache-Control": _NO_STORE}
+    answer = {"Cache-Control": _NO_STORE}
     challenge = request.headers.get("X-Tailscale-Challenge", "")
     if _CHALLENGE.fullmatch(challenge):
-        headers["X-Tailscale-Response"] = f"response {challenge}"
-    return web.Response(status=204, headers=headers)
+        answer["X-Tailscale-Response"] = f"response {challenge}"
+    return web.Response(status=204, headers=answer)
 
 
 ANYTHING: Final = r"{anything:[\s\S]*}"
@@ -145,11 +135,11 @@ NO_CONTENT: Final = web.route("*", "/generate_204", _generate_204)
 
 
 async def _style(_request: web.Request) -> web.Response:
-    return web.Response(text=look.STYLESHEET, content_type="text/css", headers=BROWSER_HEADERS)
+    return web.Response(text=look.STYLESHEET, content_type="text/css", headers=headers.PUBLIC)
 
 
 async def _robots(_request: web.Request) -> web.Response:
-    return web.Response(text="User-agent: *\nDisallow: /\n", headers=BROWSER_HEADERS)
+    return web.Response(text="User-agent: *\nDisallow: /\n", headers=headers.PUBLIC)
 
 
 def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -160,10 +150,10 @@ def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
 
     async def show(request: web.Request) -> web.Response:
         if place not in ("", "blank"):
-            return redirect(request, HTTPStatus.FOUND, place, BROWSER_HEADERS)
+            return redirect(request, HTTPStatus.FOUND, place, headers.PUBLIC)
         debug = _DEBUG if may_see(request, config.public_debug) else ""
         body = _HOME.format(note=note + debug, version=html.escape(version()))
         page = "" if place == "blank" else look.page("DERP relay", body, style=_STYLE)
-        return web.Response(text=page, content_type="text/html", headers=BROWSER_HEADERS)
+        return web.Response(text=page, content_type="text/html", headers=headers.PUBLIC)
 
     return show

@@ -136,6 +136,25 @@ fn who_goes_on_struggling_is_told_of_once_and_once_more_after_a_minute() {
 }
 
 #[test]
+fn who_comes_back_to_another_shard_is_told_no_sooner() {
+    let mut room = Room::new(2);
+    limit(&room, Limits::new(Some(SLOW), HashMap::new(), None));
+    let sender = room.join_at(Over::Plain, 1, 0, 0);
+    room.say(sender, &packets(1, 300));
+    room.world.pass(11_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    room.world.reset(sender);
+    room.world.run();
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+    let again = room.join_at(Over::Plain, 1, 1, 1);
+    room.say(again, &packets(1, 900));
+    room.world.pass(45_000);
+    assert_eq!(struggles(&mut room), []);
+    room.world.pass(20_000);
+    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+}
+
+#[test]
 fn two_connections_that_take_a_key_from_each_other_all_the_time_are_told_of() {
     let mut room = Room::new(1);
     let (first, second) = (room.join(Over::Plain, 1), room.join(Over::Plain, 1));

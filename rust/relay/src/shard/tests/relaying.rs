@@ -121,7 +121,9 @@ fn a_ping_is_answered_with_its_first_eight_bytes() {
         let a = room.join(over, 1);
         room.say(a, &[frame(PING, b"abcdefgh"), frame(PING, &[5; 1_000])].concat());
         assert_eq!(room.frames(a), [(PONG, b"abcdefgh".to_vec()), (PONG, vec![5; 8])]);
-        assert_eq!((room.world.counter("got_ping"), room.world.counter("sent_pong")), (2, 2));
+        room.say(a, &frame(PING, &[5; 7])); // refused, and yet got
+        room.world.run();
+        assert_eq!((room.world.counter("got_ping"), room.world.counter("sent_pong")), (3, 2));
     }
 }
 

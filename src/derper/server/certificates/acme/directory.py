@@ -26,6 +26,7 @@ from derper._version import version
 from derper.config import Acme, TrustedRoots, eab_key
 from derper.errors import ConfigError, NetworkError
 from derper.host import files, roots
+from derper.host.proxies import Proxies
 from derper.redaction import conceal
 from derper.server.certificates.acme.store import Store
 from derper.server.certificates.pem import PrivateKey
@@ -131,7 +132,9 @@ class Ca:
     def _open(self) -> client.ClientV2:
         """Find the directory and our account, once."""
         if self._client is None:
-            self._network = network = _Network(*_signing(self._store.account_key()), self._context())
+            self._network = network = _Network(
+                *_signing(self._store.account_key()), _Adapter(self._context(), self._settings.proxies)
+            )
             directory = client.ClientV2.get_directory(self._settings.directory, network)
             ca = client.ClientV2(directory, network)
             registration = messages.NewRegistration.from_data(
@@ -206,14 +209,15 @@ def _words(error: Exception) -> str:
 class _Network(client.ClientNetwork):
     """The library's HTTP, within bounds."""
 
-    def __init__(self, key: JWK, algorithm: JWASignature, context: ssl.SSLContext) -> None:
+    def __init__(self, key: JWK, algorithm: JWASignature, adapter: HTTPAdapter) -> None:
         super().__init__(
             key, alg=algorithm, user_agent=f"derper/{version()} (acme-python)", timeout=int(ANSWER_SECONDS)
         )
         self.requests_left = MOST_REQUESTS
         self.session.max_redirects = MOST_REDIRECTS
         self.session.adapters.clear()
-        self.session.mount("https://", _Adapter(context))
+        self.session.trust_env = False
+        self.session.mount("https://", adapter)
 
     def post(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401  as the library has it
         """Post, and again while the CA finds fault with the nonce: it may do so at any time (RFC 8555, 6.5)."""
@@ -237,10 +241,11 @@ class _Network(client.ClientNetwork):
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that trust whom we say, and answers of a bounded size, read within a bounded time."""
+    """Connections that trust whom we say and go where we say; answers of a bounded size, read within a bounded time."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, proxies: Proxies) -> None:
         self._context = context
+        self._proxies = proxies
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  as the library has it
@@ -256,7 +261,9 @@ class _Adapter(HTTPAdapter):
         return super().build_connection_pool_key_attributes(request, True, cert)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
-        response = super().send(request, *args, **(kwargs | {"stream": True}))
+        proxy = self._proxies.of(request.url or "")
+        through = {"https": proxy} if proxy else {}
+        response = super().send(request, *args, **(kwargs | {"stream": True, "proxies": through}))
         try:
             body = _read(response)
         except BaseException:

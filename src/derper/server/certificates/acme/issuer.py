@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from derper import certname
 from derper.config import CertMode, Config, IPAddress, TrustedRoots
 from derper.dataplane import Serves
 from derper.errors import ConfigError
@@ -82,7 +83,7 @@ class Issuer:
             raise ConfigError(f"the file {acme.roots} of -acme-directory-ca holds no certificate; name another")
         if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
-        host: Host = pem.plain_name(self._tls.hostname) if self._tls.ip is None else self._tls.ip
+        host: Host = certname.plain(self._tls.hostname) if self._tls.ip is None else self._tls.ip
         keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=host == FLEET_NAME)
         await keeper.load()
         if keeper.certificate is None:
@@ -124,7 +125,7 @@ class Issuer:
     def _served_as(self, name: str | None, local: IPAddress) -> Host | None:
         if name is None:
             return local if self._serves_addresses else None
-        plain = pem.plain_name(name)
+        plain = certname.plain(name)
         if self._tls.hostname == FLEET_NAME and _OF_THE_FLEET.fullmatch(plain):
             return plain
         return None

@@ -19,7 +19,7 @@ from derper.server.http.bootstrap import BootstrapDns, percent_in
 from derper.server.http.connection import HttpServer
 from derper.server.http.rollout import first_number, fraction, is_inside
 
-ROLLOUT: Final = json.loads((Path(__file__).parents[1] / "vectors" / "bootstrap_dns_rollout.json").read_text())
+ROLLOUT: Final = json.loads((Path(__file__).parents[2] / "vectors" / "bootstrap_dns_rollout.json").read_text())
 RECORDS: Final = (
     "--host-record=pub1.example.test,192.0.2.101,2001:db8::101",
     "--host-record=pub1.example.test,192.0.2.102",

@@ -86,7 +86,7 @@ def s_client(server: Server, *words: str, send: str = "") -> str:
     return done.stdout + done.stderr
 
 
-# Those of `letsencrypt` need a CA: tests/certificates/test_acme_orders.py holds them.
+# Those of `letsencrypt` need a CA: test_acme_orders.py holds them.
 HANDSHAKES = [case for case in vectors("http")["tls"] if case["server"] != "letsencrypt"]
 
 

@@ -18,7 +18,7 @@ from derper.protocol.keys import MeshKey, NodePublic
 from derper.server.debug.clients import Query
 from derper.server.debug.members import answer_in_json
 
-RECORDED: Final = json.loads((Path(__file__).parents[1] / "vectors" / "http.json").read_text())
+RECORDED: Final = json.loads((Path(__file__).parents[2] / "vectors" / "http.json").read_text())
 EXCHANGES: Final = [
     exchange
     for exchange in RECORDED["exchanges"]

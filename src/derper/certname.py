@@ -1,0 +1,27 @@
+"""Whether a certificate is for a name, as clients of a relay look at it: by its SAN extension (docs/protocol/tls.md).
+
+The server asks before it shows a certificate, the client after it was shown one.
+"""
+
+from ipaddress import IPv4Address, IPv6Address
+
+from cryptography import x509
+
+
+def plain(name: str) -> str:
+    """Give a DNS name in the one spelling in which it is compared."""
+    return name.removesuffix(".").lower()
+
+
+def is_for(leaf: x509.Certificate, host: str | IPv4Address | IPv6Address) -> bool:
+    """Tell whether a certificate is for this DNS name or address; a `*` in it stands for one whole label."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    if not isinstance(host, str):
+        return host in names.get_values_for_type(x509.IPAddress)
+    wanted = plain(host)
+    _, _, parent = wanted.partition(".")
+    patterns = {plain(pattern) for pattern in names.get_values_for_type(x509.DNSName)}
+    return wanted in patterns or (bool(parent) and f"*.{parent}" in patterns)

@@ -1,0 +1,49 @@
+"""What the programs share: flags in, a version or a run, an exit code out.
+
+Exit codes: 0 for help, version and an ordered stop, 1 for what cannot run (one line says why), 2 for a command line
+that cannot be read; a run may end with others.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from derper import log
+from derper._version import version
+from derper.cli.flags import VERSION
+from derper.cli.goflags import Parsed
+from derper.errors import DerperError
+
+_log: FilteringBoundLogger = structlog.get_logger()
+
+
+def run(name: str, what: str, line: Parsed, work: Callable[[Parsed], int]) -> int:
+    """Do what the command line says.
+
+    Args:
+        name: the program's.
+        what: it is, for its operator.
+        line: the flags.
+        work: the run; an error of ours or of the system ends it with one line.
+    """
+    if line[VERSION]:
+        sys.stdout.write(f"{name} {version()}\n")
+        return 0
+    # Until the run's loop takes the signals over, and again after it.
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    log.configure()
+    try:
+        return work(line)
+    except (DerperError, OSError) as error:
+        _log.error(f"the {what} cannot run", reason=log.in_one_line(error))
+        return 1
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

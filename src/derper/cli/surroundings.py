@@ -1,0 +1,103 @@
+"""What the process finds around it, and what it alone decides: environment variables, for either program.
+
+An error names the variable. What flags and variables decide together is in `settings`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self, TypeVar
+
+from derper.cli.govalues import parse_bool
+from derper.cli.values import decimal, directories, networks
+from derper.config import FIRST_SOCKET, PREDECESSOR, DebugAccess, Supervision, TrustedRoots
+from derper.errors import ConfigError, ProtocolError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the process finds around it, handed in so that a test can make its own."""
+
+    environ: Mapping[str, str]
+    is_root: bool
+    cores: int
+    pid: int = 0
+    parent: int = 0
+    memory: int = 4 << 30  # bytes that it may use
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        """Those of the running process."""
+        cores = len(os.sched_getaffinity(0))
+        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), _memory())
+
+    def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
+        """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
+        text = self.environ.get(name, "")
+        if not text:
+            return None
+        try:
+            return reader(text)
+        except (ValueError, ProtocolError):
+            raise ConfigError(f"the environment variable {name} is not {wanted}; correct or unset it") from None
+
+    def is_set(self, name: str) -> bool:
+        """A boolean variable in Go's spellings."""
+        return bool(self.read(name, parse_bool, "true or false"))
+
+    def home(self, *parts: str) -> Path | None:
+        """A path below the home directory."""
+        home = self.environ.get("HOME")
+        return Path(home, *parts) if home else None
+
+    def cache(self, *parts: str) -> Path | None:
+        """A path below the user's cache directory."""
+        cache = self.environ.get("XDG_CACHE_HOME")
+        return Path(cache, *parts) if cache else self.home(".cache", *parts)
+
+
+def _memory() -> int:
+    """The machine's, or less where this process may not use all of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no limit, or none that is told of
+        return machine
+
+
+def debug_access(around: Surroundings) -> DebugAccess:
+    """Who may see the debug pages, of either program."""
+    return DebugAccess(
+        address=around.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
+        networks=around.read("TS_DEBUG_TRUSTED_CIDRS", networks, "a list of networks such as 10.0.0.0/8") or (),
+        key_file=around.read("TS_DEBUG_KEY_PATH", Path, "a path"),
+    )
+
+
+def trusted_roots(around: Surroundings) -> TrustedRoots:
+    """Whom outgoing TLS trusts, in either program."""
+    return TrustedRoots(
+        file=around.read("SSL_CERT_FILE", Path, "a path"),
+        directories=around.read("SSL_CERT_DIR", directories, "a list of paths") or (),
+    )
+
+
+def supervision(around: Surroundings) -> Supervision:
+    """What is meant for this very process: variables may have come down from one further up."""
+    environ = around.environ
+    succeeds = environ.get(PREDECESSOR) == str(around.parent)
+    sockets: tuple[str, ...] = ()
+    if succeeds or environ.get("LISTEN_PID") == str(around.pid):
+        number = around.read("LISTEN_FDS", decimal, "a number") or 0
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        sockets = tuple(names[at] if at < len(names) else "" for at in range(number))
+    watchdog = None
+    if environ.get("WATCHDOG_PID", str(around.pid)) == str(around.pid):
+        microseconds = around.read("WATCHDOG_USEC", decimal, "a number")
+        watchdog = microseconds / 1e6 if microseconds else None
+    ready_fd = FIRST_SOCKET + len(sockets) if succeeds else None
+    return Supervision(environ.get("NOTIFY_SOCKET") or None, watchdog, sockets, ready_fd)
