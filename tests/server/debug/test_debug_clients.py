@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -15,7 +16,7 @@ from live import SECONDS, Client, Server, answer_to, config_of, connect, serving
 from derper.dataplane import Member, Totals
 from derper.protocol.frames import Endpoint, PeerFlags, PeerPresent, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
-from derper.server.debug.clients import Query
+from derper.server.debug.clients import BadQueryError, Query
 from derper.server.debug.members import answer_in_json
 
 RECORDED: Final = json.loads((Path(__file__).parents[2] / "vectors" / "http.json").read_text())
@@ -140,6 +141,42 @@ def test_names_of_applications_are_ored_and_narrow_the_other_filters() -> None:
         "?ip=192.0.2.1&app=b&app=": [2],
         "?cidr=192.0.2.0/24&app=a": [1],
     }
+
+
+@pytest.mark.parametrize(
+    ("query", "title"),
+    [
+        ("?all", "all clients"),
+        ("?all=", "all clients"),
+        ("?app=x&app=", "all clients with app x or (none)"),
+        ("?cidr=127.0.0.1/8", "clients from 127.0.0.0/8"),
+    ],
+)
+def test_a_query_is_said_in_words(query: str, title: str) -> None:
+    assert asked(query).title == title
+
+
+@pytest.mark.parametrize("query", ["?sort=x", "?limit=x", "?after=x", "?ip="])
+def test_the_index_page_has_no_order_and_no_pages(query: str) -> None:
+    assert asked(query).filter == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("?format=xml", "bad format"),
+        ("?all=&ip=127.0.0.1", "only one of"),
+        ("?all=1&sort=x", "bad sort"),
+        ("?all=1&limit=0", "bad limit"),
+        ("?all=1&limit=9223372036854775808", "bad limit"),
+        ("?cidr=127.0.0.1/08", 'bad bits after slash: "08"'),
+        ("?cidr=127.0.0.0/255.0.0.0", "bad bits after slash"),
+        ("?cidr=127.0.0.1/33", "no network"),
+    ],
+)
+def test_a_bad_value_is_refused_with_what_is_wrong(query: str, why: str) -> None:
+    with pytest.raises(BadQueryError, match=re.escape(why)):
+        asked(query)
 
 
 async def test_who_is_really_connected_is_listed_with_what_it_carried(tmp_path: Path) -> None:

@@ -117,13 +117,13 @@ class Query:
         form = first.get("format") or "html"
         if form not in ("html", "json"):
             raise BadQueryError(f"bad format {quote(form)}; want json or html")
-        filters = [name for name in _FILTERS if first.get(name)]
+        filters = [name for name in _FILTERS if first.get(name) or (name == "all" and name in first)]
         if len(filters) > 1:
             raise BadQueryError("only one of all, ip, cidr, or key may be given")
         apps = tuple(given.get("app", ()))
         chosen = filters[0] if filters else "all" if apps else ""
-        if not chosen:  # then the rest means nothing
-            return cls("", (), None, (), "key", False, LIMIT, None, form == "json", ())
+        if not chosen:
+            first = {"format": form} if "format" in first else {}  # the index page has no order and no pages
         order = first.get("sort") or "key"
         sort = order.removeprefix("-")
         if sort not in _SORTS:
@@ -156,7 +156,7 @@ class Query:
                 words = f"clients from {network.network_address if self.filter == 'ip' else network}"
             case _:
                 words = "all clients"
-        return f"{words} with app {', '.join(app or '(none)' for app in self.apps)}" if self.apps else words
+        return f"{words} with app {' or '.join(app or '(none)' for app in self.apps)}" if self.apps else words
 
     def sorted_by(self, order: str) -> str:
         """Give the query string of the same clients in another order."""
@@ -215,7 +215,7 @@ def _rank(ip: IPAddress) -> tuple[int, int]:
 def _limit(text: str) -> int:
     if not text:
         return LIMIT
-    if not (text.isascii() and text.isdecimal()) or not int(text):
+    if not (text.isascii() and text.isdecimal()) or not 0 < int(text) < 1 << 63:
         raise BadQueryError(f"bad limit {quote(text)}")
     return min(int(text), MOST)
 
@@ -228,9 +228,11 @@ def _networks(chosen: str, first: Mapping[str, str]) -> tuple[IPNetwork, ...]:
         except ValueError:
             raise BadQueryError(f"bad ip {quote(text)}: ParseAddr({quote(text)}): unable to parse IP") from None
     if chosen == "cidr":
-        problem = "no '/'" if "/" not in text else "no network"
+        _, slash, bits = text.rpartition("/")
+        is_number = bits == "0" or (bits.isascii() and bits.isdecimal() and not bits.startswith("0"))
+        problem = "no '/'" if not slash else "no network" if is_number else f"bad bits after slash: {quote(bits)}"
         try:
-            return (ip_network(text if "/" in text else "", strict=False),)
+            return (ip_network(text if slash and is_number else "", strict=False),)
         except ValueError:
             where = f"netip.ParsePrefix({quote(text)})"
             raise BadQueryError(f"bad cidr {quote(text)}: {where}: {problem}") from None
