@@ -173,6 +173,16 @@ def test_a_login_right_behind_the_request_that_does_not_open_is_refused(server: 
     server.logged('event="connection closed" .*reason=login_failed detail=', since)
 
 
+@pytest.mark.parametrize("garbage", [b"garbage, not a frame", bytes((2, 255, 255, 255, 255)), bytes(2_000)])
+def test_garbage_right_behind_the_request_is_greeted_and_refused(server: Server, garbage: bytes) -> None:
+    since = server.mark()
+    with Client(server.door.connect()) as client:
+        client.wire.send(upgrade_request(HOST, fast_start=True) + garbage)
+        assert client.greeted() == SERVER
+        assert client.wire.rest() == b""
+    server.logged('event="connection closed" .*reason=login_failed detail=', since)
+
+
 def test_a_client_of_a_refused_application_may_not_log_in(recorded: Recorded) -> None:
     server = recorded("picky", "-disallow-app-names", "bad-app,worse app")
     since = server.mark()

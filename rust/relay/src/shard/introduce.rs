@@ -153,6 +153,8 @@ impl<N: Net> Shard<N> {
                 if len > *most {
                     let detail =
                         format!("login frame (type {kind:#04x}) of {len} payload bytes, at most {most}");
+                    // It may have come with the request, whose answer is not written yet.
+                    self.flush(id);
                     return Err(Reason::with("login_failed", detail));
                 }
                 let whole = crate::frame::HEADER + len;
