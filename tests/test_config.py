@@ -185,19 +185,25 @@ def test_stun_is_for_tailscales_clients_unless_it_is_opened() -> None:
 
 
 def test_plain_http_and_stun_can_be_switched_off() -> None:
-    made = config("-http-port=-1", "-stun=false")
-    assert made.http_address is None
-    assert made.stun_address is None
+    for words in (["-stun=false"], ["-stun-port=-1"], ["-stun=false", "-stun-port=70000"]):
+        made = config("-http-port=-1", *words)
+        assert made.http_address is None
+        assert made.stun_address is None
 
 
 @given(IPS | st.none(), PORTS)
 def test_a_listen_address_is_read_back_as_it_is_written(ip: str | None, port: int) -> None:
-    address = ListenAddress(None if ip is None else ip_address(ip), port)
+    address = ListenAddress(None if ip is None or str(ip) == "0.0.0.0" else ip_address(ip), port)
     assert ListenAddress.parse(str(address)) == address
 
 
 def test_a_listen_address_may_be_named_localhost_and_its_port_https() -> None:
     assert str(ListenAddress.parse("localhost:https")) == "127.0.0.1:443"
+    assert str(ListenAddress.parse("127.0.0.1:")) == "127.0.0.1:0"
+
+
+def test_the_unspecified_ipv4_address_stands_for_both_families_as_it_does_in_go() -> None:
+    assert ListenAddress.parse("0.0.0.0:443") == ListenAddress(None, 443)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,6 @@ def test_a_listen_address_may_be_named_localhost_and_its_port_https() -> None:
         "",
         "443",
         "127.0.0.1",
-        ":",
         ":ssh",
         ":-1",
         ":65536",
@@ -376,7 +381,7 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-home", "page"], "-home"),
         (["-home", "ftp://a.test"], "-home"),
         (["-http-port", "65536"], "-http-port"),
-        (["-stun-port", "-1"], "-stun-port"),
+        (["-stun-port", "65536"], "-stun-port"),
         (["-shards", "-1"], "-shards"),
         (["-max-queued-bytes", "-1"], "-max-queued-bytes"),
         (["-max-queued-bytes", "1000"], "-max-queued-bytes"),
@@ -386,7 +391,10 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-certdir", ""], "-certdir"),
         (["-hostname", ""], "-hostname"),
         (["-hostname", "192.0.2.1"], "-certmode=manual or -acme-ip-certs"),
-        (["-hostname", "192.0.2.1", "-certmode", "gcp", "-acme-ip-certs"], "-certmode=manual or -acme-ip-certs"),
+        (["-hostname", "192.0.2.1", "-certmode", "gcp"], "-certmode=manual or -acme-ip-certs"),
+        (["-certmode", "gcp", "-acme-ip-certs"], "-certmode=letsencrypt"),
+        (["-hostname", "192.0.2.1", "-certmode", "manual", "-acme-ip-certs"], "-certmode=letsencrypt"),
+        (["-a", ":8443", "-tls", "on", "-certmode", "auto"], "-certmode"),
         (["-certmode", "gcp"], "-acme-eab-kid"),
         (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k"], "-acme-eab-key"),
         (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
@@ -412,6 +420,10 @@ def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
         ["-hostname", "192.0.2.1", "-acme-ip-certs"],
         ["-hostname", "192.0.2.1", "-a", ":8080"],
         ["-certdir", "", "-a", ":8080"],
+        ["-certmode", "auto", "-a", ":8080"],
+        ["-certmode", "auto", "-dev"],
+        ["-certmode", "gcp", "-acme-ip-certs", "-a", ":8080"],
+        ["-tcp-keepalive-time", "-1s"],
         ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "c2VjcmV0"],
         ["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key-file", "/k"],
         ["-acme-eab-kid", "k", "-acme-eab-key", "of no use with Let's Encrypt"],

@@ -30,7 +30,9 @@ MAX_PORT = 65535
 _MAX_NAME = 253
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_PORT_NAMES = {"http": "80", "https": str(HTTPS_PORT)}
+_PORT_NAMES = {"": "0", "http": "80", "https": str(HTTPS_PORT)}
+# Go listens on both families for the last one, too, and operators' IPv6 clients have come that way.
+_EVERYWHERE = {"", "[]", "0.0.0.0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,14 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `:port`, `ip:port`, `[ip6]:port`; also `localhost` for the address, `http` or `https` for the port."""
+        """Read `:port`, `ip:port`, `[ip6]:port`; also `localhost`, and for the port `http`, `https` or nothing."""
         wanted = f"the listen address '{text}' is not one; write ':port', 'ip:port' or '[ip6]:port'"
         host, colon, port = text.rpartition(":")
         port = _PORT_NAMES.get(port, port)
         if not colon or not (port.isascii() and port.isdecimal()) or int(port) > MAX_PORT:
             raise ConfigError(wanted)
         bracketed = host.startswith("[") and host.endswith("]")
-        if not host or host == "[]":
+        if host in _EVERYWHERE:
             return cls(None, int(port))
         try:
             address = ip_address("127.0.0.1" if host == "localhost" else host.strip("[]") if bracketed else host)

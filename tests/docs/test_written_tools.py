@@ -15,7 +15,7 @@ from running import SECONDS, inline, json_of, tool
 from written import commands, here
 
 from derper.cli.tools import TOOLS
-from derper.client import Connected, DerpClient, Health, Node
+from derper.client import Connected, DerpClient, Health, Node, Options
 
 PAGE = "docs/tools.md"
 
@@ -98,7 +98,8 @@ async def test_ctl_reloads_tells_and_disconnects(relay: Relay) -> None:
 
 
 def a_client(relay: Relay) -> DerpClient:
-    return DerpClient(Node("900a", 900, HOST, cert_name=relay.pin, derp_port=relay.port))
+    node = Node("900a", 900, HOST, cert_name=relay.pin, derp_port=relay.port)
+    return DerpClient(node, options=Options(reconnect=False))  # one that is put out stays out
 
 
 async def test_top_shows_the_clients(relay: Relay) -> None:

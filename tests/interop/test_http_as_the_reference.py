@@ -17,7 +17,7 @@ NEXT: Final = b"GET /generate_204 HTTP/1.1\r\nHost: a.test\r\nConnection: close\
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO", "get", "M-SEARCH")
 PATHS: Final = (
     "/derp", "/derp/probe", "/derp/latency-check", "/generate_204", "/robots.txt", "/bootstrap-dns", "/debug",
-    "/debug/check", "/debug/nothing", "/", "/x",
+    "/debug/check", "/debug/nothing", "/debug/clients/?sort=x&limit=y&after=z", "/debug/clients/?format=xml", "/", "/x",
 )  # fmt: skip
 TARGETS: Final = (
     "/derp/", "/derp/probe/", "/derp/probex", "/generate_204/", "/robots.txt/", "//", "/./", "/..", "/a//b/../c/",
@@ -25,7 +25,7 @@ TARGETS: Final = (
     "/debug?x=1", "/debug/nothing?y", "/debug/check/", "/DERP", "/Derp/Probe", "/generate_204?x", "/%zz", "/a%2", "/?",
     "/bootstrap-dns?q=%zz", "/bootstrap-dns?q=a&q=b", "/bootstrap-dns/x", "/debug/../robots.txt", "/debug//",
     "//debug/", "/.well-known/acme-challenge/x", "/debugger", "/debug%2fcheck", "http://a.test/robots.txt",
-    "//evil.test/..",
+    "//evil.test/..", "/derp/probe/..", "/derp/.", "/%0a", "/%00", "/a b", "/derp;x", "/{x}", "/|",
 )  # fmt: skip
 HEADERS: Final = (
     "Connection: close", "Connection: keep-alive", "Connection: Close, x", "Host: b.test", "X-Forwarded-For: 1.2.3.4",
@@ -33,6 +33,8 @@ HEADERS: Final = (
     "Content-Length: -1", "Content-Length: +3", "Content-Length: 0x3", "Content-Length: 3\r\nContent-Length: 4",
     "Content-Length: 18446744073709551616", 'Cookie: "\\', "X-Tailscale-Challenge: a_b.c:d-E9",
     "X-Tailscale-Challenge: a/b",
+    "X-Tailscale-Challenge: " + "a" * 64, "X-Tailscale-Challenge: " + "a" * 65, "X-Tailscale-Challenge:",
+    "X-Tailscale-Challenge: a b", "X-Tailscale-Challenge: \xe9", "x-tailscale-challenge:  a  ",
 )  # fmt: skip
 HOSTS: Final = (
     "",
@@ -58,6 +60,12 @@ WHOLE: Final = (
     b" GET /robots.txt HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /robots.txt http/1.1\r\nHost: a\r\n\r\n",
     b"GET /robots.txt HTTPS/1.1\r\nHost: a\r\n\r\n",
+    b"GET /robots.txt HTTP/1.2\r\nHost: a\r\n\r\n",
+    b"GET /robots.txt HTTP/2.0\r\nHost: a\r\n\r\n",
+    b"GET /robots.txt HTTP/0.9\r\nHost: a\r\n\r\n",
+    b"GET /bootstrap-dns HTTP/1.0\r\n\r\n",
+    b"GET /robots.txt HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 1_000 + b"\r\n",
+    b"GET /robots.txt HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
     b"GET /robots.txt\r\nHost: a\r\n\r\n",
     b"POST /robots.txt HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
     b"GET /robots.txt HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
@@ -75,7 +83,7 @@ def requests() -> Iterator[bytes]:
     yield from (of(f"GET {target}") for target in TARGETS)
     yield from (of(f"POST {target}") for target in ("//", "/a/../b"))
     yield from (of("GET /robots.txt", header) for header in HEADERS)
-    yield from (of("GET /generate_204", header) for header in HEADERS[-2:])
+    yield from (of("GET /generate_204", header) for header in HEADERS if "challenge" in header.lower())
     yield from (of("GET /derp", "Upgrade: websocket2"), of("GET /debug/check", "X-Forwarded-For: 1.2.3.4"))
     yield from (of("GET /robots.txt", host=host) for host in HOSTS)
     yield from WHOLE
@@ -128,7 +136,8 @@ def told(came: str) -> list[str]:
         says = [header for header in headers if not header.startswith("Date: ")]
         if is_page or len(body) > LONG:  # home and debug pages have words of their own
             says, body = [header for header in says if not header.startswith(("Content-Length", "Transfer-"))], ""
-        if code == 400 and "Connection: close" in headers:  # what is no request: the words are those of Go's library
+        # What is no request: the words are those of Go's library.
+        if code in (400, 431, 501, 505) and "Connection: close" in headers:
             says, body = [header for header in says if not header.startswith("Content-")], ""
         found.append(f"{status.partition(' ')[0]} {code} {sorted(says)} {body}")
     return found

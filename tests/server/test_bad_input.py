@@ -193,7 +193,6 @@ def test_plain_http_spoken_to_the_tls_port_is_told_so(scene: Scene) -> None:
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", id="two hosts"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nA b\r\n\r\n", id="a header without a colon"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", id="a control character"),
-        pytest.param(b"GET / HTTP/3.7\r\nHost: x\r\n\r\n", id="another version"),
         pytest.param(b"\r\n\r\n", id="blank lines"),
         pytest.param(b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: DERP\r\nTransfer-Encoding: chunked\r\n"
                      b"Content-Length: 3\r\n\r\n", id="chunked and a length"),
@@ -205,6 +204,22 @@ def test_a_bad_request_is_answered_400_and_closed(scene: Scene, head: bytes) -> 
         answer = wire.rest()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"Server:" not in answer
+    scene.logs("connection closed", "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET / HTTP/0.9\r\n\r\n", 505),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 1_000 + b"\r\n", 431),
+    ],
+)
+def test_what_is_not_served_is_said_with_the_status_for_it(scene: Scene, head: bytes, status: int) -> None:
+    with scene.connect() as wire:
+        wire.send(head)
+        assert wire.rest().startswith(b"HTTP/1.1 %d " % status)
     scene.logs("connection closed", "bad_request")
 
 

@@ -116,6 +116,7 @@ class Server:
     main_port: int
     stun_port: int  # 0 without STUN
     pid: int
+    log: str  # until it served
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def server(folder: Path, host: str = "", *flags: str) -> Iterator[Server]:
                 assert line, log
                 log += line
             ports = {event: int(port) for event, port in re.findall(r'event="?([\w ]+)"? .*address=\S+:(\d+)', log)}
-            yield Server(ports["serving"], ports.get("answering STUN", 0), process.pid)
+            yield Server(ports["serving"], ports.get("answering STUN", 0), process.pid, log)
             process.terminate()
             assert process.wait(PATIENCE) == 0, process.stderr.read()
         finally:

@@ -20,7 +20,7 @@ LISTEN = string(
 )
 TLS = string("tls", "", "`on` or off: whether the main listener speaks TLS, whatever its port\n(default as -a says)")
 HTTP_PORT = integer("http-port", 80, "`port` for plain HTTP beside HTTPS, on the same address; -1 for none")
-STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address")
+STUN_PORT = integer("stun-port", 3478, "UDP `port` for STUN, on the same address; -1 for none")
 STUN = boolean("stun", "answer STUN requests", default=True)
 STUN_ANY = boolean("stun-any", "answer STUN requests of every client, not only of Tailscale's")
 DERP = boolean("derp", "relay packets; without it only STUN, bootstrap DNS and the pages are served", default=True)

@@ -14,6 +14,7 @@ from derper.cli.surroundings import Surroundings, debug_access, supervision, tru
 from derper.cli.values import decimal, is_http_url, keys, names, networks
 from derper.config import (
     GOOGLE,
+    HTTPS_PORT,
     LETS_ENCRYPT,
     MAX_PORT,
     AcceptLimit,
@@ -57,20 +58,22 @@ MOST_PER_IP = 1_000_000
 def config_from(line: Parsed, around: Surroundings) -> Config:
     """The server's `Config`. Raises `ConfigError` for what cannot be."""
     dev = line[flags.DEV]
+    main = DEV_ADDRESS if dev else ListenAddress.parse(line[flags.LISTEN])
+    speaks_tls = _on_or_off(line, flags.TLS)
     config = Config(
         dev=dev,
         key_file=None if dev else _key_file(line, around),
         listeners=Listeners(
-            main=DEV_ADDRESS if dev else ListenAddress.parse(line[flags.LISTEN]),
+            main=main,
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
-            stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] else None,
+            stun_port=_port(line, flags.STUN_PORT) if line[flags.STUN] and line[flags.STUN_PORT] >= 0 else None,
             stun_any=line[flags.STUN_ANY],
             trusted_proxies=_proxies(line, flags.TRUSTED_PROXIES),
             proxies=_proxies(line, flags.PROXY_PROTOCOL),
             per_ip=_per_ip(line),
-            tls=_on_or_off(line, flags.TLS),
+            tls=speaks_tls,
         ),
-        tls=_tls(line, around),
+        tls=_tls(line, around, matters=speaks_tls or (speaks_tls is None and main.port == HTTPS_PORT)),
         relay=_relay(line, around),
         admission=_admission(line),
         mesh=_mesh(line, around),
@@ -100,8 +103,10 @@ def _key_file(line: Parsed, around: Surroundings) -> Path:
     raise ConfigError("there is no place for the server's key; name a file with -c, as only root has a default one")
 
 
-def _tls(line: Parsed, around: Surroundings) -> Tls:
-    mode = _choice(line, flags.CERT_MODE, CertMode)
+def _tls(line: Parsed, around: Surroundings, *, matters: bool) -> Tls:
+    # A mode that is none is no error where there is plain HTTP without it: there are unit files with such.
+    known = matters or line[flags.CERT_MODE] in set(CertMode)
+    mode = _choice(line, flags.CERT_MODE, CertMode) if known else CertMode.LETSENCRYPT
     given = line[flags.CERT_DIR]
     directory = Path(given) if given else None
     if not line.given(flags.CERT_DIR):
@@ -139,6 +144,8 @@ def _check_tls(tls: Tls) -> None:
         raise ConfigError("there is no directory for certificates; name one with -certdir")
     if not tls.hostname:
         raise ConfigError("TLS needs a host name; give it with -hostname")
+    if tls.acme.ip_certificates and tls.mode is not CertMode.LETSENCRYPT:
+        raise ConfigError(f"-acme-ip-certs needs -certmode=letsencrypt, and that is {tls.mode}; leave one of them out")
     by_ip = tls.mode is CertMode.MANUAL or (tls.mode is CertMode.LETSENCRYPT and tls.acme.ip_certificates)
     if tls.ip is not None and not by_ip:
         raise ConfigError(f"-hostname is the IP address {tls.ip}, which needs -certmode=manual or -acme-ip-certs")
@@ -165,7 +172,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
         max_queued_bytes=_max_queued_bytes(line, around),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(
-            keepalive_time=_not_negative(line, flags.TCP_KEEPALIVE_TIME),
+            keepalive_time=max(0.0, line[flags.TCP_KEEPALIVE_TIME]),
             user_timeout=_not_negative(line, flags.TCP_USER_TIMEOUT),
             write_timeout=_not_negative(line, flags.TCP_WRITE_TIMEOUT) or None,
         ),

@@ -102,6 +102,9 @@ class TcpStream:
                 await self._writer.wait_closed()
         except OSError:
             await _cut(self._writer.transport)
+        except asyncio.CancelledError:
+            self._writer.transport.abort()  # nobody is left to wait for the peer's goodbye
+            raise
 
 
 class WebSocketStream:

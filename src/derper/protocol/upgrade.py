@@ -55,6 +55,14 @@ def head_length(data: bytes) -> int | None:
     return None
 
 
+class HeadError(ProtocolError):
+    """A head that is refused with a status that says more than 400 does."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """One parsed HTTP/1 request head."""
@@ -69,8 +77,8 @@ class RequestHead:
         """Read exactly one complete head, from the method to the blank line.
 
         Raises:
-            ProtocolError: not HTTP/1.0 or 1.1, no, several or a bad Host, contradicting lengths, bytes missing or too
-                many.
+            ProtocolError: no, several or a bad Host, contradicting lengths, bytes missing or too many;
+                `HeadError` for too many lines, another version than HTTP/1, a body in another coding.
         """
         if head.startswith(_OF_CLIENTS) and len(head) <= _REMEMBERED_LEN:
             return _remembered(head)
@@ -127,14 +135,16 @@ class RequestHead:
 def _read(head: bytes) -> RequestHead:
     lines = head.count(b"\n")
     if lines > MAX_LINES:
-        raise ProtocolError(f"wanted an HTTP head of at most {MAX_LINES} lines, got {lines:,}")
+        raise HeadError(431, f"wanted an HTTP head of at most {MAX_LINES} lines, got {lines:,}")
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     event = _only_event(connection, head)
     if not isinstance(event, h11.Request):
         raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} bytes that are none")
     version = event.http_version.decode("ascii")
-    if version not in ("1.0", "1.1"):
-        raise ProtocolError(f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
+    if not version.startswith("1."):
+        status = 400 if event.method == b"PRI" else 505  # who tries HTTP/2 without asking is told as the reference does
+        raise HeadError(status, f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
+    version = "1.0" if version == "1.0" else "1.1"  # what comes after 1.1 can be answered with it (RFC 9110, 6.2)
     parsed = RequestHead(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
     if not _HOST.fullmatch(parsed.get("Host")):
         raise ProtocolError("wanted a host in the header Host, got letters that none may have")
@@ -302,7 +312,8 @@ def _only_event(connection: h11.Connection, head: bytes) -> object:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
         # h11 quotes the peer after a colon, and a head may carry secrets.
-        raise ProtocolError(f"HTTP head of {len(head):,} bytes: {str(error).partition(':')[0]}") from error
+        message = f"HTTP head of {len(head):,} bytes: {str(error).partition(':')[0]}"
+        raise HeadError(error.error_status_hint, message) from error
     surplus, _ = connection.trailing_data
     if surplus:
         raise ProtocolError(f"wanted one HTTP head, got {len(surplus):,} bytes after it")

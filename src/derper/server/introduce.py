@@ -39,7 +39,7 @@ from derper.protocol.frames import Endpoint
 from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import HEADER_LEN, RawFrame, whole_frame
-from derper.protocol.upgrade import DerpUpgrade, Refusal, RequestHead, WebSocketUpgrade, decide
+from derper.protocol.upgrade import DerpUpgrade, HeadError, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant
 from derper.server.certificates.tls import Certificates
 from derper.server.http.connection import HttpConnection, HttpServer, last_answer, plain_answer
@@ -163,7 +163,8 @@ class Introducer:
         try:
             head = RequestHead.parse(event.head)
         except ProtocolError as error:
-            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", str(error))
+            status = error.status if isinstance(error, HeadError) else HTTPStatus.BAD_REQUEST
+            self._refuse(event.conn, HTTPStatus(status), "bad_request", str(error))
             return
         guest.tls = event.tls
         guest.remote, head = self._web.forwarding.client(event.remote, head)

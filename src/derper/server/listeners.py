@@ -21,6 +21,10 @@ dropped nor overtaken, so a slow receiver's share of it stays small."""
 DATAGRAM_BUFFER = 1024 * 1024
 """Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
 round of relaying."""
+LONGEST_IDLE = 32_767
+"""Seconds that the kernel takes for TCP_KEEPIDLE."""
+LONGEST_USER_TIMEOUT = 2**31 - 1
+"""Milliseconds that it takes for TCP_USER_TIMEOUT."""
 MAIN, HTTP, STUN, ADMIN = "main", "http", "stun", "admin"
 """What the sockets are called when they are handed over."""
 _HTTP_PORT = "-http-port (-1 for none)"
@@ -56,7 +60,11 @@ class Listening:
         handed = HandedOver(config.supervision.sockets)
         # All of them before anybody is let in.
         if config.stun_address is not None:
-            self.sockets[STUN] = handed.datagrams() or bind_stun(config.stun_address)
+            # No reason not to relay: the reference runs on without, beside another STUN server or a relay more.
+            try:
+                self.sockets[STUN] = handed.datagrams() or bind_stun(config.stun_address)
+            except ConfigError as error:
+                _log.error("STUN is not answered", reason=str(error))
         if config.http_address is not None:
             beside = handed.stream(HTTP, config.http_address.port, config.relay.tcp)
             self.sockets[HTTP] = beside or listen(config.http_address, config.relay.tcp, _HTTP_PORT)
@@ -200,9 +208,11 @@ def tune(sock: socket.socket, tcp: Tcp) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
     if tcp.keepalive_time > 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(tcp.keepalive_time)))
+        idle = min(max(1, round(tcp.keepalive_time)), LONGEST_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
     if tcp.user_timeout > 0:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(tcp.user_timeout * 1000)))
+        timeout = min(max(1, round(tcp.user_timeout * 1000)), LONGEST_USER_TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
 
 
 def _bind_datagrams(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

@@ -90,7 +90,7 @@ def test_a_request_behind_one_that_can_be_read_in_two_ways_is_not_answered(serve
         wire.offer(HIDING[shape] + HIDDEN)
         wire.finish()
         came = wire.rest()
-    assert came.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 200 ", b"HTTP/1.0 200 "))
+    assert came.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ", b"HTTP/1.1 200 ", b"HTTP/1.0 200 "))
     assert (SHOWN in came) == (shape in AGREED)
 
 

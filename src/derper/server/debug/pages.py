@@ -21,7 +21,7 @@ from derper.server.admission.door import Door
 from derper.server.debug.members import MemberPages
 from derper.server.debug.metrics import Metrics
 from derper.server.debug.overview import Overview
-from derper.server.http.pages import redirect
+from derper.server.http.pages import ANYTHING, redirect
 from derper.web import headers
 from derper.web.access import may_see, remote_address
 from derper.web.look import LIVE_SCRIPT, STYLESHEET
@@ -59,7 +59,7 @@ class DebugPages:
             web.route("*", "/debug/look.css", guarded(_file(STYLESHEET, "text/css"))),
             web.route("*", "/debug/clients", _go_to_clients),
             *(web.route("*", f"/debug/{name}", guarded(page, hint=True)) for name, _, page in self._pages()),
-            web.route("*", "/debug/{anything:.*}", guarded(_nothing)),
+            web.route("*", f"/debug/{ANYTHING}", guarded(_nothing)),
         ]
 
     def _pages(self) -> list[tuple[str, str, Handler]]:

@@ -153,7 +153,8 @@ class BootstrapDns:
             answers = self._answer_for(name, request)
         # As clients and their monitoring know it: tabs, and null where nothing could be resolved.
         body = "" if answers is None else json.dumps(dict(sorted(answers.items())) or None, indent="\t")
-        response = web.Response(body=body.encode(), headers=headers.PUBLIC | {"Content-Type": "application/json"})
+        shown = headers.PUBLIC | {"Content-Type": "application/json", "Connection": "close"}
+        response = web.Response(body=body.encode(), headers=shown)
         response.force_close()  # who asks comes from everywhere, once
         return response
 

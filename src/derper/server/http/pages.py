@@ -46,7 +46,7 @@ def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.
         web.route("*", "/robots.txt", _robots),
         web.route("*", _STYLE, _style),
         *further,
-        web.route("*", "/{anything:.*}", home(config)),
+        web.route("*", f"/{ANYTHING}", home(config)),
     ]
     return application_of(routes)
 
@@ -80,7 +80,7 @@ def _plain(path: str) -> str:
             del parts[-1:]
         elif part not in ("", "."):
             parts.append(part)
-    ending = "/" if parts and path.endswith(("/", "/.", "/..")) else ""
+    ending = "/" if parts and path.endswith("/") else ""
     return f"/{'/'.join(parts)}{ending}"
 
 
@@ -129,6 +129,8 @@ async def _generate_204(request: web.Request) -> web.Response:
     return web.Response(status=204, headers=answer)
 
 
+ANYTHING: Final = r"{anything:[\s\S]*}"
+"""What is left of a path in a route; `.` would leave out line ends, which may be escaped in one."""
 NO_CONTENT: Final = web.route("*", "/generate_204", _generate_204)
 
 

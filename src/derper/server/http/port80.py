@@ -12,7 +12,7 @@ from aiohttp import web
 from derper.config import Config
 from derper.protocol.upgrade import Refusal
 from derper.server.certificates.challenges import PATH, Challenges
-from derper.server.http.pages import NO_CONTENT, application_of, home, redirect, refuse
+from derper.server.http.pages import ANYTHING, NO_CONTENT, application_of, home, redirect, refuse
 from derper.web.access import may_see
 
 _USE_HTTPS: Final = Refusal(400, "Use HTTPS\n")
@@ -41,7 +41,7 @@ def application(
             NO_CONTENT,
             *([web.route("*", f"{PATH}{{token:.*}}", challenge)] if challenges is not None else []),
             *debug,
-            web.route("*", "/debug{anything:.*}", home(config)),
-            web.route("*", "/{anything:.*}", to_https),
+            web.route("*", f"/debug{ANYTHING}", home(config)),
+            web.route("*", f"/{ANYTHING}", to_https),
         ]
     )
