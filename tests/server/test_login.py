@@ -191,7 +191,7 @@ def test_a_client_of_a_refused_application_may_not_log_in(recorded: Recorded) ->
         client = Client(server.door.connect())
         with client:
             client.upgrade()
-            client.log_in(ClientInfo(app_name=name))
+            client.wire.send(client.client_info(ClientInfo(app_name=name)))
             assert client.next() == Health(
                 f"this relay does not take this device: the application '{name}' is not allowed here"
             )

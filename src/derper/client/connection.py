@@ -16,6 +16,7 @@ from derper.client.target import Target
 from derper.client.tls import TlsInfo
 from derper.errors import NetworkError
 from derper.protocol.derpmap import Node
+from derper.protocol.frames import Health
 from derper.protocol.keys import MeshKey, NodePrivate, NodePublic
 from derper.protocol.login import NONCE_LEN, ClientInfo, ServerInfo
 from derper.protocol.session import ClientSession, Said
@@ -145,6 +146,8 @@ class Connection:
             if not data:
                 raise NetworkError(f"{target} hung up during the login: it may not admit this client")
             session.feed(data)
+        if isinstance(message, Health):
+            raise NetworkError(f"{target} does not let this client in; it says: {message.problem}")
         if not isinstance(message, ServerInfo) or session.server_key is None:
             raise AssertionError("the first message of a session is ServerInfo")
         connected = Connected(

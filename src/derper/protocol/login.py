@@ -39,6 +39,7 @@ LOGIN_LIMITS = Limits(
         FrameType.SERVER_KEY: MAX_SERVER_KEY,
         FrameType.CLIENT_INFO: MAX_CLIENT_INFO,
         FrameType.SERVER_INFO: MAX_SERVER_INFO,
+        FrameType.HEALTH: MAX_SERVER_INFO,  # comes instead when the client is refused
     },
 )
 

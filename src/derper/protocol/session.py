@@ -99,7 +99,8 @@ class ClientSession:
     def next_message(self) -> Said | None:
         """Give the next thing that the server said, or None when more bytes are needed.
 
-        The first is the ServerInfo that ends the login. Keep-alives, pings and unknown frames are passed over.
+        The first is the ServerInfo that ends the login, or the Health of a server that refuses it. Keep-alives, pings
+        and unknown frames are passed over.
 
         Raises:
             ProtocolError: the server broke the protocol.
@@ -122,6 +123,8 @@ class ClientSession:
                 self._meet(ServerKey.decode(frame).key)
                 return None
             case _State.INFO:
+                if frame.type == FrameType.HEALTH:
+                    return Health.from_payload(frame.payload)
                 return self._informed(frame)
             case _:
                 if frame.type == FrameType.SERVER_INFO:

@@ -267,9 +267,12 @@ class Introducer:
         self._plane.switch(conn, presence, entry, first=client.answer)
 
     def _turn_away(self, conn: Conn, guest: Guest, client: LoggedIn, answer: Answer) -> None:
-        """Tell a client why, in the frame that real clients show to their user, and close."""
+        """Tell a client why, in the frame that real clients show to their user, and close.
+
+        Without ServerInfo: a program that waits for it has not logged in, whatever else it reads.
+        """
         _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
-        self._plane.write(conn, client.answer + answer.farewell)
+        self._plane.write(conn, answer.farewell)
         self._plane.close(conn, "refused", answer.reason)
 
     def _say_goodbye(self, event: Closed) -> None:

@@ -8,10 +8,10 @@ import (
 	"tailscale.com/types/key"
 )
 
-// refused: a server that does not take the client lets it log in, tells it the
-// problem, and closes.
+// refused: a server that does not take the client tells it the problem instead
+// of ServerInfo, and closes.
 func (c *check) refused(ctx context.Context) error {
-	p, err := c.join(ctx, key.NewNode())
+	p, err := c.lonely(ctx, key.NewNode())
 	if err != nil {
 		return err
 	}
