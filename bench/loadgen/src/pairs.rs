@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for events before looking at the clock again.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the open loop looks whose time has come.
-const BEAT: Duration = Duration::from_micros(250);
+const BEAT: Duration = Duration::from_micros(100);
 /// How long packets may be on their way after the last one was sent.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long nodes of a region may take to hear of each other's clients.
@@ -37,6 +37,8 @@ const INTRODUCTION: Duration = Duration::from_secs(1);
 const BACKLOG: usize = 64 * 1024;
 /// Packets that a sender which sends all it can makes at once.
 const FLOOD_BATCH: u64 = 64;
+/// How many of those it makes at most before others get their turn.
+const FLOOD_BATCHES: usize = 8;
 /// Packets a second for each receiver that reads nothing.
 const STUCK_RATE: f64 = 2_000.0;
 
@@ -310,9 +312,20 @@ impl Run {
                     self.send_due(index, rate / self.measured as f64, has_room)?;
                 }
                 (Part::Stuck, _) => self.send_due(index, STUCK_RATE, has_room)?,
-                (Part::Flood, _) if has_room => self.send(index, FLOOD_BATCH, |now, _| now)?,
-                (Part::Flood | Part::Measured, _) => {}
+                (Part::Flood, _) => self.flood(index)?,
+                (Part::Measured, _) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Send until the socket takes no more, or for a while.
+    fn flood(&mut self, index: usize) -> Result<()> {
+        for _ in 0..FLOOD_BATCHES {
+            if self.fleet.conn(2 * index).queued() >= BACKLOG {
+                break;
+            }
+            self.send(index, FLOOD_BATCH, |now, _| now)?;
         }
         Ok(())
     }
@@ -329,8 +342,8 @@ impl Run {
             return Ok(());
         }
         let began = self.began.duration_since(self.epoch).as_nanos() as u64;
-        // Refused ones have no number, so what is sent is counted from the end.
-        self.send(index, packets, |_, left| began + ((due - left) as f64 / rate * 1e9) as u64)
+        // Refused ones have no number, so what is sent is counted from the end: the last one is the `due`th of all.
+        self.send(index, packets, |_, left| began + ((due + 1 - left) as f64 / rate * 1e9) as u64)
     }
 
     /// Send the next `packets` of a pair, with one system call; `sent_at` gives a packet's time, of now and of
