@@ -158,7 +158,7 @@ class Server:
         self._supervisor.tell("STOPPING=1", "STATUS=draining")
         self.listening.stop_accepting()
         if self.admin is not None and self._successor is not None:
-            self.admin.stop_accepting()
+            await self.admin.hand_over()
         has_successor = self._successor is not None
         await drain(
             self.plane,

@@ -65,6 +65,7 @@ def succeeded(server: Server) -> Iterator[int]:
     finally:
         os.kill(successor, signal.SIGTERM)
         server.closed_its_log()
+        server.process.wait(SECONDS)
 
 
 def test_a_successor_accepts_before_its_predecessor_drains_and_no_dial_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import os
 import socket
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from http import HTTPStatus
@@ -34,6 +35,9 @@ from derper.web.access import may_see
 _log: FilteringBoundLogger = structlog.get_logger()
 
 MOST_CONNECTIONS: Final = 64
+LAST_REQUESTS: Final = 0.3
+"""Seconds for a request on a connection that came just before a successor took over."""
+_LOOK_AGAIN: Final = 0.01
 FIRST_REQUEST: Final = 10.0
 """Seconds in which whoever connects has to make a request that is allowed."""
 _SHORTEST_TOKEN: Final = 16
@@ -78,14 +82,25 @@ class AdminListener:
         self._listener = await create(self._connect, sock=sock)
         _log.info("serving admin", address=self.address)
 
-    def stop_accepting(self) -> None:
-        """Leave new connections to the server that succeeds this one."""
+    async def hand_over(self) -> None:
+        """Leave new connections to the server that succeeds this one; who came here already is served here."""
+        if self._listener is not None:
+            # asyncio drops a connection that it accepts in the turn in which its server is closed.
+            for sock in self._listener.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            await asyncio.sleep(0)
+        self._stop_accepting()
+        end = time.monotonic() + LAST_REQUESTS
+        while self._deadlines and time.monotonic() < end:  # noqa: ASYNC110  no event tells of the last one's request
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    def _stop_accepting(self) -> None:
         if self._listener is not None:
             self._listener.close()
 
     async def stop(self) -> None:
         """Serve no more, and take the socket's file away."""
-        self.stop_accepting()
+        self._stop_accepting()
         for deadline in self._deadlines.values():
             deadline.cancel()
         self._deadlines.clear()
