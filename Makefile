@@ -72,7 +72,7 @@ format: $(LOCKED) ## bring everything into form
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml
 	cargo fmt --manifest-path rust/loom/Cargo.toml
 
-bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: ten quiet minutes (bench/BENCHMARKING.md)
+bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: twenty quiet minutes (bench/BENCHMARKING.md)
 	@tools/needs.sh go
 	$(PY) bench/compare.py $(BENCH_FLAGS)
 

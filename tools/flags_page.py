@@ -6,16 +6,16 @@
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
+
+import generated
 
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import Flag
 from derper.cli.probing import DERPPROBE_FLAGS
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-PAGE: Final = ROOT / "docs" / "flags.md"
-REFERENCE: Final = ROOT / "docs" / "protocol" / "cli.md"
+PAGE: Final = generated.ROOT / "docs" / "flags.md"
+REFERENCE: Final = generated.ROOT / "docs" / "protocol" / "cli.md"
 
 HEAD: Final = """# All flags
 
@@ -36,24 +36,15 @@ def page() -> str:
 def section(program: str, flags: Sequence[Flag[Any]], known: set[str]) -> str:
     """Give the table of one program; `known` are the flags that the reference has, too."""
     rows = [row(flag, ours=flag.name not in known) for flag in sorted(flags, key=lambda flag: flag.name)]
-    return "\n".join([f"## {program}", "", "| flag | default | meaning |", "| --- | --- | --- |", *rows, ""])
+    return generated.section(program, ("flag", "default", "meaning"), rows)
 
 
-def row(flag: Flag[Any], *, ours: bool) -> str:
+def row(flag: Flag[Any], *, ours: bool) -> tuple[str, str, str]:
     """Give a flag's line."""
     text = " ".join(flag.usage.replace("`", "").split()).replace("|", "\\|")
     default = "" if flag.default == flag.kind.zero else f"`{flag.kind.show(flag.default)}`"
-    return f"| `-{flag.name}` | {default} | {text}{' *(ours)*' if ours else ''} |"
-
-
-def main(words: Sequence[str]) -> int:
-    """Write the page, or check it; give the exit code."""
-    text = page()
-    if list(words) == ["--check"]:
-        return int(not PAGE.exists() or PAGE.read_text("utf-8") != text)
-    PAGE.write_text(text, "utf-8")
-    return 0
+    return f"`-{flag.name}`", default, f"{text}{' *(ours)*' if ours else ''}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(generated.main(PAGE, page(), sys.argv[1:]))

@@ -6,17 +6,17 @@
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
+
+import generated
 
 from derper.metrics import process
 from derper.metrics.exposition import Metric
 from derper.prober import metrics as prober
 from derper.server.debug import metrics as server
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-PAGE: Final = ROOT / "docs" / "metrics.md"
-REFERENCE: Final = ROOT / "docs" / "protocol" / "metrics.md"
+PAGE: Final = generated.ROOT / "docs" / "metrics.md"
+REFERENCE: Final = generated.ROOT / "docs" / "protocol" / "metrics.md"
 
 HEAD: Final = """# All metrics
 
@@ -41,26 +41,15 @@ def page() -> str:
 def section(program: str, metrics: Sequence[Metric], known: set[str]) -> str:
     """Give the table of one program; `known` are the families that the reference has, too."""
     rows = [row(metric, ours=metric.name not in known) for metric in metrics]
-    return "\n".join(
-        [f"## {program}", "", "| name | type | labels | what it is |", "| --- | --- | --- | --- |", *rows, ""]
-    )
+    return generated.section(program, ("name", "type", "labels", "what it is"), rows)
 
 
-def row(metric: Metric, *, ours: bool) -> str:
+def row(metric: Metric, *, ours: bool) -> tuple[str, str, str, str]:
     """Give a family's line."""
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     kind = str(metric.type) if metric.type else "untyped"
-    return f"| `{metric.name}` | {kind} | {labels} | {metric.told}{' *(ours)*' if ours else ''} |"
-
-
-def main(words: Sequence[str]) -> int:
-    """Write the page, or check it; give the exit code."""
-    text = page()
-    if list(words) == ["--check"]:
-        return int(not PAGE.exists() or PAGE.read_text("utf-8") != text)
-    PAGE.write_text(text, "utf-8")
-    return 0
+    return f"`{metric.name}`", kind, labels, f"{metric.told}{' *(ours)*' if ours else ''}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(generated.main(PAGE, page(), sys.argv[1:]))

@@ -3,7 +3,7 @@
 The server asks before it shows a certificate, the client after it was shown one.
 """
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cryptography import x509
 
@@ -14,14 +14,18 @@ def plain(name: str) -> str:
 
 
 def is_for(leaf: x509.Certificate, host: str | IPv4Address | IPv6Address) -> bool:
-    """Tell whether a certificate is for this DNS name or address; a `*` in it stands for one whole label."""
+    """Tell whether a certificate is for this DNS name or address, which may be text, too.
+
+    A `*` in the certificate stands for one whole label.
+    """
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return False
-    if not isinstance(host, str):
-        return host in names.get_values_for_type(x509.IPAddress)
-    wanted = plain(host)
+    try:
+        return ip_address(host) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wanted = plain(str(host))
     _, _, parent = wanted.partition(".")
     patterns = {plain(pattern) for pattern in names.get_values_for_type(x509.DNSName)}
     return wanted in patterns or (bool(parent) and f"*.{parent}" in patterns)

@@ -108,7 +108,6 @@ class Acme:
     eab_key_file: Path | None = None  # instead of `eab_key`
     dns_hook: Path | None = None  # proves names by DNS-01 alone
     ip_certificates: bool = False
-    proxies: Proxies = field(default_factory=Proxies)
 
     @property
     def binds_an_account(self) -> bool:

@@ -19,8 +19,6 @@ from derper.errors import DerperError
 from derper.redaction import redacted
 
 USUAL: Final = Logs()
-
-
 _HARMLESS: Final = frozenset({bool, float, int, type(None)})
 
 

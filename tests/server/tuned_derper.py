@@ -18,8 +18,8 @@ from typing import Any
 
 from derper import log
 from derper.cli.derper import main
-from derper.dataplane import DataPlane, Event, Frame, PlaneSettings, Switched
-from derper.protocol.reader import RawFrame
+from derper.dataplane import DataPlane, Event, Frame, Head, PlaneSettings, Switched
+from derper.protocol.reader import RawFrame, whole_frame
 from derper.server import app
 from derper.server.login import LoggedIn, Login
 
@@ -42,6 +42,8 @@ class TunedPlane(DataPlane):
         def note(event: Event) -> None:
             if isinstance(event, Frame):
                 self._keys[event.conn] = event.payload[:_KEY_LEN].hex()
+            elif isinstance(event, Head) and (login := whole_frame(event.ahead)) is not None:
+                self._keys[event.conn] = login.payload[:_KEY_LEN].hex()
             elif isinstance(event, Switched):
                 self._shards[self._keys.pop(event.conn, "")] = event.member >> _SHARD_SHIFT
             on_event(event)

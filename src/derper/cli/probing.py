@@ -14,7 +14,6 @@ from derper.cli.settings import TAILSCALED_SOCKET, mesh_key_source
 from derper.cli.surroundings import Surroundings, debug_access, trusted_roots
 from derper.config import ListenAddress
 from derper.errors import ConfigError
-from derper.host.proxies import Proxies
 from derper.prober.config import Bandwidth, Intervals, ProberConfig, Queuing
 
 PUBLIC_MAP: Final = "https://login.tailscale.com/derpmap/default"
@@ -112,7 +111,7 @@ def config_from(line: Parsed, around: Surroundings) -> ProberConfig:
         mesh_key=mesh_key_source(line, around, file),
         probe_key=Path(line[PROBE_KEY]) if line[PROBE_KEY] else None,
         roots=trusted_roots(around),
-        proxies=Proxies.from_environ(around.environ),
+        proxies=around.proxies(),
         debug=debug_access(around),
     )
 

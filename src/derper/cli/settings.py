@@ -42,7 +42,6 @@ from derper.config import (
     is_dns_name,
 )
 from derper.errors import ConfigError
-from derper.host.proxies import Proxies
 from derper.protocol.keys import MeshKey
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -86,7 +85,7 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
         ),
         logs=_logs(line, around),
         roots=trusted_roots(around),
-        proxies=Proxies.from_environ(around.environ),
+        proxies=around.proxies(),
         supervision=supervision(around),
         drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
@@ -115,12 +114,12 @@ def _tls(line: Parsed, around: Surroundings, *, matters: bool) -> Tls:
         mode=mode,
         hostname=line[flags.HOSTNAME],
         directory=directory,
-        acme=_acme(line, around, mode),
+        acme=_acme(line, mode),
         asked_for=line.given(flags.CERT_MODE),
     )
 
 
-def _acme(line: Parsed, around: Surroundings, mode: CertMode) -> Acme:
+def _acme(line: Parsed, mode: CertMode) -> Acme:
     directory = line[flags.ACME_DIRECTORY]
     if directory and not (is_http_url(directory) and directory.startswith("https://")):
         raise ConfigError(f"-acme-directory is '{directory}'; give an https URL")
@@ -134,7 +133,6 @@ def _acme(line: Parsed, around: Surroundings, mode: CertMode) -> Acme:
         eab_key_file=Path(line[flags.ACME_EAB_KEY_FILE]) if line[flags.ACME_EAB_KEY_FILE] else None,
         dns_hook=Path(hook) if hook else None,
         ip_certificates=line[flags.ACME_IP_CERTS],
-        proxies=Proxies.from_environ(around.environ),
     )
 
 
@@ -233,7 +231,7 @@ def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> Me
     if not line.given(flags.SECRETS_CACHE_DIR):
         cache_file = around.home(".cache", "derper-secrets")
     name = normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey"))
-    return SecretsServer(url, name, cache_file, Proxies.from_environ(around.environ).of(url))
+    return SecretsServer(url, name, cache_file, around.proxies().of(url))
 
 
 def _psk_file(line: Parsed, around: Surroundings) -> Path | None:

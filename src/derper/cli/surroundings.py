@@ -14,6 +14,7 @@ from derper.cli.govalues import parse_bool
 from derper.cli.values import decimal, directories, networks
 from derper.config import FIRST_SOCKET, PREDECESSOR, DebugAccess, Supervision, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
+from derper.host.proxies import Proxies
 
 T = TypeVar("T")
 
@@ -48,6 +49,10 @@ class Surroundings:
     def is_set(self, name: str) -> bool:
         """A boolean variable in Go's spellings."""
         return bool(self.read(name, parse_bool, "true or false"))
+
+    def proxies(self) -> Proxies:
+        """Through which proxies other servers are asked."""
+        return Proxies.from_environ(self.environ)
 
     def home(self, *parts: str) -> Path | None:
         """A path below the home directory."""

@@ -9,13 +9,12 @@ import hashlib
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
 
 from derper import certname
-from derper.client.target import Target, is_address
+from derper.client.target import Target
 from derper.errors import NetworkError
 from derper.protocol import metacert
 from derper.protocol.metacert import MetaCertificate
@@ -73,7 +72,7 @@ def check(target: Target, info: TlsInfo) -> None:
         return
     if node.cert_name.startswith(PIN):
         check_pin(node.cert_name, info.chain, target.server_name, datetime.now(UTC))
-    elif not info.chain or not _is_for(_read(info.chain[0]), node.cert_name):
+    elif not info.chain or not certname.is_for(_read(info.chain[0]), node.cert_name):
         raise NetworkError(f"the certificate of {target.host} is not for {node.cert_name}, which the map expects")
 
 
@@ -101,17 +100,13 @@ def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: d
             f"the pinned certificate is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
             f"to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and now is {now:%Y-%m-%d %H:%M}"
         )
-    if server_name and not _is_for(leaf, server_name):
+    if server_name and not certname.is_for(leaf, server_name):
         raise NetworkError(f"the pinned certificate is not for {server_name}")
 
 
 def pin_of(certificate: bytes) -> str:
     """Give the `CertName` that pins a certificate (DER)."""
     return PIN + hashlib.sha256(certificate).hexdigest()
-
-
-def _is_for(leaf: x509.Certificate, host: str) -> bool:
-    return certname.is_for(leaf, ip_address(host) if is_address(host) else host)
 
 
 def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:

@@ -23,14 +23,15 @@ from derper.protocol.frames import PROTOCOL_VERSION, FrameType, is_app_name
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePublic
 from derper.protocol.reader import Limits, RawFrame, frame_bytes
 
-_REMEMBERED = 256
-_REMEMBERED_LEN = 256  # bytes
 MAGIC = b"DERP\xf0\x9f\x94\x91"
 NONCE_LEN = 24
 TAG_LEN = 16
 MAX_SERVER_KEY = 1_024  # payload bytes; a server may say more after its key some day
 MAX_CLIENT_INFO = 262_144  # payload bytes; the server reads no more before it trusts the client
 MAX_SERVER_INFO = 1_048_576  # payload bytes, as for any frame from a server
+
+_REMEMBERED = 256
+_REMEMBERED_LEN = 256  # bytes
 
 # For a `FrameReader` of either side; `FrameReader.allow` it more when the login is done.
 LOGIN_LIMITS = Limits(

@@ -22,14 +22,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.typing import FilteringBoundLogger
 
-from derper import certname, log
+from derper import log
 from derper.config import IPAddress, Tls
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.host.worker import Blocking, T, Worker
 from derper.server.certificates import pem
 from derper.server.certificates.pairs import Pair
-from derper.server.certificates.pem import Certificate, Host
+from derper.server.certificates.pem import Certificate
 from derper.server.certificates.sources import Clock, Show, Status
 from derper.server.life.reload import Facts
 
@@ -51,7 +51,7 @@ class ManualFiles:
 
     def __init__(self, tls: Tls, show: Show, clock: Clock) -> None:
         self._tls = tls
-        self._host = host_of(tls)
+        self._host = pem.host_of(tls)
         self._serves = Serves.any_client() if tls.ip is not None else Serves.name(str(self._host))
         self._show = show
         self._clock = clock
@@ -164,11 +164,6 @@ class ManualFiles:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def host_of(tls: Tls) -> Host:
-    """Whom the certificate is for."""
-    return certname.plain(tls.hostname) if tls.ip is None else tls.ip
-
-
 def pair_of(tls: Tls) -> Pair:
     """Where the certificate and its key lie: the host name without what has no place in a file name."""
     if tls.directory is None:
@@ -186,7 +181,7 @@ def load(tls: Tls, now: datetime) -> Certificate:
     remedy = "renew it"
     if tls.ip is not None:
         remedy = f"renew it, or remove it and {pair.key} for a new one with a new pin"
-    certificate = pem.load(pair.certificate, pair.key, host_of(tls))
+    certificate = pem.load(pair.certificate, pair.key, pem.host_of(tls))
     pem.check_dates(certificate, pair.certificate, now, remedy)
     return certificate
 

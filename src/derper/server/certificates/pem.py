@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from derper import certname
-from derper.config import IPAddress
+from derper.config import IPAddress, Tls
 from derper.errors import ConfigError
 from derper.host import files
 
@@ -53,6 +53,11 @@ class Certificate:
     def life(self) -> timedelta:
         """From its begin to its end."""
         return self.ends - self.begins
+
+
+def host_of(tls: Tls) -> Host:
+    """Whom the certificate of these settings is for."""
+    return certname.plain(tls.hostname) if tls.ip is None else tls.ip
 
 
 def load(certificate_path: Path, key_path: Path, host: Host) -> Certificate:

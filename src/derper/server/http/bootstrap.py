@@ -47,10 +47,8 @@ _ASKED: Final = Metric(
     Type.COUNTER,
     "Different names that were asked for; falls to 0 when they are more than 500",
 )
-METRICS: Final = (
-    *(Metric(f"bootstrap_dns_{name}", Type.COUNTER, told) for name, told in _COUNTED.items()),
-    _ASKED,
-)
+_COUNTERS: Final = {name: Metric(f"bootstrap_dns_{name}", Type.COUNTER, told) for name, told in _COUNTED.items()}
+METRICS: Final = (*_COUNTERS.values(), _ASKED)
 
 Answers = Mapping[str, list[str]]
 """Addresses by name."""
@@ -87,7 +85,7 @@ class BootstrapDns:
 
     def families(self) -> Iterator[Family]:
         """Give what was counted."""
-        for name, metric in zip(_COUNTED, METRICS, strict=False):
+        for name, metric in _COUNTERS.items():
             yield Family(metric, self._counts[name])
         yield Family(_ASKED, len(self._asked))
 

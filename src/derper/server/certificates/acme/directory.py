@@ -56,9 +56,10 @@ class ChallengeError(OrderError):
 class Ca:
     """One CA for one order after another. Each method asks it something, and raises `OrderError` when that fails."""
 
-    def __init__(self, settings: Acme, trusted: TrustedRoots, store: Store) -> None:
+    def __init__(self, settings: Acme, trusted: TrustedRoots, proxies: Proxies, store: Store) -> None:
         self._settings = settings
         self._trusted = trusted
+        self._proxies = proxies
         self._store = store
         self._client: client.ClientV2 | None = None
         self._network: _Network | None = None
@@ -133,7 +134,7 @@ class Ca:
         """Find the directory and our account, once."""
         if self._client is None:
             self._network = network = _Network(
-                *_signing(self._store.account_key()), _Adapter(self._context(), self._settings.proxies)
+                *_signing(self._store.account_key()), _Adapter(self._context(), self._proxies)
             )
             directory = client.ClientV2.get_directory(self._settings.directory, network)
             ca = client.ClientV2(directory, network)

@@ -68,7 +68,7 @@ class Issuer:
         self._config = config
         self._tls = config.tls
         store = Store(directory)
-        ca = Ca(self._tls.acme, config.roots, store)
+        ca = Ca(self._tls.acme, config.roots, config.proxies, store)
         orders = Orders(ca, _ways(config, show, tokens), Worker("ACME"))
         self._shop = _Shop(orders, store, show, clock, Worker("certificate files"))
         self._keepers: dict[Host, Keeper] = {}
@@ -83,7 +83,7 @@ class Issuer:
             raise ConfigError(f"the file {acme.roots} of -acme-directory-ca holds no certificate; name another")
         if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
-        host: Host = certname.plain(self._tls.hostname) if self._tls.ip is None else self._tls.ip
+        host = pem.host_of(self._tls)
         keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=host == FLEET_NAME)
         await keeper.load()
         if keeper.certificate is None:
