@@ -1,4 +1,4 @@
-"""The key of a login's box, computed where it costs half: nearly all of a login outside of TLS."""
+"""The key of a login's box, computed where it costs less: it is nearly all of a login outside of TLS."""
 
 from derper.dataplane.extension import native
 from derper.protocol.keys import NodePrivate, NodePublic
