@@ -23,7 +23,7 @@ from derper.prober.config import ProberConfig
 from derper.prober.probe import CONTINUOUS_SECONDS, Probe
 from derper.prober.schedule import Schedule
 from derper.prober.verdict import latency
-from derper.web import headers
+from derper.web import headers, serving
 from derper.web.access import may_see
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
@@ -48,7 +48,7 @@ class Pages:
     @asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
         """Serve them; gives the address. Raises `ConfigError` when that address cannot be had."""
-        runner = web.AppRunner(self._application(), handle_signals=False, access_log=None, shutdown_timeout=0.1)
+        runner = serving.runner(self._application(), access_log=None)
         await runner.setup()
         try:
             host = None if self._config.listen.host is None else str(self._config.listen.host)

@@ -30,6 +30,7 @@ from derper.protocol.upgrade import Refusal
 from derper.redaction import conceal
 from derper.server.http.pages import application_of, redirect, refuse
 from derper.server.listeners import address_of
+from derper.web import serving
 from derper.web.access import may_see
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -40,6 +41,8 @@ LAST_REQUESTS: Final = 0.3
 _LOOK_AGAIN: Final = 0.01
 FIRST_REQUEST: Final = 10.0
 """Seconds in which whoever connects has to make a request that is allowed."""
+_LINGER_SECONDS: Final = 1.0
+"""Reads the rest of a body after the answer for this long; a connection that broke off keeps its place meanwhile."""
 _SHORTEST_TOKEN: Final = 16
 _READING: Final = ("GET", "HEAD")
 _FOREIGN: Final = Refusal(403, "the Host or Origin of this request is not this server's\n")
@@ -75,7 +78,7 @@ class AdminListener:
         self.address = self.address or address_of(sock)
         application = application_of(self._routes)
         application.middlewares.append(self._judge)
-        self._runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=0.1)
+        self._runner = serving.runner(application, access_log=None, lingering_time=_LINGER_SECONDS)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         create = loop.create_server if self._admin.socket is None else loop.create_unix_server

@@ -15,9 +15,15 @@ from aiohttp.abc import AbstractAccessLogger
 
 from derper.dataplane import Conn, DataPlane, Remote
 from derper.protocol.upgrade import MAX_HEAD, MAX_LINES, Refusal, RequestHead
+from derper.web import serving
 
 _WRITE_LIMIT = 64 * 1024
 """Bytes written and not yet known to have left, beyond which aiohttp is asked to pause."""
+_TURNS_TO_BEGIN = 2
+"""Turns of the loop in which aiohttp begins a request: it starts its task in one, and the handler's in the next.
+
+aiohttp raises in both when the connection ends before. A head and the end of its connection often come in one turn.
+"""
 
 
 def plain_answer(status: HTTPStatus) -> bytes:
@@ -91,9 +97,16 @@ class HttpConnection(asyncio.Transport):
         self._protocol.resume_writing()
 
     def connection_lost(self) -> None:
-        """Tell aiohttp that the connection is gone, or is no longer its own."""
+        """Close: the connection is gone, or no longer belongs to aiohttp."""
         self._closing = True
-        self._protocol.connection_lost(None)
+        self._after_turns(_TURNS_TO_BEGIN)
+
+    def _after_turns(self, turns: int) -> None:
+        """Notify aiohttp of the end after this many turns of the loop."""
+        if turns:
+            asyncio.get_running_loop().call_soon(self._after_turns, turns - 1)
+        else:
+            self._protocol.connection_lost(None)
 
     @property
     def is_serving(self) -> bool:
@@ -170,11 +183,9 @@ class HttpServer:
 
     async def start(self, application: web.Application) -> None:
         """Make ready to serve it."""
-        self._runner = web.AppRunner(
+        self._runner = serving.runner(
             application,
-            handle_signals=False,
             access_log_class=_AnsweredLogger,
-            shutdown_timeout=0.1,  # every connection has been closed by then
             keepalive_timeout=86_400,  # never: the data plane's deadlines hold
             tcp_keepalive=False,
             # The head was judged before: what is right there may not be wrong here.
