@@ -18,9 +18,9 @@ RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?=
 # Tests whose other end is written in Go, or a browser.
-NEEDLESS := interop mesh pages prober websocket client tools
+NEEDLESS := hostile interop mesh pages prober websocket client tools
 
-.PHONY: help run test check histories loom fuzz lint format bench soak wheel lock clean
+.PHONY: help run test check hostile histories loom fuzz lint format bench soak wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
@@ -40,6 +40,10 @@ check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a brow
 	@tools/needs.sh check
 	cargo test --locked --workspace
 	$(PY) -m pytest $(NEEDLESS:%=--ignore=tests/%) $(PYTEST_FLAGS)
+
+hostile: $(EXTENSION) ## attack our relay and the Go server beside a victim, and print the table of SECURITY.md
+	@tools/needs.sh go test
+	$(PY) -m pytest tests/hostile $(PYTEST_FLAGS)
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
