@@ -44,7 +44,10 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `:port`, `ip:port`, `[ip6]:port`; also `localhost`, and for the port `http`, `https` or nothing."""
+        """Parse `:port`, `ip:port`, `[ip6]:port`, `[ip6%interface]:port`.
+
+        `localhost` is taken for a host, and `http`, `https` or nothing for a port.
+        """
         wanted = f"the listen address '{text}' is not one; write ':port', 'ip:port' or '[ip6]:port'"
         host, colon, port = text.rpartition(":")
         port = _PORT_NAMES.get(port, port)
@@ -53,13 +56,17 @@ class ListenAddress:
         bracketed = host.startswith("[") and host.endswith("]")
         if host in _EVERYWHERE:
             return cls(None, int(port))
+        name = host[1:-1] if bracketed else host
         try:
-            address = ip_address("127.0.0.1" if host == "localhost" else host.strip("[]") if bracketed else host)
+            address = ip_address("127.0.0.1" if name == "localhost" else name)
         except ValueError:
             raise ConfigError(wanted) from None
-        if bracketed != isinstance(address, IPv6Address):
-            raise ConfigError(wanted)
-        return cls(address, int(port))
+        if isinstance(address, IPv6Address):
+            if not bracketed:
+                raise ConfigError(wanted)
+            if address.ipv4_mapped is not None:  # as Go has it: a socket of IPv4
+                address = address.ipv4_mapped
+        return cls(None if str(address) == "0.0.0.0" else address, int(port))
 
     def with_port(self, port: int) -> Self:
         """The same host with another port."""

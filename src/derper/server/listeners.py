@@ -4,6 +4,7 @@ import errno
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
+from typing import Any
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -193,12 +194,17 @@ def _listen(family: socket.AddressFamily, host: str, port: int, tcp: Tcp) -> soc
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         # Accepted sockets inherit the options, which saves five system calls a connection.
         tune(sock, tcp)
-        sock.bind((host, port))
+        sock.bind(_socket_address(family, host, port))
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _socket_address(family: socket.AddressFamily, host: str, port: int) -> tuple[Any, ...]:
+    """Return the address as `bind` wants it: the interface of `fe80::1%eth0` is a number of its own there."""
+    return socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST)[0][4]
 
 
 def tune(sock: socket.socket, tcp: Tcp) -> None:
@@ -223,7 +229,7 @@ def _bind_datagrams(family: socket.AddressFamily, host: str, port: int) -> socke
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BUFFER)
         sock.setblocking(False)
-        sock.bind((host, port))
+        sock.bind(_socket_address(family, host, port))
     except BaseException:
         sock.close()
         raise
@@ -238,11 +244,15 @@ def _advice(error: OSError, flag: str) -> str:
             return "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
         case errno.EADDRNOTAVAIL:
             return "this machine does not have that address; choose another with -a"
+        case socket.EAI_NONAME:
+            return "this machine has no network interface of that name; choose another address with -a"
         case _:
             return error.strerror or str(error)
 
 
 def address_of(sock: socket.socket) -> str:
-    """Give the address that a socket is bound to, as it is written in flags and logs."""
-    host, port = sock.getsockname()[:2]
+    """Return the address that a socket is bound to, as it is written in flags and logs."""
+    host, port, *more = sock.getsockname()
+    if more and more[1]:  # of one interface only
+        host = f"{host}%{socket.if_indextoname(more[1])}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
