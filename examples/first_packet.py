@@ -11,8 +11,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 
-from derper.client import DerpClient, Options, RecvPacket
-from derper.errors import DerperError, NetworkError
+from derper.client import DerpClient, DerperError, NetworkError, Options, RecvPacket
 
 SECONDS = 10  # for everything together
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from derper.client import (
     Connected,
     DerpClient,
+    DerperError,
     DerpMap,
     Disconnected,
     MeshKey,
@@ -21,7 +22,6 @@ from derper.client import (
     PeerPresent,
     Region,
 )
-from derper.errors import DerperError
 
 
 async def watch(region: Region, mesh_key: MeshKey) -> None:

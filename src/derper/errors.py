@@ -1,31 +1,41 @@
-"""Errors by blame: who has to act when one of these is raised.
+"""Errors by blame: the class says which side must act.
 
     DerperError
-    ├── ProtocolError   the peer broke the protocol: close it, say what was wanted and what came
-    ├── ConfigError     the operator asked for something that cannot be: one sentence that says how to mend it
-    └── NetworkError    the network or another server failed: try again, or tell whoever asked
+    ├── ProtocolError   the peer broke the protocol: close the connection
+    ├── ConfigError     the operator or the program asked for something impossible: change the setting
+    └── NetworkError    the network or another server failed: try again
 
-A bug of ours has no class here: it is whatever Python raises, and nobody catches it but the outermost frame.
+A bug of ours has no class here: any other exception is one, and only the outermost frame catches it.
 """
 
 
 class DerperError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """The base of every error that this package raises on purpose.
+
+    Source: docs/client.md, What happens.
+    """
 
 
 class ProtocolError(DerperError):
     """The peer sent bytes that the protocol does not allow.
 
-    The message names what was wanted and what came, with lengths and types, never with the peer's payload.
+    The message names the expected and the received lengths and types, never the peer's payload.
+
+    Source: docs/protocol/protocol.md.
     """
 
 
 class ConfigError(DerperError):
-    """A flag, a file or an environment variable asks for something that cannot be.
+    """An argument, a flag, a file or an environment variable is invalid.
 
-    The message is one sentence for the operator: what is wrong, where it stands, how to mend it.
+    The message is one sentence: what is wrong, where it was found, and how to correct it.
+
+    Source: docs/client.md, Where.
     """
 
 
 class NetworkError(DerperError):
-    """A connection or a name look-up failed for no fault of the peer's protocol or of the operator."""
+    """A connection or a name look-up failed, or was lost.
+
+    Source: docs/client.md, What happens.
+    """

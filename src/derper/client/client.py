@@ -53,12 +53,21 @@ Where = str | Node | Region | Target
 
 @dataclass(slots=True)
 class Counts:
-    """What became of packets, since the client was made."""
+    """Packets since the client was created.
+
+    Attributes:
+        sent: Packets written to a connection.
+        received: Packets received.
+        over_limit: Packets not sent because they exceeded the rate limit that the relay announced.
+        unconnected: Packets not sent because there was no connection.
+
+    Source: docs/client.md, What happens.
+    """
 
     sent: int = 0
     received: int = 0
-    over_limit: int = 0  # not sent, because the relay's announced limit was used up
-    unconnected: int = 0  # not sent, because there was no connection
+    over_limit: int = 0
+    unconnected: int = 0
 
 
 class _Closed:
@@ -69,16 +78,29 @@ class _Closed:
 
 
 class DerpClient:
-    """One key at one relay, or at the first node of a region that answers.
+    """A client with one key, connected to one relay or to the first node of a region that answers.
+
+    Use it as `async with`, which connects and closes, and raises what `connect` raises. Iterate over it to receive
+    messages. Only one task at a time may receive; any number may send.
 
     Args:
-        where: the relay's URL, or a node or a region of a DERP map, or what either amounts to.
-        private_key: who the client is; None: a new key.
-        options: how it comes.
+        where: A relay's URL (`https://name`, `https://name:port`, `http://name:port`), a `Node` or a `Region` of a DERP
+            map, or a `Target`.
+        private_key: The client's key. None: create a new one.
+        options: The settings. None: the defaults.
 
-    Use it as `async with`, which raises what `connect` raises; iterate over it for messages. One program part at a time
-    may receive, any number may send.
+    Attributes:
+        key: The client's public key, to which others send.
+        counts: Packets sent, received and dropped.
+
+    Raises:
+        ConfigError: The URL is invalid, or the region has no node that relays.
+
+    Source: docs/protocol/protocol.md, Getting to the first frame, Login and Frames after login.
     """
+
+    key: NodePublic
+    counts: Counts
 
     def __init__(
         self,
@@ -91,7 +113,7 @@ class DerpClient:
         self._targets = _targets(where, self._options)
         self._dial_seconds = DIAL_SECONDS if isinstance(where, str) else NODE_SECONDS
         self._private = private_key or NodePrivate.from_entropy(os.urandom(KEY_LEN))
-        self.key: NodePublic = self._private.public()
+        self.key = self._private.public()
         self._connection: Connection | None = None
         self._messages: asyncio.Queue[Message | _Closed] = asyncio.Queue(_QUEUED_MESSAGES)
         self._keeping: asyncio.Task[None] | None = None
@@ -103,15 +125,21 @@ class DerpClient:
 
     @property
     def connected(self) -> Connected | None:
-        """The connection that there is now, or None."""
+        """The current connection; None while there is none."""
         return self._connection.connected if self._connection else None
 
     async def connect(self) -> Connected:
-        """Log in for the first time; a region's nodes are tried in order.
+        """Connect and log in, once. A region's nodes are tried in order.
+
+        A URL has 10 s for TCP, a node of a DERP map 1.5 s; TLS, upgrade and login have 10 s more.
+
+        Returns:
+            The connection, which is also the first message.
 
         Raises:
-            NetworkError: it cannot be reached, its certificate is not trusted, it hung up or took too long.
-            ProtocolError: what is there does not speak DERP.
+            NetworkError: The relay cannot be reached, has an untrusted certificate, closed the connection or timed out.
+            ProtocolError: The server does not speak DERP.
+            RuntimeError: The client was connected or closed before.
         """
         if self._keeping is not None or self._closed is not None:
             raise RuntimeError("a DerpClient connects once")
@@ -121,7 +149,7 @@ class DerpClient:
         return connection.connected
 
     async def close(self) -> None:
-        """End it; whoever waits for messages is told."""
+        """Close the connection and stop reconnecting. A waiting `receive` raises `NetworkError`; an iteration ends."""
         if self._keeping is not None:
             self._keeping.cancel()
             with suppress(asyncio.CancelledError):
@@ -136,12 +164,18 @@ class DerpClient:
             self._messages.put_nowait(self._closed)
 
     async def send(self, to: NodePublic, packet: bytes) -> bool:
-        """Have the relay pass a packet on to whoever has that key; waits while the relay takes no more.
+        """Send a packet through the relay. Waits while the connection accepts no more data.
 
-        Returns whether it went out: not without a connection, and not over the limit that the relay has announced.
+        Args:
+            to: The receiver's key.
+            packet: At most 65,536 bytes.
+
+        Returns:
+            Whether the packet was sent; True does not mean that it arrived. False, and counted: there is no
+            connection, or the packet exceeds the rate limit that the relay announced.
 
         Raises:
-            ValueError: more than 65,536 bytes.
+            ValueError: The packet has more than 65,536 bytes.
         """
         frame = SendPacket(to, packet).encode()
         if self._bucket and not self._bucket.take(len(packet), asyncio.get_running_loop().time()):
@@ -156,9 +190,12 @@ class DerpClient:
     async def receive(self) -> Message:
         """Wait for the next message of any kind.
 
+        Returns:
+            The message. A program must ignore kinds that it does not know.
+
         Raises:
-            NetworkError: the client is closed, or, without `reconnect`, its connection was lost.
-            ProtocolError: the same, because the relay broke the protocol.
+            NetworkError: The client is closed, or, without `reconnect`, its connection was lost.
+            ProtocolError: Without `reconnect`, the relay broke the protocol.
         """
         message = await self._messages.get()
         if isinstance(message, _Closed):
@@ -167,13 +204,13 @@ class DerpClient:
         return message
 
     async def packet(self) -> RecvPacket:
-        """Wait for the next packet, passing over all other messages; raises as `receive` does."""
+        """Wait for the next packet and discard all other messages. Raises what `receive` raises."""
         while not isinstance(message := await self.receive(), RecvPacket):
             pass
         return message
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        """Give every message until the client is closed; raises as `receive` does when it is lost for good."""
+        """Yield messages until `close` is called. Raises what `receive` raises if the connection is lost for good."""
         while True:
             try:
                 message = await self.receive()
@@ -184,10 +221,16 @@ class DerpClient:
             yield message
 
     async def ping(self, seconds: float = 10.0) -> float:
-        """Ask the relay for an answer and give the seconds until it came. Somebody has to receive meanwhile.
+        """Measure the round trip to the relay. A task of the program has to receive meanwhile.
+
+        Args:
+            seconds: Seconds to wait for the answer.
+
+        Returns:
+            Seconds until the answer came.
 
         Raises:
-            NetworkError: no connection, or no answer in time.
+            NetworkError: There is no connection, or no answer came in time.
         """
         loop = asyncio.get_running_loop()
         data, answered = os.urandom(PING_LEN), loop.create_future()
@@ -205,21 +248,44 @@ class DerpClient:
         return loop.time() - began
 
     async def note_preferred(self, preferred: bool) -> None:  # noqa: FBT001  the one thing that it says
-        """Tell the relay whether it is this key's home; told again after every reconnect."""
+        """Announce whether this relay is the key's home. Sent again after each reconnect.
+
+        Args:
+            preferred: True: this relay is the home.
+        """
         self._preferred = preferred
         await self._write(NotePreferred(preferred).encode())
 
     async def watch(self) -> None:
-        """With the mesh key: hear of everybody who is there, comes and goes; asked for again after every reconnect."""
+        """Subscribe to `PeerPresent` and `PeerGone` of all clients, after each reconnect too; needs the mesh key."""
         self._watches = True
         await self._write(WatchConns().encode())
 
     async def forward(self, source: NodePublic, to: NodePublic, packet: bytes) -> bool:
-        """With the mesh key: hand in a packet as the node does at which `source` is logged in."""
+        """Forward a packet as a node of the same region does; needs the mesh key.
+
+        Args:
+            source: The key of the packet's sender, a client of the forwarding node.
+            to: The receiver's key, a client of this relay.
+            packet: At most 65,536 bytes.
+
+        Returns:
+            Whether the packet was sent; False without a connection.
+
+        Raises:
+            ValueError: The packet has more than 65,536 bytes.
+        """
         return await self._write(ForwardPacket(source, to, packet).encode())
 
     async def close_peer(self, peer: NodePublic) -> bool:
-        """With the mesh key: have all connections of a key closed."""
+        """Ask the relay to close all connections of a key; needs the mesh key.
+
+        Args:
+            peer: The key.
+
+        Returns:
+            Whether the request was sent; False without a connection.
+        """
         return await self._write(ClosePeer(peer).encode())
 
     async def __aenter__(self) -> Self:

@@ -30,45 +30,81 @@ SILENCE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a client comes; what the defaults say suits everybody."""
+    """Settings of a `DerpClient`. The defaults suit an ordinary client.
 
-    mesh_key: MeshKey | None = None  # with the region's key a client may watch, forward and close
-    app_name: str = ""  # at most 32 characters of printable ASCII
+    Attributes:
+        mesh_key: The region's mesh key. A client with the right key may watch, forward and close peers. None: an
+            ordinary client.
+        app_name: The program's name, sent at login: at most 32 characters of printable ASCII.
+        is_prober: Announce the client as a prober at login; servers count probers separately.
+        websocket: Connect over WebSocket, as clients in a browser do.
+        fast_start: Skip the HTTP answer when the TLS 1.3 handshake shows the server's key. Saves one round trip.
+        tls: The program's TLS settings. None: the system's root certificates, or those that SSL_CERT_FILE names.
+        cert_name: For a URL, the same as `CertName` in a DERP map: another name that the certificate must have, or a
+            pin, `sha256-raw:` and 64 hex digits. Empty: the certificate must be for the URL's host. For a `Node` or a
+            `Region` it has no effect.
+        reconnect: Connect again after a connection was lost. False: raise the reason where messages are received.
+
+    Source: docs/protocol/protocol.md, Login; docs/protocol/tls.md.
+    """
+
+    mesh_key: MeshKey | None = None
+    app_name: str = ""
     is_prober: bool = False
     websocket: bool = False
-    fast_start: bool = True  # where TLS 1.3 shows the server's key, spare the round trip of the HTTP answer
-    tls: ssl.SSLContext | None = field(default=None, repr=False)  # None: the system's roots, or SSL_CERT_FILE's
-    cert_name: str = ""  # for a URL: what a DERP map's `CertName` says
+    fast_start: bool = True
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    cert_name: str = ""
     reconnect: bool = True
 
     @property
     def info(self) -> ClientInfo:
-        """What the client says of itself at login."""
+        """The ClientInfo that the client sends at login."""
         return ClientInfo(mesh_key=self.mesh_key, can_ack_pings=True, is_prober=self.is_prober, app_name=self.app_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The client is logged in; the first message of each connection."""
+    """The client has logged in. The first message of each connection.
 
-    node: Node  # where; for a URL: the node that it amounts to
+    Attributes:
+        node: The relay. For a URL, a node with the URL's host and port.
+        server_key: The relay's public key.
+        server_info: What the relay announced at login, such as a rate limit.
+        tls: The result of the TLS handshake; None over plain HTTP.
+        fast_start: Whether the HTTP answer was skipped.
+        local: This end's address and port.
+        remote: The relay's address and port.
+
+    Source: docs/protocol/protocol.md, Login.
+    """
+
+    node: Node
     server_key: NodePublic
     server_info: ServerInfo
-    tls: TlsInfo | None  # None without TLS
-    fast_start: bool  # whether the HTTP answer was spared
+    tls: TlsInfo | None
+    fast_start: bool
     local: Address = ("", 0)
     remote: Address = ("", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection was lost; another one will be tried. What comes next is `Connected`, or this again."""
+    """The connection was lost, and the client will try again. The next message is `Connected` or this again.
+
+    Attributes:
+        reason: Why the connection was lost, or why the last attempt failed; one sentence.
+        retry_seconds: Seconds until the next attempt.
+
+    Source: docs/client.md, What happens.
+    """
 
     reason: str
-    retry_seconds: float  # when
+    retry_seconds: float
 
 
 Message = Connected | Disconnected | Said
+"""Everything that `DerpClient.receive` returns: the client's two messages and the server's."""
 
 
 class Connection:

@@ -18,22 +18,33 @@ _HTTPS_PORT = 443
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One relay."""
+    """One relay, and how it is reached: a node of a DERP map, or a URL.
 
-    node: Node  # for a URL: the node that it amounts to
+    Attributes:
+        node: The node; for a URL, a node with its host and port.
+        tls: Connect over TLS.
+        path: The path of the HTTP upgrade request.
+
+    Source: docs/protocol/derpmap.md.
+    """
+
+    node: Node
     tls: bool = True
     path: str = PATH
 
     @classmethod
     def of_url(cls, url: str, cert_name: str = "") -> Self:
-        """Read `https://host[:port][/path]` or `http://…`; without a path it is /derp.
+        """Parse a relay's URL.
 
         Args:
-            url: where the relay is.
-            cert_name: as in a DERP map: a name expected in the certificate instead of the host, or a pin.
+            url: `https://host[:port][/path]` or `http://host[:port][/path]`; without a path it is /derp.
+            cert_name: The same as in a DERP map: another name that the certificate must have, or a pin.
+
+        Returns:
+            The target.
 
         Raises:
-            ConfigError: not such a URL.
+            ConfigError: The URL is invalid.
         """
         wrong = f"{url!r} is no relay's URL; write it as https://name, https://name:port or http://name:port"
         try:
@@ -50,23 +61,23 @@ class Target:
 
     @property
     def host(self) -> str:
-        """The relay's name, or its address."""
+        """The relay's DNS name or IP address."""
         return self.node.host_name
 
     @property
     def server_name(self) -> str:
-        """The name for the TLS handshake; empty for an address, which has no place there."""
+        """The name in the TLS handshake (SNI); empty for an IP address."""
         return "" if is_address(self.host) else self.host
 
     @property
     def authority(self) -> str:
-        """What the Host header says."""
+        """The Host header: host, and port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.node.port == (_HTTPS_PORT if self.tls else _HTTP_PORT) else f"{host}:{self.node.port}"
 
     @property
     def websocket_url(self) -> str:
-        """The URL of the same relay for who speaks WebSocket."""
+        """The relay's URL for WebSocket, `wss://…` or `ws://…`."""
         return f"{'wss' if self.tls else 'ws'}://{self.authority}{self.path}"
 
     def __str__(self) -> str:

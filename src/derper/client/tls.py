@@ -24,16 +24,25 @@ PIN = "sha256-raw:"
 
 @dataclass(frozen=True, slots=True)
 class TlsInfo:
-    """What a handshake came to."""
+    """The result of a TLS handshake.
 
-    version: str  # "TLSv1.3"
+    Attributes:
+        version: The version of TLS, such as "TLSv1.3".
+        cipher: The cipher suite, by OpenSSL's name.
+        server_name: The name in the handshake (SNI); empty for an address.
+        chain: The certificates that the server presented, in DER: the leaf, its intermediates, the meta certificate.
+
+    Source: docs/protocol/tls.md.
+    """
+
+    version: str
     cipher: str
-    server_name: str  # as it stood in the handshake; empty for an address
-    chain: tuple[bytes, ...] = field(repr=False)  # DER, as presented: the leaf, its intermediates, the meta certificate
+    server_name: str
+    chain: tuple[bytes, ...] = field(repr=False)
 
     @property
     def meta(self) -> MetaCertificate | None:
-        """The server's key beforehand; only TLS 1.3 keeps it from who only listens."""
+        """The server's meta certificate; None without one, and below TLS 1.3, which does not encrypt certificates."""
         return metacert.find(self.chain) if self.version == "TLSv1.3" else None
 
 

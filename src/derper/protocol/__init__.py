@@ -23,28 +23,110 @@ And beside connections:
     derpmap   which relays there are and how they are reached
     stun      asking a relay from where it sees us
 
-The names below are for programs that speak DERP; the server's own code imports from the modules.
+The names below are the library for programs that speak DERP (docs/protocol-api.md); the server's own code imports from
+the modules.
 """
 
-from derper.protocol.decode import decode_from_client, decode_from_server
+from derper.errors import DerperError, ProtocolError
+from derper.protocol.decode import (
+    CLIENT_LIMITS,
+    SERVER_LIMITS,
+    FromClient,
+    FromServer,
+    decode_from_client,
+    decode_from_server,
+)
+from derper.protocol.derpmap import DerpMap, Node, Region
 from derper.protocol.disco import is_disco
-from derper.protocol.frames import FrameType
+from derper.protocol.frames import (
+    MAX_PACKET,
+    PROTOCOL_VERSION,
+    ClosePeer,
+    Endpoint,
+    ForwardPacket,
+    FrameType,
+    Health,
+    KeepAlive,
+    NotePreferred,
+    PeerFlags,
+    PeerGone,
+    PeerGoneReason,
+    PeerPresent,
+    Ping,
+    Pong,
+    RecvPacket,
+    Restarting,
+    SendPacket,
+    WatchConns,
+)
 from derper.protocol.keys import MeshKey, NodePrivate, NodePublic
-from derper.protocol.login import ClientInfo, LoginBox, ServerInfo, ServerKey
-from derper.protocol.reader import FrameReader, RawFrame
+from derper.protocol.login import (
+    LOGIN_LIMITS,
+    ClientInfo,
+    ClientLogin,
+    LoginBox,
+    ServerInfo,
+    ServerKey,
+    client_info_frame,
+    open_server_info,
+    server_info_frame,
+)
+from derper.protocol.metacert import MetaCertificate
+from derper.protocol.reader import FrameReader, Limits, RawFrame
+from derper.protocol.session import ClientSession, Said
+from derper.protocol.upgrade import UpgradeAnswer, head_length, upgrade_request
 
 __all__ = [
+    "CLIENT_LIMITS",
+    "LOGIN_LIMITS",
+    "MAX_PACKET",
+    "PROTOCOL_VERSION",
+    "SERVER_LIMITS",
     "ClientInfo",
+    "ClientLogin",
+    "ClientSession",
+    "ClosePeer",
+    "DerpMap",
+    "DerperError",
+    "Endpoint",
+    "ForwardPacket",
     "FrameReader",
     "FrameType",
+    "FromClient",
+    "FromServer",
+    "Health",
+    "KeepAlive",
+    "Limits",
     "LoginBox",
     "MeshKey",
+    "MetaCertificate",
+    "Node",
     "NodePrivate",
     "NodePublic",
+    "NotePreferred",
+    "PeerFlags",
+    "PeerGone",
+    "PeerGoneReason",
+    "PeerPresent",
+    "Ping",
+    "Pong",
+    "ProtocolError",
     "RawFrame",
+    "RecvPacket",
+    "Region",
+    "Restarting",
+    "Said",
+    "SendPacket",
     "ServerInfo",
     "ServerKey",
+    "UpgradeAnswer",
+    "WatchConns",
+    "client_info_frame",
     "decode_from_client",
     "decode_from_server",
+    "head_length",
     "is_disco",
+    "open_server_info",
+    "server_info_frame",
+    "upgrade_request",
 ]

@@ -41,7 +41,9 @@ MAX_IGNORED_FROM_CLIENT = 65_568  # the longest payload that a relay reads over
 MAX_PING = 1_000
 
 FromClient = SendPacket | ForwardPacket | NotePreferred | WatchConns | ClosePeer | Ping
+"""Everything that `decode_from_client` returns."""
 FromServer = RecvPacket | KeepAlive | PeerGone | PeerPresent | Ping | Pong | Health | Restarting
+"""Everything that `decode_from_server` returns."""
 
 
 class _Rule(NamedTuple):
@@ -73,21 +75,27 @@ _SERVER_FRAMES: Mapping[int, tuple[type[FromServer], int]] = {
     FrameType.RESTARTING: (Restarting, Restarting.LAYOUT.size),
 }
 
-# For a `FrameReader`: what a logged-in client sends, so that the header is refused that `decode_from_client` would.
 CLIENT_LIMITS = Limits(MAX_IGNORED_FROM_CLIENT, {kind: rule.longest for kind, rule in _CLIENT_RULES.items()})
-# And what a server sends after login.
+"""For frames of a client after login: rejects by the header what `decode_from_client` would reject."""
 SERVER_LIMITS = Limits(MAX_FROM_SERVER)
+"""For frames of a server after login."""
 
 
 def decode_from_client(frame: RawFrame, *, mesh_peer: bool) -> FromClient | None:
-    """Read a frame as the relay does; None means: pass over it.
+    """Parse a client's frame, strictly, as a relay does.
 
     Args:
-        frame: the frame, of any type and length.
-        mesh_peer: whether the sender logged in with the mesh key.
+        frame: The frame, of any type and length.
+        mesh_peer: Whether the sender logged in with the mesh key.
+
+    Returns:
+        The frame; None: the type is unknown, ignore it.
 
     Raises:
-        ProtocolError: a known frame of a wrong length, a mesh frame from an ordinary client, an overlong unknown one.
+        ProtocolError: A known type with the wrong length, a mesh frame without the mesh key, an unknown type with more
+            than 65,568 bytes.
+
+    Source: docs/protocol/protocol.md, Frames after login.
     """
     rule = _CLIENT_RULES.get(frame.type)
     length = len(frame.payload)
@@ -105,10 +113,18 @@ def decode_from_client(frame: RawFrame, *, mesh_peer: bool) -> FromClient | None
 
 
 def decode_from_server(frame: RawFrame) -> FromServer | None:
-    """Read a frame as a client does; None means: pass over it.
+    """Parse a server's frame, tolerantly, as a client does.
+
+    Args:
+        frame: The frame, of any type and length.
+
+    Returns:
+        The frame; None: the type is unknown or the payload too short, ignore it.
 
     Raises:
-        ProtocolError: a payload of more than 1,048,576 bytes.
+        ProtocolError: The payload has more than 1,048,576 bytes.
+
+    Source: docs/protocol/protocol.md, Frames after login.
     """
     if len(frame.payload) > MAX_FROM_SERVER:
         raise ProtocolError(f"frame of {len(frame.payload):,} bytes from the server, at most {MAX_FROM_SERVER:,}")

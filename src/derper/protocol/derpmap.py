@@ -30,46 +30,64 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One relay of a region. The fields are as the map has them; the properties say what they mean."""
+    """One relay of a region. The attributes are the map's members, the properties their meaning.
 
-    name: str  # unique over all regions
+    Attributes:
+        name: The name, unique over all regions.
+        region_id: The region's number.
+        host_name: A DNS name or an IP address.
+        cert_name: Another name that the certificate must have, or a pin, `sha256-raw:` and 64 hex digits. Empty: the
+            certificate must be for `host_name`.
+        ipv4: An IPv4 address; empty: look up the name; any other text switches IPv4 off.
+        ipv6: The same for IPv6.
+        stun_port: The UDP port of STUN; 0: 3478, negative: no STUN.
+        stun_only: Whether the node answers STUN only and does not relay.
+        derp_port: The TCP port of DERP; 0: 443.
+        insecure_for_tests: Accept any certificate.
+        stun_test_ip: An address for STUN in tests.
+        can_port_80: Whether the node answers HTTP on port 80.
+
+    Source: docs/protocol/derpmap.md.
+    """
+
+    name: str
     region_id: int
-    host_name: str  # a DNS name or an address
-    cert_name: str = ""  # another name expected in the certificate, or a pin, `sha256-raw:` and 64 hex digits
-    ipv4: str = ""  # an address; empty: ask DNS; anything else switches IPv4 off
-    ipv6: str = ""  # the same for IPv6
-    stun_port: int = 0  # 0: 3478, -1: no STUN
+    host_name: str
+    cert_name: str = ""
+    ipv4: str = ""
+    ipv6: str = ""
+    stun_port: int = 0
     stun_only: bool = False
-    derp_port: int = 0  # 0: 443
-    insecure_for_tests: bool = False  # any certificate will do
+    derp_port: int = 0
+    insecure_for_tests: bool = False
     stun_test_ip: str = ""
     can_port_80: bool = False
 
     @property
     def port(self) -> int:
-        """Where DERP is spoken."""
+        """The TCP port of DERP."""
         return self.derp_port or HTTPS_PORT
 
     @property
     def stun(self) -> int | None:
-        """Where STUN is answered, or None."""
+        """The UDP port of STUN; None: the node does not answer it."""
         return (self.stun_port or STUN_PORT) if self.stun_port >= 0 else None
 
     @property
     def authority(self) -> str:
-        """Name and port as a URL and a Host header have them."""
+        """Name and port, as in a URL or a Host header."""
         host = f"[{self.host_name}]" if ":" in self.host_name else self.host_name
         return host if self.port == HTTPS_PORT else f"{host}:{self.port}"
 
     def address(self, version: Literal[4, 6]) -> IPv4Address | IPv6Address | None:
-        """Give the address of this family that the map names, if it names one."""
+        """Return the address that the map names for an IP `version`; None: it names none."""
         try:
             return IPv4Address(self.ipv4) if version == 4 else IPv6Address(self.ipv6)  # noqa: PLR2004  its own name
         except ValueError:
             return None
 
     def dial_host(self, version: Literal[4, 6]) -> str | None:
-        """Give what to connect to over this IP version: an address, a name for DNS, or None: this family is off."""
+        """Return the host to connect to over an IP `version`: an address, a DNS name, or None: that version is off."""
         named = self.ipv4 if version == 4 else self.ipv6  # noqa: PLR2004  an IP version is its name
         if not named:
             return self.host_name
@@ -78,18 +96,35 @@ class Node:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Read a member of `Nodes`."""
+        """Parse the `value` of a member of `Nodes`.
+
+        Raises:
+            ProtocolError: Not an object, or a member of the wrong type.
+        """
         fields = _fields(value, "node", _NODE_MEMBERS)
         return cls(**{"name": "", "region_id": 0, "host_name": "", **fields})
 
     def to_json(self) -> dict[str, Any]:
-        """Give the node as Go writes it."""
+        """Return the node as Go writes it, to be dumped as JSON."""
         return _members(self, _NODE_MEMBERS, always=("name", "region_id", "host_name"))
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Some relays in one place, meshed with each other; clients prefer the first."""
+    """Relays in one place that form a mesh. Clients prefer the first.
+
+    Attributes:
+        id: The region's number; 900 to 999 are for self-hosters.
+        code: A short name.
+        name: A name for people.
+        latitude: Degrees.
+        longitude: Degrees.
+        avoid: Deprecated: clients do not choose the region as their home.
+        no_measure_no_home: Clients neither measure the region nor choose it as their home.
+        nodes: The relays, in the order in which clients try them.
+
+    Source: docs/protocol/derpmap.md.
+    """
 
     id: int
     code: str
@@ -102,30 +137,45 @@ class Region:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Read a member of `Regions`."""
+        """Parse the `value` of a member of `Regions`.
+
+        Raises:
+            ProtocolError: Not an object, or a member of the wrong type.
+        """
         fields = _fields(value, "region", _REGION_MEMBERS)
         return cls(**{"id": 0, "code": "", **fields})
 
     def to_json(self) -> dict[str, Any]:
-        """Give the region as Go writes it."""
+        """Return the region as Go writes it, to be dumped as JSON."""
         written = _members(self, _REGION_MEMBERS, always=("id", "code", "name"))
         return written | {"Nodes": [node.to_json() for node in self.nodes]}
 
 
 @dataclass(frozen=True, slots=True)
 class DerpMap:
-    """All regions, by the number that stands before each in the map (its own `id` ought to be the same)."""
+    """A DERP map: all regions of relays.
+
+    Attributes:
+        regions: The regions, by their number in the map, which should be the region's own `id`.
+        omit_default_regions: Whether clients leave out the regions of their control server.
+        region_scores: Factors for measured latencies, by the region's number.
+
+    Source: docs/protocol/derpmap.md.
+    """
 
     regions: Mapping[int, Region] = field(default_factory=dict)
     omit_default_regions: bool = False
-    region_scores: Mapping[int, float] = field(default_factory=dict)  # factors for measured latencies
+    region_scores: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """Read a map, at the begin of `data`; what follows it is not looked at.
+        """Parse a map.
+
+        Args:
+            data: JSON, in UTF-8; bytes after the object are ignored.
 
         Raises:
-            ProtocolError: not JSON, not an object, a member of a wrong type, more than 100,000 values.
+            ProtocolError: Not JSON, not an object, a member of the wrong type, more than 100,000 values.
         """
         regions: dict[int, Region] = {}
         scores: dict[int, float] = {}
@@ -147,7 +197,7 @@ class DerpMap:
         return cls(regions, omit, scores)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the map as Go writes it: to be dumped as JSON."""
+        """Return the map as Go writes it, to be dumped as JSON."""
         written: dict[str, Any] = {}
         if self.region_scores:
             written["HomeParams"] = {"RegionScore": {str(key): score for key, score in self.region_scores.items()}}

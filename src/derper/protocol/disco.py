@@ -11,5 +11,11 @@ DISCO_MIN_LEN = len(DISCO_MAGIC) + 32 + 24  # magic, the sender's disco key, a n
 
 
 def is_disco(packet: bytes) -> bool:
-    """Tell whether a packet's first bytes and length are those of a disco packet."""
+    """Return whether a packet is a disco packet, by its length and first bytes.
+
+    Args:
+        packet: The packet's bytes.
+
+    Source: docs/protocol/relay.md, Routing a SendPacket.
+    """
     return len(packet) >= DISCO_MIN_LEN and packet.startswith(DISCO_MAGIC)

@@ -1,8 +1,10 @@
 """Every frame after login: one type each, its payload's layout in its docstring, building and parsing side by side.
 
-Which frame may come from whom, and how long it may be, is for `decode` to say: `from_payload` trusts that somebody has
-looked at the length. What `encode` is given comes from our own code, so what does not fit is a ValueError.
-The layouts are the table in docs/protocol/protocol.md, Frames after login. All integers are big-endian.
+`decode` checks the direction and the length of a frame before it calls `from_payload`. `encode` raises ValueError if a
+packet has more than 65,536 bytes or a ping not exactly 8.
+All integers are big-endian.
+
+Source: docs/protocol/protocol.md, Frames after login.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from derper.protocol.keys import KEY_LEN, NodePublic
 from derper.protocol.reader import frame_bytes
 
 PROTOCOL_VERSION = 2
-MAX_PACKET = 65_536  # packet data alone, keys and header not counted
+"""The version of DERP that both ends announce."""
+MAX_PACKET = 65_536
+"""The longest packet, in bytes, without keys and header."""
 PING_LEN = 8
 MAX_APP_NAME = 32
 
@@ -44,16 +48,30 @@ class FrameType(enum.IntEnum):
 
 
 class PeerGoneReason(enum.IntEnum):
-    """Why a peer cannot be reached here. Later servers may invent more: a frame keeps the bare number."""
+    """Why a peer cannot be reached here. Newer servers may send other numbers.
+
+    Attributes:
+        DISCONNECTED: The peer's last connection ended.
+        NOT_HERE: The peer is not connected to this server.
+
+    Source: docs/protocol/relay.md, Peer gone.
+    """
 
     DISCONNECTED = 0
     NOT_HERE = 1
 
 
 class PeerFlags(enum.IntFlag, boundary=enum.KEEP):
-    """What kind of connection a peer has; bits not yet invented are kept."""
+    """The kind of a peer's connection. Unknown bits are kept.
 
-    REGULAR = 1  # set only when no other is
+    Attributes:
+        REGULAR: An ordinary client; set only if no other bit is.
+        MESH_PEER: A connection that logged in with the mesh key.
+        PROBER: A client that announced itself as a prober.
+        NOT_IDEAL: A client that is not on its region's first node.
+    """
+
+    REGULAR = 1
     MESH_PEER = 2
     PROBER = 4
     NOT_IDEAL = 8
@@ -69,7 +87,12 @@ def is_app_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SendPacket:
-    """Client to server: `32 destination key | packet` (0 to 65,536 bytes)."""
+    """Client to server: `32 destination key | packet`.
+
+    Attributes:
+        destination: The receiver's key.
+        packet: 0 to 65,536 bytes.
+    """
 
     TYPE: ClassVar = FrameType.SEND_PACKET
 
@@ -77,18 +100,23 @@ class SendPacket:
     packet: bytes
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.destination.raw + _sendable(self.packet))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 32 bytes."""
+        """Parse a `payload` of at least 32 bytes."""
         return cls(NodePublic(payload[:KEY_LEN]), payload[KEY_LEN:])
 
 
 @dataclass(frozen=True, slots=True)
 class RecvPacket:
-    """Server to client: `32 source key | packet`; as long as the SendPacket it came from."""
+    """Server to client: `32 source key | packet`.
+
+    Attributes:
+        source: The sender's key.
+        packet: 0 to 65,536 bytes, as sent.
+    """
 
     TYPE: ClassVar = FrameType.RECV_PACKET
 
@@ -96,18 +124,24 @@ class RecvPacket:
     packet: bytes
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.source.raw + _sendable(self.packet))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 32 bytes."""
+        """Parse a `payload` of at least 32 bytes."""
         return cls(NodePublic(payload[:KEY_LEN]), payload[KEY_LEN:])
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPacket:
-    """Mesh peer to server: `32 source key | 32 destination key | packet` (0 to 65,536 bytes)."""
+    """Mesh peer to server: `32 source key | 32 destination key | packet`.
+
+    Attributes:
+        source: The key of the client that sent the packet.
+        destination: The receiver's key.
+        packet: 0 to 65,536 bytes.
+    """
 
     TYPE: ClassVar = FrameType.FORWARD_PACKET
 
@@ -116,53 +150,62 @@ class ForwardPacket:
     packet: bytes
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.source.raw + self.destination.raw + _sendable(self.packet))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 64 bytes."""
+        """Parse a `payload` of at least 64 bytes."""
         keys = 2 * KEY_LEN
         return cls(NodePublic(payload[:KEY_LEN]), NodePublic(payload[KEY_LEN:keys]), payload[keys:])
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Server to client: no payload. What a client listens for when nobody talks to it."""
+    """Server to client: no payload. Shows an idle client that the connection is alive."""
 
     TYPE: ClassVar = FrameType.KEEP_ALIVE
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, b"")
 
     @classmethod
     def from_payload(cls, _payload: bytes) -> Self:
-        """Read any payload: it says nothing."""
+        """Parse any payload; its bytes have no meaning."""
         return cls()
 
 
 @dataclass(frozen=True, slots=True)
 class NotePreferred:
-    """Client to server: `1 byte`, 0 or not: whether this server is the client's home."""
+    """Client to server: `1 byte`, 0 for False.
+
+    Attributes:
+        preferred: Whether this server is the client's home.
+    """
 
     TYPE: ClassVar = FrameType.NOTE_PREFERRED
 
     preferred: bool
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, bytes((self.preferred,)))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of one byte."""
+        """Parse a `payload` of one byte."""
         return cls(payload != b"\0")
 
 
 @dataclass(frozen=True, slots=True)
 class PeerGone:
-    """Server to client: `32 key | 1 reason`. Old servers send no reason, which reads as 0."""
+    """Server to client: `32 key | 1 reason`. Old servers send no reason, which counts as 0.
+
+    Attributes:
+        peer: The key that cannot be reached.
+        reason: A `PeerGoneReason`, or a number from 0 to 255 that a newer server sends.
+    """
 
     TYPE: ClassVar = FrameType.PEER_GONE
 
@@ -170,19 +213,26 @@ class PeerGone:
     reason: int = PeerGoneReason.DISCONNECTED
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.peer.raw + bytes((self.reason,)))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 32 bytes."""
+        """Parse a `payload` of at least 32 bytes."""
         reason = payload[KEY_LEN] if len(payload) > KEY_LEN else PeerGoneReason.DISCONNECTED
         return cls(NodePublic(payload[:KEY_LEN]), reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a peer's connection comes from, as its server sees it; `::` port 0 when the server could not tell."""
+    """An IP address and a port. The server sends `::` and port 0 if it does not know a peer's endpoint.
+
+    Attributes:
+        ip: The address.
+        port: 0 to 65,535.
+
+    Source: docs/protocol/protocol.md, Frames after login; docs/protocol/stun.md.
+    """
 
     ip: IPv4Address | IPv6Address
     port: int
@@ -190,13 +240,13 @@ class Endpoint:
     LAYOUT: ClassVar = struct.Struct(">16sH")
 
     def pack(self) -> bytes:
-        """Give 16 bytes of address, IPv4 as IPv4-mapped IPv6 (a zone is lost), and 2 of port."""
+        """Return 16 bytes of address, IPv4 as IPv4-mapped IPv6 (a zone is lost), and 2 of port."""
         mapped = bytes(10) + b"\xff\xff" if self.ip.version == 4 else b""  # noqa: PLR2004  an IP version is its name
         return self.LAYOUT.pack(mapped + self.ip.packed, self.port)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """Read 18 bytes; IPv4-mapped addresses come out as IPv4."""
+        """Parse `data` of 18 bytes; an IPv4-mapped address becomes IPv4."""
         raw, port = cls.LAYOUT.unpack(data)
         ip = IPv6Address(raw)
         return cls(ip.ipv4_mapped or ip, port)
@@ -206,14 +256,23 @@ class Endpoint:
 class PeerPresent:
     """Server to mesh peer: `32 key | 16 IP | 2 port | 1 flags | 1 length n | n bytes of application name`.
 
-    Readers take 32 bytes (the key alone), 50 (no flags), 51 (no name) and more, and pass over what follows the name. A
-    name that is cut short or not allowed counts as none.
+    Older servers send 32 bytes (the key alone), 50 (no flags) or 51 (no name); bytes after the name are ignored. A name
+    that is cut short or invalid counts as empty.
+
+    Attributes:
+        peer: The key of the connection.
+        endpoint: The connection's source address; None only in the form of 32 bytes, without flags and name.
+        flags: The kind of the connection; by default no bit is set.
+        app_name: The name of the client's program; at most 32 characters of printable ASCII, often empty.
+
+    Raises:
+        ValueError: Flags or a name without an endpoint.
     """
 
     TYPE: ClassVar = FrameType.PEER_PRESENT
 
     peer: NodePublic
-    endpoint: Endpoint | None = None  # None only in the form of 32 bytes, and then flags and app_name are empty
+    endpoint: Endpoint | None = None
     flags: PeerFlags = NO_FLAGS
     app_name: str = ""
 
@@ -225,7 +284,11 @@ class PeerPresent:
             raise ValueError("a PeerPresent without an endpoint has no room for flags and a name")
 
     def encode(self) -> bytes:
-        """Give the whole frame, in the longest form that its fields fill."""
+        """Return the whole frame, in the longest form that the fields allow.
+
+        Raises:
+            ValueError: The name is longer than 32 characters or not printable ASCII.
+        """
         if self.endpoint is None:
             return frame_bytes(self.TYPE, self.peer.raw)
         if not is_app_name(self.app_name):
@@ -235,7 +298,7 @@ class PeerPresent:
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 32 bytes."""
+        """Parse a `payload` of at least 32 bytes."""
         peer = NodePublic(payload[:KEY_LEN])
         if len(payload) < cls._FLAGS_AT:
             return cls(peer)
@@ -255,113 +318,134 @@ class PeerPresent:
 
 @dataclass(frozen=True, slots=True)
 class WatchConns:
-    """Mesh peer to server: no payload. Asks to be told of every connection that comes and goes."""
+    """Mesh peer to server: no payload. Subscribes to PeerPresent and PeerGone of all clients."""
 
     TYPE: ClassVar = FrameType.WATCH_CONNS
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, b"")
 
     @classmethod
     def from_payload(cls, _payload: bytes) -> Self:
-        """Read an empty payload."""
+        """Parse an empty payload."""
         return cls()
 
 
 @dataclass(frozen=True, slots=True)
 class ClosePeer:
-    """Mesh peer to server: `32 key`, all of whose connections are to be closed."""
+    """Mesh peer to server: `32 key`. Closes all connections of that key.
+
+    Attributes:
+        peer: The key.
+    """
 
     TYPE: ClassVar = FrameType.CLOSE_PEER
 
     peer: NodePublic
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.peer.raw)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of 32 bytes."""
+        """Parse a `payload` of 32 bytes."""
         return cls(NodePublic(payload))
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Both ways: `8 bytes` to be echoed. A server takes up to 1,000 and echoes the first 8."""
+    """Both ways: `8 bytes` for the other end to echo. A server accepts up to 1,000 and echoes the first 8.
+
+    Attributes:
+        data: Exactly 8 bytes.
+    """
 
     TYPE: ClassVar = FrameType.PING
 
-    data: bytes  # exactly 8 bytes
+    data: bytes
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, _eight(self.data))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 8 bytes; the rest does not count."""
+        """Parse a `payload` of at least 8 bytes; the rest does not count."""
         return cls(payload[:PING_LEN])
 
     def answer(self) -> Pong:
-        """Give the Pong that this asks for."""
+        """Return the Pong that answers this Ping."""
         return Pong(self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Both ways: the `8 bytes` of the Ping that it answers."""
+    """Both ways: the `8 bytes` of the Ping that it answers.
+
+    Attributes:
+        data: Exactly 8 bytes.
+    """
 
     TYPE: ClassVar = FrameType.PONG
 
-    data: bytes  # exactly 8 bytes
+    data: bytes
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, _eight(self.data))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 8 bytes; the rest does not count."""
+        """Parse a `payload` of at least 8 bytes; the rest does not count."""
         return cls(payload[:PING_LEN])
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Server to client: `UTF-8 text` of a problem with this connection; empty means healthy again."""
+    """Server to client: `UTF-8 text` of a problem with this connection.
+
+    Attributes:
+        problem: The problem, for people to read; empty: healthy again.
+    """
 
     TYPE: ClassVar = FrameType.HEALTH
 
     problem: str
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.problem.encode())
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read any payload; bytes that are not UTF-8 become replacement characters."""
+        """Parse any `payload`; bytes that are not UTF-8 become replacement characters."""
         return cls(payload.decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
 class Restarting:
-    """Server to client: `uint32 reconnect in, ms | uint32 try for, ms`."""
+    """Server to client: `uint32 reconnect in | uint32 try for`. The server is about to restart.
+
+    Attributes:
+        reconnect_in_ms: Milliseconds to wait before reconnecting.
+        try_for_ms: Milliseconds to keep trying this server after that, before choosing another.
+    """
 
     TYPE: ClassVar = FrameType.RESTARTING
     LAYOUT: ClassVar = struct.Struct(">II")
 
-    reconnect_in_ms: int  # wait so long before coming back
-    try_for_ms: int  # and try for so long before going elsewhere
+    reconnect_in_ms: int
+    try_for_ms: int
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, self.LAYOUT.pack(self.reconnect_in_ms, self.try_for_ms))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
-        """Read a payload of at least 8 bytes; the rest does not count."""
+        """Parse a `payload` of at least 8 bytes; the rest does not count."""
         return cls(*cls.LAYOUT.unpack_from(payload))
 
 

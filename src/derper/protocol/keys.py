@@ -59,9 +59,18 @@ def _check_length(raw: bytes) -> None:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NodePublic:
-    """A node's Curve25519 public key: who a client is, and where packets for it go."""
+    """A node's Curve25519 public key, which is its address at a relay.
 
-    raw: bytes  # exactly 32 bytes
+    Attributes:
+        raw: Exactly 32 bytes.
+
+    Raises:
+        ValueError: The key does not have 32 bytes.
+
+    Source: docs/protocol/protocol.md, Key text forms.
+    """
+
+    raw: bytes
 
     PREFIX = "nodekey:"
 
@@ -70,30 +79,44 @@ class NodePublic:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read `nodekey:` and 64 hex digits in either case; no white space."""
+        """Parse a key's text form.
+
+        Args:
+            text: `nodekey:` and 64 hex digits in either case, without white space.
+
+        Raises:
+            ProtocolError: The text is not a public key.
+        """
         return cls(_from_hex(_without_prefix(text, cls.PREFIX, "node key"), "node key"))
 
     @classmethod
     def from_hex(cls, digits: str) -> Self:
-        """Read the untyped form, 64 hex digits alone, as HTTP headers and the meta certificate carry it."""
+        """Parse the form without a prefix, which HTTP headers and the meta certificate use.
+
+        Args:
+            digits: 64 hex digits in either case.
+
+        Raises:
+            ProtocolError: The text is not 64 hex digits.
+        """
         return cls(_from_hex(digits, "node key"))
 
     def hex(self) -> str:
-        """Give the untyped form: 64 small hex digits."""
+        """Return the form without a prefix: 64 small hex digits."""
         return self.raw.hex()
 
     def short(self) -> str:
-        """Give the form for logs, `[` 5 base64 characters `]`; the zero key's is empty."""
+        """Return the form for logs, `[` 5 base64 characters `]`; empty for the zero key."""
         return "" if self.is_zero else f"[{base64.b64encode(self.raw)[:5].decode('ascii')}]"
 
     @property
     def is_zero(self) -> bool:
-        """Whether this is the all-zero key, which names nobody."""
+        """Whether this is the all-zero key, which belongs to no node."""
         return self.raw == _ZERO
 
     @property
     def is_low_order(self) -> bool:
-        """Whether boxes from this key prove nothing (the zero key included); such a client must not log in."""
+        """Whether the key has a low order (the zero key included): boxes from it prove nothing, so reject its login."""
         return self.raw[:-1] + bytes((self.raw[-1] & 0x7F,)) in _LOW_ORDER
 
     def __str__(self) -> str:
@@ -105,9 +128,18 @@ class NodePublic:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class NodePrivate:
-    """A node's private key, kept as it was read: only a key that is made gets clamped."""
+    """A node's private key. `repr` and `str` do not show it.
 
-    raw: bytes  # exactly 32 bytes, secret
+    Attributes:
+        raw: Exactly 32 bytes, secret, as they were read; only `from_entropy` clamps them.
+
+    Raises:
+        ValueError: The key does not have 32 bytes.
+
+    Source: docs/protocol/protocol.md, Key text forms; RFC 7748, section 5.
+    """
+
+    raw: bytes
 
     PREFIX = "privkey:"
 
@@ -116,7 +148,14 @@ class NodePrivate:
 
     @classmethod
     def from_entropy(cls, entropy: bytes) -> Self:
-        """Make a key of 32 random bytes, clamped the Curve25519 way."""
+        """Make a key from random bytes, clamped as RFC 7748 asks.
+
+        Args:
+            entropy: 32 random bytes, such as `os.urandom(32)`.
+
+        Raises:
+            ValueError: Not 32 bytes.
+        """
         _check_length(entropy)
         clamped = bytearray(entropy)
         clamped[0] &= 0xF8
@@ -125,11 +164,18 @@ class NodePrivate:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read `privkey:` and 64 hex digits in either case; no white space."""
+        """Parse a private key's text form.
+
+        Args:
+            text: `privkey:` and 64 hex digits in either case, without white space.
+
+        Raises:
+            ProtocolError: The text is not a private key.
+        """
         return cls(_from_hex(_without_prefix(text, cls.PREFIX, "private key"), "private key"))
 
     def to_text(self) -> str:
-        """Give `privkey:` and 64 small hex digits: the secret itself, for a key file."""
+        """Return `privkey:` and 64 small hex digits: the secret itself, for a key file."""
         return self.PREFIX + self.raw.hex()
 
     @property
@@ -138,13 +184,17 @@ class NodePrivate:
         return hmac.compare_digest(self.raw, _ZERO)
 
     def public(self) -> NodePublic:
-        """Derive the public key (one scalar multiplication, about 40 µs: keep the result)."""
+        """Derive the public key: one scalar multiplication, about 40 µs.
+
+        Raises:
+            ValueError: The key is zero.
+        """
         if self.is_zero:
             raise ValueError("the zero private key has no public key")
         return NodePublic(crypto_scalarmult_base(self.raw))
 
     def shared_with(self, theirs: NodePublic) -> bytes:
-        """Give the 32 bytes that only these two can make, for boxes between them (one scalar multiplication)."""
+        """Return the 32 bytes of the shared key for boxes with `theirs`: one scalar multiplication."""
         return crypto_box_beforenm(theirs.raw, self.raw)
 
     def __eq__(self, other: object) -> bool:
@@ -159,32 +209,55 @@ class NodePrivate:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class MeshKey:
-    """The secret that the nodes of one region share; all zeros means none."""
+    """The secret that the nodes of one region share. `repr` and `str` do not show it.
 
-    raw: bytes  # exactly 32 bytes, secret
+    Attributes:
+        raw: Exactly 32 bytes, secret; all zeros mean that there is no key.
+
+    Raises:
+        ValueError: The key does not have 32 bytes.
+
+    Source: docs/protocol/protocol.md, Login; docs/protocol/mesh.md.
+    """
+
+    raw: bytes
 
     def __post_init__(self) -> None:
         _check_length(self.raw)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read 64 hex digits from a file, a secret or the environment; white space around them does not count."""
+        """Parse the contents of a mesh key file, a secret or an environment variable.
+
+        Args:
+            text: 64 hex digits in either case; white space around them is ignored.
+
+        Raises:
+            ProtocolError: The text is not a mesh key.
+        """
         return cls(_from_hex(text.strip(), "mesh key"))
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Read ClientInfo's member: a string of 64 hex digits; empty, null and white space are refused."""
+        """Parse the member of ClientInfo.
+
+        Args:
+            value: The JSON value: a string of 64 hex digits, neither empty nor null.
+
+        Raises:
+            ProtocolError: Any other value.
+        """
         if not isinstance(value, str):
             raise ProtocolError("mesh key: wanted a JSON string of 64 hex digits, got another type")
         return cls(_from_hex(value, "mesh key"))
 
     def to_text(self) -> str:
-        """Give 64 small hex digits: the secret itself, for ClientInfo."""
+        """Return 64 small hex digits: the secret itself, for ClientInfo."""
         return self.raw.hex()
 
     @property
     def is_zero(self) -> bool:
-        """Whether this is the all-zero key, which means that there is none."""
+        """Whether this is the all-zero key, which stands for no key."""
         return hmac.compare_digest(self.raw, _ZERO)
 
     def __eq__(self, other: object) -> bool:

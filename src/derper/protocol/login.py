@@ -33,7 +33,6 @@ MAX_SERVER_INFO = 1_048_576  # payload bytes, as for any frame from a server
 _REMEMBERED = 256
 _REMEMBERED_LEN = 256  # bytes
 
-# For a `FrameReader` of either side; `FrameReader.allow` it more when the login is done.
 LOGIN_LIMITS = Limits(
     0,
     {
@@ -43,23 +42,37 @@ LOGIN_LIMITS = Limits(
         FrameType.HEALTH: MAX_SERVER_INFO,  # comes instead when the client is refused
     },
 )
+"""For a `FrameReader` of either side during login; `FrameReader.allow` other limits after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
-    """Server to client, first: `8 magic | 32 server public key`; clients pass over what follows, 1,024 bytes in all."""
+    """Server to client, first: `8 magic | 32 server public key`; clients ignore what follows, up to 1,024 bytes in all.
+
+    Attributes:
+        key: The server's public key.
+
+    Source: docs/protocol/protocol.md, Login.
+    """
 
     TYPE: ClassVar = FrameType.SERVER_KEY
 
     key: NodePublic
 
     def encode(self) -> bytes:
-        """Give the whole frame."""
+        """Return the whole frame."""
         return frame_bytes(self.TYPE, MAGIC + self.key.raw)
 
     @classmethod
     def decode(cls, frame: RawFrame) -> Self:
-        """Read the frame that must be the server's first."""
+        """Parse the server's first frame.
+
+        Args:
+            frame: The frame, of any type and length.
+
+        Raises:
+            ProtocolError: Another type, the wrong length, or no DERP magic.
+        """
         _expect(frame, cls.TYPE, len(MAGIC) + KEY_LEN, MAX_SERVER_KEY)
         if not frame.payload.startswith(MAGIC):
             raise ProtocolError("ServerKey without the DERP magic: this is no DERP server")
@@ -68,16 +81,26 @@ class ServerKey:
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """What a client says of itself, in JSON: `{"meshKey"?, "version", "CanAckPings", "IsProber"?, "AppName"?}`."""
+    """A client's announcement at login: `{"meshKey"?, "version", "CanAckPings", "IsProber"?, "AppName"?}`.
+
+    Attributes:
+        mesh_key: The region's mesh key, of a mesh peer; None: an ordinary client.
+        version: The protocol version, which servers do not check; 0 when absent.
+        can_ack_pings: Whether the client answers a Ping.
+        is_prober: Whether the client is a prober.
+        app_name: The program's name: at most 32 characters of printable ASCII.
+
+    Source: docs/protocol/protocol.md, Login.
+    """
 
     mesh_key: MeshKey | None = None
-    version: int = PROTOCOL_VERSION  # not checked by anybody; 0 when absent
+    version: int = PROTOCOL_VERSION
     can_ack_pings: bool = False
     is_prober: bool = False
-    app_name: str = ""  # at most 32 bytes of printable ASCII
+    app_name: str = ""
 
     def to_json(self) -> bytes:
-        """Give the JSON that a client seals."""
+        """Return the JSON that a client seals."""
         value: dict[str, object] = {"meshKey": self.mesh_key.to_text()} if self.mesh_key else {}
         value |= {"version": self.version, "CanAckPings": self.can_ack_pings}
         if self.is_prober:
@@ -88,10 +111,13 @@ class ClientInfo:
 
     @staticmethod
     def from_json(data: bytes) -> ClientInfo:
-        """Read the JSON out of a client's box; unknown members do not count, absent ones are zero.
+        """Parse the JSON from a client's box. Unknown members are ignored; absent ones are zero.
+
+        Args:
+            data: The opened box.
 
         Raises:
-            ProtocolError: not one JSON object, a member of the wrong type, a mesh key or application name not allowed.
+            ProtocolError: Not one JSON object, a member of the wrong type, an invalid mesh key or application name.
         """
         return _remembered_info(data) if len(data) <= _REMEMBERED_LEN else _client_info(data)
 
@@ -122,9 +148,16 @@ _remembered_info = lru_cache(_REMEMBERED)(_client_info)
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server says of itself: `{"version", "TokenBucketBytesPerSecond"?, "TokenBucketBytesBurst"?}`.
+    """A server's announcement at login: `{"version", "TokenBucketBytesPerSecond"?, "TokenBucketBytesBurst"?}`.
 
-    A client that gets a rate other than 0 limits its own sending to it and drops what exceeds it.
+    If the rate is not 0, a client limits its own sending to it and drops packets that exceed it.
+
+    Attributes:
+        version: The protocol version, which clients do not check; 0 when absent.
+        token_bucket_bytes_per_second: The rate limit, bytes a second; 0: none.
+        token_bucket_bytes_burst: The rate limit's burst, bytes.
+
+    Source: docs/protocol/protocol.md, Login.
     """
 
     version: int = PROTOCOL_VERSION
@@ -132,7 +165,7 @@ class ServerInfo:
     token_bucket_bytes_burst: int = 0
 
     def to_json(self) -> bytes:
-        """Give the JSON that a server seals."""
+        """Return the JSON that a server seals."""
         value: dict[str, object] = {"version": self.version}
         if self.token_bucket_bytes_per_second:
             value["TokenBucketBytesPerSecond"] = self.token_bucket_bytes_per_second
@@ -142,10 +175,13 @@ class ServerInfo:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """Read the JSON out of a server's box; unknown members do not count, absent ones are zero.
+        """Parse the JSON from a server's box. Unknown members are ignored; absent ones are zero.
+
+        Args:
+            data: The opened box.
 
         Raises:
-            ProtocolError: not one JSON object, or a member that is no integer.
+            ProtocolError: Not one JSON object, or a member that is not an integer.
         """
         info = cls(version=0)
         for name, value in gojson.members(data):
@@ -166,14 +202,20 @@ class Agrees(Protocol):
     """One side's private key: `NodePrivate`, or what computes the same faster."""
 
     def shared_with(self, theirs: NodePublic) -> bytes:
-        """Give the 32 bytes that only these two can make."""
+        """Return the 32 bytes of the shared key for boxes with `theirs`."""
 
 
 class LoginBox:
-    """The NaCl box between one client and one server; its key is derived once, for both directions.
+    """The NaCl box between one client and one server. Its key is derived once, for both directions.
+
+    Args:
+        ours: This side's private key: a `NodePrivate`, or an object whose `shared_with` returns the same.
+        theirs: The other side's public key.
 
     Raises:
-        ProtocolError: the other side's key is zero or of low order, so that a box with it would prove nothing.
+        ProtocolError: The other side's key is zero or of low order, so a box with it would prove nothing.
+
+    Source: docs/protocol/protocol.md, Login.
     """
 
     __slots__ = ("_shared",)
@@ -184,11 +226,29 @@ class LoginBox:
         self._shared = ours.shared_with(theirs)
 
     def seal(self, message: bytes, nonce: bytes) -> bytes:
-        """Give `24 nonce | box`; the nonce must never have been used between these two keys."""
+        """Seal a message.
+
+        Args:
+            message: The plaintext, of any length.
+            nonce: 24 random bytes that were never used with these two keys.
+
+        Returns:
+            `24 nonce | box`; the box is 16 bytes longer than the message.
+        """
         return nonce + crypto_box_easy_afternm(message, nonce, self._shared)
 
     def open(self, sealed: bytes) -> bytes:
-        """Give what is in `24 nonce | box`."""
+        """Open a sealed message.
+
+        Args:
+            sealed: `24 nonce | box`.
+
+        Returns:
+            The plaintext.
+
+        Raises:
+            ProtocolError: Too short, or the box does not open with these keys.
+        """
         nonce, box = sealed[:NONCE_LEN], sealed[NONCE_LEN:]
         if len(box) < TAG_LEN:
             raise ProtocolError(f"box of {len(sealed)} bytes, wanted at least {NONCE_LEN + TAG_LEN}")
@@ -200,7 +260,15 @@ class LoginBox:
 
 @dataclass(frozen=True, slots=True)
 class ClientLogin:
-    """A client as its opened ClientInfo shows it, and the box to answer it with."""
+    """A client's login as the server sees it.
+
+    Attributes:
+        key: The client's public key.
+        info: The client's announcement.
+        box: The box for the answer.
+
+    Source: docs/protocol/protocol.md, Login.
+    """
 
     key: NodePublic
     info: ClientInfo
@@ -208,10 +276,14 @@ class ClientLogin:
 
     @classmethod
     def open(cls, frame: RawFrame, server: Agrees) -> Self:
-        """Server side: read the frame that must be the client's first.
+        """Parse the client's first frame and open its box, on the server's side.
+
+        Args:
+            frame: The frame, of any type and length.
+            server: The server's private key.
 
         Raises:
-            ProtocolError: another type, too short or too long, a key of low order, a box that does not open, bad JSON.
+            ProtocolError: Another type, the wrong length, a key of low order, a box that does not open, bad JSON.
         """
         _expect(frame, FrameType.CLIENT_INFO, KEY_LEN + NONCE_LEN, MAX_CLIENT_INFO)
         key = NodePublic(frame.payload[:KEY_LEN])
@@ -220,7 +292,16 @@ class ClientLogin:
 
 
 def client_info_frame(key: NodePublic, info: ClientInfo, box: LoginBox, nonce: bytes) -> bytes:
-    """Client side: `32 client public key | 24 nonce | box(ClientInfo)` as a whole frame."""
+    """Return the client's login frame: `32 client public key | 24 nonce | box(ClientInfo)`.
+
+    Args:
+        key: The client's public key.
+        info: The client's announcement.
+        box: The box between the client and the server.
+        nonce: 24 random bytes that were never used with these two keys.
+
+    Source: docs/protocol/protocol.md, Login.
+    """
     return frame_bytes(FrameType.CLIENT_INFO, key.raw + box.seal(info.to_json(), nonce))
 
 
@@ -229,15 +310,29 @@ _server_info_json = lru_cache(_REMEMBERED)(ServerInfo.to_json)
 
 
 def server_info_frame(info: ServerInfo, box: LoginBox, nonce: bytes) -> bytes:
-    """Server side: `24 nonce | box(ServerInfo)` as a whole frame."""
+    """Return the server's answer to a login: `24 nonce | box(ServerInfo)`.
+
+    Args:
+        info: The server's announcement.
+        box: The box between the client and the server.
+        nonce: 24 random bytes that were never used with these two keys.
+
+    Source: docs/protocol/protocol.md, Login.
+    """
     return frame_bytes(FrameType.SERVER_INFO, box.seal(_server_info_json(info), nonce))
 
 
 def open_server_info(frame: RawFrame, box: LoginBox) -> ServerInfo:
-    """Client side: read the frame that ends the login.
+    """Parse the server's answer to a login and open its box, on the client's side.
+
+    Args:
+        frame: The frame, of any type and length.
+        box: The box between the client and the server.
 
     Raises:
-        ProtocolError: another type, too short or too long, a box that does not open, bad JSON.
+        ProtocolError: Another type, the wrong length, a box that does not open, bad JSON.
+
+    Source: docs/protocol/protocol.md, Login.
     """
     _expect(frame, FrameType.SERVER_INFO, NONCE_LEN, MAX_SERVER_INFO)
     return ServerInfo.from_json(box.open(frame.payload))

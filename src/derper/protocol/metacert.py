@@ -40,14 +40,21 @@ _MAX_SERIAL = 0xFF
 
 @dataclass(frozen=True, slots=True)
 class MetaCertificate:
-    """What a client takes from a meta certificate."""
+    """The contents of a meta certificate.
+
+    Attributes:
+        server_key: The server's public key.
+        protocol_version: 0 to 255.
+
+    Source: docs/protocol/protocol.md, Getting to the first frame.
+    """
 
     server_key: NodePublic
-    protocol_version: int  # 0 to 255
+    protocol_version: int
 
     @property
     def allows_fast_start(self) -> bool:
-        """Whether the key is one: the zero key counts as unknown."""
+        """Whether the key is usable; the zero key counts as unknown."""
         return not self.server_key.is_zero
 
 

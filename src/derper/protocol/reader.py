@@ -22,24 +22,38 @@ HEADER_LEN = _HEADER.size
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a payload may be, in bytes: by its frame's type, else the general limit."""
+    """The longest payload that a `FrameReader` accepts.
+
+    Attributes:
+        others: Bytes, for the types that `by_type` does not name.
+        by_type: Bytes for each type of frame.
+
+    Source: docs/protocol/protocol.md, Constants.
+    """
 
     others: int
     by_type: Mapping[int, int] = field(default_factory=dict)
 
     def of(self, frame_type: int) -> int:
-        """Give the longest payload allowed in a frame of this type."""
+        """Return the longest payload, in bytes, of a frame of the type `frame_type`."""
         return self.by_type.get(frame_type, self.others)
 
 
 class RawFrame(NamedTuple):
-    """One frame off the wire: `type (1 byte) | length (uint32, big-endian) | payload`."""
+    """One frame of any type: `type (1 byte) | length (uint32, big-endian) | payload`.
 
-    type: int  # 0 to 255; also one that nobody knows
+    Attributes:
+        type: 0 to 255; a `FrameType`, or a number that this version does not know.
+        payload: The bytes after the header.
+
+    Source: docs/protocol/protocol.md, Constants.
+    """
+
+    type: int
     payload: bytes
 
     def encode(self) -> bytes:
-        """Give the frame's bytes, header and payload."""
+        """Return the frame's bytes, header and payload."""
         return frame_bytes(self.type, self.payload)
 
 
@@ -58,12 +72,16 @@ def whole_frame(data: bytes) -> RawFrame | None:
 
 
 class FrameReader:
-    """Cuts frames out of bytes.
+    """Splits a byte stream into frames.
 
-    Use: `feed(data)`, then `next_frame()` until it returns None, then feed again. Pulling one at a time lets the caller
-    change what it allows between two frames, as login does. After a `ProtocolError` the reader only raises it again.
+    Call `feed(data)`, then `next_frame()` until it returns None, then feed again. Between two frames the caller may
+    change the limits, as login does. After a `ProtocolError` the reader raises it again and nothing else.
 
-    The limits in use are `login.LOGIN_LIMITS`, and then `decode.CLIENT_LIMITS` or `decode.SERVER_LIMITS`.
+    Args:
+        limits: `LOGIN_LIMITS` during login, then `CLIENT_LIMITS` for frames of a client or `SERVER_LIMITS` for frames
+            of a server.
+
+    Source: docs/protocol/protocol.md, Constants.
     """
 
     __slots__ = ("_held", "_limits")
@@ -73,18 +91,18 @@ class FrameReader:
         self._limits = limits
 
     def allow(self, limits: Limits) -> None:
-        """Set the limits for the frames not yet taken."""
+        """Set the `limits` for the frames that `next_frame` has not returned yet."""
         self._limits = limits
 
     def feed(self, data: bytes) -> None:
-        """Take bytes off the stream, as many or few as came."""
+        """Add `data` from the stream, in portions of any length."""
         self._held += data
 
     def next_frame(self) -> RawFrame | None:
-        """Take the next whole frame, or None when more bytes are needed.
+        """Return the next whole frame, or None until more bytes come.
 
         Raises:
-            ProtocolError: the next header announces more than is allowed; its payload need not have come.
+            ProtocolError: The next header announces a payload over the limit. The payload need not have come.
         """
         if len(self._held) < HEADER_LEN:
             return None
@@ -102,5 +120,5 @@ class FrameReader:
 
     @property
     def held(self) -> int:
-        """How many bytes wait for the rest of their frame."""
+        """The number of bytes held of a frame that is not complete."""
         return len(self._held)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 Said = ServerInfo | RecvPacket | PeerGone | PeerPresent | Pong | Health | Restarting
-"""What a server says that is worth telling."""
+"""Everything that `ClientSession.next_message` returns."""
 
 
 class _State(enum.Enum):
@@ -46,15 +46,29 @@ class _State(enum.Enum):
 
 
 class ClientSession:
-    """One login and what follows.
+    """A client's half of one connection, without I/O.
+
+    Pass received bytes to `feed`, then call `next_message` until it returns None. Send `data_to_send` after each call.
+    An error is final.
 
     Args:
-        private: the client's key.
-        info: what it says of itself.
-        nonce: 24 random bytes, never used before with this key.
-        server_key: the server's key, when it is known beforehand; another one then ends the session.
-        awaits_answer: whether an HTTP head comes first: not with fast start, and not in a WebSocket.
+        private: The client's key.
+        info: The client's announcement.
+        nonce: 24 random bytes that were never used with this key.
+        server_key: The server's key if it is known beforehand, as with fast start; another key ends the session.
+        awaits_answer: Whether an HTTP head comes first: True, but for fast start and WebSocket.
+
+    Attributes:
+        key: The client's public key.
+        server_key: The server's public key; None until it is known.
+        server_info: The latest ServerInfo; None until the login is complete.
+
+    Source: docs/protocol/protocol.md, Getting to the first frame and Login.
     """
+
+    key: NodePublic
+    server_key: NodePublic | None
+    server_info: ServerInfo | None
 
     def __init__(
         self,
@@ -67,7 +81,7 @@ class ClientSession:
     ) -> None:
         self.key = private.public()
         self.server_key = server_key
-        self.server_info: ServerInfo | None = None  # the latest; None before the login is done
+        self.server_info = None
         self._private = private
         self._info = info
         self._nonce = nonce
@@ -80,10 +94,13 @@ class ClientSession:
             self._say_who(server_key)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes off the stream, as many or few as came; then take messages until there is none.
+        """Add bytes from the stream.
+
+        Args:
+            data: Bytes in portions of any length.
 
         Raises:
-            ProtocolError: what should be an HTTP head is none, or refuses the upgrade.
+            ProtocolError: The HTTP head is invalid or rejects the upgrade.
         """
         if self._state is not _State.ANSWER:
             self._frames.feed(data)
@@ -97,13 +114,16 @@ class ClientSession:
             self._head = b""
 
     def next_message(self) -> Said | None:
-        """Give the next thing that the server said, or None when more bytes are needed.
+        """Return the next message of the server.
 
-        The first is the ServerInfo that ends the login, or the Health of a server that refuses it. Keep-alives, pings
-        and unknown frames are passed over.
+        The first is the ServerInfo that ends the login, or the Health of a server that rejects it. Keep-alives, pings
+        and unknown frames are handled here and not returned.
+
+        Returns:
+            The message, or None until more bytes come.
 
         Raises:
-            ProtocolError: the server broke the protocol.
+            ProtocolError: The server broke the protocol.
         """
         while (frame := self._frames.next_frame()) is not None:
             message = self._take(frame)
@@ -112,7 +132,7 @@ class ClientSession:
         return None
 
     def data_to_send(self) -> bytes:
-        """Give what has to go out now, once."""
+        """Return the bytes to send now, and forget them."""
         data = bytes(self._out)
         self._out.clear()
         return data

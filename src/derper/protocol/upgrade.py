@@ -42,10 +42,18 @@ _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1
 
 
 def head_length(data: bytes) -> int | None:
-    """Tell how many bytes of a stream's begin are its HTTP head, blank line included; None: it has not all come.
+    """Return the length of the HTTP head at the beginning of a stream.
+
+    Args:
+        data: The stream's bytes so far.
+
+    Returns:
+        Bytes, the blank line included; None: the head is not complete.
 
     Raises:
-        ProtocolError: 65,536 bytes and no blank line among them.
+        ProtocolError: The first 65,536 bytes contain no blank line.
+
+    Source: docs/protocol/protocol.md, Getting to the first frame.
     """
     end = _BLANK_LINE.search(data, 0, MAX_HEAD)
     if end:
@@ -256,13 +264,21 @@ def _is_websocket_key(key: str) -> bool:
 def upgrade_request(
     host: str, *, path: str = "/derp", fast_start: bool = False, ideal_node: str | None = None
 ) -> bytes:
-    """Build the client's request head.
+    """Build the head of the client's upgrade request.
 
     Args:
-        host: the Host header: a name or address (IPv6 in brackets), with `:port` when it is not the scheme's own.
-        path: what the DERP map's URL names, `/derp` everywhere.
-        fast_start: ask for no HTTP answer; only for a client that knows the server's key (`metacert`).
-        ideal_node: the name of the region's first node, when this is another.
+        host: The Host header: a name or address (IPv6 in brackets), with `:port` unless it is the scheme's default.
+        path: The request's path.
+        fast_start: Ask for no HTTP answer; only for a client that knows the server's key.
+        ideal_node: The name of the region's first node if the request goes to another; None: it does not.
+
+    Returns:
+        The head, with its blank line.
+
+    Raises:
+        ValueError: An argument has characters that a head must not contain.
+
+    Source: docs/protocol/protocol.md, Getting to the first frame.
     """
     headers = [("Host", host), ("Connection", "Upgrade"), ("Upgrade", "DERP")]
     if fast_start:
@@ -278,17 +294,27 @@ def upgrade_request(
 
 @dataclass(frozen=True, slots=True)
 class UpgradeAnswer:
-    """A server's 101, as a client reads it. The ServerKey frame that follows says the key again, and counts."""
+    """A server's answer to the upgrade request, status 101.
+
+    Attributes:
+        server_key: The server's key if the answer has it; the ServerKey frame that follows is what counts.
+        protocol_version: The version if the answer has it.
+
+    Source: docs/protocol/protocol.md, Getting to the first frame.
+    """
 
     server_key: NodePublic | None
     protocol_version: int | None
 
     @classmethod
     def parse(cls, head: bytes) -> Self:
-        """Read exactly one complete head, from `HTTP/1.1` to the blank line (see `head_length`).
+        """Parse one complete head.
+
+        Args:
+            head: The bytes from `HTTP/1.1` to the blank line, as `head_length` measures them.
 
         Raises:
-            ProtocolError: not HTTP, or any status but 101.
+            ProtocolError: Not HTTP, or a status other than 101.
         """
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         connection.send(h11.Request(method="GET", target="/", headers=[("Host", ""), ("Upgrade", "DERP")]))
