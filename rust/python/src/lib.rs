@@ -132,6 +132,7 @@ impl Plane {
             max_introducing,
             event_delay,
             keys_a_turn,
+            work: relay::Work::default(),
         };
         let plane = relay::Plane::start(settings, descriptor_ceiling)?;
         Ok(Self { running: Mutex::new(Some(plane)), staged: Mutex::default() })

@@ -7,15 +7,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::bucket::Bucket;
+use crate::connections::Connections;
 use crate::crowd::Seat;
 use crate::frame::Key;
 use crate::hello::ACME_TLS_1;
-use crate::id::ConnId;
 use crate::limits::Allowance;
 use crate::net::Interest;
 use crate::queue::Outbox;
 use crate::seam::{ListenerId, Member, Reason, Totals};
 use crate::senders::Senders;
+use crate::shard::Waits;
 use crate::standing::Wire;
 use crate::strain::Strain;
 use crate::switchboard::Peer;
@@ -158,6 +159,12 @@ pub(crate) struct Conn<S> {
     pub(crate) blocked: bool,
     /// Queued to be flushed at the end of the tick.
     pub(crate) dirty: bool,
+    /// The queue of its shard in which it waits to be looked at.
+    pub(crate) waits: Waits,
+    /// It was looked at for as long as may be, and has bytes left that need no read.
+    pub(crate) is_cut: bool,
+    /// It ends as soon as its shard comes to that; nothing is read from it, and nothing more is queued for it.
+    pub(crate) is_leaving: bool,
     /// Python waits to hear that all it wrote has left.
     pub(crate) tell_drained: bool,
     /// What epoll was told.
@@ -197,6 +204,9 @@ impl<S> Conn<S> {
             outbox: None,
             blocked: false,
             dirty: false,
+            waits: Waits::No,
+            is_cut: false,
+            is_leaving: false,
             tell_drained: false,
             interest: Interest::default(),
             deadline: NEVER,
@@ -233,6 +243,9 @@ impl<S> Conn<S> {
 
     /// What the connection waits for, as its stage says.
     pub(crate) fn wanted(&self, body_credit: usize) -> Interest {
+        if self.is_leaving {
+            return Interest { write: self.blocked && self.outbox.is_some(), ..Interest::default() };
+        }
         let read = match &self.stage {
             Stage::Parked | Stage::Closing(_) => false,
             Stage::Body { unused, .. } | Stage::Stream { unused } => *unused < body_credit,
@@ -292,7 +305,7 @@ impl<S> Conn<S> {
 pub(crate) struct Local {
     /// Its connections; the one that spoke last, or came last, is the last and the active one.
     /// Empty only while the key's next connection is on its way here from another shard.
-    pub(crate) connections: Vec<ConnId>,
+    pub(crate) connections: Connections,
     pub(crate) routes: crate::route::Routes,
     /// Who has sent to it, where that is counted and anybody has.
     pub(crate) senders: Option<Box<Senders>>,

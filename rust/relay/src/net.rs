@@ -94,8 +94,9 @@ impl Stream for Socket {
     }
 }
 
-/// Most events that one wait brings.
-const EVENTS: usize = 256;
+/// Most events that one wait brings: all of most servers', so that a connection that is newly ready is seen at once
+/// beside many that have been ready for long.
+const EVENTS: usize = 4_096;
 /// Marks the waker among the epoll data, all of whose other values are names.
 const WAKER: u64 = u64::MAX;
 /// Marks the one socket for datagrams.

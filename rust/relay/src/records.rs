@@ -33,6 +33,11 @@ const WARNING: u8 = 1;
 /// Records that bring no data, one after another: a peer that sends more wants to keep us busy.
 const MOST_BARREN: u8 = 32;
 
+/// What opening one record costs, what a new key costs, and how many bytes cost one more, in the units of `shard::Work`.
+const RECORD_WORK: i64 = 1;
+const KEY_WORK: i64 = 20;
+const BYTES_SHIFT: u32 = 10;
+
 /// Why nothing more is opened.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -122,6 +127,8 @@ pub(crate) struct Records {
     /// The peer wants us to change our key as well; done before the next data, once for all that asked until then.
     owes_update: bool,
     peer_closed: bool,
+    /// How often the peer changed its key since the work for that was counted.
+    key_changes: i64,
     records_per_key: u64,
 }
 
@@ -131,6 +138,8 @@ pub(crate) struct Opened {
     pub(crate) used: usize,
     /// Bytes of their plaintext.
     pub(crate) plain: usize,
+    /// Whether whole records are left, because they would have been too much work.
+    pub(crate) is_cut: bool,
     /// Whether more may come: `false` after the peer's close_notify.
     pub(crate) more: Result<bool, Fault>,
 }
@@ -161,6 +170,7 @@ impl Records {
             barren: 0,
             owes_update: false,
             peer_closed: false,
+            key_changes: 0,
             records_per_key: suite.common.confidentiality_limit,
         })
     }
@@ -170,10 +180,10 @@ impl Records {
         self.records_per_key = self.records_per_key.min(records.max(1));
     }
 
-    /// Opens all whole records at the front of `sealed`; their plaintext stands back to back in front of `plain`,
-    /// which has as much room as `sealed` is long.
-    pub(crate) fn open(&mut self, sealed: &[u8], plain: &mut [u8]) -> Opened {
-        let mut opened = Opened { used: 0, plain: 0, more: Ok(true) };
+    /// Opens the whole records at the front of `sealed`, at least one, until `work` is used up; their plaintext stands
+    /// back to back in front of `plain`, which has as much room as `sealed` is long.
+    pub(crate) fn open(&mut self, sealed: &[u8], plain: &mut [u8], work: &mut i64) -> Opened {
+        let mut opened = Opened { used: 0, plain: 0, is_cut: false, more: Ok(true) };
         while !self.peer_closed {
             let record = match whole(&sealed[opened.used..]) {
                 Ok(Some(record)) => record,
@@ -183,6 +193,11 @@ impl Records {
                     return opened;
                 }
             };
+            if *work <= 0 && opened.used > 0 {
+                opened.is_cut = true;
+                return opened;
+            }
+            *work -= RECORD_WORK + (record.len() >> BYTES_SHIFT) as i64;
             match self.open_record(record, &mut plain[opened.plain..]) {
                 Ok(len) => opened.plain += len,
                 Err(fault) => {
@@ -191,6 +206,7 @@ impl Records {
                 }
             }
             opened.used += record.len();
+            *work -= std::mem::take(&mut self.key_changes) * KEY_WORK;
         }
         opened.more = Ok(false);
         opened
@@ -317,6 +333,7 @@ impl Records {
                 return Err(fault(AlertDescription::IllegalParameter, what));
             }
         }
+        self.key_changes += 1;
         let next = either!(&mut self.secrets, end => end.update_rx_secret());
         self.opening = next
             .and_then(Half::new)

@@ -25,6 +25,9 @@ pub(crate) const HANDSHAKE_ROOM: usize = 512;
 /// peer may cut into records of a byte each.
 pub(crate) const MAX_PARTIAL: usize = 64 * 1024;
 
+/// Bytes that rustls opens for one unit of work (`shard::Work`): records may be short.
+const BYTES_FOR_WORK: usize = 128;
+
 /// Bytes that sealing `plain` bytes takes at most.
 pub(crate) const fn sealed_len(plain: usize) -> usize {
     plain + (plain / MOST_PLAIN + 1) * RECORD_OVERHEAD
@@ -83,6 +86,8 @@ pub struct Session {
     seen: usize,
     /// What the node presented that we dialled, leaf first, until somebody asks.
     chain: Option<Vec<Vec<u8>>>,
+    /// Whole records are among `partial`, left for later.
+    is_cut: bool,
     /// What was agreed on by ALPN, once rustls has handed over; clients of a relay do without.
     protocol: Option<Box<[u8]>>,
 }
@@ -113,7 +118,7 @@ impl Session {
     }
 
     const fn new(connection: Connection) -> Self {
-        Self { connection, partial: Vec::new(), seen: 0, chain: None, protocol: None }
+        Self { connection, partial: Vec::new(), seen: 0, chain: None, is_cut: false, protocol: None }
     }
 
     /// The start of an unfinished record; what is given to [`receive`](Self::receive) next begins with it.
@@ -121,21 +126,31 @@ impl Session {
         &self.partial
     }
 
-    /// Takes in `ciphertext`. Its plaintext is written to the front of `plain`, which has as much room as there is
+    /// Whether whole records came that are still to be opened: by the next call, with nothing more than
+    /// [`partial`](Self::partial).
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Takes in `ciphertext`, as much as `work` allows, off which is counted what that cost. Its plaintext is written to the front of `plain`, which has as much room as there is
     /// ciphertext; how many bytes. What the handshake answers is appended to `out`, on an error the alert, if any.
     pub(crate) fn receive(
         &mut self,
         ciphertext: &mut [u8],
         plain: &mut [u8],
         out: &mut Vec<u8>,
+        work: &mut i64,
     ) -> (usize, Result<Progress, TlsError>) {
+        self.is_cut = false;
         let mut fed = Fed { used: 0, plain: 0 };
         let mut progress = Ok(Progress::Established);
         if !matches!(self.connection, Connection::Records(_)) {
             progress = self.consult_rustls(ciphertext, plain, out, &mut fed);
+            *work -= (fed.used / BYTES_FOR_WORK) as i64;
         }
         if let (Connection::Records(records), Ok(Progress::Established)) = (&mut self.connection, &progress) {
-            let opened = records.open(&ciphertext[fed.used..], &mut plain[fed.plain..]);
+            let opened = records.open(&ciphertext[fed.used..], &mut plain[fed.plain..], work);
+            self.is_cut = opened.is_cut;
             fed.used += opened.used;
             fed.plain += opened.plain;
             match opened.more {
@@ -148,7 +163,7 @@ impl Session {
             }
         }
         let rest = &ciphertext[fed.used..];
-        if progress.is_ok() && rest.len() > MAX_PARTIAL {
+        if progress.is_ok() && rest.len() > MAX_PARTIAL && !self.is_cut {
             let what = format!("more than {MAX_PARTIAL} bytes of one message");
             progress = Err(rustls::Error::General(what).into());
         }

@@ -44,7 +44,8 @@ impl Ours {
     fn hear(&mut self, bytes: &[u8]) {
         let mut sealed = [self.session.partial(), bytes].concat();
         let mut plain = vec![0; sealed.len()];
-        let (len, progress) = self.session.receive(&mut sealed, &mut plain, &mut self.said);
+        let (len, progress) =
+            self.session.receive(&mut sealed, &mut plain, &mut self.said, &mut { i64::MAX });
         self.heard.extend_from_slice(&plain[..len]);
         match progress {
             Ok(Progress::Handshaking | Progress::Established) => {}
@@ -268,6 +269,30 @@ fn a_peer_may_change_its_keys_and_ask_for_ours() {
             converse(&mut ours, &mut peer);
         }
     }
+}
+
+#[test]
+fn changes_of_the_key_cost_more_than_data_and_what_is_too_much_work_is_left_for_later() {
+    let (mut ours, mut peer) = accepted(ALL[0]);
+    for n in 0..100 {
+        peer.refresh_traffic_keys().expect("TLS 1.3");
+        peer.writer().write_all(&[n]).expect("room");
+    }
+    let mut sealed = spoken(&mut peer);
+    let mut calls = 0;
+    while !sealed.is_empty() {
+        let mut plain = vec![0; sealed.len()];
+        let mut work = 100;
+        let (len, progress) = ours.session.receive(&mut sealed, &mut plain, &mut ours.said, &mut work);
+        assert!(matches!(progress, Ok(Progress::Established)), "{progress:?}");
+        assert!(len <= 6, "{len} changes of the key at a time");
+        ours.heard.extend_from_slice(&plain[..len]);
+        assert_eq!(ours.session.is_cut(), !ours.session.partial().is_empty());
+        sealed = ours.session.partial().to_vec();
+        calls += 1;
+    }
+    assert!(calls > 15, "{calls} calls");
+    assert_eq!(ours.heard, (0..100).collect::<Vec<u8>>());
 }
 
 #[test]

@@ -128,8 +128,10 @@ impl<N: Net> Shard<N> {
         }
         self.events.push(Event::Dialled { token, conn: id });
         // The client speaks first.
-        let result = self.greet(id, Vec::new());
-        self.conclude(id, result);
+        self.in_a_slice(|shard| {
+            let result = shard.greet(id, Vec::new());
+            shard.conclude(id, result);
+        });
     }
 
     fn introduce(&mut self, mut conn: Conn<N::Stream>) -> ConnId {

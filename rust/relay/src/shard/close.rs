@@ -10,6 +10,7 @@ use crate::switchboard::Left;
 use crate::websocket;
 
 use super::Shard;
+use super::turn::{DEPARTURE, NOTICE};
 
 /// How long a connection that has been answered may take to read it and to close.
 const LINGER: u64 = 2_000;
@@ -17,7 +18,7 @@ const LINGER: u64 = 2_000;
 impl<S> Conn<S> {
     /// Whether the connection only has to be written out and closed.
     pub(super) fn is_closing(&self) -> bool {
-        matches!(self.stage, Stage::Closing(_) | Stage::Lingering(_))
+        self.is_leaving || matches!(self.stage, Stage::Closing(_) | Stage::Lingering(_))
     }
 }
 
@@ -26,6 +27,9 @@ impl<N: Net> Shard<N> {
     pub(super) fn close(&mut self, id: ConnId, reason: Reason) {
         if self.conns.get(id).is_none_or(|conn| conn.is_closing()) {
             return;
+        }
+        if self.turn.are_departures_over() {
+            return self.leave_later(id, reason, true);
         }
         let ending = self.leave(id, reason);
         self.enter(id, Stage::Closing(ending), self.shared.settings.setup_timeout);
@@ -50,6 +54,12 @@ impl<N: Net> Shard<N> {
 
     /// Ends a connection now.
     pub(super) fn finish(&mut self, id: ConnId, reason: Reason) {
+        if self.conns.get(id).is_none_or(|conn| conn.is_leaving) {
+            return;
+        }
+        if self.turn.are_departures_over() {
+            return self.leave_later(id, reason, false);
+        }
         let ending = self.leave(id, reason);
         let Some(mut conn) = self.conns.remove(id) else { return };
         if !conn.blocked && !matches!(conn.stage, Stage::Lingering(_)) {
@@ -63,6 +73,7 @@ impl<N: Net> Shard<N> {
     fn leave(&mut self, id: ConnId, reason: Reason) -> Ending {
         let mut ending = Ending { reason, key: None, totals: Totals::default() };
         let Some(conn) = self.conns.get_mut(id) else { return ending };
+        self.turn.spend_on_departure(DEPARTURE);
         match std::mem::replace(&mut conn.stage, Stage::Parked) {
             Stage::Switched(mut switched) => {
                 (ending.key, ending.totals) = (Some(switched.member.key), switched.totals);
@@ -96,8 +107,8 @@ impl<N: Net> Shard<N> {
         let index = self.local_by_key.get(key).copied();
         let mut heir = ConnId::NOBODY;
         if let Some(local) = index.and_then(|index| self.locals[index].as_mut()) {
-            local.connections.retain(|other| *other != id);
-            heir = local.connections.last().copied().unwrap_or(heir);
+            local.connections.remove(id);
+            heir = local.connections.last().unwrap_or(heir);
         }
         let left = self.shared.switchboard.release(key, heir);
         let (Some(index), true) = (index, left != Left::Here) else { return };
@@ -115,8 +126,18 @@ impl<N: Net> Shard<N> {
         }
         for to in local.routes.told() {
             self.tell_gone_anywhere(to, key);
+            self.turn.spend_on_departure(NOTICE);
         }
         self.left_region(key);
+    }
+
+    /// Drops all that waits for a connection that is about to leave, whose last words nobody will read.
+    pub(super) fn lose_outbox(&mut self, id: ConnId, key: &Key) {
+        self.lose_packets(id, key);
+        if let Some(conn) = self.conns.get_mut(id) {
+            // `blocked` stays: half a record may have left, and then nothing can be said.
+            conn.outbox = None;
+        }
     }
 
     /// Drops the packets that wait for a connection that has left.
@@ -137,7 +158,11 @@ impl<N: Net> Shard<N> {
 
     /// Ends every connection, as the shard's last act.
     pub(crate) fn close_all(&mut self) {
+        self.turn.end_all();
         for id in self.conns.ids().collect::<Vec<_>>() {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.is_leaving = false;
+            }
             self.finish(id, Reason::code("stopped"));
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::bucket::Bucket;
 use crate::conn::{Conn, Local, NEVER, Stage, Switched};
+use crate::connections::Connections;
 use crate::frame::read_header;
 use crate::id::ConnId;
 use crate::net::Net;
@@ -106,19 +107,21 @@ impl<N: Net> Shard<N> {
     }
 
     pub(super) fn is_parked(&self, id: ConnId) -> bool {
-        self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Parked))
+        self.conns.get(id).is_some_and(|conn| matches!(conn.stage, Stage::Parked) && !conn.is_leaving)
     }
 
     /// Goes on with what came while the connection was parked.
     pub(super) fn resume(&mut self, id: ConnId) {
-        let result = self.advance(id);
-        self.conclude(id, result);
+        self.in_a_slice(|shard| {
+            let result = shard.advance(id);
+            shard.conclude(id, result);
+        });
     }
 
     /// Does what the stage says with the bytes that are there, until they do not suffice.
     pub(super) fn advance(&mut self, id: ConnId) -> Result<(), Reason> {
         let max_head = self.shared.settings.max_head;
-        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.is_leaving) else { return Ok(()) };
         match &mut conn.stage {
             Stage::Head { scanned } => {
                 let end = end_of_head(&conn.input, *scanned);
@@ -254,6 +257,7 @@ impl<N: Net> Shard<N> {
     /// Takes over a connection that was introduced on another shard.
     pub(super) fn adopt(&mut self, mut conn: Box<Conn<N::Stream>>, old: ConnId) {
         conn.dirty = false;
+        conn.waits = super::Waits::No;
         conn.armed_at = NEVER;
         conn.interest = conn.wanted(super::BODY_CREDIT);
         // The other shard may have read the clock later than this one.
@@ -290,7 +294,7 @@ impl<N: Net> Shard<N> {
             }
         } else {
             let routes = Routes::default();
-            let entry = Some(Local { connections: Vec::with_capacity(1), routes, senders: None });
+            let entry = Some(Local { connections: Connections::default(), routes, senders: None });
             match self.free_locals.pop() {
                 Some(index) => self.locals[index] = entry,
                 None => self.locals.push(entry),

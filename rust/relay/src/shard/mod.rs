@@ -2,6 +2,7 @@
 //!
 //! A tick takes what is ready and never waits: commands, other shards' parcels, readable and writable connections,
 //! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
+//! How much one tick does is bounded (`turn`), and what is more is carried over to the next.
 //! It runs over any [`Net`] with a given time, so tests drive the same code as production.
 //!
 //! Read on in the order of a connection's life: `accept`, `arrive` (to the first head), `introduce` (to the
@@ -27,6 +28,7 @@ mod shed;
 mod struggle;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 #[cfg(any(test, feature = "stepping"))]
 pub use check::Census;
@@ -52,6 +54,9 @@ use self::mesh::RemoteSources;
 use self::round::{Round, Task};
 pub use self::shared::Settings;
 pub(crate) use self::shared::{Errand, Port, Shared, sum};
+use self::turn::Turn;
+pub(crate) use self::turn::Waits;
+pub use self::turn::Work;
 
 /// Bytes that one ready connection may bring in one tick: the fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
@@ -108,7 +113,10 @@ pub(crate) struct Shard<N: Net> {
     most_queued: usize,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
-    dirty: Vec<ConnId>,
+    /// Connections for which something was queued since they were written to, the first to be written to first.
+    dirty: VecDeque<ConnId>,
+    /// What a tick may do, and what was put off.
+    turn: Turn,
     events: Vec<Event>,
     /// When those have waited long enough.
     events_due: u64,
@@ -152,7 +160,8 @@ impl<N: Net> Shard<N> {
             queued: 0,
             most_queued: usize::MAX,
             throttled: BinaryHeap::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
+            turn: Turn::default(),
             events: Vec::new(),
             events_due: NEVER,
             buffers: receive::Buffers::new(),
@@ -170,13 +179,14 @@ impl<N: Net> Shard<N> {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
         self.drops_told = 0;
+        self.begin_turn();
         self.share_room();
         let ticks = &self.port().ticks;
         ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
             // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
             if let Ready::Conn { id, write: true, .. } = *event {
-                self.unblock(id);
+                self.writable(id);
             }
         }
         self.obey();
@@ -184,17 +194,21 @@ impl<N: Net> Shard<N> {
         for event in ready {
             match *event {
                 Ready::Listener(id) => self.accept(id),
-                Ready::Conn { id, read, broken, .. } if read || broken => self.readable(id, broken),
+                Ready::Conn { id, broken: true, .. } => self.broken(id),
+                Ready::Conn { id, read: true, .. } => self.note_ready(id),
                 Ready::Conn { id, hangup: true, .. } => self.hang_up(id),
                 Ready::Conn { .. } => {}
             }
         }
+        self.divide_turn();
+        self.visit_ready();
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
         self.forget_lost_links();
         self.advance_round();
-        self.flush_dirty();
+        self.depart();
+        self.flush_some();
         self.tell_queued();
         self.publish();
         self.hand_over_events();
@@ -221,6 +235,8 @@ impl<N: Net> Shard<N> {
     pub(crate) fn has_mail(&self) -> bool {
         let port = self.port();
         !self.unfinished.is_empty()
+            || !self.dirty.is_empty()
+            || self.turn.is_unfinished(self.congested)
             || !self.rounds.is_empty()
             || !self.lost_links.is_empty()
             || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
@@ -411,6 +427,9 @@ impl<N: Net> Shard<N> {
             if let Err(error) = self.net.change(&conn.stream, id, wanted) {
                 panic!("epoll does not know connection {id:?}: {error}");
             }
+        }
+        if wanted.read && conn.is_cut {
+            self.note_late(id);
         }
         self.arm(id);
     }

@@ -8,7 +8,8 @@ use crate::seam::{Reason, Role};
 use crate::tls::{MAX_PARTIAL, Progress};
 use crate::websocket::{self, Flow};
 
-use super::{READ_BUDGET, Shard};
+use super::turn::{BYTES_SHIFT, FRAME, READ};
+use super::{BODY_CREDIT, READ_BUDGET, Shard};
 
 /// Room in front of plaintext for what was held of a frame.
 const HELD: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
@@ -30,19 +31,54 @@ impl Buffers {
 }
 
 impl<N: Net> Shard<N> {
-    /// A connection has bytes, or its end, or an error.
-    pub(super) fn readable(&mut self, id: ConnId, broken: bool) {
+    /// A connection has an error, which a read will name.
+    pub(super) fn broken(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
-        if !conn.interest.read {
-            if broken {
-                // Nobody would ever read the error, and epoll would report it for ever.
-                self.finish(id, Reason::code("reset"));
-            }
-            return;
+        if conn.interest.read {
+            self.note_ready(id);
+        } else {
+            // Nothing would ever read the error, and epoll would report it for ever.
+            self.finish(id, Reason::code("reset"));
         }
+    }
+
+    /// Deals with bytes that came earlier and were left when the connection's slice was over.
+    pub(super) fn digest(&mut self, id: ConnId) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_cut && conn.interest.read) else {
+            return Ok(());
+        };
+        if conn.speaks_derp() && self.congested {
+            return Ok(());
+        }
+        conn.is_cut = false;
+        self.advance(id)?;
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.wanted(BODY_CREDIT).read) else {
+            return Ok(());
+        };
+        let Transport::Tls(session) = &mut conn.transport else { return Ok(()) };
+        if !session.is_cut() {
+            return Ok(());
+        }
+        if self.turn.is_slice_over() {
+            conn.is_cut = true;
+            return Ok(());
+        }
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let len = session.partial().len();
+        buffers.sealed[..len].copy_from_slice(session.partial());
+        let result = self.decrypt(id, &mut buffers.sealed[..len], &mut buffers.plain);
+        self.buffers = buffers;
+        result
+    }
+
+    /// A connection has bytes, or its end, or an error.
+    pub(super) fn readable(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id).filter(|conn| conn.interest.read && !conn.is_leaving) else {
+            return;
+        };
         match conn.stage {
-            Stage::Switched(_) | Stage::Linked(_) if self.congested => return,
-            Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return,
+            Stage::Switched(_) | Stage::Linked(_) if self.congested => return self.settle(id),
+            Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return self.note_handshake(id),
             Stage::Linked(_) => self.heard_from(id),
             Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
@@ -64,16 +100,21 @@ impl<N: Net> Shard<N> {
     fn read(&mut self, id: ConnId, buffers: &mut Buffers) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let conn = conn.as_mut();
+        let most = self.turn.read();
         let Transport::Tls(session) = &mut conn.transport else {
-            let came = conn.take_from_socket(&mut buffers.plain[HELD..HELD + READ_BUDGET])?;
+            let came = conn.take_from_socket(&mut buffers.plain[HELD..HELD + most])?;
+            if came > 0 {
+                self.turn.spend(READ + (came >> BYTES_SHIFT) as i64);
+            }
             return self.take_in(id, &mut buffers.plain, came);
         };
         let start = session.partial().len();
         buffers.sealed[..start].copy_from_slice(session.partial());
-        let came = conn.take_from_socket(&mut buffers.sealed[start..start + READ_BUDGET])?;
+        let came = conn.take_from_socket(&mut buffers.sealed[start..start + most])?;
         if came == 0 {
             return Ok(());
         }
+        self.turn.spend(READ + (came >> BYTES_SHIFT) as i64);
         self.decrypt(id, &mut buffers.sealed[..start + came], &mut buffers.plain)
     }
 
@@ -92,7 +133,8 @@ impl<N: Net> Shard<N> {
         let Transport::Tls(session) = &mut conn.transport else { return Ok(()) };
         let is_new = matches!(conn.stage, Stage::Handshake);
         let mut answer = Vec::new();
-        let (came, progress) = session.receive(sealed, &mut plain[HELD..], &mut answer);
+        let (came, progress) = session.receive(sealed, &mut plain[HELD..], &mut answer, self.turn.slice());
+        conn.is_cut |= session.is_cut();
         if is_new {
             session.limit_key(self.shared.settings.records_per_key);
         }
@@ -103,7 +145,10 @@ impl<N: Net> Shard<N> {
         if is_new && (matches!(progress, Ok(Progress::Established)) || came > 0) {
             self.shake_hands(id);
         }
-        let result = self.take_in(id, plain, came);
+        let mut result = self.take_in(id, plain, came);
+        if result.is_ok() && !matches!(progress, Ok(Progress::Established | Progress::Handshaking)) {
+            result = self.take_in_the_rest(id);
+        }
         match progress {
             Ok(Progress::Established | Progress::Handshaking) => result,
             Ok(Progress::PeerClosed) => result.and_then(|()| self.end_of_stream(id)),
@@ -113,6 +158,17 @@ impl<N: Net> Shard<N> {
                 Err(Reason::with("tls_error", error.to_string()))
             }
         }
+    }
+
+    /// Deals with all bytes of a stream that has ended, as nothing more will be read from it.
+    fn take_in_the_rest(&mut self, id: ConnId) -> Result<(), Reason> {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_cut) else { return Ok(()) };
+        conn.is_cut = false;
+        let left = std::mem::replace(self.turn.slice(), i64::MAX);
+        let result = self.advance(id);
+        let spent = i64::MAX - *self.turn.slice();
+        *self.turn.slice() = left - spent;
+        result
     }
 
     /// Plaintext as it comes: `came` bytes in `buffer`, behind room for [`HELD`].
@@ -142,8 +198,10 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.websocket = Some(Box::default());
         let ahead = std::mem::take(&mut conn.input);
-        let result = self.unframe(id, &ahead);
-        self.conclude(id, result);
+        self.in_a_slice(|shard| {
+            let result = shard.unframe(id, &ahead);
+            shard.conclude(id, result);
+        });
     }
 
     /// Takes the WebSocket frames off what came, and goes on with their payload.
@@ -218,7 +276,11 @@ impl<N: Net> Shard<N> {
         loop {
             let rest = &bytes[at..];
             // Looked up for each frame: relaying the last one may have ended the connection.
-            let Some(conn) = self.conns.get_mut(id) else { return Ok(at) };
+            let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.is_leaving) else { return Ok(at) };
+            if self.turn.is_slice_over() && !rest.is_empty() {
+                conn.is_cut = true;
+                return Ok(at);
+            }
             if conn.skip > 0 {
                 let thrown = conn.skip.min(rest.len());
                 conn.skip -= thrown;
@@ -251,6 +313,7 @@ impl<N: Net> Shard<N> {
                 }
                 let Some(conn) = self.conns.get_mut(id) else { return Ok(at) };
                 conn.skip = len;
+                self.turn.spend(FRAME);
                 if writer == Writer::Client {
                     self.counters().unknown_frames.add(1);
                     self.speak(id);
@@ -262,6 +325,7 @@ impl<N: Net> Shard<N> {
             if writer == Writer::Client && !is_mesh && self.is_throttled(id, len) {
                 return Ok(at);
             }
+            self.turn.spend(FRAME + (len >> BYTES_SHIFT) as i64);
             self.relay(id, frame::parse(writer, kind, payload));
             at += HEADER + len;
         }

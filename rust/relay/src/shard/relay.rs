@@ -8,6 +8,7 @@ use crate::net::Net;
 use crate::seam::Event;
 use crate::stats::Drop;
 
+use super::turn::{LOOK_UP, NEW_ROUTE};
 use super::{DROPS_TOLD_A_TICK, Shard};
 
 /// Bytes that wait for a blocked connection beyond which it is closed rather than told of more peers that are gone.
@@ -37,8 +38,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn speak(&mut self, id: ConnId) {
         let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
         let Some(local) = self.locals.get_mut(switched.local).and_then(Option::as_mut) else { return };
-        if local.connections.last() != Some(&id) {
-            local.connections.retain(|other| *other != id);
+        if local.connections.last() != Some(id) {
             local.connections.push(id);
             switched.peer.set_active(id);
             self.note_taking(id);
@@ -73,6 +73,9 @@ impl<N: Net> Shard<N> {
     fn route(&mut self, local: usize, hint: usize, to: &Key) -> Option<(usize, ConnId)> {
         let routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
         if let Some(index) = routes.find(to, hint) {
+            if index != hint {
+                self.turn.spend(LOOK_UP);
+            }
             let route = routes.at(index);
             let active = route.peer.active();
             if active != ConnId::NOBODY {
@@ -80,11 +83,13 @@ impl<N: Net> Shard<N> {
                 return Some((index, active));
             }
         }
+        self.turn.spend(LOOK_UP);
         let peer = self.shared.switchboard.find(to)?;
         let active = peer.active();
         if active == ConnId::NOBODY {
             return None;
         }
+        self.turn.spend(NEW_ROUTE);
         let (index, forgot) = routes.insert(to, peer);
         routes.at(index).note(active);
         if forgot {

@@ -75,7 +75,7 @@ impl<N: Net> Shard<N> {
             conn: id,
             member: switched.member.clone(),
             age_ms: self.now - switched.since_ms,
-            is_active: local.connections.last() == Some(&id),
+            is_active: local.connections.last() == Some(id),
             is_duplicate: local.connections.len() > 1,
             is_home: switched.home,
             tls: conn.tls,
@@ -107,7 +107,7 @@ impl<N: Net> Shard<N> {
     /// The connections of a key of this shard.
     pub(super) fn connections_of(&self, key: &Key) -> Vec<ConnId> {
         let local = self.local_by_key.get(key).and_then(|index| self.locals[*index].as_ref());
-        local.map_or_else(Vec::new, |local| local.connections.clone())
+        local.map_or_else(Vec::new, |local| local.connections.iter().collect())
     }
 
     fn act(&mut self, id: ConnId, act: &Act) {

@@ -146,26 +146,35 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if !conn.dirty {
             conn.dirty = true;
-            self.dirty.push(id);
+            self.dirty.push_back(id);
         }
     }
 
-    /// The end of a tick: everything that was queued leaves.
+    /// The end of a tick: what was queued leaves, as much as a tick may write.
+    pub(super) fn flush_some(&mut self) {
+        while !self.turn.are_writes_over() && self.flush_next() {}
+    }
+
+    /// Writes everything that was queued, as far as the sockets take it.
     pub(super) fn flush_dirty(&mut self) {
         // A connection that ends here has partners to be told, who are then dirty in their turn.
-        while !self.dirty.is_empty() {
-            let mut dirty = std::mem::take(&mut self.dirty);
-            for id in dirty.drain(..) {
-                if let Some(conn) = self.conns.get_mut(id) {
-                    conn.dirty = false;
-                    self.flush(id);
-                }
-            }
-            if self.dirty.is_empty() {
-                // Keeps its memory for the next tick.
-                self.dirty = dirty;
-            }
+        while self.flush_next() {}
+    }
+
+    fn flush_next(&mut self) -> bool {
+        let Some(id) = self.dirty.pop_front() else { return false };
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.dirty = false;
+            self.flush(id);
         }
+        true
+    }
+
+    /// The socket takes bytes again: what waits for it is written at the end of the tick, or as soon as its queue is full.
+    pub(super) fn writable(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.blocked) else { return };
+        conn.blocked = false;
+        self.mark_dirty(id);
     }
 
     /// The socket takes bytes again.
@@ -188,6 +197,7 @@ impl<N: Net> Shard<N> {
         let answers = std::mem::take(&mut outbox.control_frames);
         let written = conn.write_out(&mut outbox, &mut self.seal_buffer, self.now as u32, &mut taken);
         self.queued -= waited - outbox.packet_bytes();
+        self.turn.spend_on_write(waited - outbox.packet_bytes());
         let mut received = Taken::default();
         let mut frames = 0;
         if let Some(switched) = conn.switched_mut() {
@@ -209,6 +219,9 @@ impl<N: Net> Shard<N> {
                 }
                 if std::mem::take(&mut conn.tell_drained) {
                     self.events.push(Event::Drained { conn: id });
+                }
+                if conn.interest.write {
+                    self.settle(id);
                 }
                 self.close_if_written(id);
                 self.feed_watcher(id);

@@ -17,6 +17,7 @@ use crate::stats::{Counters, Drops};
 use crate::switchboard::Switchboard;
 
 use super::struggle::Told;
+use super::turn::Work;
 
 /// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
 #[derive(Clone, Debug)]
@@ -66,6 +67,8 @@ pub struct Settings {
     /// How many new keys in a row come to the same shard before the next has its turn, whoever they talk with and
     /// however full it is; 0: they are placed by just that. For measuring what crossing shards costs.
     pub keys_a_turn: usize,
+    /// How much one tick does.
+    pub work: Work,
 }
 
 /// What a shard asks another to do.

@@ -11,3 +11,4 @@ mod rounds;
 mod sending;
 mod shedding;
 mod tls;
+mod turns;
