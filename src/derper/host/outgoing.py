@@ -1,5 +1,8 @@
-"""What all our questions to other HTTP servers share: who asks, and that no answer is read without an end."""
+"""What all our questions to other HTTP servers share: a name, bounds for an answer, and which failures are our own."""
 
+import errno
+import os
+import socket
 from http import HTTPStatus
 from typing import Final
 
@@ -7,6 +10,12 @@ import aiohttp
 
 from derper._version import version
 from derper.errors import NetworkError
+
+_SHORTAGES: Final = frozenset({
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL,
+    socket.EAI_MEMORY, socket.EAI_SYSTEM,
+})  # fmt: skip
+"""Errors of a connection that the other server has no part in: descriptors, memory, and local ports are used up."""
 
 USER_AGENT: Final = {"User-Agent": f"derper/{version()}"}
 
@@ -39,3 +48,23 @@ async def whole(response: aiohttp.ClientResponse, most: int) -> bytes:
         if len(body) > most:
             raise NetworkError(f"an answer of more than {most:,} bytes")
     return bytes(body)
+
+
+def is_own_shortage(error: BaseException) -> bool:
+    """Return whether a request failed because this process or machine is short of something, as of descriptors."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in _SHORTAGES):
+            return True
+        if isinstance(seen, socket.gaierror) and not _has_a_descriptor():
+            return True  # a resolver without a descriptor says that it cannot find the name
+        seen = seen.__cause__
+    return False
+
+
+def _has_a_descriptor() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True

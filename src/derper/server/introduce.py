@@ -40,7 +40,7 @@ from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import HEADER_LEN, RawFrame, whole_frame
 from derper.protocol.upgrade import DerpUpgrade, HeadError, Refusal, RequestHead, WebSocketUpgrade, decide
-from derper.server.admission.answers import Answer, Applicant
+from derper.server.admission.answers import Answer, Applicant, Cause
 from derper.server.certificates.tls import Certificates
 from derper.server.http.connection import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.http.forwarded import Forwarding
@@ -103,6 +103,8 @@ class Introducer:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
+        self.logins_rejected: Counter[str] = Counter()  # by cause
+        self.logins_unverified = 0  # admitted without an answer
         self._plane = plane
         self._mesh = mesh
         self._web = web
@@ -236,6 +238,7 @@ class Introducer:
         try:
             client = self._login.open(frame)
         except ProtocolError as error:
+            self.logins_rejected[Cause.INVALID] += 1
             self._plane.close(conn, "login_failed", str(error))
             return
         if client.refusal is not None:
@@ -252,6 +255,7 @@ class Introducer:
             if conn not in self._guests:
                 return
             if answer.admits:
+                self.logins_unverified += answer.is_waived
                 self._let_in(conn, guest, client)
             else:
                 self._turn_away(conn, guest, client, answer)
@@ -271,6 +275,7 @@ class Introducer:
 
         Without ServerInfo: a program that waits for it has not logged in, whatever else it reads.
         """
+        self.logins_rejected[answer.cause] += 1
         _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
         self._plane.write(conn, answer.farewell)
         self._plane.close(conn, "refused", answer.reason)

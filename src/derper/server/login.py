@@ -11,7 +11,7 @@ from derper.protocol.frames import NO_FLAGS, Endpoint, PeerFlags, PeerPresent
 from derper.protocol.keys import NodePublic, admits_to_mesh
 from derper.protocol.login import NONCE_LEN, ClientLogin, ServerInfo, ServerKey, server_info_frame
 from derper.protocol.reader import RawFrame
-from derper.server.admission.answers import Answer, refused
+from derper.server.admission.answers import Answer, Cause, refused
 from derper.server.admission.door import Door
 from derper.server.identity import Identity
 from derper.server.rates import ClientRates
@@ -64,7 +64,8 @@ class Login:
         info, refusal = login.info, None
         if not mesh_peer and info.app_name in self._refused_app_names:
             name = repr(info.app_name)
-            refusal = refused(f"disallowed app name {name}", f"the application {name} is not allowed here")
-        told = ServerInfo() if mesh_peer else self._rates.server_info(login.key)
-        answer = server_info_frame(told, login.box, os.urandom(NONCE_LEN))
+            told = f"the application {name} is not allowed here"
+            refusal = refused(Cause.APP_NAME, f"disallowed app name {name}", told)
+        server_info = ServerInfo() if mesh_peer else self._rates.server_info(login.key)
+        answer = server_info_frame(server_info, login.box, os.urandom(NONCE_LEN))
         return LoggedIn(login.key, mesh_peer, info.is_prober, info.app_name, info.version, refusal, answer)

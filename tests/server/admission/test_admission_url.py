@@ -18,7 +18,7 @@ from verifier import ALLOW, REFUSE, Question, Verifier, always, at_a_url, http, 
 from derper.errors import ConfigError
 from derper.protocol import NodePrivate
 from derper.protocol.keys import MeshKey
-from derper.server.admission import door, url
+from derper.server.admission import door, turns, url
 
 PRIVATE = NodePrivate(bytes([7] * 32))
 MESH_KEY = MeshKey(bytes(range(32)))
@@ -66,6 +66,7 @@ async def test_a_refused_client_is_told_why_and_the_log_names_its_key_address_an
     async with judged(tmp_path, http(REFUSE)) as (server, _):
         told = await knock(server, PRIVATE)
         assert told == "this relay does not take this device: the relay's operator does not allow it"
+        assert await server.sample('derper_logins_rejected{reason="controller"}') == 1
     said = line(log, "client rejected")
     assert (said["key"], said["remote"]) == (PRIVATE.public(), "127.0.0.1")
     assert said["reason"] == f"admission controller: {PRIVATE.public()}/127.0.0.1 not allowed"
@@ -128,18 +129,22 @@ async def test_an_answer_that_breaks_off_rejects_even_where_an_unreachable_contr
 async def test_an_unreachable_controller_admits_with_a_log_line(tmp_path: Path, log: list[EventDict]) -> None:
     async with asking(tmp_path, "-verify-client-url", "http://127.0.0.1:1/verify") as server:
         assert await knock(server, PRIVATE) is None
+        assert await server.sample("derper_logins_unverified") == 1
     said = line(log, "admission controller unreachable; allowing client")
-    assert said["key"] == PRIVATE.public()
+    assert (said["key"], said["url"]) == (PRIVATE.public(), "http://127.0.0.1:1/verify")
 
 
 async def test_an_unreachable_controller_rejects_when_it_is_to_fail_closed(
     tmp_path: Path, log: list[EventDict]
 ) -> None:
-    flags = ("-verify-client-url", "http://127.0.0.1:1/verify", "-verify-client-url-fail-open=false")
+    flags = ("-verify-client-url", "http://me:s3cret@127.0.0.1:1/verify?t=s3cret", "-verify-client-url-fail-open=false")
     async with asking(tmp_path, *flags) as server:
         told = await knock(server, PRIVATE)
         assert told == "this relay does not take this device: it cannot be verified at the moment"
-    assert "admission controller unreachable: " in line(log, "client rejected")["reason"]
+        assert await server.sample('derper_logins_rejected{reason="no_answer"}') == 1
+    reason = line(log, "client rejected")["reason"]
+    assert "admission controller unreachable: http://127.0.0.1:1/verify: " in reason
+    assert "s3cret" not in reason
 
 
 @pytest.mark.parametrize(("is_open", "admitted"), [("true", True), ("false", False)])
@@ -165,6 +170,7 @@ async def test_a_refused_application_is_told_so_before_anybody_is_asked(tmp_path
     async with judged(tmp_path, http(ALLOW), "-disallow-app-names", "bad") as (server, verifier):
         told = await knock(server, app_name="bad")
         assert told == "this relay does not take this device: the application 'bad' is not allowed here"
+        assert await server.sample('derper_logins_rejected{reason="app_name"}') == 1
         assert verifier.asked == []
     assert line(log, "client rejected")["reason"] == "disallowed app name 'bad'"
 
@@ -208,12 +214,15 @@ async def test_a_guest_that_leaves_while_it_is_asked_about_costs_nobody_anything
 async def test_those_who_wait_for_a_stuck_controller_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[EventDict]
 ) -> None:
-    monkeypatch.setattr(door, "MOST_WAITING", 1)
+    monkeypatch.setattr(turns, "MOST_WAITING", 0)
+    monkeypatch.setattr(url, "IN_FLIGHT", 1)
     async with at_a_url(never()) as verifier, asking(tmp_path, "-verify-client-url", verifier.url) as server:
         waiting = asyncio.create_task(knock(server))
         await verifier.came.wait()
         assert await knock(server, PRIVATE) is not None
-        assert line(log, "client rejected")["reason"] == "1 other clients wait to be verified"
+        assert await server.sample('derper_logins_rejected{reason="not_asked"}') == 1
+        reason = line(log, "client rejected")["reason"]
+        assert reason == "too many logins at once: 0 other clients wait for a turn"
         waiting.cancel()
 
 

@@ -1,5 +1,6 @@
 """Who may connect, once a login has shown who it is (docs/protocol/admission.md, docs/admission.md).
 
-Read `answers` first (what a check says, and how several become one), then the checks themselves: `tailscaled`, `url`.
+Read `answers` first (what a check says, and how several become one), then the checks themselves: `tailscaled`, `url`,
+which ask by `turns`.
 `door` puts those together that an operator asked for. Nothing here knows connections: the introducer asks.
 """

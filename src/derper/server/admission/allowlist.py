@@ -11,7 +11,7 @@ from typing import Final
 from derper.errors import ConfigError, ProtocolError
 from derper.host import files
 from derper.protocol.keys import NodePublic
-from derper.server.admission.answers import KNOWN, Answer, Applicant, refused
+from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, refused
 
 MAX_BYTES: Final = 16 << 20  # some 200,000 keys
 LOOK_AGAIN_SECONDS: Final = 0.5
@@ -34,7 +34,8 @@ class AllowList:
         """Say whether a key is on the list."""
         if applicant.key in self.keys:
             return KNOWN
-        return refused(f"peer {applicant.key} not in {self._path}", "its key is not on the relay's list")
+        reason = f"peer {applicant.key} not in {self._path}"
+        return refused(Cause.ALLOW_KEYS, reason, "its key is not on the relay's list")
 
     async def close(self) -> None:
         """There is nothing to let go of."""

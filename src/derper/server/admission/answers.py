@@ -1,12 +1,13 @@
 """What a check says of a client, and how the words of several checks become one.
 
-Pure. An `Answer` has three values, because "no" and "I cannot say" mean different things: the first keeps a client out
-and puts one out that is in, the second may be passed over, and never puts anybody out.
+Pure. An `Answer` has four values, because "no", "I cannot say" and "nobody was asked" mean different things: the first
+keeps a client out and puts one out that is in, the second may be passed over, and never puts anybody out. The third is
+a shortage of our own: it keeps a client out, whatever the operator wants of a verifier that is away.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Protocol
 
 from derper.protocol.frames import Health
@@ -28,6 +29,19 @@ class Standing(Enum):
     KNOWN = auto()
     REFUSED = auto()
     UNKNOWN = auto()  # the check had no answer
+    NOT_ASKED = auto()  # the check did not ask, because the relay had no room for one more question
+
+
+class Cause(StrEnum):
+    """Why a login is refused, as the metric `derper_logins_rejected` names it."""
+
+    APP_NAME = "app_name"
+    ALLOW_KEYS = "allow_keys"
+    TAILSCALED = "tailscaled"
+    CONTROLLER = "controller"
+    NO_ANSWER = "no_answer"
+    NOT_ASKED = "not_asked"
+    INVALID = "invalid"  # the login itself cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,7 @@ class Answer:
     reason: str = ""  # for the log; whole after "client rejected:"
     told: str = ""  # for the client's user, without anything of our insides
     is_waived: bool = False  # there was no answer, and the operator wants it to admit then
+    cause: Cause = Cause.NO_ANSWER  # means nothing of a client that is known
 
     @property
     def admits(self) -> bool:
@@ -53,14 +68,20 @@ class Answer:
 KNOWN = Answer(Standing.KNOWN)
 
 
-def refused(reason: str, told: str) -> Answer:
+def refused(cause: Cause, reason: str, told: str) -> Answer:
     """Say no."""
-    return Answer(Standing.REFUSED, reason, told)
+    return Answer(Standing.REFUSED, reason, told, cause=cause)
 
 
 def unknown(reason: str, *, is_waived: bool = False) -> Answer:
     """Say that there is no answer."""
     return Answer(Standing.UNKNOWN, reason, "it cannot be verified at the moment", is_waived)
+
+
+def not_asked(reason: str) -> Answer:
+    """Return the answer for a client that nobody was asked about; never admits."""
+    told = "too many devices are logging in at the moment; this one tries again by itself"
+    return Answer(Standing.NOT_ASKED, f"too many logins at once: {reason}", told, cause=Cause.NOT_ASKED)
 
 
 class Check(Protocol):
@@ -78,7 +99,7 @@ def any_of(answers: Sequence[Answer]) -> Answer:
     for wanted in (lambda answer: answer.standing is Standing.KNOWN, lambda answer: answer.is_waived):
         if found := next(filter(wanted, answers), None):
             return found
-    without = [answer for answer in answers if answer.standing is Standing.UNKNOWN]
+    without = [answer for answer in answers if answer.standing in (Standing.UNKNOWN, Standing.NOT_ASKED)]
     deciding = without or answers
     reason = "; ".join(dict.fromkeys(answer.reason for answer in deciding))
-    return Answer(deciding[0].standing, reason, deciding[0].told)
+    return Answer(deciding[0].standing, reason, deciding[0].told, cause=deciding[0].cause)

@@ -1,23 +1,20 @@
 """All checks that an operator asked for, behind one question: may this client in?
 
 The kinds of check are ANDed, the cheapest first, or with `-verify-any` ORed; of one kind, one has to know the client.
-Whoever asks waits, nobody else does, and at most so many wait at once: a verifier that is stuck costs memory that is
-bounded.
+The login that asks waits, no other does. Each check bounds the clients that wait for it (`turns`), so a verifier that
+is stuck costs bounded memory.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 from derper.config import Config
 from derper.host import roots
 from derper.server.admission.allowlist import AllowList
-from derper.server.admission.answers import KNOWN, Answer, Applicant, Check, Standing, any_of, unknown
+from derper.server.admission.answers import KNOWN, Answer, Applicant, Check, Standing, any_of
 from derper.server.admission.memory import Remembering
 from derper.server.admission.tailscaled import Tailscaled
 from derper.server.admission.url import UrlCheck
-
-MOST_WAITING: Final = 4_096
 
 
 class Door:
@@ -38,7 +35,6 @@ class Door:
             kinds[1:] = [[Remembering(check, admission.cache) for check in kind] for kind in kinds[1:]]
         self._kinds = [kind for kind in kinds if kind]
         self._any_kind = admission.any_kind
-        self._waiting = 0
 
     @property
     def is_open(self) -> bool:
@@ -52,13 +48,7 @@ class Door:
 
     async def ask(self, applicant: Applicant) -> Answer:
         """Say whether a client may in."""
-        if self._waiting >= MOST_WAITING:
-            return unknown(f"{MOST_WAITING:,} other clients wait to be verified")
-        self._waiting += 1
-        try:
-            return await (self._ask_any(applicant) if self._any_kind else self._ask_all(applicant))
-        finally:
-            self._waiting -= 1
+        return await (self._ask_any(applicant) if self._any_kind else self._ask_all(applicant))
 
     async def review(self, applicant: Applicant) -> Answer | None:
         """Give the refusal of a client that is in, if it would be refused now; one that nobody knows of stays."""
@@ -83,12 +73,18 @@ class Door:
                 await check.close()
 
     async def _ask_all(self, applicant: Applicant) -> Answer:
+        admitted = KNOWN
         for kind in self._kinds:
             answer = await _ask_kind(kind, applicant)
             if not answer.admits:
                 return answer
-        # A key may have left the list while the others were asked.
-        return KNOWN if self.allow_list is None else await self.allow_list.ask(applicant)
+            if answer.is_waived:
+                admitted = answer
+        if self.allow_list is not None:
+            # A key may have left the list while the others were asked.
+            listed = await self.allow_list.ask(applicant)
+            return admitted if listed.admits else listed
+        return admitted
 
     async def _ask_any(self, applicant: Applicant) -> Answer:
         answers: list[Answer] = []

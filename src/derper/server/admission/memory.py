@@ -12,7 +12,10 @@ MOST_KEYS: Final = 100_000
 
 
 class Remembering:
-    """A check whose last "yes" stands in for so many seconds while there is no answer, and never after a "no"."""
+    """A check whose last "yes" stands in for so many seconds while there is no answer, and never after a "no".
+
+    A client that the check did not ask about is refused as any other: it goes first among the clients that wait.
+    """
 
     def __init__(self, check: Check, seconds: float) -> None:
         self._check = check
@@ -26,6 +29,8 @@ class Remembering:
         answer = await self._check.ask(replace(applicant, was_known=applicant.was_known or was_known))
         if answer.standing is Standing.UNKNOWN:
             return KNOWN if was_known else answer
+        if answer.standing is Standing.NOT_ASKED:
+            return answer
         self._known.pop(applicant.key, None)
         if answer.standing is Standing.KNOWN:
             self._known[applicant.key] = now

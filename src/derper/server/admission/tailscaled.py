@@ -4,7 +4,6 @@ Each question is a connection of its own: it costs little over a unix socket, an
 replaced meanwhile is never spoken to over what its predecessor left.
 """
 
-import asyncio
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -15,14 +14,16 @@ from yarl import URL
 from derper import log
 from derper.errors import NetworkError, ProtocolError
 from derper.host import outgoing
+from derper.host.deadline import deadline
 from derper.protocol import gojson
 from derper.protocol.keys import NodePublic
-from derper.server.admission.answers import KNOWN, Answer, Applicant, refused, unknown
+from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, not_asked, refused, unknown
+from derper.server.admission.turns import NoTurnError, Turns
 
 HOST: Final = "local-tailscaled.sock"
 CAPABILITY_VERSION: Final = "148"
 SECONDS: Final = 5.0
-"""For one question, waiting for its turn included."""
+"""For one question, from its turn on."""
 IN_FLIGHT: Final = 64
 MAX_ANSWER: Final = 1 << 20
 MAX_VALUES: Final = 100_000
@@ -40,19 +41,28 @@ class Tailscaled:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._turns = Turns(IN_FLIGHT)
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, applicant: Applicant) -> Answer:
-        """Say whether the daemon knows a client."""
+        """Say whether the daemon knows a client; a client that gets no turn is not asked about."""
         try:
-            async with asyncio.timeout(SECONDS):
+            async with self._turns.turn(applicant):
+                return await self._ask(applicant)
+        except NoTurnError as error:
+            return not_asked(str(error))
+
+    async def _ask(self, applicant: Applicant) -> Answer:
+        try:
+            async with deadline(SECONDS):
                 await self._get(f"/localapi/v0/whois?addr=nodekey%3A{applicant.key.hex()}")
         except NoSuchPeerError:
             return await self._not_found(applicant)
         except TimeoutError:
             return unknown(f"failed to query local tailscaled status: {self._socket} did not answer in {SECONDS:.0f} s")
         except NetworkError as error:
+            if outgoing.is_own_shortage(error):
+                return not_asked(str(error))
             if "invalid 'addr' parameter" in str(error):
                 return unknown(_TOO_OLD)
             return unknown(f"failed to query local tailscaled status: {error}")
@@ -61,13 +71,13 @@ class Tailscaled:
     async def prove(self) -> str | None:
         """Ask for the daemon's own key, which it knows; gives what went wrong, if anything."""
         try:
-            async with asyncio.timeout(SECONDS):
+            async with deadline(SECONDS):
                 _, key = await self._status()
         except (NetworkError, NoSuchPeerError, TimeoutError) as error:
             return f"localClient.Status: {log.in_one_line(error)}"
         if key is None:
             return f"localClient.Status: the tailscaled at {self._socket} has no node key; log it in"
-        answer = await self.ask(Applicant(key, "::1"))
+        answer = await self._ask(Applicant(key, "::1"))
         return None if answer.admits else f"verifyClient for self nodekey: {answer.reason}"
 
     async def close(self) -> None:
@@ -80,11 +90,11 @@ class Tailscaled:
         if applicant.was_known and (state := await self._state()) != _RUNNING:
             # While it starts it knows nobody yet.
             return unknown(f"{reason}: it is not running but in state {state}")
-        return refused(reason, "the relay's tailnet does not know it")
+        return refused(Cause.TAILSCALED, reason, "the relay's tailnet does not know it")
 
     async def _state(self) -> str:
         try:
-            async with asyncio.timeout(SECONDS):
+            async with deadline(SECONDS):
                 return (await self._status())[0]
         except (NetworkError, NoSuchPeerError, TimeoutError) as error:
             return f"unknown ({log.in_one_line(error)})"
@@ -113,19 +123,16 @@ class Tailscaled:
             NetworkError: there is none, for any other reason.
         """
         if self._session is None:
-            connector = aiohttp.UnixConnector(str(self._socket), force_close=True, limit=IN_FLIGHT)
+            connector = aiohttp.UnixConnector(str(self._socket), force_close=True, limit=0)
             # The deadline is the question's own, and nothing but the answer may be asked of the daemon.
             self._session = aiohttp.ClientSession(
                 connector=connector, timeout=aiohttp.ClientTimeout(total=None), cookie_jar=aiohttp.DummyCookieJar()
             )
         url = URL(f"http://{HOST}{path}", encoded=True)
         try:
-            async with (
-                self._turns,
-                self._session.get(
-                    url, headers={"Tailscale-Cap": CAPABILITY_VERSION}, allow_redirects=False
-                ) as response,
-            ):
+            async with self._session.get(
+                url, headers={"Tailscale-Cap": CAPABILITY_VERSION}, allow_redirects=False
+            ) as response:
                 body = await outgoing.whole(response, MAX_ANSWER)
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):

@@ -5,7 +5,6 @@ question into a GET, 307 and 308 keep it), and what counts as "no answer" ends w
 not come, or makes no sense, rejects.
 """
 
-import asyncio
 import ssl
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -19,14 +18,16 @@ from yarl import URL
 from derper import log
 from derper.errors import ProtocolError
 from derper.host import outgoing
+from derper.host.deadline import deadline
 from derper.protocol import gojson
-from derper.server.admission.answers import KNOWN, Answer, Applicant, refused, unknown
+from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, not_asked, refused, unknown
+from derper.server.admission.turns import NoTurnError, Turns
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 SECONDS: Final = 5.0
-"""For one question, waiting for its turn included."""
-IN_FLIGHT: Final = 256
+"""For one question, from its turn on."""
+IN_FLIGHT: Final = 1_024
 MAX_ANSWER: Final = 4_096
 MAX_REDIRECTS: Final = 10
 _TOLD: Final = "the relay's operator does not allow it"
@@ -40,22 +41,32 @@ class UrlCheck:
 
     def __init__(self, url: str, *, fails_open: bool, tls: ssl.SSLContext | None, proxy: str | None) -> None:
         self._url = URL(url)
+        self._shown = str(self._url.with_user(None).with_query(None).with_fragment(None))  # without its secrets
         self._proxy = proxy
         self._fails_open = fails_open
         self._tls = tls
-        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._turns = Turns(IN_FLIGHT)
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, applicant: Applicant) -> Answer:
-        """Say whether the controller allows a client."""
+        """Say whether the controller allows a client; a client that gets no turn is not asked about."""
+        try:
+            async with self._turns.turn(applicant):
+                return await self._ask(applicant)
+        except NoTurnError as error:
+            return not_asked(str(error))
+
+    async def _ask(self, applicant: Applicant) -> Answer:
         question = gojson.compact({"NodePublic": str(applicant.key), "Source": applicant.ip})
         response: aiohttp.ClientResponse | None = None
         try:
-            async with asyncio.timeout(SECONDS), self._turns:
+            async with deadline(SECONDS):
                 response = await self._post(question)
                 async with response:
                     return await self._verdict(response, applicant)
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if outgoing.is_own_shortage(error):
+                return not_asked(log.in_one_line(error))
             slow = isinstance(error, TimeoutError)
             reason = f"no answer in {SECONDS:.0f} s" if slow else log.in_one_line(error)
             if response is not None:
@@ -71,9 +82,9 @@ class UrlCheck:
         if self._fails_open:
             _log.warning(
                 "admission controller unreachable; allowing client", key=applicant.key, remote=applicant.ip,
-                reason=reason,
+                url=self._shown, reason=reason,
             )  # fmt: skip
-        return unknown(f"admission controller unreachable: {reason}", is_waived=self._fails_open)
+        return unknown(f"admission controller unreachable: {self._shown}: {reason}", is_waived=self._fails_open)
 
     async def _post(self, question: bytes) -> aiohttp.ClientResponse:
         """Ask; once more where a connection from the last time turns out to have been closed meanwhile."""
@@ -103,7 +114,7 @@ class UrlCheck:
 
         trace.on_connection_reuseconn.append(note_use)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=IN_FLIGHT, ssl=True if self._tls is None else self._tls),
+            connector=aiohttp.TCPConnector(limit=0, ssl=True if self._tls is None else self._tls),
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=outgoing.USER_AGENT,
@@ -115,13 +126,16 @@ class UrlCheck:
         if status != HTTPStatus.OK:
             reason = f"admission controller: {status} {response.reason}"
             speaks_of_client = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-            return refused(reason, _TOLD) if speaks_of_client and status not in _NO_VERDICTS else unknown(reason)
+            if speaks_of_client and status not in _NO_VERDICTS:
+                return refused(Cause.CONTROLLER, reason, _TOLD)
+            return unknown(reason)
         try:
             allows = await _allows(response)
         except ProtocolError as error:
             return unknown(f"admission controller: its answer makes no sense ({error})")
         if not allows:
-            return refused(f"admission controller: {applicant.key}/{applicant.ip} not allowed", _TOLD)
+            reason = f"admission controller: {applicant.key}/{applicant.ip} not allowed"
+            return refused(Cause.CONTROLLER, reason, _TOLD)
         return KNOWN
 
 

@@ -86,6 +86,17 @@ SERVER: Final = (
         "Connections closed at once: over `-connections-per-ip`, or too many that do not relay yet",
         ("reason",),
     ),
+    Metric(
+        "derper_logins_rejected",
+        Type.COUNTER,
+        "Logins rejected, by cause: the check that refused, no answer from it, not asked for want of room, or invalid",
+        ("reason",),
+    ),
+    Metric(
+        "derper_logins_unverified",
+        Type.COUNTER,
+        "Logins admitted because no controller of `-verify-client-url` could be reached",
+    ),
     Metric("stun_requests", Type.COUNTER, "Datagrams to the STUN port, by what became of them", ("disposition",)),
     Metric("stun_addrfamily", Type.COUNTER, "Good STUN requests, by the family of their sender's address", ("family",)),
     Metric("stun_no_local_addr", Type.COUNTER, "STUN answers whose sending address the kernel had to choose"),

@@ -12,6 +12,7 @@ from derper.config import Config
 from derper.dataplane import DataPlane, Rate
 from derper.metrics import process
 from derper.metrics.exposition import Family, Histogram, Labelled, Value
+from derper.server.admission.answers import Cause
 from derper.server.certificates import tls as certificates
 from derper.server.certificates.tls import Certificates
 from derper.server.debug.families import KINDS, PLAIN_COUNTERS, RELAY, SERVER
@@ -72,6 +73,8 @@ class Metrics:
         yield from self._spread(counters)
         yield from self._tls(counters)
         yield from _rejected(counters)
+        yield _by_label("derper_logins_rejected", {cause: self._introducer.logins_rejected[cause] for cause in Cause})
+        yield _now("derper_logins_unverified", self._introducer.logins_unverified)
         yield from self._limits(counters)
         yield from self._stun()
         yield from self._bootstrap.families()
