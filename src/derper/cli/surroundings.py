@@ -14,6 +14,7 @@ from derper.cli.govalues import parse_bool
 from derper.cli.values import decimal, directories, networks
 from derper.config import FIRST_SOCKET, PREDECESSOR, DebugAccess, Supervision, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
+from derper.host.memory import usable_memory
 from derper.host.proxies import Proxies
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Surroundings:
     def of_this_process(cls) -> Self:
         """Those of the running process."""
         cores = len(os.sched_getaffinity(0))
-        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), _memory())
+        return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), usable_memory())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
         """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
@@ -63,15 +64,6 @@ class Surroundings:
         """A path below the user's cache directory."""
         cache = self.environ.get("XDG_CACHE_HOME")
         return Path(cache, *parts) if cache else self.home(".cache", *parts)
-
-
-def _memory() -> int:
-    """The machine's, or less where this process may not use all of it."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no limit, or none that is told of
-        return machine
 
 
 def debug_access(around: Surroundings) -> DebugAccess:
