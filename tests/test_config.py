@@ -312,6 +312,10 @@ def test_a_quarter_of_the_memory_may_wait_unless_the_flag_says_otherwise() -> No
     assert Surroundings.of_this_process().memory > 1 << 27
 
 
+def test_a_part_of_the_memory_is_for_routes() -> None:
+    assert config().relay.max_routes == 1 << 20
+
+
 @pytest.mark.parametrize(("text", "depth"), [("64", 64), ("1", 1), ("0", 32), ("-5", 32), ("", 32)])
 def test_a_send_queue_depth_below_one_is_ignored(text: str, depth: int) -> None:
     assert config(environ={"TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH": text}).relay.send_queue_depth == depth

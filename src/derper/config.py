@@ -292,6 +292,7 @@ class Relay:
     shards: int  # epoll threads, at least 1
     send_queue_depth: int  # packets a client, at least 1
     max_queued_bytes: int  # of all clients together
+    max_routes: int  # destinations remembered, of all senders together
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None

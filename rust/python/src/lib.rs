@@ -76,8 +76,8 @@ impl Plane {
     #[new]
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
-                        keep_alive_jitter, rtt_interval, records_per_key, max_queued_bytes, count_senders,
-                        link_silence, max_introducing, event_delay, keys_a_turn, descriptor_ceiling))]
+                        keep_alive_jitter, rtt_interval, records_per_key, max_queued_bytes, max_routes,
+                        count_senders,                        link_silence, max_introducing, event_delay, keys_a_turn, descriptor_ceiling))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -99,6 +99,7 @@ impl Plane {
         rtt_interval: u64,
         records_per_key: u64,
         max_queued_bytes: usize,
+        max_routes: usize,
         count_senders: bool,
         link_silence: u64,
         max_introducing: usize,
@@ -127,6 +128,7 @@ impl Plane {
             rtt_interval,
             records_per_key,
             max_queued_bytes,
+            max_routes,
             count_senders,
             link_silence,
             max_introducing,

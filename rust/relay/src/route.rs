@@ -2,7 +2,8 @@
 //!
 //! A route is found by the destination's key and holds the destination's [`Peer`]: looking where the packet goes
 //! costs no lock. It also holds which connections were sent a packet, because these are told when the sender's key
-//! leaves the region (`docs/protocol/relay.md`, Peer gone). Routes live as long as the sender's key is here.
+//! leaves the region (`docs/protocol/relay.md`, Peer gone). Routes live as long as the sender's key is here, or until
+//! too many are remembered: then the oldest are forgotten.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,21 +24,31 @@ const MAX_TOLD: usize = 8;
 pub(crate) struct Route {
     to: Key,
     pub(crate) peer: Arc<Peer>,
-    /// The connections that were sent a packet on this route, the latest last.
-    told: Vec<ConnId>,
+    /// The connection that was sent a packet last; nobody before the first packet.
+    last_told: ConnId,
+    /// Those before it, the latest last; most destinations have none.
+    told_before: Vec<ConnId>,
 }
 
 impl Route {
     /// Remembers that `conn` was sent a packet.
     pub(crate) fn note(&mut self, conn: ConnId) {
-        if self.told.last() == Some(&conn) {
+        if self.last_told == conn {
             return;
         }
-        self.told.retain(|known| *known != conn);
-        if self.told.len() == MAX_TOLD {
-            self.told.remove(0);
+        self.told_before.retain(|known| *known != conn);
+        if self.told_before.len() == MAX_TOLD - 1 {
+            self.told_before.remove(0);
         }
-        self.told.push(conn);
+        let before = std::mem::replace(&mut self.last_told, conn);
+        if before != ConnId::NOBODY {
+            self.told_before.push(before);
+        }
+    }
+
+    fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
+        let last = (self.last_told != ConnId::NOBODY).then_some(self.last_told);
+        self.told_before.iter().copied().chain(last)
     }
 }
 
@@ -45,9 +56,9 @@ impl Route {
 #[derive(Debug)]
 pub(crate) struct Routes {
     routes: Vec<Route>,
-    by_key: HashMap<Key, usize>,
+    by_key: HashMap<Key, u32>,
     /// Indices into `routes`, oldest first; as long as `routes`.
-    by_age: VecDeque<usize>,
+    by_age: VecDeque<u32>,
     /// With so many routes, those that lead nowhere any more are looked for.
     sweep_at: usize,
 }
@@ -59,11 +70,15 @@ impl Default for Routes {
 }
 
 impl Routes {
+    pub(crate) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
     /// The route to `to`, `hint` being the index of the last one used; its index.
     pub(crate) fn find(&self, to: &Key, hint: usize) -> Option<usize> {
         match self.routes.get(hint) {
             Some(route) if route.to == *to => Some(hint),
-            _ => self.by_key.get(to).copied(),
+            _ => self.by_key.get(to).map(|index| *index as usize),
         }
     }
 
@@ -74,51 +89,73 @@ impl Routes {
 
     /// Adds a route, or points an old one to where its key is now; its index, and whether an older was forgotten.
     pub(crate) fn insert(&mut self, to: &Key, peer: Arc<Peer>) -> (usize, bool) {
-        let route = Route { to: *to, peer, told: Vec::new() };
+        let route = Route { to: *to, peer, last_told: ConnId::NOBODY, told_before: Vec::new() };
         if let Some(&index) = self.by_key.get(to) {
             // Its connections were of an earlier stay of that key, and have all ended.
-            self.routes[index] = route;
-            return (index, false);
+            self.routes[index as usize] = route;
+            return (index as usize, false);
         }
         if self.routes.len() >= self.sweep_at {
             self.sweep();
         }
-        if self.routes.len() < MAX_ROUTES {
-            self.routes.push(route);
-            let index = self.routes.len() - 1;
-            self.by_key.insert(*to, index);
-            self.by_age.push_back(index);
-            return (index, false);
-        }
-        let index = self.by_age.pop_front().unwrap_or(0);
-        self.by_key.remove(&self.routes[index].to);
-        self.routes[index] = route;
+        let forgets = self.routes.len() >= MAX_ROUTES;
+        let oldest = if forgets { self.by_age.pop_front() } else { None };
+        let index = match oldest {
+            Some(index) => {
+                self.by_key.remove(&self.routes[index as usize].to);
+                self.routes[index as usize] = route;
+                index
+            }
+            None => {
+                self.routes.push(route);
+                (self.routes.len() - 1) as u32
+            }
+        };
         self.by_key.insert(*to, index);
         self.by_age.push_back(index);
-        (index, true)
+        (index as usize, forgets)
     }
 
     /// Forgets the destinations that have left, before there are twice as many routes as the last time.
     fn sweep(&mut self) {
+        self.keep(usize::MAX, |route| route.peer.active() != ConnId::NOBODY);
+    }
+
+    /// Forgets the oldest routes until `most` are left, and gives their memory back; how many were forgotten.
+    pub(crate) fn cut_to(&mut self, most: usize) -> usize {
+        let before = self.routes.len();
+        self.keep(most, |_| true);
+        self.routes.shrink_to_fit();
+        before - self.routes.len()
+    }
+
+    /// Keeps the latest `most` routes, of these the ones that `is_kept` says.
+    fn keep(&mut self, most: usize, is_kept: impl Fn(&Route) -> bool) {
         let mut routes: Vec<_> = std::mem::take(&mut self.routes).into_iter().map(Some).collect();
         let by_age = std::mem::take(&mut self.by_age);
-        self.routes = by_age.into_iter().filter_map(|index| routes[index].take()).collect();
-        self.routes.retain(|route| route.peer.active() != ConnId::NOBODY);
-        self.by_key = self.routes.iter().enumerate().map(|(index, route)| (route.to, index)).collect();
-        self.by_age = (0..self.routes.len()).collect();
+        let forgotten = by_age.len().saturating_sub(most);
+        self.routes = by_age
+            .into_iter()
+            .skip(forgotten)
+            .filter_map(|index| routes[index as usize].take())
+            .filter(is_kept)
+            .collect();
+        self.by_key = self.routes.iter().zip(0..).map(|(route, index)| (route.to, index)).collect();
+        self.by_age = (0..self.routes.len() as u32).collect();
         self.sweep_at = (2 * self.routes.len()).max(FIRST_SWEEP);
     }
 
     /// The destinations, that of the route at `last` first, then the one that was found last, and so on.
     pub(crate) fn latest(&self, last: usize) -> impl Iterator<Item = Key> + '_ {
-        let newest = self.by_age.iter().rev().copied().filter(move |index| *index != last);
+        let newest =
+            self.by_age.iter().rev().map(|index| *index as usize).filter(move |index| *index != last);
         let last = self.routes.get(last).map(|route| route.to);
         last.into_iter().chain(newest.map(|index| self.routes[index].to))
     }
 
     /// Every connection that was sent a packet.
     pub(crate) fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.routes.iter().flat_map(|route| route.told.iter().copied())
+        self.routes.iter().flat_map(Route::told)
     }
 }
 
@@ -166,7 +203,23 @@ mod tests {
         }
         assert!(routes.routes.len() <= FIRST_SWEEP, "{} routes for one destination", routes.routes.len());
         let index = routes.find(&key(0), usize::MAX).expect("it is still there");
-        assert_eq!(routes.at(index).told, [ConnId::from_u64(1)]);
+        assert_eq!(routes.at(index).told().collect::<Vec<_>>(), [ConnId::from_u64(1)]);
+    }
+
+    #[test]
+    fn the_latest_destinations_are_kept_when_there_have_to_be_fewer() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        for n in 0..100 {
+            let (index, _) = routes.insert(&key(n), arrive(&board, n));
+            routes.at(index).note(ConnId::from_u64(n as u64 + 1));
+        }
+        assert_eq!((routes.cut_to(200), routes.len()), (0, 100));
+        assert_eq!((routes.cut_to(10), routes.len()), (90, 10));
+        assert_eq!(routes.find(&key(89), 0), None);
+        assert_eq!(routes.told().collect::<Vec<_>>(), (91..=100).map(ConnId::from_u64).collect::<Vec<_>>());
+        assert_eq!(routes.latest(usize::MAX).next(), Some(key(99)));
+        assert_eq!(routes.insert(&key(0), arrive(&board, 0)), (10, false));
     }
 
     #[test]

@@ -51,6 +51,9 @@ ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
 TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
 LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
+LEAST_ROUTES = 65_536
+ROUTE_BYTES = 128  # of memory for one destination that a sender is remembered to have
+ROUTE_SHARE = 32  # the fraction of the usable memory that these may take
 MOST_PER_IP = 1_000_000
 
 
@@ -167,7 +170,8 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
     return Relay(
         enabled=line[flags.DERP],
         shards=_shards(line, around),
-        max_queued_bytes=_max_queued_bytes(line, around),
+        max_queued_bytes=max_queued_bytes(line, around),
+        max_routes=max(LEAST_ROUTES, around.memory // ROUTE_SHARE // ROUTE_BYTES),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(
             keepalive_time=max(0.0, line[flags.TCP_KEEPALIVE_TIME]),
@@ -191,7 +195,8 @@ def _shards(line: Parsed, around: Surroundings) -> int:
     return shards or around.cores
 
 
-def _max_queued_bytes(line: Parsed, around: Surroundings) -> int:
+def max_queued_bytes(line: Parsed, around: Surroundings) -> int:
+    """Return the value of `-max-queued-bytes` in force: a quarter of the usable memory where the flag is 0."""
     most: int = line[flags.MAX_QUEUED_BYTES]
     if most and most < LEAST_QUEUED_BYTES:
         raise ConfigError(

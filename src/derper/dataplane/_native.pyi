@@ -48,6 +48,7 @@ class Plane:
         rtt_interval: int,
         records_per_key: int,
         max_queued_bytes: int,
+        max_routes: int,
         count_senders: bool,
         link_silence: int,
         max_introducing: int,

@@ -50,7 +50,8 @@ class PlaneSettings:
     keep_alive: float = 60.0
     keep_alive_jitter: float = 5.0
     rtt_interval: float | None = 10.0  # between two looks at a connection's round trip; None: none
-    max_queued_bytes: int = 1 << 30  # of packets, in all queues together
+    max_queued_bytes: int = 1 << 30  # of memory, for all that waits for clients
+    max_routes: int = 1 << 20  # destinations that all senders together are remembered to have
     records_per_key: int = 1 << 23  # that one TLS 1.3 key seals; AES-GCM bears 2^24
     event_delay: float = 0.005  # of what nobody waits for, such as a client's end: it comes with the next event
     keys_a_turn: int = 0  # that come to one shard before the next has its turn, whoever they talk with; 0: placed
@@ -141,6 +142,7 @@ class DataPlane:
             keep_alive_jitter=_milliseconds(settings.keep_alive_jitter),
             rtt_interval=_milliseconds(settings.rtt_interval or 0),
             max_queued_bytes=settings.max_queued_bytes,
+            max_routes=settings.max_routes,
             records_per_key=settings.records_per_key,
             count_senders=settings.count_senders,
             link_silence=_milliseconds(settings.link_silence),

@@ -105,6 +105,7 @@ class Server:
                 server_key=self.identity.public,
                 queue_depth=config.relay.send_queue_depth,
                 max_queued_bytes=config.relay.max_queued_bytes,
+                max_routes=config.relay.max_routes,
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,

@@ -26,6 +26,8 @@ pub struct Census {
     pub queued_other: usize,
     /// Connections that watch.
     pub watchers: usize,
+    /// Destinations that senders are remembered to have.
+    pub routes: usize,
     /// Hints in the timer wheel.
     pub hints: usize,
 }
@@ -38,6 +40,7 @@ impl AddAssign for Census {
         self.queued_disco += other.queued_disco;
         self.queued_other += other.queued_other;
         self.watchers += other.watchers;
+        self.routes += other.routes;
         self.hints += other.hints;
     }
 }
@@ -87,6 +90,9 @@ impl<N: Net> Shard<N> {
             }
         }
         assert_eq!(self.queued, queued, "the bytes of all queues are counted");
+        let routes: usize = self.locals.iter().flatten().map(|local| local.routes.len()).sum();
+        assert_eq!(self.routes, routes, "all routes are counted");
+        census.routes = routes;
         for (key, index) in &self.local_by_key {
             let Some(local) = &self.locals[*index] else { panic!("a key without a place") };
             census.keys += 1;

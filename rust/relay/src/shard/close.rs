@@ -114,13 +114,14 @@ impl<N: Net> Shard<N> {
         let (Some(index), true) = (index, left != Left::Here) else { return };
         let Some(local) = self.locals[index].take() else { return };
         self.free_locals.push(index);
+        self.routes -= local.routes.len();
         self.local_by_key.remove(key);
         self.shared.switchboard.remember_partners(key, local.routes.latest(last_route));
         self.announce(key);
         if left == Left::Elsewhere {
             // Another node has it now: who was sent its packets hears of it when that one loses it, too.
             for to in local.routes.told() {
-                self.remote_sources.note(key, to);
+                self.note_remote(key, to);
             }
             return;
         }

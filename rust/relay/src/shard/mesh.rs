@@ -17,8 +17,6 @@ use super::{Errand, Shard};
 const FEED: usize = 64 * 1024;
 /// Keys of links that have ended that are forgotten in one tick: a link may have announced a million.
 const LOST_A_TICK: usize = 1_024;
-/// Most keys at other nodes whose receivers are remembered; of one key beyond that, nobody hears that it left.
-const MAX_REMOTE_SOURCES: usize = 1_000_000;
 /// Most receivers that are remembered of one key at another node, the latest ones.
 const MAX_RECEIVERS: usize = 1_024;
 
@@ -27,31 +25,40 @@ const MAX_RECEIVERS: usize = 1_024;
 pub(super) struct RemoteSources {
     /// The one that was sent a packet last is last.
     receivers: HashMap<Key, Vec<ConnId>>,
+    /// Receivers of all keys. Invariant: the sum of them.
+    count: usize,
 }
 
 impl RemoteSources {
-    pub(super) fn note(&mut self, key: &Key, to: ConnId) {
-        let Some(receivers) = self.receivers.get_mut(key) else {
-            if self.receivers.len() >= MAX_REMOTE_SOURCES
-                && let Some(any) = self.receivers.keys().next().copied()
-            {
-                self.receivers.remove(&any);
+    /// Remembers that `to` was sent a packet of `key`. With `most` receivers of all keys together, another key is
+    /// forgotten; how many receivers of it there were.
+    pub(super) fn note(&mut self, key: &Key, to: ConnId, most: usize) -> usize {
+        if let Some(receivers) = self.receivers.get_mut(key) {
+            if receivers.last() == Some(&to) {
+                return 0;
             }
+            let before = receivers.len();
+            receivers.retain(|known| *known != to);
+            if receivers.len() == MAX_RECEIVERS {
+                receivers.remove(0);
+            }
+            receivers.push(to);
+            self.count = self.count + receivers.len() - before;
+        } else {
             self.receivers.insert(*key, vec![to]);
-            return;
-        };
-        if receivers.last() == Some(&to) {
-            return;
+            self.count += 1;
         }
-        receivers.retain(|known| *known != to);
-        if receivers.len() == MAX_RECEIVERS {
-            receivers.remove(0);
+        if self.count <= most {
+            return 0;
         }
-        receivers.push(to);
+        let other = self.receivers.keys().find(|other| *other != key).copied();
+        other.map_or(0, |other| self.forget(&other).len())
     }
 
     fn forget(&mut self, key: &Key) -> Vec<ConnId> {
-        self.receivers.remove(key).unwrap_or_default()
+        let receivers = self.receivers.remove(key).unwrap_or_default();
+        self.count -= receivers.len();
+        receivers
     }
 }
 
@@ -166,7 +173,7 @@ impl<N: Net> Shard<N> {
         self.counters().packets_forwarded_in.add(1);
         let active = self.shared.switchboard.find_here(to).filter(|_| *from != [0; 32]);
         if let Some(active) = active {
-            self.remote_sources.note(from, active);
+            self.note_remote(from, active);
             self.deliver(&Parcel { to: active, key: to, from, packet });
             return;
         }
@@ -175,6 +182,12 @@ impl<N: Net> Shard<N> {
         if disco {
             self.not_here(id, to);
         }
+    }
+
+    /// Remembers that a connection was sent a packet of a key that is at another node.
+    pub(super) fn note_remote(&mut self, key: &Key, to: ConnId) {
+        let forgotten = self.remote_sources.note(key, to, self.most_routes);
+        self.counters().routes_forgotten.add(forgotten as u64);
     }
 
     // Links: nodes that we dialled.

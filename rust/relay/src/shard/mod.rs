@@ -111,6 +111,10 @@ pub(crate) struct Shard<N: Net> {
     queued: usize,
     /// How many there may be in this tick.
     most_queued: usize,
+    /// Routes of all senders here. Invariant: the sum of them.
+    routes: usize,
+    /// How many there may be in this tick.
+    most_routes: usize,
     /// Connections that wait for the rate limit, the next to go on first.
     throttled: BinaryHeap<Reverse<Throttled>>,
     /// Connections for which something was queued since they were written to, the first to be written to first.
@@ -159,6 +163,8 @@ impl<N: Net> Shard<N> {
             unfinished: Vec::new(),
             queued: 0,
             most_queued: usize::MAX,
+            routes: 0,
+            most_routes: usize::MAX,
             throttled: BinaryHeap::new(),
             dirty: VecDeque::new(),
             turn: Turn::default(),
@@ -209,7 +215,7 @@ impl<N: Net> Shard<N> {
         self.advance_round();
         self.depart();
         self.flush_some();
-        self.tell_queued();
+        self.tell_held();
         self.publish();
         self.hand_over_events();
     }

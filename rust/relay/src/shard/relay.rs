@@ -71,7 +71,7 @@ impl<N: Net> Shard<N> {
 
     /// The connection that gets packets for `to` now, and the index of the route to it, which notes that it does.
     fn route(&mut self, local: usize, hint: usize, to: &Key) -> Option<(usize, ConnId)> {
-        let routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
+        let mut routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
         if let Some(index) = routes.find(to, hint) {
             if index != hint {
                 self.turn.spend(LOOK_UP);
@@ -90,8 +90,14 @@ impl<N: Net> Shard<N> {
             return None;
         }
         self.turn.spend(NEW_ROUTE);
+        if self.routes >= self.most_routes {
+            self.shed_routes();
+            routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
+        }
+        let before = routes.len();
         let (index, forgot) = routes.insert(to, peer);
         routes.at(index).note(active);
+        self.routes = self.routes + routes.len() - before;
         if forgot {
             self.counters().routes_forgotten.add(1);
         }

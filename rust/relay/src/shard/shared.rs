@@ -28,6 +28,8 @@ pub struct Settings {
     pub queue_depth: usize,
     /// Bytes of frames that all of these queues together hold, about; the largest queues make room.
     pub max_queued_bytes: usize,
+    /// Destinations that all senders together are remembered to have, about; the senders with the most forget first.
+    pub max_routes: usize,
     /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
     pub mailbox: usize,
     /// Most bytes of a request head.
@@ -100,6 +102,8 @@ pub(crate) struct Port<S> {
     pub(crate) load: AtomicU32,
     /// Bytes in the packet queues of its connections, as of its last tick.
     pub(crate) queued: AtomicUsize,
+    /// Routes of its senders, as of its last tick.
+    pub(crate) routes: AtomicUsize,
 }
 
 /// What all shards share.
@@ -128,6 +132,7 @@ impl<S> Shared<S> {
                     ticks: AtomicU64::new(0),
                     load: AtomicU32::new(0),
                     queued: AtomicUsize::new(0),
+                    routes: AtomicUsize::new(0),
                 })
             })
             .collect::<std::io::Result<_>>()?;

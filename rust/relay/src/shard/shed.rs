@@ -1,4 +1,4 @@
-//! Bytes that wait in packet queues, bounded for the whole process.
+//! Bytes that wait in packet queues, and routes, bounded for the whole process.
 //!
 //! Each shard counts its own, and says at the end of a tick how many there are. When one packet more would be too much, first
 //! all is written that sockets take; then the largest queues drop their oldest, down to a common level that leaves an
@@ -13,6 +13,7 @@ use crate::net::Net;
 use crate::stats::Drop;
 
 use super::Shard;
+use super::turn::ROUTE_FORGOTTEN;
 
 impl<N: Net> Shard<N> {
     /// Learns how much may wait here: what the others leave.
@@ -20,11 +21,36 @@ impl<N: Net> Shard<N> {
         let others = self.shared.ports.iter().enumerate().filter(|(index, _)| *index != self.index);
         let elsewhere: usize = others.map(|(_, port)| port.queued.load(Ordering::Relaxed)).sum();
         self.most_queued = self.shared.settings.max_queued_bytes.saturating_sub(elsewhere);
+        let others = self.shared.ports.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let elsewhere: usize = others.map(|(_, port)| port.routes.load(Ordering::Relaxed)).sum();
+        let most = self.shared.settings.max_routes;
+        // What one shard took while the others had none, it gives back when they want their share.
+        self.most_routes = most.saturating_sub(elsewhere).max(most / self.shared.ports.len());
     }
 
-    /// Tells the others how much waits here.
-    pub(super) fn tell_queued(&self) {
+    /// Tells the others how much is held here.
+    pub(super) fn tell_held(&self) {
         self.port().queued.store(self.queued, Ordering::Relaxed);
+        self.port().routes.store(self.routes, Ordering::Relaxed);
+    }
+
+    /// Makes room for routes: the senders with the most forget their oldest, down to a common level.
+    pub(super) fn shed_routes(&mut self) {
+        let goal = self.most_routes - (self.most_routes / 64).max(1).min(self.most_routes);
+        let locals = self.locals.iter().enumerate();
+        let mut senders: Vec<(usize, usize)> = locals
+            .filter_map(|(index, local)| Some((local.as_ref()?.routes.len(), index)))
+            .filter(|(routes, _)| *routes > 0)
+            .collect();
+        senders.sort_unstable();
+        let level = level(senders.iter().map(|(routes, _)| *routes), goal);
+        for (_, index) in senders.into_iter().rev().take_while(|(routes, _)| *routes > level) {
+            let Some(local) = &mut self.locals[index] else { continue };
+            let forgotten = local.routes.cut_to(level);
+            self.routes -= forgotten;
+            self.turn.spend(ROUTE_FORGOTTEN * forgotten as i64);
+            self.counters().routes_forgotten.add(forgotten as u64);
+        }
     }
 
     /// Sees to it that `len` more bytes may be queued.

@@ -8,6 +8,7 @@ mod limiting;
 mod parked;
 mod relaying;
 mod rounds;
+mod routes;
 mod sending;
 mod shedding;
 mod tls;

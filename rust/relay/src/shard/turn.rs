@@ -45,6 +45,8 @@ pub(super) const FRAME: i64 = 1;
 pub(super) const LOOK_UP: i64 = 2;
 /// A destination that is new to its sender.
 pub(super) const NEW_ROUTE: i64 = 8;
+/// Forgetting a destination.
+pub(super) const ROUTE_FORGOTTEN: i64 = 1;
 /// Writing what waits for one connection.
 pub(super) const WRITE: i64 = 20;
 /// Ending one connection: its last words, and closing its socket.

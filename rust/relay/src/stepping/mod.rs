@@ -426,6 +426,7 @@ pub fn settings(shards: usize) -> Settings {
         rtt_interval: 0,
         records_per_key: u64::MAX,
         max_queued_bytes: usize::MAX,
+        max_routes: usize::MAX,
         count_senders: true,
         keep_alive: 60_000,
         keep_alive_jitter: 5_000,

@@ -53,6 +53,12 @@ RELAY: Final = (
     Metric("derp_unknown_frames", Type.COUNTER, "Always 0, as in the reference"),
     Metric("derper_unknown_frames", Type.COUNTER, "Frames of types that mean nothing here, read and thrown away"),
     Metric(
+        "derper_routes_forgotten",
+        Type.COUNTER,
+        "Destinations forgotten because their sender, or all senders together, had too many; they get no PeerGone when "
+        "that sender leaves",
+    ),
+    Metric(
         "derp_packets_dropped", Type.COUNTER, "DERP packets dropped by reason and by kind", _DROP_LABELS, has_help=True
     ),
     Metric("derp_bytes_dropped", Type.COUNTER, "DERP bytes dropped by reason and by kind", _DROP_LABELS, has_help=True),
