@@ -16,6 +16,7 @@ NOT_YET: Final = re.compile(r"derp_rate_limit_")
 OURS_ALONE: Final = frozenset({
     "stun_kernel_drops", "derper_connections_rejected", "derper_logins_rejected", "derper_logins_unverified",
     "derper_unknown_frames", "derper_routes_forgotten",
+    "derper_connections_closed_for_memory",
 })  # fmt: skip
 NEEDS_FLAGS: Final = re.compile(r"tls_listener_|derper_mesh_links")  # TLS, nodes to link to
 GO_ONLY: Final = re.compile(r"go_|goroutines|goamd64_|memstats_|derp_memstats_|promhttp_")

@@ -6,6 +6,11 @@
 use std::collections::VecDeque;
 use std::ops::AddAssign;
 
+use crate::frame::{HEADER, KEY};
+
+/// Most bytes by which a frame is longer than its packet, whatever the stream's framing.
+const FRAMING: usize = 3 * 8 + HEADER + 2 * KEY;
+
 /// One packet frame in a [`PacketQueue`]: its length, that of the packet in it, and when it was queued.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -60,6 +65,11 @@ impl PacketQueue {
             self.start = 0;
         }
         let before = self.bytes.len();
+        let room = packet + FRAMING;
+        if self.bytes.capacity() - before < room {
+            // Not twice as much, as a vector would: what is not used counts, too.
+            self.bytes.reserve_exact(room.max(before / 4));
+        }
         write(&mut self.bytes);
         let len = (self.bytes.len() - before) as u32;
         self.entries.push_back(Entry { len, packet: packet as u32, queued_at: now_ms });
@@ -118,10 +128,12 @@ impl PacketQueue {
         self.bytes.drain(..self.start);
         self.start = 0;
         self.bytes.shrink_to_fit();
+        self.entries.shrink_to_fit();
     }
 
-    fn capacity(&self) -> usize {
-        self.bytes.capacity()
+    /// Bytes of memory that it holds, used or not.
+    fn memory(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
     #[cfg(any(test, feature = "stepping"))]
@@ -146,6 +158,8 @@ pub(crate) struct Outbox {
     pub(crate) disco: PacketQueue,
     /// All other packets.
     pub(crate) other: PacketQueue,
+    /// Bytes of memory for which it stands in its shard's sum of all outboxes.
+    counted: usize,
 }
 
 /// An empty outbox with more room than this is not kept for the next user.
@@ -171,10 +185,35 @@ impl Outbox {
         self.disco.bytes() + self.other.bytes()
     }
 
-    /// Gives back the memory that its queues no longer need.
+    /// Gives back the memory that it does not use.
     pub(crate) fn give_back(&mut self) {
         self.disco.give_back();
         self.other.give_back();
+        self.committed.drain(..self.committed_sent);
+        self.committed_sent = 0;
+        self.committed.shrink_to_fit();
+        self.control.shrink_to_fit();
+    }
+
+    /// Bytes of memory that it holds, used or not.
+    pub(crate) fn memory(&self) -> usize {
+        size_of::<Self>()
+            + self.committed.capacity()
+            + self.control.capacity()
+            + self.disco.memory()
+            + self.other.memory()
+    }
+
+    /// Makes `sum`, of all outboxes of a shard, agree with the memory that this one holds now.
+    pub(crate) fn recount(&mut self, sum: &mut usize) {
+        let memory = self.memory();
+        *sum = *sum - self.counted + memory;
+        self.counted = memory;
+    }
+
+    /// Takes it out of the sum of its shard.
+    pub(crate) fn uncount(&mut self, sum: &mut usize) {
+        *sum -= std::mem::take(&mut self.counted);
     }
 
     /// Bytes that wait and can never be dropped.
@@ -193,11 +232,7 @@ impl Outbox {
 
     /// Whether its buffers are small enough to be kept for the next connection that has something to send.
     pub(crate) fn is_worth_keeping(&self) -> bool {
-        let capacity = self.committed.capacity()
-            + self.control.capacity()
-            + self.disco.capacity()
-            + self.other.capacity();
-        self.is_empty() && capacity <= KEEP_CAPACITY
+        self.is_empty() && self.memory() <= KEEP_CAPACITY
     }
 
     /// Walks what must hold.
@@ -205,6 +240,7 @@ impl Outbox {
     pub(crate) fn check(&self) {
         self.disco.check();
         self.other.check();
+        assert_eq!(self.counted, self.memory(), "the memory of an outbox is counted");
         let all_sent = self.committed_sent == self.committed.len();
         assert!(!all_sent || self.committed.is_empty(), "bytes that were sent are kept");
     }
@@ -262,7 +298,7 @@ mod tests {
         for _ in 0..10_000 {
             queue.drop_oldest();
             push(&mut queue, &[0; 1000], 0);
-            most = most.max(queue.capacity());
+            most = most.max(queue.bytes.capacity());
         }
         assert!(most <= 256 * 1024, "{most} bytes for 32 kB of frames");
     }

@@ -62,6 +62,8 @@ counters! {
     peer_gone_not_here_frames,
     /// Connections closed because a write made no progress.
     sclient_write_timeouts,
+    /// Connections closed because what waited for them took too much of the memory for all.
+    connections_closed_for_memory,
     /// Frames of a type that means nothing here.
     unknown_frames,
     /// Logins that met an older connection of their key.

@@ -139,7 +139,7 @@ SHARDS = integer("shards", 0, "how many threads move packets (default $DERPER_SH
 MAX_QUEUED_BYTES = integer(
     "max-queued-bytes",
     0,
-    "how many bytes of packets may wait for slow clients in all; the largest queues make room\n"
+    "how many bytes of memory all that waits for slow clients may take; the largest queues make room\n"
     "(default a quarter of the memory)",
 )
 ACE = boolean("ace", "be a CONNECT proxy to the control plane")

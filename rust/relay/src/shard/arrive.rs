@@ -41,7 +41,7 @@ impl<N: Net> Shard<N> {
                 && !seat.come_from(remote.ip(), most)
             {
                 // As those who come without a proxy, it is let go without a word.
-                self.conns.remove(id);
+                self.remove(id);
                 self.counters().connections_rejected_per_ip.add(1);
                 return Ok(());
             }

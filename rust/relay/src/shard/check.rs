@@ -24,6 +24,8 @@ pub struct Census {
     pub queued_disco: usize,
     /// Other packets that wait for a socket.
     pub queued_other: usize,
+    /// Bytes of memory that is held for what waits for sockets.
+    pub waiting_bytes: usize,
     /// Connections that watch.
     pub watchers: usize,
     /// Destinations that senders are remembered to have.
@@ -39,6 +41,7 @@ impl AddAssign for Census {
         self.keys += other.keys;
         self.queued_disco += other.queued_disco;
         self.queued_other += other.queued_other;
+        self.waiting_bytes += other.waiting_bytes;
         self.watchers += other.watchers;
         self.routes += other.routes;
         self.hints += other.hints;
@@ -67,7 +70,7 @@ impl<N: Net> Shard<N> {
             census.connections += 1;
             if let Some(outbox) = &conn.outbox {
                 outbox.check();
-                queued += outbox.packet_bytes();
+                queued += outbox.memory();
                 census.queued_disco += outbox.disco.len();
                 census.queued_other += outbox.other.len();
                 let is_link = matches!(conn.stage, Stage::Linked(_));
@@ -89,7 +92,9 @@ impl<N: Net> Shard<N> {
                 _ => {}
             }
         }
-        assert_eq!(self.queued, queued, "the bytes of all queues are counted");
+        queued += self.spare_outboxes.iter().map(|outbox| outbox.memory()).sum::<usize>();
+        assert_eq!(self.queued, queued, "the memory of all outboxes is counted");
+        census.waiting_bytes = queued;
         let routes: usize = self.locals.iter().flatten().map(|local| local.routes.len()).sum();
         assert_eq!(self.routes, routes, "all routes are counted");
         census.routes = routes;

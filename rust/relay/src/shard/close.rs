@@ -61,12 +61,21 @@ impl<N: Net> Shard<N> {
             return self.leave_later(id, reason, false);
         }
         let ending = self.leave(id, reason);
-        let Some(mut conn) = self.conns.remove(id) else { return };
+        let Some(mut conn) = self.remove(id) else { return };
         if !conn.blocked && !matches!(conn.stage, Stage::Lingering(_)) {
             conn.say_goodbye();
         }
         let Ending { reason, key, totals } = ending;
         self.events.push(Event::Closed { conn: id, remote: conn.remote, key, reason, totals });
+    }
+
+    /// Takes a connection, with what waits for it, from this shard.
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Box<Conn<N::Stream>>> {
+        let mut conn = self.conns.remove(id)?;
+        if let Some(outbox) = &mut conn.outbox {
+            outbox.uncount(&mut self.queued);
+        }
+        Some(conn)
     }
 
     /// Takes a connection out of the region, if it was in it. A connection that is closing already keeps its reason.
@@ -137,14 +146,15 @@ impl<N: Net> Shard<N> {
         self.lose_packets(id, key);
         if let Some(conn) = self.conns.get_mut(id) {
             // `blocked` stays: half a record may have left, and then nothing can be said.
-            conn.outbox = None;
+            if let Some(mut outbox) = conn.outbox.take() {
+                outbox.uncount(&mut self.queued);
+            }
         }
     }
 
     /// Drops the packets that wait for a connection that has left.
     fn lose_packets(&mut self, id: ConnId, key: &Key) {
         let Some(mut outbox) = self.conns.get_mut(id).and_then(|conn| conn.outbox.take()) else { return };
-        self.queued -= outbox.packet_bytes();
         for disco in [true, false] {
             while let Some(len) = outbox.queue_mut(disco).drop_oldest() {
                 self.count_drop(Drop::GoneDisconnected, key, disco, len);
@@ -153,6 +163,8 @@ impl<N: Net> Shard<N> {
         if let Some(conn) = self.conns.get_mut(id) {
             // Nothing waits for the socket any more, so nothing can be late.
             conn.blocked &= !outbox.is_empty();
+            outbox.give_back();
+            outbox.recount(&mut self.queued);
             conn.outbox = Some(outbox);
         }
     }

@@ -247,7 +247,7 @@ impl<N: Net> Shard<N> {
         let shard = peer.shard();
         if shard == self.index {
             self.register(id, id);
-        } else if let Some(conn) = self.conns.remove(id) {
+        } else if let Some(conn) = self.remove(id) {
             // Watched until now, and the descriptor is open: this cannot fail.
             let _ = self.net.remove(&conn.stream);
             self.outgoing[shard].errands.push(Errand::Adopt(conn, id));
@@ -266,10 +266,13 @@ impl<N: Net> Shard<N> {
             switched.since_ms = self.now;
         }
         let (key, remote) = (conn.switched().map(|switched| switched.member.key), conn.remote);
+        if let Some(outbox) = &mut conn.outbox {
+            outbox.recount(&mut self.queued);
+        }
         let id = self.conns.insert(conn);
         let watched = self.conns.get(id).map_or(Ok(()), |conn| self.net.add(&conn.stream, id, conn.interest));
         if let Err(error) = watched {
-            self.conns.remove(id);
+            self.remove(id);
             if let Some(key) = key {
                 self.unregister(id, &key, 0);
             }

@@ -107,7 +107,7 @@ pub(crate) struct Shard<N: Net> {
     lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
-    /// Bytes in all packet queues here. Invariant: the sum of them.
+    /// Bytes of memory of all outboxes here, spare ones included. Invariant: the sum of them.
     queued: usize,
     /// How many there may be in this tick.
     most_queued: usize,
@@ -215,6 +215,7 @@ impl<N: Net> Shard<N> {
         self.advance_round();
         self.depart();
         self.flush_some();
+        self.make_room(0);
         self.tell_held();
         self.publish();
         self.hand_over_events();

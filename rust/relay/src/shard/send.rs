@@ -20,6 +20,8 @@ use super::{ANSWER_BACKLOG, SPARE_OUTBOXES, Shard};
 /// before had brought the beginning; little enough that a receiver which stops reading holds few bytes that can be
 /// neither dropped nor overtaken.
 const BATCH: usize = super::READ_BUDGET + 16 * 1024;
+/// The same while what waits takes much of the memory that it may have.
+const SMALL_BATCH: usize = 16 * 1024;
 /// One frame may go over [`BATCH`]; with WebSocket, it is three messages.
 const BIGGEST_FRAME: usize = 3 * 4 + HEADER + 2 * KEY + frame::MAX_PACKET;
 /// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
@@ -60,7 +62,6 @@ impl<N: Net> Shard<N> {
             self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
             return;
         };
-        let waited = conn.outbox.as_ref().map_or(0, |outbox| outbox.queue(disco).bytes());
         let mut evicted = Vec::new();
         while conn.blocked && is_full(conn) {
             let oldest = conn.outbox.as_mut().and_then(|outbox| outbox.queue_mut(disco).drop_oldest());
@@ -80,7 +81,7 @@ impl<N: Net> Shard<N> {
             let header = frame::header(Type::RecvPacket, KEY + packet.len());
             queue.push(packet.len(), now, |bytes| append(bytes, is_websocket, &[&header, from, packet]));
         }
-        self.queued = self.queued - waited + queue.bytes();
+        outbox.recount(&mut self.queued);
         if is_link {
             self.counters().packets_forwarded_out.add(1);
         }
@@ -110,6 +111,7 @@ impl<N: Net> Shard<N> {
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         write(&mut outbox.control);
         outbox.control_frames += 1;
+        outbox.recount(&mut self.queued);
         self.mark_dirty(id);
         true
     }
@@ -130,6 +132,7 @@ impl<N: Net> Shard<N> {
         let spares = &mut self.spare_outboxes;
         let outbox = conn.outbox.get_or_insert_with(|| spares.pop().unwrap_or_default());
         outbox.committed.extend_from_slice(bytes);
+        outbox.recount(&mut self.queued);
         self.mark_dirty(id);
     }
 
@@ -195,8 +198,10 @@ impl<N: Net> Shard<N> {
         let mut taken = Taken::default();
         let waited = outbox.packet_bytes();
         let answers = std::mem::take(&mut outbox.control_frames);
-        let written = conn.write_out(&mut outbox, &mut self.seal_buffer, self.now as u32, &mut taken);
-        self.queued -= waited - outbox.packet_bytes();
+        // Where memory is short, little is sealed at a time: what a socket does not take can no longer be dropped.
+        let batch = if self.queued > self.most_queued / 4 { SMALL_BATCH } else { BATCH };
+        let written = conn.write_out(&mut outbox, batch, &mut self.seal_buffer, self.now as u32, &mut taken);
+        outbox.recount(&mut self.queued);
         self.turn.spend_on_write(waited - outbox.packet_bytes());
         let mut received = Taken::default();
         let mut frames = 0;
@@ -214,8 +219,13 @@ impl<N: Net> Shard<N> {
                 self.settle(id);
             }
             Ok(Written::All) => {
-                if outbox.is_worth_keeping() && self.spare_outboxes.len() < SPARE_OUTBOXES {
+                if outbox.is_worth_keeping()
+                    && self.spare_outboxes.len() < SPARE_OUTBOXES
+                    && self.queued <= self.most_queued / 2
+                {
                     self.spare_outboxes.push(outbox);
+                } else {
+                    outbox.uncount(&mut self.queued);
                 }
                 if std::mem::take(&mut conn.tell_drained) {
                     self.events.push(Event::Drained { conn: id });
@@ -255,6 +265,7 @@ impl<S: Stream> Conn<S> {
     fn write_out(
         &mut self,
         outbox: &mut Outbox,
+        batch: usize,
         buffer: &mut [u8],
         now: u32,
         taken: &mut Taken,
@@ -274,9 +285,10 @@ impl<S: Stream> Conn<S> {
                 return Ok(Written::All);
             }
             let all = match &mut self.transport {
-                Transport::Plain => self.write_plain(outbox, now, taken)?,
+                Transport::Plain => self.write_plain(outbox, batch, now, taken)?,
                 Transport::Tls(session) => {
-                    let sealed = outbox.seal(buffer, now, taken, |plain, out| session.seal(plain, out));
+                    let sealed =
+                        outbox.seal(batch, buffer, now, taken, |plain, out| session.seal(plain, out));
                     let len = sealed.map_err(|error| Reason::with("tls_error", error.to_string()))?;
                     let sent = self.offer(&[IoSlice::new(&buffer[..len])])?.unwrap_or(0);
                     outbox.committed.extend_from_slice(&buffer[sent..len]);
@@ -290,8 +302,14 @@ impl<S: Stream> Conn<S> {
     }
 
     /// Writes queued frames as they are; whether the socket took all that it was offered.
-    fn write_plain(&mut self, outbox: &mut Outbox, now: u32, taken: &mut Taken) -> Result<bool, Reason> {
-        let (disco, other) = (outbox.disco.front(BATCH), outbox.other.front(BATCH));
+    fn write_plain(
+        &mut self,
+        outbox: &mut Outbox,
+        batch: usize,
+        now: u32,
+        taken: &mut Taken,
+    ) -> Result<bool, Reason> {
+        let (disco, other) = (outbox.disco.front(batch), outbox.other.front(batch));
         let slices = [IoSlice::new(&outbox.control), IoSlice::new(disco), IoSlice::new(other)];
         let (disco_len, offered) = (disco.len(), outbox.control.len() + disco.len() + other.len());
         let sent = match slices {
@@ -324,18 +342,19 @@ impl Outbox {
     /// Seals one batch: what may not wait, then disco packets, then the rest; bytes of records in `buffer`.
     fn seal(
         &mut self,
+        batch: usize,
         buffer: &mut [u8],
         now: u32,
         taken: &mut Taken,
         mut seal: impl FnMut(&[u8], &mut [u8]) -> Result<usize, TlsError>,
     ) -> Result<usize, TlsError> {
         let mut len = 0;
-        let control = self.control.len().min(BATCH);
+        let control = self.control.len().min(batch);
         if control > 0 {
             len += seal(&self.control[..control], buffer)?;
             self.control.drain(..control);
         }
-        let mut room = BATCH - control;
+        let mut room = batch - control;
         for queue in [&mut self.disco, &mut self.other] {
             // A queue's first frame is taken whatever its length, so it needs some room to begin with.
             if room == 0 || queue.is_empty() {

@@ -26,7 +26,7 @@ pub struct Settings {
     pub shards: usize,
     /// Packets that each of a connection's two queues holds.
     pub queue_depth: usize,
-    /// Bytes of frames that all of these queues together hold, about; the largest queues make room.
+    /// Bytes of memory for all that waits for sockets, about; the largest queues make room.
     pub max_queued_bytes: usize,
     /// Destinations that all senders together are remembered to have, about; the senders with the most forget first.
     pub max_routes: usize,
@@ -100,7 +100,7 @@ pub(crate) struct Port<S> {
     pub(crate) ticks: AtomicU64,
     /// Thousandths of its time that it was busy of late.
     pub(crate) load: AtomicU32,
-    /// Bytes in the packet queues of its connections, as of its last tick.
+    /// Bytes of memory of its connections' outboxes, as of its last tick.
     pub(crate) queued: AtomicUsize,
     /// Routes of its senders, as of its last tick.
     pub(crate) routes: AtomicUsize,

@@ -1,8 +1,10 @@
-//! Bytes that wait in packet queues, and routes, bounded for the whole process.
+//! Memory for what waits for sockets, and for routes, bounded for the whole process.
 //!
-//! Each shard counts its own, and says at the end of a tick how many there are. When one packet more would be too much, first
-//! all is written that sockets take; then the largest queues drop their oldest, down to a common level that leaves an
-//! eighth free, so that they are seldom looked for.
+//! Each shard counts the memory of its outboxes, used or not, and says at the end of a tick how much that is. When one
+//! packet more would be too much, first all is written that sockets take and unused memory is given back; then the
+//! largest queues drop their oldest, down to a common level that leaves an eighth free, so that they are seldom looked
+//! for. What is sealed, or cut off by a short write, cannot be dropped: when it takes more than three quarters of the bound, the
+//! connections that have taken nothing for the longest are closed.
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -10,10 +12,22 @@ use std::sync::atomic::Ordering;
 use crate::conn::Stage;
 use crate::id::ConnId;
 use crate::net::Net;
+use crate::seam::Reason;
 use crate::stats::Drop;
 
 use super::Shard;
 use super::turn::ROUTE_FORGOTTEN;
+
+/// What waits for one connection.
+struct Waiting {
+    id: ConnId,
+    /// Bytes of packets, which may be dropped.
+    packets: usize,
+    /// All other memory of its outbox.
+    rest: usize,
+    /// When the socket last took something.
+    since: u64,
+}
 
 impl<N: Net> Shard<N> {
     /// Learns how much may wait here: what the others leave.
@@ -58,24 +72,70 @@ impl<N: Net> Shard<N> {
         if self.has_room(len) {
             return;
         }
+        for mut spare in self.spare_outboxes.drain(..) {
+            spare.uncount(&mut self.queued);
+        }
         self.flush_dirty();
         if self.has_room(len) {
             return;
         }
-        let goal = (self.most_queued - self.most_queued / 8).saturating_sub(len);
-        let mut queues: Vec<(usize, ConnId)> = Vec::new();
-        for id in self.conns.ids() {
-            let waiting = self.conns.get(id).and_then(|conn| conn.outbox.as_ref());
-            let bytes = waiting.map_or(0, |outbox| outbox.packet_bytes());
-            if bytes > 0 {
-                queues.push((bytes, id));
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let ids = self.conns.ids().collect::<Vec<_>>();
+        for id in ids {
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            let Some(outbox) = &mut conn.outbox else { continue };
+            if outbox.packet_bytes() + outbox.undroppable() < outbox.memory() * 3 / 4 {
+                outbox.give_back();
+                outbox.recount(&mut self.queued);
             }
+            waiting.push(Waiting {
+                id,
+                packets: outbox.packet_bytes(),
+                rest: outbox.memory() - outbox.packet_bytes(),
+                since: conn.progress_at,
+            });
         }
-        queues.sort_unstable_by_key(|queue| Reverse(*queue));
-        let level = level(queues.iter().rev().map(|(bytes, _)| *bytes), goal);
-        for (_, id) in queues.into_iter().take_while(|(bytes, _)| *bytes > level) {
-            self.shed(id, level);
+        let rest = self.close_slowest(&mut waiting);
+        if self.has_room(len) {
+            return;
         }
+        let goal = (self.most_queued - self.most_queued / 8).saturating_sub(len + rest);
+        waiting.sort_unstable_by_key(|one| Reverse((one.packets, one.id)));
+        let level = level(waiting.iter().rev().map(|one| one.packets), goal);
+        for one in waiting.into_iter().take_while(|one| one.packets > level) {
+            self.shed(one.id, level);
+        }
+    }
+
+    /// Closes connections whose undroppable bytes take more than three quarters of the memory for all: of the ones
+    /// with more than their share of it, those first that have taken nothing for the longest. What is left of it.
+    fn close_slowest(&mut self, waiting: &mut Vec<Waiting>) -> usize {
+        let mut rest: usize = waiting.iter().map(|one| one.rest).sum();
+        if rest <= self.most_queued / 4 * 3 {
+            return rest;
+        }
+        let goal = self.most_queued / 8 * 5;
+        let mut sizes: Vec<usize> = waiting.iter().map(|one| one.rest).collect();
+        sizes.sort_unstable();
+        let share = level(sizes.into_iter(), goal);
+        waiting.sort_unstable_by_key(|one| (one.since, one.id));
+        waiting.retain(|one| {
+            if rest <= goal || one.rest <= share {
+                return true;
+            }
+            rest -= one.rest;
+            self.counters().connections_closed_for_memory.add(1);
+            self.drop_slow(one.id);
+            false
+        });
+        rest
+    }
+
+    /// Ends a connection that reads too slowly, and gives back its memory at once.
+    fn drop_slow(&mut self, id: ConnId) {
+        let key = self.conns.get(id).and_then(|conn| Some(conn.switched()?.member.key));
+        self.lose_outbox(id, &key.unwrap_or([0; 32]));
+        self.finish(id, Reason::with("unread", "it reads too slowly, and -max-queued-bytes is used up"));
     }
 
     fn has_room(&self, len: usize) -> bool {
@@ -90,7 +150,6 @@ impl<N: Net> Shard<N> {
             _ => [0; 32],
         };
         let Some(outbox) = &mut conn.outbox else { return };
-        let before = outbox.packet_bytes();
         let mut dropped = Vec::new();
         while outbox.packet_bytes() > level {
             let disco = outbox.disco.bytes() > outbox.other.bytes();
@@ -98,7 +157,7 @@ impl<N: Net> Shard<N> {
             dropped.push((disco, len));
         }
         outbox.give_back();
-        self.queued -= before - outbox.packet_bytes();
+        outbox.recount(&mut self.queued);
         for (disco, len) in dropped {
             self.count_drop(Drop::QueueHead, &key, disco, len);
         }

@@ -53,6 +53,11 @@ RELAY: Final = (
     Metric("derp_unknown_frames", Type.COUNTER, "Always 0, as in the reference"),
     Metric("derper_unknown_frames", Type.COUNTER, "Frames of types that mean nothing here, read and thrown away"),
     Metric(
+        "derper_connections_closed_for_memory",
+        Type.COUNTER,
+        "Connections closed because they read too slowly while -max-queued-bytes was used up",
+    ),
+    Metric(
         "derper_routes_forgotten",
         Type.COUNTER,
         "Destinations forgotten because their sender, or all senders together, had too many; they get no PeerGone when "

@@ -175,6 +175,7 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
         yield _now(f"derp_{name}", counters[name])
     yield _now("derp_unknown_frames", 0)
     yield _now("derper_unknown_frames", counters["unknown_frames"])
+    yield _now("derper_connections_closed_for_memory", counters["connections_closed_for_memory"])
     yield _now("derper_routes_forgotten", counters["routes_forgotten"])
 
 

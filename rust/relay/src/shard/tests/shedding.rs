@@ -96,8 +96,56 @@ fn what_waits_on_another_shard_counts() {
 }
 
 #[test]
+fn what_is_sealed_or_cut_counts_and_the_slowest_receivers_are_closed_for_it() {
+    const MOST: usize = 400_000;
+    for over in super::harness::ALL {
+        let mut room = bounded(1, MOST);
+        let (a, reads) = (room.join(over, 1), room.join(over, 2));
+        let stuck: Vec<_> = (10..40).map(|n| room.join(over, n)).collect();
+        for party in &stuck {
+            room.world.set_room(*party, Some(10_000));
+        }
+        for round in 0..3 {
+            for n in 10..40 {
+                room.say(a, &packet(n, &[n; 60_000]));
+                room.say(a, &packet(2, &[round; 1_000]));
+                let waiting = room.world.run().waiting_bytes;
+                assert!(waiting <= MOST, "{waiting} bytes wait, at most {MOST}");
+                room.world.pass(1);
+                assert_eq!(room.frames(reads), [from(1, &[round; 1_000])]);
+            }
+        }
+        let endings = room.endings();
+        assert!(endings.iter().all(|reason| reason.code == "unread"), "{endings:?}");
+        assert_eq!(room.world.counter("connections_closed_for_memory") as usize, endings.len());
+        let left = room.world.population().0;
+        assert_eq!(left, 2 + stuck.len() - endings.len());
+        assert!(left > 2 + 2, "only {left} connections are left");
+    }
+}
+
+#[test]
+fn memory_that_waited_is_given_back_when_it_has_left() {
+    for over in super::harness::ALL {
+        let mut room = bounded(1, 1_000_000);
+        let (a, b) = (room.join(over, 1), room.join(over, 2));
+        room.world.set_room(b, Some(0));
+        for _ in 0..10 {
+            room.say(a, &packet(2, &[7; 60_000]));
+            room.world.run();
+        }
+        assert!(room.world.check().waiting_bytes > 600_000);
+        room.world.set_room(b, None);
+        room.frames(b);
+        let kept = room.world.check().waiting_bytes;
+        assert!(kept <= 128 * 1024, "{kept} bytes are kept and wait for nothing");
+    }
+}
+
+#[test]
 fn a_receiver_that_lost_all_that_waited_is_served_on() {
-    let mut room = bounded(1, FRAME / 2);
+    // One packet with its queue has room, and two have not.
+    let mut room = bounded(1, 2 * FRAME);
     let (a, b, c) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
     room.world.set_room(b, Some(0));
     room.world.set_room(c, Some(0));
