@@ -83,8 +83,9 @@ bench: $(EXTENSION) ## measure what a packet costs, beside the Go server: twenty
 soak: $(EXTENSION) ## ten minutes of clients that come, talk and leave: does memory stay where it was?
 	$(PY) bench/soak.py $(SOAK_FLAGS)
 
-wheel: $(LOCKED) ## build the wheel into dist/
+wheel: $(LOCKED) ## build the wheels of derper and derper-client into dist/
 	$(VENV)/bin/maturin build --release --locked --out dist
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --wheel-dir dist ./packaging/client
 
 lock: $(LOCKED) ## write requirements/ anew from pyproject.toml
 	tools/lock.sh $(LOCK_FLAGS)

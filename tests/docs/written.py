@@ -12,7 +12,9 @@ from typing import Final
 
 from tracked import shown, tracked
 
-PAGES: Final = {shown(page): page for page in tracked("README.md", ":(glob)docs/*.md", "packaging/*.md")}
+# The references of the library have nothing for operators, and fields of a DERP map that look like metrics.
+NO_REFERENCES: Final = ":!docs/*-api.md"
+PAGES: Final = {shown(page): page for page in tracked("README.md", ":(glob)docs/*.md", "packaging/*.md", NO_REFERENCES)}
 
 _FENCED = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
