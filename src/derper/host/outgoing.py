@@ -3,10 +3,12 @@
 import errno
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
 import aiohttp
+from aiohttp.client import DEFAULT_TIMEOUT
 
 from derper._version import version
 from derper.errors import NetworkError
@@ -18,6 +20,29 @@ _SHORTAGES: Final = frozenset({
 """Errors of a connection that the other server has no part in: descriptors, memory, and local ports are used up."""
 
 USER_AGENT: Final = {"User-Agent": f"derper/{version()}"}
+MAX_HEAD_LINE: Final = 1 << 20
+MAX_HEAD_LINES: Final = 1_000
+"""Bounds for the head of an answer. aiohttp's own (8 kB, 128 lines) are less than proxies send and Go reads."""
+
+
+def session(
+    connector: aiohttp.BaseConnector | None = None,
+    *,
+    headers: Mapping[str, str] = USER_AGENT,
+    timeout: aiohttp.ClientTimeout = DEFAULT_TIMEOUT,
+    traces: Sequence[aiohttp.TraceConfig] = (),
+) -> aiohttp.ClientSession:
+    """Return a session for questions to other servers: it keeps no cookies, and reads long heads."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers=headers,
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=list(traces),
+        max_line_size=MAX_HEAD_LINE,
+        max_field_size=MAX_HEAD_LINE,
+        max_headers=MAX_HEAD_LINES,
+    )
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, what: str, most: int, proxy: str | None = None) -> bytes:

@@ -86,7 +86,7 @@ def _issued(issuer: x509.Certificate, leaf: x509.Certificate) -> bool:
 
 async def _fetch(url: str, proxy: str | None) -> bytes:
     try:
-        async with aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session:
+        async with outgoing.session() as session:
             return await outgoing.fetch(session, url, f"fetching the revocation list {url}", MAX_BYTES, proxy)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"fetching the revocation list {url}: {log.in_one_line(error)}") from error

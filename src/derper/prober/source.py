@@ -79,7 +79,7 @@ class MapSource:
         else:
             url, connector = self._url, aiohttp.TCPConnector(ssl=self._trust.context)
         try:
-            async with aiohttp.ClientSession(connector=connector, headers=outgoing.USER_AGENT) as session:
+            async with outgoing.session(connector) as session:
                 proxy = self._proxies.of(self._url)
                 return await outgoing.fetch(session, url, f"fetching {self._url}", MAX_BYTES, proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:

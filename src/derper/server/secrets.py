@@ -72,7 +72,7 @@ async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: floa
     connector = aiohttp.TCPConnector(ssl=roots.context(trusted), force_close=True)
     timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
     wait, said, said_at = FIRST_WAIT, "", 0.0
-    async with asyncio.timeout(patience), aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with asyncio.timeout(patience), outgoing.session(connector, timeout=timeout) as session:
         while True:
             try:
                 return await _ask(session, server)
@@ -91,7 +91,6 @@ async def _ask(session: aiohttp.ClientSession, server: SecretsServer) -> Secret:
     headers = {
         "Content-Type": "application/json",
         "Sec-X-Tailscale-No-Browsers": "setec",
-        **outgoing.USER_AGENT,
     }
     url = f"{server.url.removesuffix('/')}/api/get"
     try:

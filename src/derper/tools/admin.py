@@ -70,7 +70,7 @@ class AdminClient:
     async def __aenter__(self) -> Self:
         connector = aiohttp.UnixConnector(str(self._socket)) if self._socket else aiohttp.TCPConnector()
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
+        self._session = outgoing.session(connector, timeout=timeout, headers=self._headers)
         return self
 
     async def __aexit__(

@@ -65,7 +65,7 @@ def _parsed(data: bytes, word: str) -> DerpMap:
 
 async def _fetch(url: str) -> bytes:
     try:
-        async with asyncio.timeout(FETCH_SECONDS), aiohttp.ClientSession(headers=outgoing.USER_AGENT) as session:
+        async with asyncio.timeout(FETCH_SECONDS), outgoing.session() as session:
             return await outgoing.fetch(session, url, f"fetching the DERP map {url}", MAX_BYTES)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"the DERP map at {url} cannot be fetched ({log.in_one_line(error)})") from error

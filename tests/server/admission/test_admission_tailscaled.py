@@ -150,3 +150,8 @@ async def test_the_consistency_check_says_why_the_daemon_cannot_verify(
         code, body = await server.get("/debug/check")
         assert code == 500
         assert found in body
+
+
+async def test_an_answer_with_a_long_head_is_read(tmp_path: Path) -> None:
+    async with judged(tmp_path, http(b"{}", "200 OK", f"X-Long: {'a' * 100_000}")) as (server, _):
+        assert await knock(server) is None

@@ -97,6 +97,25 @@ ANSWERS: list[tuple[str, bytes, bool]] = [
 ]
 
 
+LONG_HEADS = {
+    "a long line": http(ALLOW, "200 OK", f"X-Long: {'a' * 900_000}"),
+    "many lines": http(ALLOW, "200 OK", *(f"X-{number}: a" for number in range(500))),
+    "a long reason": http(ALLOW, f"200 {'OK ' * 10_000}"),
+}
+
+
+@pytest.mark.parametrize("name", LONG_HEADS)
+async def test_an_answer_with_a_long_head_is_read(tmp_path: Path, name: str) -> None:
+    async with judged(tmp_path, LONG_HEADS[name], "-verify-client-url-fail-open=false") as (server, _):
+        assert await knock(server) is None
+
+
+async def test_an_answer_whose_head_is_longer_than_1_mib_is_none(tmp_path: Path) -> None:
+    answer = http(ALLOW, "200 OK", f"X-Long: {'a' * (2 << 20)}")
+    async with judged(tmp_path, answer, "-verify-client-url-fail-open=false") as (server, _):
+        assert await knock(server) is not None
+
+
 @pytest.mark.parametrize("is_open", [True, False], ids=["fail-open", "fail-closed"])
 async def test_only_200_with_allow_true_admits(tmp_path: Path, is_open: bool) -> None:  # noqa: FBT001  a parameter
     """All answers at one server: which one a client gets depends on its key."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from verifier import Question, at_a_url, http
+from verifier import Question, always, at_a_url, http
 
 from derper.config import SecretsServer, TrustedRoots
 from derper.errors import ConfigError
@@ -51,3 +51,11 @@ async def test_who_has_no_patience_is_told_that_there_is_no_secret(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"gave no prod/derp/meshkey in 0 s"):
         await asyncio.to_thread(secrets.load, source, TrustedRoots(None, ()), 0.2)
     assert not (tmp_path / "cache").exists()
+
+
+async def test_a_secret_in_an_answer_with_a_long_head_is_read(tmp_path: Path) -> None:
+    head, _, body = SECRET.partition(b"\r\n\r\n")
+    answer = head + b"\r\nX-Long: " + b"a" * 100_000 + b"\r\n\r\n" + body
+    async with at_a_url(always(answer)) as server:
+        source = SecretsServer(server.url.removesuffix("/verify?a=b"), NAME, tmp_path / "cache")
+        assert await asyncio.to_thread(secrets.load, source, TrustedRoots(None, ()), 10) == b"the key"

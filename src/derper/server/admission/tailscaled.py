@@ -124,10 +124,8 @@ class Tailscaled:
         """
         if self._session is None:
             connector = aiohttp.UnixConnector(str(self._socket), force_close=True, limit=0)
-            # The deadline is the question's own, and nothing but the answer may be asked of the daemon.
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=None), cookie_jar=aiohttp.DummyCookieJar()
-            )
+            # The deadline is the question's own.
+            self._session = outgoing.session(connector, timeout=aiohttp.ClientTimeout(total=None))
         url = URL(f"http://{HOST}{path}", encoded=True)
         try:
             async with self._session.get(

@@ -113,12 +113,10 @@ class UrlCheck:
             context.trace_request_ctx.is_used = True
 
         trace.on_connection_reuseconn.append(note_use)
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=True if self._tls is None else self._tls),
+        return outgoing.session(
+            aiohttp.TCPConnector(limit=0, ssl=True if self._tls is None else self._tls),
             timeout=aiohttp.ClientTimeout(total=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=outgoing.USER_AGENT,
-            trace_configs=[trace],
+            traces=[trace],
         )
 
     async def _verdict(self, response: aiohttp.ClientResponse, applicant: Applicant) -> Answer:
