@@ -44,12 +44,13 @@ OF_LIBRARY: Final = (
 """What Prometheus' client libraries say of any process."""
 
 _start: Final = time.time()
+_start_monotonic: Final = time.monotonic()
 _collector: Final = ProcessCollector(registry=None)
 
 
 def uptime() -> float:
-    """Give the seconds since this module was loaded, which is when the server starts."""
-    return time.time() - _start
+    """Return the seconds since this module was loaded, which is when the server starts, however the clock is set."""
+    return time.monotonic() - _start_monotonic
 
 
 def server_families() -> Iterator[Family]:

@@ -30,7 +30,7 @@ from derper.host.worker import Blocking, T, Worker
 from derper.server.certificates import pem
 from derper.server.certificates.pairs import Pair
 from derper.server.certificates.pem import Certificate
-from derper.server.certificates.sources import Clock, Show, Status
+from derper.server.certificates.sources import Clock, Show, Status, is_within
 from derper.server.life.reload import Facts
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -124,7 +124,7 @@ class ManualFiles:
     async def _see_to_the_next(self, ip: IPAddress, present: Certificate) -> None:
         now = self._clock()
         left = present.ends - now
-        if left > NEXT_IS_TOLD or (self._told is not None and now - self._told < _DAY):
+        if left > NEXT_IS_TOLD or (self._told is not None and is_within(self._told, _DAY, now)):
             return
         try:
             following = await self._run(partial(_next, self._pair, ip, now))

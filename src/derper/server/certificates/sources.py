@@ -21,6 +21,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def is_within(since: datetime, span: timedelta, now: datetime) -> bool:
+    """Return whether less than `span` has passed since a moment; False if the moment lies ahead."""
+    return timedelta() <= now - since < span
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a host's certificate is."""

@@ -26,7 +26,7 @@ from derper.protocol.keys import NodePublic
 from derper.server.certificates.challenges import Challenges
 from derper.server.certificates.manual import ManualFiles
 from derper.server.certificates.pem import Certificate
-from derper.server.certificates.sources import Clock, Source, Status, utc_now
+from derper.server.certificates.sources import Clock, Source, Status, is_within, utc_now
 from derper.server.identity import Identity
 from derper.server.life.reload import Facts
 
@@ -141,7 +141,7 @@ class Certificates:
     def look(self) -> None:
         """Renew the meta certificate in good time, and warn of ends that come near."""
         now = self._clock()
-        if self._shown and (self._meta_made is None or now - self._meta_made >= META_RENEWAL):
+        if self._shown and (self._meta_made is None or not is_within(self._meta_made, META_RENEWAL, now)):
             self._meta_made = None
             self._publish(self._shown)
         for status in self._source.status():
@@ -165,7 +165,8 @@ class Certificates:
     def _warn(self, status: Status, now: datetime) -> None:
         if status.ends is None or status.left(now) > WARNING or (status.renews is not None and not status.failures):
             return
-        if now - self._warned.get(status.host, now - _DAY) < _DAY:
+        warned = self._warned.get(status.host)
+        if warned is not None and is_within(warned, _DAY, now):
             return
         self._warned[status.host] = now
         _log.warning(

@@ -30,7 +30,7 @@ from derper.server.certificates.acme.directory import Ca, OrderError, external_k
 from derper.server.certificates.acme.order import Issued, Orders
 from derper.server.certificates.acme.store import Store
 from derper.server.certificates.pem import Certificate, Host
-from derper.server.certificates.sources import Clock, Show, Status
+from derper.server.certificates.sources import Clock, Show, Status, is_within
 from derper.server.life.reload import Facts
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -41,6 +41,7 @@ DISK_SECONDS: Final = 60.0
 LOOK_AGAIN: Final = timedelta(hours=1)
 """The longest sleep: the clock may have been set meanwhile."""
 ASK_AGAIN: Final = timedelta(hours=6)  # for the CA's suggestion, where it does not say
+MOST_APART: Final = timedelta(days=1)  # between two questions for its suggestion, even if the CA says longer
 SHORT_LIVED: Final = "shortlived"  # the profile of certificates for addresses
 
 FLEET_NAME: Final = "derp.tailscale.com"
@@ -162,7 +163,8 @@ class Keeper:
         self._poked = asyncio.Event()
         self._hurried = False
         self._is_wanted = not on_demand
-        self._not_before: datetime | None = None  # no order before this
+        self._not_before: datetime | None = None  # no order before this, which is at most `_pause` ahead
+        self._pause = timedelta()
         self._failures = 0
         self._problem = ""
         self._spread = random.random()  # noqa: S311  spreads load, hides nothing
@@ -238,7 +240,16 @@ class Keeper:
         due = now
         if self.certificate is not None:
             due = renewal.due(self.certificate.begins, self.certificate.ends, self._spread, self._suggested)
-        return due if self._not_before is None else max(due, self._not_before)
+        if self._not_before is None:
+            return due
+        # If the clock was ahead when the pause began, and is right now, the pause begins again.
+        self._not_before = min(self._not_before, now + self._pause)
+        return max(due, self._not_before)
+
+    def _wait(self, pause: timedelta) -> None:
+        """Order nothing until `pause` has passed."""
+        self._pause = pause
+        self._not_before = self._shop.clock() + pause
 
     async def _renew(self) -> None:
         """Order a certificate, unless another process that shares the directory did so."""
@@ -255,7 +266,7 @@ class Keeper:
             self._failed(error)
             return
         self._unsaved = issued
-        self._not_before = self._shop.clock() + min(renewal.LEAST_GAP, self._life / 6)
+        self._wait(min(renewal.LEAST_GAP, self._life / 6))
         await self._save()
         _log.info("got a certificate", host=self.host, ends=self.certificate and self.certificate.ends)
 
@@ -288,8 +299,7 @@ class Keeper:
         self._problem = str(error)
         asked = error.retry_after if isinstance(error, OrderError) else None
         pause = renewal.retry_after(self._failures, asked)
-        now = self._shop.clock()
-        self._not_before = now + pause
+        self._wait(pause)
         if self.certificate is None:
             self._is_wanted = not self.on_demand
         _log.error(
@@ -301,7 +311,9 @@ class Keeper:
     async def _ask(self) -> None:
         """Ask when the CA wants the certificate renewed, at the times that it says."""
         now = self._shop.clock()
-        if self.certificate is None or now > self.certificate.ends or (self._ask_at is not None and now < self._ask_at):
+        if self.certificate is None or now > self.certificate.ends:
+            return
+        if self._ask_at is not None and is_within(self._ask_at - MOST_APART, MOST_APART, now):
             return
         try:
             leaf = DER_cert_to_PEM_cert(self.certificate.chain[0])
@@ -313,7 +325,7 @@ class Keeper:
         if suggested != self._suggested:
             _log.debug("the CA suggests when to renew", host=self.host, at=suggested)
         self._suggested = suggested
-        self._ask_at = min(max(again, now + renewal.FIRST_RETRY), now + timedelta(days=1))
+        self._ask_at = min(max(again, now + renewal.FIRST_RETRY), now + MOST_APART)
 
     async def _save(self) -> None:
         """Keep a new certificate on disk; while that fails it is served all the same, and tried again."""
