@@ -14,7 +14,8 @@ from verifier import ALLOW, REFUSE, Question, always, at_a_url, http, is_put_out
 from derper.errors import ConfigError
 from derper.protocol import NodePrivate
 from derper.protocol.keys import MeshKey
-from derper.server.admission.allowlist import load
+from derper.server.admission import allowlist
+from derper.server.admission.allowlist import LOOK_AGAIN_SECONDS, load
 
 ONE, OTHER = (NodePrivate(bytes([number] * 32)) for number in (7, 8))
 MESH_KEY = MeshKey(bytes(range(32)))
@@ -174,3 +175,40 @@ async def test_with_verify_any_one_kind_of_check_is_enough(tmp_path: Path, log: 
             listing(file, ONE)
             await server.parts.reload()
             await stays(client)
+
+
+async def test_a_list_that_is_half_written_at_a_reload_puts_nobody_out(tmp_path: Path) -> None:
+    file = listing(tmp_path / "keys", OTHER, ONE)
+    whole = file.read_bytes()
+    first_line = whole.index(b"\n") + 1
+    async with admitting(file) as server:
+        client = await Client.log_in(server, private=ONE)
+        with file.open("wb", buffering=0) as writer:
+            writer.write(whole[:first_line])
+            reloading = asyncio.create_task(server.parts.reload())
+            await asyncio.sleep(LOOK_AGAIN_SECONDS / 5)
+            writer.write(whole[first_line:])
+            assert not await reloading
+        await stays(client)
+        assert await knock(server, ONE) is None
+
+
+async def test_a_list_that_is_written_without_end_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowlist, "MOST_LOOKS", 2)
+    monkeypatch.setattr(allowlist, "LOOK_AGAIN_SECONDS", 0.2)
+    file = listing(tmp_path / "keys", ONE)
+    async with admitting(file) as server:
+        client = await Client.log_in(server, private=ONE)
+
+        async def write() -> None:
+            while True:
+                listing(file)
+                await asyncio.sleep(0.01)
+
+        writing = asyncio.create_task(write())
+        failed = await server.parts.reload()
+        writing.cancel()
+        assert "still being written" in failed["the allowed keys"]
+        await stays(client)

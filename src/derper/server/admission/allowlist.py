@@ -5,6 +5,7 @@ log: that a file cannot be read must not put everybody out.
 """
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,9 @@ from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, ref
 MAX_BYTES: Final = 16 << 20  # some 200,000 keys
 LOOK_AGAIN_SECONDS: Final = 0.5
 """Between two looks at the file; one that changes is read once it has stayed as it is between two of them."""
+
+MOST_LOOKS: Final = 20
+"""A reload gives up after it has found the file changed at each of these looks."""
 
 _WHAT: Final = "the allowed keys"
 _Signature = tuple[int, int, int, int]
@@ -41,16 +45,30 @@ class AllowList:
         """There is nothing to let go of."""
 
     async def reload(self) -> frozenset[NodePublic]:
-        """Put in force what the file says now; gives the keys that are no longer on the list.
+        """Read the file again; return the keys that are no longer on the list.
+
+        A file that was written a moment ago may hold half of the new list, and reading that would disconnect the
+        clients of the other half. The file is read after it has stayed the same for `LOOK_AGAIN_SECONDS`.
 
         Raises:
-            ConfigError: it cannot be read, and the list stays.
+            ConfigError: it cannot be read or goes on changing, and the list stays.
         """
-        signature = await asyncio.to_thread(_signature_of, self._path)
-        self._signature = signature  # also of a file that is bad: it is said once
-        keys = await asyncio.to_thread(load, self._path)
-        removed, self.keys = self.keys - keys, keys
-        return removed
+        for _ in range(MOST_LOOKS):
+            signature = await asyncio.to_thread(_signature_of, self._path)
+            if _is_recent(signature):
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                if await asyncio.to_thread(_signature_of, self._path) != signature:
+                    continue
+            try:
+                keys = await asyncio.to_thread(load, self._path)
+            except ConfigError:
+                self._signature = signature  # a bad file is logged once
+                raise
+            if await asyncio.to_thread(_signature_of, self._path) == signature:
+                self._signature = signature
+                removed, self.keys = self.keys - keys, keys
+                return removed
+        raise ConfigError(f"{_WHAT} {self._path} are still being written; replace the file by renaming a complete one")
 
     async def changed(self) -> None:
         """Return when the file is another than the one that was read last, and done with being written."""
@@ -79,6 +97,11 @@ def load(path: Path) -> frozenset[NodePublic]:
                     f"{_WHAT} {path} have a line {number} that is none ({error}); write 'nodekey:' and 64 hex digits"
                 ) from error
     return frozenset(keys)
+
+
+def _is_recent(signature: _Signature) -> bool:
+    """Return whether a file was written so recently that its writer may not have finished."""
+    return abs(time.time() - signature[3] / 1e9) < LOOK_AGAIN_SECONDS
 
 
 def _signature_of(path: Path) -> _Signature:
