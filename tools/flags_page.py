@@ -26,21 +26,26 @@ names. Those marked *ours* are not the reference's: [From Go's derper and back](
 
 
 def page() -> str:
-    """Give the whole page."""
-    rows = re.findall(r"^\| (`-[^|]*) \|", REFERENCE.read_text("utf-8"), re.MULTILINE)
-    known = {name for row in rows for name in re.findall(r"`-([a-z0-9-]+)`", row)}
-    parts = [HEAD, section("derper", DERPER_FLAGS, known), section("derpprobe", DERPPROBE_FLAGS, known)]
-    return "\n".join(parts)
+    """Return the whole page."""
+    programs = {"derper": DERPER_FLAGS, "derpprobe": DERPPROBE_FLAGS}
+    return "\n".join([HEAD, *(section(name, flags, of_the_reference(name)) for name, flags in programs.items())])
+
+
+def of_the_reference(program: str) -> set[str]:
+    """Return the flags that the reference's program has: the rows of its table that do not begin with `ours:`."""
+    table = REFERENCE.read_text("utf-8").partition(f"\n## {program}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`-[^|]*) \|[^|]*\|(?! ours:)", table, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`-([a-z0-9-]+)`", row)}
 
 
 def section(program: str, flags: Sequence[Flag[Any]], known: set[str]) -> str:
-    """Give the table of one program; `known` are the flags that the reference has, too."""
+    """Return the table of one program; `known` are the flags that the reference has, too."""
     rows = [row(flag, ours=flag.name not in known) for flag in sorted(flags, key=lambda flag: flag.name)]
     return generated.section(program, ("flag", "default", "meaning"), rows)
 
 
 def row(flag: Flag[Any], *, ours: bool) -> tuple[str, str, str]:
-    """Give a flag's line."""
+    """Return a flag's row."""
     text = " ".join(flag.usage.replace("`", "").split()).replace("|", "\\|")
     default = "" if flag.default == flag.kind.zero else f"`{flag.kind.show(flag.default)}`"
     return f"`-{flag.name}`", default, f"{text}{' *(ours)*' if ours else ''}"
