@@ -110,12 +110,14 @@ def verbatim(line: str) -> None:
 def in_one_line(error: BaseException) -> str:
     """An error as one sentence for an operator: no class names where there are words.
 
-    An error of ours says all that there is to say; of others, the causes follow.
+    An error of ours says all that there is to say; of others, the causes follow, without what has been said.
     """
     parts: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
-        parts.append(_words(seen))
+        words = _words(seen)
+        if not any(words in part for part in parts):
+            parts.append(words)
         seen = None if isinstance(seen, DerperError) else seen.__cause__
     return ": ".join(parts)
 

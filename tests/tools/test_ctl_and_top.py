@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from relays import HOST, OurDerper, Relay, RelayError, free_port
 from running import SECONDS, inline, json_of, tool
 
-from derper.client import Connected, DerpClient, Disconnected, Health, Options
+from derper.client import Connected, DerpClient, Disconnected, Health, NodePrivate, Options
 from derper.errors import NetworkError
 
 TOKEN = "correct-horse-battery"  # noqa: S105  a test's own
@@ -53,7 +54,45 @@ async def test_a_key_is_disconnected_and_one_that_is_not_here_is_said_not_to_be(
     with pytest.raises(NetworkError, match=r"closed|lost"):
         await client.receive()
     again = await asyncio.to_thread(tool, "ctl", *place, "disconnect", NOBODY)
-    assert (again.returncode, again.stderr) == (1, "the key is not here\n")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"no client with the key {NOBODY} is connected" in again.stderr
+
+
+async def test_a_key_is_disconnected_by_what_top_shows_of_it(client: DerpClient, place: tuple[str, str]) -> None:
+    shown = (await asyncio.to_thread(tool, "top", *place, "--once", "--interval", "0.1")).stdout
+    (word,) = (word for word in shown.split() if word.startswith(str(client.key)[:24]))
+    assert word != str(client.key)
+    done = await asyncio.to_thread(tool, "ctl", "disconnect", word, *place)
+    assert (done.returncode, done.stderr) == (0, "connections closed: 1\n")
+    with pytest.raises(NetworkError, match=r"closed|lost"):
+        await client.receive()
+
+
+async def test_a_prefix_of_two_keys_disconnects_neither_and_lists_them(relay: Relay, place: tuple[str, str]) -> None:
+    private = [NodePrivate(bytes((number % 256, number // 256)) + bytes(30)) for number in range(8, 16_000, 8)]
+    by_prefix: dict[str, list[NodePrivate]] = {}
+    for key in private:
+        by_prefix.setdefault(key.public().hex()[:4], []).append(key)
+    prefix, pair = next((prefix, keys) for prefix, keys in by_prefix.items() if len(keys) > 1)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(DerpClient(relay.url, key)) for key in pair]
+        done = await asyncio.to_thread(tool, "ctl", "disconnect", prefix, *place)
+        assert done.returncode == 1
+        assert f"ambiguous key {prefix}: {len(pair)} connected keys begin with it" in done.stderr
+        assert all(str(client.key) in done.stderr for client in clients)
+        assert "give more digits" in done.stderr
+        for client in clients:
+            assert isinstance(await client.receive(), Connected)
+            await client.send(client.key, b"still here")
+            assert (await client.packet()).packet == b"still here"
+
+
+def test_the_place_and_json_may_follow_the_action_or_stand_before_it(place: tuple[str, str]) -> None:
+    for words in (("--json", *place, "health"), ("health", *place, "--json"), (*place, "health", "--json")):
+        done = tool("ctl", *words)
+        assert (done.returncode, json_of(done)) == (0, {"text": ""}), done.stderr
+    after = tool("ctl", "--admin", "unix:/nowhere", "health", *place)
+    assert after.returncode == 0, after.stderr
 
 
 def test_a_reload_says_what_came_of_it(relay: Relay, place: tuple[str, str]) -> None:
@@ -97,7 +136,13 @@ def test_an_address_wants_the_token_for_changes(tmp_path: Path) -> None:
         at = ("--admin", f"{HOST}:{port}")
         refused = tool("ctl", *at, "health", "x")
         assert refused.returncode == 1
-        assert "is answered with 401" in refused.stderr
+        assert "401" in refused.stderr
+        assert "--token-file" in refused.stderr
+        wrong = tmp_path / "wrong"
+        wrong.write_text(TOKEN[::-1])
+        with_wrong = tool("ctl", "health", "x", *at, "--token-file", str(wrong))
+        assert with_wrong.returncode == 1
+        assert f"the token in {wrong} is not the one in the server's -admin-token-file" in with_wrong.stderr
         assert tool("ctl", *at, "--token-file", str(token), "health", "x").returncode == 0
 
 
@@ -106,9 +151,7 @@ def test_an_address_wants_the_token_for_changes(tmp_path: Path) -> None:
     [
         (("ctl",), 2, "usage: derper ctl"),
         (("ctl", "stop"), 2, "invalid choice: 'stop'"),
-        (("ctl", "disconnect", "x"), 1, "x is no key"),
-        (("ctl", "--admin", "unix:/nowhere", "reload"), 1, "does it run with -admin there?"),
-        (("top", "--admin", f"{HOST}:1", "--once"), 1, "does it run with -admin there?"),
+        (("ctl", "disconnect", "x"), 1, "or the first 4 or more; got 'x'"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,8 +19,11 @@ from nacl.bindings import crypto_box_beforenm, crypto_scalarmult_base
 from derper.errors import ProtocolError
 
 KEY_LEN = 32
+SHORTEST_PREFIX = 4
+"""Hex digits that name a node key where a prefix is enough."""
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _ZERO = bytes(KEY_LEN)
+_PREFIX_FORM = re.compile(rf"(?:nodekey:)?([0-9a-f]{{{SHORTEST_PREFIX},{2 * KEY_LEN}}})…?", re.ASCII)
 
 # The points of Curve25519 whose order divides 8, as X25519 reads them (the top bit does not count). The shared secret
 # with each of them is zero whatever the other side's private key is, so anyone can make a box "from" such a key.
@@ -50,6 +54,20 @@ def _without_prefix(text: str, prefix: str, what: str) -> str:
     if not text.startswith(prefix):
         raise ProtocolError(f"{what}: wanted the prefix {prefix!r}, got {len(text)} characters without it")
     return text.removeprefix(prefix)
+
+
+def node_key_prefix(text: str) -> str:
+    """Return the hex digits of a node key or of its beginning, with or without `nodekey:` and a final `…`.
+
+    Raises:
+        ProtocolError: the text is neither.
+    """
+    match = _PREFIX_FORM.fullmatch(text.lower())
+    if match is None:
+        raise ProtocolError(
+            f"invalid node key: wanted nodekey: and {2 * KEY_LEN} hex digits, or the first {SHORTEST_PREFIX} or more"
+        )
+    return match[1]
 
 
 def _check_length(raw: bytes) -> None:

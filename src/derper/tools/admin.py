@@ -2,6 +2,7 @@
 
 import json
 import os
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,11 +28,12 @@ class AdminClient:
 
     def __init__(self, place: str, token_file: Path | None = None) -> None:
         kind, _, path = place.partition(":")
-        self._place = place
         self._headers = dict(outgoing.USER_AGENT)
         if token_file is not None:
             self._headers["Authorization"] = f"Bearer {read_token(token_file).decode('utf-8', 'replace')}"
         self._socket = (Path(path) if path else _usual_socket()) if kind == "unix" else None
+        self._token_file = token_file
+        self._place = f"unix:{self._socket}" if self._socket else place
         self._base = "http://localhost" if self._socket else f"http://{place.removeprefix('http://')}"
         self._session: aiohttp.ClientSession | None = None
 
@@ -61,11 +63,18 @@ class AdminClient:
             raise NetworkError(
                 f"no server answers at {self._place} ({log.in_one_line(error)}); does it run with -admin there?"
             ) from error
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            raise NetworkError(f"the server at {self._place} answers 401 Unauthorized: {self._token_advice()}")
         try:
             return answer.status, json.loads(body)
         except ValueError:
             said = " ".join(body.decode("utf-8", "replace").split())[:200]
             raise NetworkError(f"{path} is answered with {answer.status}: {said}") from None
+
+    def _token_advice(self) -> str:
+        if self._token_file is None:
+            return "name the server's -admin-token-file with --token-file FILE"
+        return f"the token in {self._token_file} is not the one in the server's -admin-token-file"
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.UnixConnector(str(self._socket)) if self._socket else aiohttp.TCPConnector()

@@ -26,10 +26,21 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return made
 
 
-def add_place(made: argparse.ArgumentParser) -> None:
+def add_place(made: argparse.ArgumentParser, default: str = "unix") -> None:
     """Add where the running server is."""
-    made.add_argument("--admin", default="unix", metavar="PLACE", help="the server's -admin: unix[:PATH] or host:port")
-    made.add_argument("--token-file", metavar="FILE", help="the server's -admin-token-file, for host:port")
+    made.add_argument("--admin", default=default, metavar="PLACE", help="the server's -admin: unix[:PATH] or host:port")
+    unset = None if default == "unix" else default
+    made.add_argument(
+        "--token-file", default=unset, metavar="FILE", help="the server's -admin-token-file, for host:port"
+    )
+
+
+def options_after_the_action() -> argparse.ArgumentParser:
+    """Return a parent parser whose options may follow an action, and count over those before it."""
+    made = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for a script")
+    add_place(made, default=argparse.SUPPRESS)
+    return made
 
 
 def console() -> Console:

@@ -7,20 +7,27 @@ from pathlib import Path
 
 from derper.cli.tools import common
 from derper.errors import ConfigError, ProtocolError
-from derper.protocol.keys import NodePublic
+from derper.protocol.keys import node_key_prefix
 from derper.tools.admin import AdminClient
+
+_MOST_SHOWN = 5
 
 
 def main(words: Sequence[str]) -> int:
     """Run with the words behind the tool's name."""
     parser = common.parser("ctl", "Tell a running server what to do, over its admin listener.")
     common.add_place(parser)
+    anywhere = common.options_after_the_action()
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("drain", help="send all clients away and end, as SIGTERM does; asked again, end at once")
-    actions.add_parser("reload", help="read settings, limits and certificates again, as SIGHUP does")
-    disconnect = actions.add_parser("disconnect", help="close all connections of a key; it may come back")
-    disconnect.add_argument("key", metavar="KEY", help="nodekey:…")
-    health = actions.add_parser("health", help="have all clients show a text to their users")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text, parents=[anywhere], allow_abbrev=False)
+
+    action("drain", "send all clients away and end, as SIGTERM does; asked again, end at once")
+    action("reload", "read settings, limits and certificates again, as SIGHUP does")
+    disconnect = action("disconnect", "close all connections of a key; it may come back")
+    disconnect.add_argument("key", metavar="KEY", help="nodekey:…, or its beginning where one connected key has it")
+    health = action("health", "have all clients show a text to their users")
     health.add_argument("text", nargs="?", default="", metavar="TEXT", help="nothing: all is well again")
     return common.finish("ctl", _tell(parser.parse_args(words)))
 
@@ -28,7 +35,7 @@ def main(words: Sequence[str]) -> int:
 async def _tell(asked: argparse.Namespace) -> int:
     words = {}
     if asked.action == "disconnect":
-        words["key"] = _key(asked.key)
+        words["key"] = _checked(asked.key)
     elif asked.action == "health" and asked.text:
         words["text"] = asked.text
     async with AdminClient(asked.admin, Path(asked.token_file) if asked.token_file else None) as server:
@@ -51,13 +58,24 @@ def _show(action: str, said: dict[str, object]) -> None:
             if not failed:
                 common.say("reloaded")
         case "disconnect":
-            common.say(f"connections closed: {said['connections']}" if said["connections"] else "the key is not here")
+            common.say(_disconnected(said))
         case _:
             common.say("all clients are told" if said["text"] else "all clients are told that all is well again")
 
 
-def _key(text: str) -> str:
+def _disconnected(said: dict[str, object]) -> str:
+    matches = said.get("matches")
+    if isinstance(matches, list) and matches:
+        shown = ", ".join(matches[:_MOST_SHOWN]) + (", …" if len(matches) > _MOST_SHOWN else "")
+        return f"ambiguous key {said['key']}: {len(matches)} connected keys begin with it ({shown}); give more digits"
+    if not said["connections"]:
+        return f"no client with the key {said['key']} is connected; derper top shows the connected keys"
+    return f"connections closed: {said['connections']}"
+
+
+def _checked(text: str) -> str:
     try:
-        return str(NodePublic.from_text(text))
+        node_key_prefix(text)
     except ProtocolError as error:
-        raise ConfigError(f"{text} is no key ({error})") from error
+        raise ConfigError(f"{error}; got '{text}'") from error
+    return text

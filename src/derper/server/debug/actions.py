@@ -5,6 +5,7 @@ Each is a POST whose words stand in the query. What is wrong with them is told i
 
 import os
 import signal
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
@@ -14,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from derper.dataplane import DataPlane
 from derper.errors import ProtocolError
 from derper.protocol.frames import Health
-from derper.protocol.keys import NodePublic
+from derper.protocol.keys import NodePublic, node_key_prefix
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -42,12 +43,20 @@ class Actions:
         return web.json_response({"draining": True}, status=202)
 
     async def _disconnect(self, request: web.Request) -> web.Response:
-        """Close all connections of a key. Nothing keeps it from coming back."""
+        """Close all connections of a key, or of the one connected key with this prefix. Nothing bars it later."""
+        text = request.query.get("key", "")
         try:
-            key = NodePublic.from_text(request.query.get("key", ""))
+            prefix = node_key_prefix(text)
         except ProtocolError as error:
             return web.Response(status=400, text=f"key: {error}\n")
-        here = sum(member.who().peer == key for member in await self._plane.members())
+        connected = [member.who().peer for member in await self._plane.members()]
+        found = with_prefix(prefix, connected)
+        if len(found) != 1:
+            return web.json_response(
+                {"key": text, "connections": 0, "matches": list(map(str, found))}, status=409 if found else 404
+            )
+        (key,) = found
+        here = connected.count(key)
         self._plane.close_key(key, "operator", "disconnected by the operator")
         _log.info("disconnected by the operator", key=key, connections=here)
         return web.json_response({"key": str(key), "connections": here}, status=200 if here else 404)
@@ -60,3 +69,8 @@ class Actions:
         self._plane.write_all(Health(text).encode())
         _log.info("told all clients by the operator", text=text)
         return web.json_response({"text": text})
+
+
+def with_prefix(prefix: str, keys: Iterable[NodePublic]) -> list[NodePublic]:
+    """Return the distinct keys whose hex form begins with the prefix, in order."""
+    return sorted({key for key in keys if key.hex().startswith(prefix)}, key=str)
