@@ -1,7 +1,7 @@
-"""What those who talk feel of reports on everyone who is connected: one pair among many idle clients.
+"""Measure how reports on all members slow packets down: one pair of clients among many idle ones.
 
-`python bench/reports.py`: a closed load of one pair, without reports and with them, in turns. Server and reports share
-one core, so the figures are those of the smallest machine.
+`python bench/members_report.py`: a closed load of one pair, without reports and with them, in turns. Server and reports
+share one core, as on the smallest machine.
 """
 
 import argparse
@@ -35,16 +35,16 @@ from derper.server import app
 
 SERVE: Final = "serve"
 EVERY: Final = "DERPER_BENCH_EVERY"
-TOLD: Final = re.compile(r"^reports (.*)$", re.MULTILINE)
+LOGGED: Final = re.compile(r"^reports (.*)$", re.MULTILINE)
 
 
 class ReportingPlane(DataPlane):
-    """SIGUSR1 begins to ask for reports; the next one ends that, and the log says how many there were."""
+    """A data plane that SIGUSR1 makes report on its members; the next one ends that, and logs the seconds of each."""
 
     _reporting: asyncio.Task[None] | None = None
 
     def start(self, on_event: Callable[[Event], None]) -> None:
-        """Start, and listen to the signal."""
+        """Start, and handle the signal."""
         super().start(on_event)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._toggle)
 
@@ -66,28 +66,28 @@ class ReportingPlane(DataPlane):
 
 
 class ReportingDerper(OurDerper):
-    """Our server with that data plane."""
+    """Our server with a `ReportingPlane`."""
 
     def command(self) -> list[str]:
-        """Give the words that start it."""
+        """Return the command line that starts it."""
         return [sys.executable, str(Path(__file__).resolve()), SERVE]
 
     @contextmanager
     def reporting(self) -> Iterator[list[float]]:
-        """Let it report within; the seconds that each report took are there at the end."""
+        """Make the server report inside the block; at its end the list has the seconds that each report took."""
         took: list[float] = []
         os.kill(self.pid, signal.SIGUSR1)
         yield took
-        seen = len(TOLD.findall(self.log()))
+        seen = len(LOGGED.findall(self.log()))
         os.kill(self.pid, signal.SIGUSR1)
-        while len(told := TOLD.findall(self.log())) == seen:
+        while len(logged := LOGGED.findall(self.log())) == seen:
             time.sleep(0.01)
-        took += json.loads(told[-1])
+        took += json.loads(logged[-1])
 
 
 @contextmanager
 def idle(bench: Bench, relay: Relay, clients: int) -> Iterator[None]:
-    """Have so many idle clients."""
+    """Connect this number of idle clients for the time of the block."""
     command = [str(bench.generator), "idle", f"--addr={HOST}:{relay.port}", "--plain", f"--clients={clients}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as generator:
         assert generator.stdout is not None  # noqa: S101 - it was started with a pipe
@@ -97,7 +97,7 @@ def idle(bench: Bench, relay: Relay, clients: int) -> Iterator[None]:
 
 
 def main() -> int:
-    """Measure, and print a line a turn."""
+    """Measure, and print a line for each turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=10_000, help="that are idle (%(default)s)")
     parser.add_argument("--turns", type=int, default=5, help="without reports and with them (%(default)s)")
@@ -116,8 +116,8 @@ def main() -> int:
             for name in ("without", "with") * options.turns:
                 nothing: list[float] = []
                 with relay.reporting() if name == "with" else nullcontext(nothing) as took:
-                    told = load.measure([Node(relay.pid, relay.port, 0)], bench)
-                shown = told["latency_p50_us"], told["latency_p99_us"], told["cpu_us_per_packet"]
+                    measured = load.measure([Node(relay.pid, relay.port, 0)], bench)
+                shown = measured["latency_p50_us"], measured["latency_p99_us"], measured["cpu_us_per_packet"]
                 figures[name].append(shown)
                 reports = f", {len(took)} reports of {median(took) * 1e3:.0f} ms" if took else ""
                 print(f"{name} reports: {row(shown)}{reports}", flush=True)
@@ -127,14 +127,14 @@ def main() -> int:
 
 
 def row(figures: tuple[float, ...]) -> str:
-    """Show the figures of a turn."""
+    """Format the figures of a turn."""
     p50, p99, cpu = figures
     return f"p50 {p50:.0f} us, p99 {p99:.0f} us, CPU {cpu:.1f} us a packet"
 
 
 @contextmanager
 def relay_stopped(relay: Relay) -> Iterator[None]:
-    """Stop it at the end."""
+    """Stop the relay at the end of the block."""
     try:
         yield
     finally:
