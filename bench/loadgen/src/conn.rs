@@ -1,28 +1,29 @@
 //! One client's connection, from the first SYN to the last packet, without ever blocking.
 //!
-//! Bytes in: socket → records (TLS) → HTTP answer (plain) → frames. Bytes out: frames are sealed where they
-//! will be sent from. After the login nothing here allocates per packet.
+//! Bytes in: socket → records (TLS) → HTTP answer (without fast start) → frames. Bytes out: frames are sealed in
+//! the send buffer. After the login nothing here allocates for a packet.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use socket2::{Domain, Socket, Type};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
-use crate::fleet::Target;
 use crate::frames::{self, Deframer, Frame};
 use crate::login::{self, Identity, LoginBox};
 use crate::records::{self, Records};
+use crate::target::Target;
 use crate::tls::{Handshake, Progress};
 use crate::websocket;
 
-/// Where bytes are read to and opened: one for all connections, since each leaves behind only what is
-/// incomplete.
+/// The buffer in which bytes are read and opened. All connections share it: each copies an incomplete record out
+/// before the next one reads.
 pub(crate) struct Scratch(Vec<u8>);
 
-/// What one reading takes at most.
+/// The most bytes of one read.
 const READ: usize = 256 * 1024;
 
 impl Scratch {
@@ -37,25 +38,25 @@ pub(crate) struct Conn {
     wire: Wire,
     stage: Stage,
     pub(crate) identity: Identity,
-    /// The beginning of a record whose end has not come yet.
+    /// The beginning of an incomplete record.
     incomplete: Vec<u8>,
-    /// The beginning of the HTTP answer to the upgrade, while it is awaited.
+    /// The beginning of an incomplete HTTP answer.
     answer: Vec<u8>,
     deframer: Deframer,
-    /// Present where frames travel in WebSocket messages.
+    /// None without WebSocket.
     websocket: Option<websocket::Decoder>,
     out: Vec<u8>,
-    /// How much of `out` the kernel has taken already; `out` is empty when it is all of it.
+    /// The bytes of `out` that are sent. When all are, `out` is cleared.
     taken: usize,
-    /// A frame that does not fit a record, on its way to be cut.
+    /// A buffer for a frame that is longer than a record.
     oversize: Vec<u8>,
-    /// The server asked for an answer outside of any mode's own traffic: the owner must flush.
+    /// Answers to pings or to TLS are queued: the owner must flush.
     answers_queued: bool,
 }
 
 enum Wire {
     Plain,
-    Shaking(Option<Handshake>),
+    Handshake(Option<Handshake>),
     Tls(Box<Records>),
 }
 
@@ -68,7 +69,7 @@ enum Stage {
     Ready,
 }
 
-/// Whether all went out, or the kernel takes no more for now.
+/// Whether a flush sent everything, or the socket is full.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flushed {
     All,
@@ -76,22 +77,23 @@ pub(crate) enum Flushed {
 }
 
 impl Conn {
-    /// Start to connect as this client. To be called on when writable.
+    /// Start to connect. Call `writable` when the socket is writable.
     pub(crate) fn connect(target: &Target, identity: Identity) -> Result<Self> {
         let server = target.address;
-        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        match socket.connect(&server.into()) {
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+        let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
+        socket.set_nodelay(true)?;
+        match connect(socket.as_raw_fd(), &SockaddrStorage::from(server)) {
+            Err(Errno::EINPROGRESS) => {}
             other => other.with_context(|| format!("connecting to {server}"))?,
         }
         let wire = match &target.tls {
-            Some(config) => Wire::Shaking(Some(Handshake::new(Arc::clone(config), server.ip())?)),
+            Some(config) => Wire::Handshake(Some(Handshake::new(Arc::clone(config), server.ip())?)),
             None => Wire::Plain,
         };
         Ok(Self {
-            socket: socket.into(),
+            socket,
             wire,
             stage: Stage::Connecting,
             identity,
@@ -110,33 +112,33 @@ impl Conn {
         matches!(self.stage, Stage::Ready)
     }
 
-    /// Bytes that wait for the kernel to take them.
+    /// Return the number of bytes that are queued and not sent.
     pub(crate) fn queued(&self) -> usize {
         self.out.len() - self.taken
     }
 
-    /// Whether reading left answers behind that wait for a flush.
+    /// Return whether `readable` queued answers, and forget that it did.
     pub(crate) fn has_answers(&mut self) -> bool {
         std::mem::take(&mut self.answers_queued)
     }
 
-    /// The socket takes data: finish connecting, or go on sending.
+    /// The socket is writable: finish connecting, or continue to send.
     pub(crate) fn writable(&mut self) -> Result<Flushed> {
         if matches!(self.stage, Stage::Connecting) {
             if let Some(error) = self.socket.take_error()? {
                 return Err(error).context("connecting");
             }
-            if let Wire::Shaking(_) = self.wire {
+            if let Wire::Handshake(_) = self.wire {
                 self.stage = Stage::Handshake;
-                self.shake_hands(&mut [])?;
+                self.continue_handshake(&mut [])?;
             } else {
-                self.ask_to_upgrade()?;
+                self.queue_upgrade_request()?;
             }
         }
         self.flush()
     }
 
-    /// Read once, and give every frame that came after the login to `sink`. Sends what the login needs.
+    /// Read once, and pass every frame after the login to `sink`. Sends the frames of the login.
     pub(crate) fn readable(
         &mut self,
         scratch: &mut Scratch,
@@ -153,24 +155,28 @@ impl Conn {
         };
         let mut bytes = &mut scratch.0[..kept + came];
         if let Stage::Handshake = self.stage {
-            let used = self.shake_hands(bytes)?;
+            let used = self.continue_handshake(bytes)?;
             bytes = &mut bytes[used..];
         }
         let Self {
             wire, stage, identity, deframer, websocket, out, incomplete, answers_queued, answer, ..
         } = self;
         let mut answers = Vec::new();
-        let mut frame =
-            |stage: &mut Stage, frame: Frame<'_>| match take(stage, identity, &frame, &mut answers)? {
-                Taken::ByLogin => Ok(()),
-                Taken::No => sink(frame),
-            };
+        let mut frame = |stage: &mut Stage, frame: Frame<'_>| match handle_login(
+            stage,
+            identity,
+            &frame,
+            &mut answers,
+        )? {
+            Handled::Yes => Ok(()),
+            Handled::No => sink(frame),
+        };
         let mut feed = |mut bytes: &[u8]| {
             if let Stage::Upgrade = stage {
                 answer.extend_from_slice(bytes);
                 let Some(head) = login::upgrade_answer(answer)? else { return Ok(()) };
                 *stage = Stage::ServerKey { sealed: None };
-                // What came before these bytes held no end of the answer.
+                // The bytes before these did not contain the end of the answer.
                 bytes = &bytes[head - (answer.len() - bytes.len())..];
                 *answer = Vec::new();
             }
@@ -193,7 +199,7 @@ impl Conn {
                 incomplete.extend_from_slice(bytes);
             }
             Wire::Plain => feed(bytes)?,
-            Wire::Shaking(_) => incomplete.extend_from_slice(bytes),
+            Wire::Handshake(_) => incomplete.extend_from_slice(bytes),
         }
         if !answers.is_empty() {
             self.answers_queued = true;
@@ -202,8 +208,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Put one frame, whose payload of `length` bytes `write` fills in, where the next flush takes it from:
-    /// over TLS in a record of its own, as real clients send.
+    /// Queue one frame; `write` fills in its payload of `length` bytes. Over TLS it gets a record of its own, as from
+    /// real clients.
     pub(crate) fn queue_frame(
         &mut self,
         kind: u8,
@@ -239,11 +245,11 @@ impl Conn {
                 whole(&mut self.out[start..]);
                 Ok(())
             }
-            Wire::Shaking(_) => bail!("a frame before the handshake is done"),
+            Wire::Handshake(_) => bail!("a frame before the handshake is done"),
         }
     }
 
-    /// Send what is queued, with one system call if the kernel takes it.
+    /// Send the queued bytes, with one system call if the socket accepts all.
     pub(crate) fn flush(&mut self) -> Result<Flushed> {
         while self.taken < self.out.len() {
             match self.socket.write(&self.out[self.taken..]) {
@@ -262,39 +268,40 @@ impl Conn {
         Ok(Flushed::All)
     }
 
-    /// Go on with the handshake; once it is done, send the request and the login each as real clients do.
-    fn shake_hands(&mut self, incoming: &mut [u8]) -> Result<usize> {
-        let Wire::Shaking(handshake) = &mut self.wire else { bail!("no handshake in progress") };
-        let handshake = handshake.take().context("a handshake that failed goes on")?;
+    /// Continue the handshake. When it is complete, send the request and the login in one record each, as real clients
+    /// do.
+    fn continue_handshake(&mut self, incoming: &mut [u8]) -> Result<usize> {
+        let Wire::Handshake(handshake) = &mut self.wire else { bail!("no handshake in progress") };
+        let handshake = handshake.take().context("the handshake failed before")?;
         let (progress, used) = handshake.advance(incoming, &mut self.out)?;
         match progress {
-            Progress::Blocked(handshake) => self.wire = Wire::Shaking(Some(handshake)),
+            Progress::Blocked(handshake) => self.wire = Wire::Handshake(Some(handshake)),
             Progress::Done(established) if self.websocket.is_some() => {
-                self.wire = Wire::Tls(Box::new(established.records));
-                self.ask_to_upgrade()?;
+                self.wire = Wire::Tls(Box::new(Records::new(established.connection)?));
+                self.queue_upgrade_request()?;
             }
             Progress::Done(established) => {
-                self.wire = Wire::Tls(Box::new(established.records));
+                self.wire = Wire::Tls(Box::new(Records::new(established.connection)?));
                 self.queue_bytes(login::FAST_REQUEST.as_bytes())?;
-                ensure!(self.flush()? == Flushed::All, "the kernel takes no request");
+                ensure!(self.flush()? == Flushed::All, "the socket is full before the upgrade request");
                 let mut info = Vec::new();
                 let sealed = self.identity.client_info(established.server_key, &mut info)?;
                 self.queue_bytes(&info)?;
                 self.stage = Stage::ServerKey { sealed: Some(Box::new(sealed)) };
             }
         }
-        ensure!(self.flush()? == Flushed::All, "the kernel takes no handshake");
+        ensure!(self.flush()? == Flushed::All, "the socket is full during the handshake");
         Ok(used)
     }
 
-    /// Send the request whose answer has to come before anything else.
-    fn ask_to_upgrade(&mut self) -> Result<()> {
+    /// Queue the upgrade request; its answer comes before the first frame.
+    fn queue_upgrade_request(&mut self) -> Result<()> {
         self.stage = Stage::Upgrade;
         let request = if self.websocket.is_some() { login::WEBSOCKET_REQUEST } else { login::REQUEST };
         self.queue_bytes(request.as_bytes())
     }
 
-    /// Queue whole frames: in WebSocket one message.
+    /// Queue whole frames; over WebSocket they are one message.
     fn queue_message(&mut self, frames: &[u8]) -> Result<()> {
         if self.websocket.is_none() {
             return self.queue_bytes(frames);
@@ -314,7 +321,7 @@ impl Conn {
                 self.out.extend_from_slice(bytes);
                 Ok(())
             }
-            Wire::Shaking(_) => bail!("application data before the handshake is done"),
+            Wire::Handshake(_) => bail!("application data before the handshake is done"),
         }
     }
 }
@@ -325,25 +332,29 @@ impl AsFd for Conn {
     }
 }
 
-enum Taken {
-    ByLogin,
+enum Handled {
+    Yes,
     No,
 }
 
-/// Handle the frames that are not the mode's business: those of the login, and pings. What they need to be
-/// answered with is appended to `answers`.
-fn take(stage: &mut Stage, identity: &Identity, frame: &Frame<'_>, answers: &mut Vec<u8>) -> Result<Taken> {
+/// Handle the frames of the login and pings, which no load cares about. Appends the answers to `answers`.
+fn handle_login(
+    stage: &mut Stage,
+    identity: &Identity,
+    frame: &Frame<'_>,
+    answers: &mut Vec<u8>,
+) -> Result<Handled> {
     match stage {
         Stage::Ready => match (frame.kind, frame.payload.first_chunk::<8>()) {
             (frames::PING, Some(echo)) => {
                 answers.extend(frames::header(frames::PONG, echo.len()));
                 answers.extend(echo);
             }
-            (frames::RESTARTING, _) => bail!("the server says that it restarts"),
-            _ => return Ok(Taken::No),
+            (frames::RESTARTING, _) => bail!("the server is restarting"),
+            _ => return Ok(Handled::No),
         },
         Stage::ServerKey { sealed } => {
-            ensure!(frame.kind == frames::SERVER_KEY, "frame {:#x} where ServerKey belongs", frame.kind);
+            ensure!(frame.kind == frames::SERVER_KEY, "frame {:#x}, want ServerKey", frame.kind);
             let key = login::server_key(frame.payload)?;
             let sealed = match sealed.take() {
                 Some(sealed) => sealed,
@@ -352,11 +363,11 @@ fn take(stage: &mut Stage, identity: &Identity, frame: &Frame<'_>, answers: &mut
             *stage = Stage::ServerInfo(sealed);
         }
         Stage::ServerInfo(sealed) => {
-            ensure!(frame.kind == frames::SERVER_INFO, "frame {:#x} where ServerInfo belongs", frame.kind);
+            ensure!(frame.kind == frames::SERVER_INFO, "frame {:#x}, want ServerInfo", frame.kind);
             sealed.server_info(frame.payload)?;
             *stage = Stage::Ready;
         }
         Stage::Connecting | Stage::Handshake | Stage::Upgrade => bail!("a frame before the upgrade"),
     }
-    Ok(Taken::ByLogin)
+    Ok(Handled::Yes)
 }

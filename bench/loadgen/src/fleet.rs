@@ -1,29 +1,17 @@
-//! All clients of a run, their logins, and the one epoll instance that they wait in.
+//! All clients of a run, their logins, and the epoll instance that watches them.
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use rustls::ClientConfig;
 
 use crate::conn::{Conn, Flushed, Scratch};
 use crate::frames::Frame;
 use crate::login::Identity;
+use crate::target::Target;
 
-/// Where the clients go.
-#[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) address: SocketAddr,
-    /// None: plain HTTP.
-    pub(crate) tls: Option<Arc<ClientConfig>>,
-    /// As a browser comes.
-    pub(crate) websocket: bool,
-}
-
-/// The clients, by index: the first goes to the first target, the second to the next, and so on, around.
+/// The clients, by index. They connect to the targets in turn: the first client to the first target, and so on.
 pub(crate) struct Fleet {
     targets: Vec<Target>,
     epoll: Epoll,
@@ -34,11 +22,11 @@ pub(crate) struct Fleet {
 
 struct Member {
     conn: Conn,
-    /// Whether epoll tells when the socket takes data; so as long as something waits to be sent.
+    /// Whether epoll watches the socket for writing: as long as bytes are queued.
     awaits_room: bool,
 }
 
-/// What epoll said of one descriptor.
+/// One event of epoll.
 #[derive(Clone, Copy)]
 pub(crate) struct Ready {
     pub(crate) index: usize,
@@ -46,11 +34,11 @@ pub(crate) struct Ready {
     pub(crate) writable: bool,
 }
 
-/// What is watched besides the clients.
+/// The index of the descriptor that is watched beside the clients.
 pub(crate) const OTHER: usize = usize::MAX;
 
 const EVENTS: usize = 1024;
-/// How long a server may let all logins wait.
+/// Give up after this time without progress at any login.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fleet {
@@ -72,7 +60,7 @@ impl Fleet {
         &mut self.members[index].conn
     }
 
-    /// Log in until there are `total` clients, `at_once` of them in progress.
+    /// Log in until there are `total` clients, with at most `at_once` logins in progress.
     pub(crate) fn log_in(&mut self, total: usize, at_once: usize) -> Result<()> {
         let mut in_progress = 0;
         while self.len() < total || in_progress > 0 {
@@ -81,7 +69,7 @@ impl Fleet {
                 in_progress += 1;
             }
             let events = self.wait(Some(PATIENCE))?;
-            ensure!(events > 0, "no login got any further for {PATIENCE:?}: {in_progress} in progress");
+            ensure!(events > 0, "no login made progress for {PATIENCE:?}: {in_progress} in progress");
             for at in 0..events {
                 let ready = self.ready(at);
                 let before = self.conn(ready.index).is_ready();
@@ -93,7 +81,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Let epoll also tell when `other` is readable, as the index [`OTHER`].
+    /// Watch `other` for reading too; its events have the index [`OTHER`].
     pub(crate) fn watch(&self, other: impl AsFd) -> Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, OTHER as u64);
         self.epoll
@@ -101,15 +89,15 @@ impl Fleet {
             .context("watching a descriptor, which must be a pipe, a terminal or a timer")
     }
 
-    /// End that.
+    /// Stop watching `other`.
     pub(crate) fn unwatch(&self, other: impl AsFd) -> Result<()> {
         Ok(self.epoll.delete(other)?)
     }
 
-    /// Wait for events; `ready` gives them by number.
+    /// Wait for events and return their number; `ready` returns each.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<usize> {
         let timeout = match timeout {
-            // Rounded up, so that nobody spins through the last millisecond.
+            // Rounded up, so that the last millisecond is not a busy loop.
             Some(timeout) => EpollTimeout::try_from(timeout + Duration::from_micros(999))?,
             None => EpollTimeout::NONE,
         };
@@ -119,7 +107,7 @@ impl Fleet {
         }
     }
 
-    /// The event number `at` of the last `wait`.
+    /// Return the event `at` of the last `wait`.
     pub(crate) fn ready(&self, at: usize) -> Ready {
         let (event, flags) = (&self.events[at], self.events[at].events());
         Ready {
@@ -129,7 +117,7 @@ impl Fleet {
         }
     }
 
-    /// Do what an event asks for; frames that are the mode's business go to `sink`.
+    /// Handle an event; frames after the login go to `sink`.
     pub(crate) fn serve(&mut self, ready: Ready, sink: impl FnMut(Frame<'_>) -> Result<()>) -> Result<()> {
         let member = &mut self.members[ready.index];
         if ready.writable {
@@ -146,19 +134,19 @@ impl Fleet {
         Ok(())
     }
 
-    /// Send what is queued at a client, now or as soon as its socket takes it.
+    /// Send the queued bytes of a client, now or when its socket is writable.
     pub(crate) fn flush(&mut self, index: usize) -> Result<()> {
         let flushed = self.members[index].conn.flush()?;
         self.await_room(index, flushed)
     }
 
-    /// Let a client read nothing from now on; `ready` still tells when its connection is over.
+    /// Stop reading from a client's socket; `ready` still reports the end of its connection.
     pub(crate) fn stop_reading(&mut self, index: usize) -> Result<()> {
         let mut event = EpollEvent::new(EpollFlags::empty(), index as u64);
         Ok(self.epoll.modify(&self.members[index].conn, &mut event)?)
     }
 
-    /// Leave and come again, as the same client.
+    /// Close a client's connection and connect again with the same key.
     pub(crate) fn redial(&mut self, index: usize) -> Result<()> {
         let identity = self.members[index].conn.identity.clone();
         self.members[index] = self.connect(index, identity)?;

@@ -1,13 +1,12 @@
 //! DERP frames out of a byte stream: `type (1) | length (4, big-endian) | payload`.
 //!
-//! Frames that lie whole in the bytes at hand are given out from there; only one that is cut in two is
-//! copied.
+//! A frame that is complete in the given bytes is passed on without a copy; only a frame that is cut is copied.
 
 use anyhow::{Result, ensure};
 
 pub(crate) const HEADER: usize = 5;
 pub(crate) const KEY: usize = 32;
-/// The largest frame a client takes.
+/// The largest payload that a client accepts.
 const MAX_PAYLOAD: usize = 1 << 20;
 
 pub(crate) const SERVER_KEY: u8 = 0x01;
@@ -20,28 +19,28 @@ pub(crate) const PING: u8 = 0x12;
 pub(crate) const PONG: u8 = 0x13;
 pub(crate) const RESTARTING: u8 = 0x15;
 
-/// A frame as it lies in the stream.
+/// A frame in the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: u8,
     pub(crate) payload: &'a [u8],
 }
 
-/// The header of a frame with `length` bytes of payload.
+/// Return the header of a frame with `length` bytes of payload.
 pub(crate) fn header(kind: u8, length: usize) -> [u8; HEADER] {
     let [a, b, c, d] = (length as u32).to_be_bytes();
     [kind, a, b, c, d]
 }
 
-/// Cuts a stream into frames.
+/// Splits a stream into frames.
 #[derive(Default)]
 pub(crate) struct Deframer {
-    /// The beginning of a frame whose end has not come yet; never a whole frame.
+    /// The beginning of an incomplete frame; never a whole frame.
     partial: Vec<u8>,
 }
 
 impl Deframer {
-    /// Give every frame that `bytes` completes to `sink`, in order, and keep what is left over.
+    /// Pass every frame that `bytes` completes to `sink`, in order, and keep the rest.
     pub(crate) fn feed(
         &mut self,
         mut bytes: &[u8],
@@ -67,7 +66,7 @@ impl Deframer {
     }
 }
 
-/// The length of the frame that `bytes` begin with, header included; `None` while the header is incomplete.
+/// Return the length of the first frame in `bytes`, header included; `None` while the header is incomplete.
 fn frame_length(bytes: &[u8]) -> Result<Option<usize>> {
     let &[_, a, b, c, d, ..] = bytes else { return Ok(None) };
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_the_same_however_the_stream_is_cut() {
+    fn frames_are_the_same_however_the_stream_is_cut() {
         let (bytes, frames) = stream();
         for step in [1, 2, 3, 4, 5, 6, 7, 1349, 1350, 1354, 16_384, bytes.len()] {
             let mut deframer = Deframer::default();
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_claims_more_than_a_client_takes_is_an_error() {
+    fn a_header_over_the_limit_of_a_client_is_an_error() {
         let bytes = header(5, MAX_PAYLOAD + 1);
         for step in [1, 5] {
             let mut deframer = Deframer::default();

@@ -1,24 +1,25 @@
-//! Clients that log in and then say nothing, so that the driver can read what each costs the server.
+//! Clients that log in and send nothing, so that `bench/loads.py` can measure the server's memory for each.
 
 use std::io::{Read, stdin};
 use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::fleet::{Fleet, OTHER, Target};
-use crate::report::{self, Phase};
+use crate::fleet::{Fleet, OTHER};
+use crate::report;
+use crate::target::Target;
 
-/// How many clients log in at the same time.
+/// Logins in progress at the same time.
 const LOGINS_AT_ONCE: usize = 32;
 
-/// Have first `steps[0]` clients, then `steps[1]`, …; hold them after each step until a byte comes on the
-/// standard input, which at its end ends the run.
+/// Log in `steps[0]` clients, then up to `steps[1]`, and so on. After each step wait for a byte on the standard input;
+/// its end ends the run.
 pub(crate) fn run(target: Target, steps: &[usize]) -> Result<()> {
     let mut fleet = Fleet::new(vec![target])?;
     for &clients in steps {
         let started = Instant::now();
         fleet.log_in(clients, LOGINS_AT_ONCE)?;
-        report::phase(&Phase::LoggedIn { clients, seconds: started.elapsed().as_secs_f64() })?;
+        report::logged_in(clients, started.elapsed().as_secs_f64())?;
         if !hold(&mut fleet)? {
             break;
         }
@@ -26,7 +27,7 @@ pub(crate) fn run(target: Target, steps: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Serve the clients until the driver says something; false if it has gone.
+/// Serve the clients until a byte comes on the standard input; return false at its end.
 fn hold(fleet: &mut Fleet) -> Result<bool> {
     fleet.watch(stdin())?;
     loop {

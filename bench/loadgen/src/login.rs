@@ -1,6 +1,6 @@
-//! What a client says and hears before its first packet: the upgrade request, ClientInfo, ServerInfo.
+//! The login of a client: the upgrade request, ClientInfo, ServerInfo.
 //!
-//! Builds and checks bytes only. `Conn` drives it.
+//! Builds and checks bytes, without I/O; `conn` calls it.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use crypto_box::aead::Aead;
@@ -13,13 +13,13 @@ const MAGIC: &[u8; 8] = b"DERP\xf0\x9f\x94\x91";
 const NONCE: usize = 24;
 const CLIENT_INFO: &[u8] = br#"{"version":2,"CanAckPings":true}"#;
 
-/// The upgrade request of a client that has the server's key already: no HTTP answer will come.
+/// The upgrade request with fast start, of a client that knows the server's key: no HTTP answer comes.
 pub(crate) const FAST_REQUEST: &str = "GET /derp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: DERP\r\nDerp-Fast-Start: 1\r\n\r\n";
-/// The upgrade request of a client that has yet to hear the server's key.
+/// The upgrade request of a client that does not know the server's key.
 pub(crate) const REQUEST: &str =
     "GET /derp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n\r\n";
 
-/// The upgrade request of a browser's client.
+/// The upgrade request of a client in a browser.
 pub(crate) const WEBSOCKET_REQUEST: &str = "GET /derp HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n";
 
 /// A client's key pair.
@@ -29,7 +29,7 @@ pub(crate) struct Identity {
     pub(crate) public: [u8; frames::KEY],
 }
 
-/// The box between a client and its server, good for both directions.
+/// The NaCl box between a client and its server, for both directions.
 pub(crate) struct LoginBox(SalsaBox);
 
 #[derive(Deserialize)]
@@ -38,20 +38,20 @@ struct ServerInfo {
 }
 
 impl Identity {
-    /// A new one.
+    /// Create a new key pair.
     pub(crate) fn new() -> Result<Self> {
         let secret = SecretKey::from_bytes(random()?);
         let public = *secret.public_key().as_bytes();
         Ok(Self { secret, public })
     }
 
-    /// Append the ClientInfo frame to `out`, and give the box that the answer opens with.
+    /// Append the ClientInfo frame to `out`, and return the box that opens the answer.
     pub(crate) fn client_info(&self, server_key: [u8; 32], out: &mut Vec<u8>) -> Result<LoginBox> {
         let shared = SalsaBox::new(&PublicKey::from_bytes(server_key), &self.secret);
         let nonce: [u8; NONCE] = random()?;
         let sealed = shared
             .encrypt(&nonce.into(), CLIENT_INFO)
-            .map_err(|_| anyhow!("the login box does not close"))?;
+            .map_err(|_| anyhow!("the box of ClientInfo cannot be sealed"))?;
         out.extend(frames::header(frames::CLIENT_INFO, self.public.len() + nonce.len() + sealed.len()));
         out.extend(self.public);
         out.extend(nonce);
@@ -63,7 +63,7 @@ impl Identity {
 impl LoginBox {
     /// Check the payload of ServerInfo.
     pub(crate) fn server_info(&self, payload: &[u8]) -> Result<()> {
-        let (nonce, sealed) = payload.split_at_checked(NONCE).context("a ServerInfo that is too short")?;
+        let (nonce, sealed) = payload.split_at_checked(NONCE).context("ServerInfo is too short")?;
         let nonce: [u8; NONCE] = nonce.try_into()?;
         let json = self.0.decrypt(&nonce.into(), sealed).map_err(|_| anyhow!("ServerInfo does not open"))?;
         let info: ServerInfo = serde_json::from_slice(&json).context("ServerInfo")?;
@@ -72,16 +72,16 @@ impl LoginBox {
     }
 }
 
-/// The server's key out of the payload of ServerKey.
+/// Return the server's key from the payload of ServerKey.
 pub(crate) fn server_key(payload: &[u8]) -> Result<[u8; 32]> {
     let key = payload.strip_prefix(MAGIC).context("ServerKey without the magic")?;
-    Ok(*key.first_chunk().context("a ServerKey that is too short")?)
+    Ok(*key.first_chunk().context("ServerKey is too short")?)
 }
 
-/// The length of the answer to `REQUEST` in front of `bytes`; `None` while it is incomplete.
+/// Return the length of the HTTP answer at the beginning of `bytes`; `None` while it is incomplete.
 pub(crate) fn upgrade_answer(bytes: &[u8]) -> Result<Option<usize>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-        ensure!(bytes.len() < 16_384, "an HTTP answer without end");
+        ensure!(bytes.len() < 16_384, "an HTTP answer of more than 16 kB");
         return Ok(None);
     };
     let head = String::from_utf8_lossy(&bytes[..end]);

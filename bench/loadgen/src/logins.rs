@@ -1,17 +1,18 @@
-//! Clients that log in and leave at once, so many at a time: what a new client costs the server.
+//! Clients that log in and leave at once: the server's CPU time for a login.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::fleet::{Fleet, Target};
+use crate::fleet::Fleet;
 use crate::meter::CpuClock;
-use crate::report::{self, Phase};
+use crate::report;
+use crate::target::Target;
 
-/// How long a server may let all logins wait.
+/// Give up after this time without progress at any login.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Logins before the measurement, for each that is in progress at a time.
+/// Logins before the measurement, for each login in progress.
 const WARMUP: usize = 4;
 
 /// The result.
@@ -23,12 +24,12 @@ pub(crate) struct Outcome {
     generator_cpu_seconds: f64,
 }
 
-/// Log in `total` times, with `at_once` logins in progress.
+/// Log in `total` times, with `at_once` logins in progress, and report the result.
 pub(crate) fn run(target: Target, total: usize, at_once: usize, server: CpuClock) -> Result<()> {
     let mut fleet = Fleet::new(vec![target])?;
     fleet.log_in(at_once, at_once)?;
     log_in_again(&mut fleet, WARMUP * at_once)?;
-    report::phase(&Phase::Measuring)?;
+    report::measuring()?;
     let (started, before, own) = (Instant::now(), server.read()?, CpuClock::own().read()?);
     log_in_again(&mut fleet, total)?;
     let outcome = Outcome {
@@ -37,10 +38,10 @@ pub(crate) fn run(target: Target, total: usize, at_once: usize, server: CpuClock
         server_cpu_seconds: (server.read()? - before).as_secs_f64(),
         generator_cpu_seconds: (CpuClock::own().read()? - own).as_secs_f64(),
     };
-    report::phase(&Phase::Logins(outcome))
+    report::result(&outcome)
 }
 
-/// Each client that is in leaves and comes again, until there were so many logins.
+/// Reconnect clients as soon as they are logged in, until there were `total` logins.
 fn log_in_again(fleet: &mut Fleet, total: usize) -> Result<()> {
     let (mut begun, mut done) = (0, 0);
     for index in 0..fleet.len().min(total) {
@@ -49,7 +50,7 @@ fn log_in_again(fleet: &mut Fleet, total: usize) -> Result<()> {
     }
     while done < total {
         let events = fleet.wait(Some(PATIENCE))?;
-        ensure!(events > 0, "no login got any further for {PATIENCE:?}: {done} done of {total}");
+        ensure!(events > 0, "no login made progress for {PATIENCE:?}: {done} of {total} done");
         for at in 0..events {
             let ready = fleet.ready(at);
             if fleet.conn(ready.index).is_ready() {

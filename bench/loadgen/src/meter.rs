@@ -1,4 +1,4 @@
-//! What is measured: CPU time of processes, latencies.
+//! The meters: CPU time of processes, and latencies.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-/// The CPU clock of a process: user and system time of all its threads, those that ended too, in nanoseconds.
+/// The CPU clock of a process: user and system time of all its threads, including ended ones, in nanoseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct CpuClock(ClockId);
 
 impl CpuClock {
-    /// This process's own.
+    /// Return the clock of this process.
     pub(crate) fn own() -> Self {
         Self(ClockId::CLOCK_PROCESS_CPUTIME_ID)
     }
 
-    /// Another process's.
+    /// Return the clock of another process.
     pub(crate) fn of(process: i32) -> Result<Self> {
         let clock = clock_getcpuclockid(Pid::from_raw(process));
         Ok(Self(clock.with_context(|| format!("the CPU clock of process {process}"))?))
@@ -28,7 +28,7 @@ impl CpuClock {
     }
 }
 
-/// Latencies in buckets that are 1/64 of their value wide, or one nanosecond.
+/// A histogram of latencies. A bucket is 1/64 of its value wide, or one nanosecond.
 pub(crate) struct Latencies {
     counts: Vec<u64>,
     total: u64,
@@ -62,7 +62,7 @@ impl Latencies {
         self.total += 1;
     }
 
-    /// None without any.
+    /// Return the percentiles; None without values.
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         let at = |share: f64| {
             let rank = ((self.total as f64 * share).ceil() as u64).max(1);

@@ -1,36 +1,35 @@
-//! What a test packet contains, and the check of it.
+//! The contents of a test packet, and their check.
 //!
-//! A packet looks like a WireGuard data message (type 4, receiver index, counter), so a server treats it as
-//! it treats real traffic. Then comes the time it was sent, then noise that depends on stream and counter: a
-//! packet that was cut, mixed up with another or delivered to somebody else does not pass. Knows no sockets
-//! and no clock.
+//! A packet looks like a WireGuard data message (type 4, receiver index, counter), so a server treats it as real
+//! traffic. Then come the time of sending and noise that depends on stream and counter. A packet that was cut, mixed
+//! up with another or delivered to the wrong client fails the check. No I/O, no clock.
 
 use anyhow::{Result, ensure};
 
 /// Type, stream, counter and time of sending: no packet is shorter.
 pub(crate) const HEADER: usize = 24;
-/// The largest packet DERP carries.
+/// The longest packet of DERP.
 pub(crate) const MAX: usize = 65_536;
 
 const DATA_MESSAGE: u32 = 4;
-/// At how many places of the noise a packet's body may start; which, depends on its stream and counter.
+/// The number of offsets in the noise at which a body can start. Stream and counter choose one.
 const STARTS: usize = 4096;
 
-/// Makes and checks the packets of all streams. One for the whole program: the noise is shared.
+/// Makes and checks the packets of all streams. One for the whole program, because the noise is large.
 pub(crate) struct Filler {
     noise: Vec<u8>,
 }
 
-/// What a packet that passed the check says about itself.
+/// The header of a packet that passed the check.
 pub(crate) struct Seen {
     pub(crate) counter: u64,
     pub(crate) sent_at: u64,
 }
 
 impl Filler {
-    /// For packets of `size` bytes.
+    /// Make the noise for packets of `size` bytes.
     pub(crate) fn new(size: usize) -> Self {
-        // xorshift64: the noise must not compress or repeat, nothing more is asked of it.
+        // xorshift64: the noise must not compress or repeat.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let noise = std::iter::repeat_with(|| {
             state ^= state << 13;
@@ -41,7 +40,7 @@ impl Filler {
         Self { noise: noise.flatten().take(STARTS + size).collect() }
     }
 
-    /// Write the packet number `counter` of `stream` into all of `packet`.
+    /// Fill `packet` with number `counter` of `stream`.
     pub(crate) fn fill(&self, packet: &mut [u8], stream: u32, counter: u64, sent_at: u64) {
         let (header, body) = packet.split_at_mut(HEADER);
         header[..4].copy_from_slice(&DATA_MESSAGE.to_le_bytes());
@@ -52,19 +51,23 @@ impl Filler {
         body.copy_from_slice(self.body(stream, counter, length));
     }
 
-    /// Whether `packet` is, byte for byte, one that `fill` made for `stream` with `size` bytes.
+    /// Check that `packet` is, byte for byte, one that `fill` made for `stream` with `size` bytes.
     pub(crate) fn check(&self, packet: &[u8], stream: u32, size: usize) -> Result<Seen> {
         ensure!(packet.len() == size, "a packet of {} bytes, sent with {size}", packet.len());
         let (header, body) = packet.split_at(HEADER);
         let word =
             |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-        ensure!(word(0) == DATA_MESSAGE, "a packet that starts with {:#x}", word(0));
-        ensure!(word(4) == stream, "a packet of stream {} came to the receiver of stream {stream}", word(4));
+        ensure!(word(0) == DATA_MESSAGE, "a packet of message type {:#x}", word(0));
+        ensure!(
+            word(4) == stream,
+            "a packet of stream {} arrived at the receiver of stream {stream}",
+            word(4)
+        );
         let counter = long(8);
         ensure!(
             body == self.body(stream, counter, body.len()),
-            "packet {counter} of stream {stream} came changed"
+            "packet {counter} of stream {stream} was changed"
         );
         Ok(Seen { counter, sent_at: long(16) })
     }
@@ -94,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_byte_fails_the_check_but_for_those_of_the_time() {
+    fn any_changed_byte_except_the_time_fails_the_check() {
         let filler = Filler::new(1312);
         let good = packet(&filler, 3, 5);
         for at in (0..16).chain(24..good.len()) {

@@ -1,12 +1,12 @@
-//! Pairs of clients, one of which sends to the other, and what the packets of the pairs under measure meet.
+//! Pairs of clients, of which one sends to the other: throughput, latency, loss, and the server's CPU time.
 //!
-//! In the closed loop `in_flight` packets of a pair are on their way, and each that arrives lets the next one
-//! go: the server alone sets the pace, and a loss is a fault. In the open loop packets go at their times,
-//! whatever the server does; one for which the sender's socket has no room is refused, as a real client drops
-//! it, and a packet's latency counts from the time at which it should have gone.
+//! In the closed loop, `in_flight` packets of a pair are on their way, and each arrival releases the next packet.
+//! The server alone sets the pace, and a lost packet is a fault. In the open loop, packets have fixed times. If the
+//! sender's socket is full, a packet is refused, as a real client drops it. A packet's latency counts from its
+//! fixed time.
 //!
-//! Behind the measured pairs come others that only make it hard for them: senders that send all they can, and
-//! receivers that read nothing.
+//! Further pairs are not measured and only add load: senders that send as fast as they can, and receivers that
+//! read nothing.
 
 use std::time::{Duration, Instant};
 
@@ -14,55 +14,56 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use serde::Serialize;
 
-use crate::fleet::{Fleet, OTHER, Ready, Target};
+use crate::fleet::{Fleet, OTHER, Ready};
 use crate::frames::{self, Frame, KEY};
 use crate::meter::{CpuClock, Latencies, Percentiles};
 use crate::packet::{Filler, Seen};
-use crate::report::{self, Phase};
+use crate::report;
+use crate::target::Target;
 
-/// How many clients log in at the same time: the two of a pair come one right after the other, which decides where a
-/// server that places its clients by turns has them.
+/// Logins in progress at the same time. With one, the clients of a pair log in one after the other, which decides the
+/// shards of a server that assigns them in turn.
 const LOGINS_AT_ONCE: usize = 1;
-/// How long a server may deliver nothing at all.
+/// Give up after this time without a delivery.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for events before looking at the clock again.
 const TICK: Duration = Duration::from_millis(100);
-/// How often the open loop looks whose time has come.
-const BEAT: Duration = Duration::from_micros(100);
-/// How long packets may be on their way after the last one was sent.
+/// The interval at which the open loop sends the packets that are due.
+const INTERVAL: Duration = Duration::from_micros(100);
+/// The time to wait for packets after the last one was sent.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long nodes of a region may take to hear of each other's clients.
+/// The time for the nodes of a region to announce their clients to each other.
 const INTRODUCTION: Duration = Duration::from_secs(1);
-/// Bytes queued at a sender beyond which the open loop's packets are refused: its socket is full.
+/// Bytes queued at a sender above which packets of the open loop are refused.
 const BACKLOG: usize = 64 * 1024;
-/// Packets that a sender which sends all it can makes at once.
+/// Packets that a flooding sender queues at a time.
 const FLOOD_BATCH: u64 = 64;
-/// How many of those it makes at most before others get their turn.
+/// Batches of a flooding sender before other clients are served.
 const FLOOD_BATCHES: usize = 8;
 /// Packets a second for each receiver that reads nothing.
 const STUCK_RATE: f64 = 2_000.0;
 
-/// What is to be run.
+/// The settings of a run.
 pub(crate) struct Settings {
     pub(crate) pairs: usize,
     pub(crate) pace: Pace,
     pub(crate) size: usize,
-    /// Further pairs whose sender sends all it can.
+    /// Further pairs whose sender sends as fast as it can.
     pub(crate) flood: usize,
     /// Further pairs whose receiver reads nothing.
     pub(crate) stuck: usize,
     pub(crate) warmup: Duration,
     pub(crate) window: Window,
-    /// Whose CPU time is the result.
+    /// The servers whose CPU time is measured.
     pub(crate) servers: Vec<CpuClock>,
 }
 
-/// When a packet goes.
+/// When a packet is sent.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// As soon as fewer than so many of its pair are on their way.
+    /// As soon as fewer than this number of the pair's packets are on their way.
     InFlight(u64),
-    /// So many a second, of all measured pairs together.
+    /// Packets a second, of all measured pairs together.
     Rate(f64),
 }
 
@@ -73,14 +74,14 @@ pub(crate) enum Window {
     Packets(u64),
 }
 
-/// The result. Counts and times are those of the measured window; faults are those of the whole run.
+/// The result: counts and times of the measured window, faults of the whole run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
     seconds: f64,
     delivered: u64,
-    /// Sent and refused in the window: what the pace called for.
+    /// Packets that the pace asked for: sent or refused.
     offered: u64,
-    /// Of these, those for which the sender's socket had no room.
+    /// Packets of `offered` that did not fit the sender's socket.
     refused: u64,
     lost: u64,
     misordered: u64,
@@ -90,9 +91,9 @@ pub(crate) struct Outcome {
     latency_us: Option<Percentiles>,
 }
 
-/// What a pair is there for.
+/// The purpose of a pair.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Role {
     Measured,
     Flood,
     Stuck,
@@ -100,18 +101,18 @@ enum Part {
 
 /// Client `2 * i` sends to client `2 * i + 1`.
 struct Pair {
-    part: Part,
+    role: Role,
     sender: [u8; KEY],
     receiver: [u8; KEY],
     sent: u64,
-    /// The counter that the next packet must have: all below have arrived or are lost.
+    /// The counter of the next packet: all below have arrived or are lost.
     expected: u64,
-    /// Packets whose time has come, in an open loop, sent or refused.
+    /// Packets of the open loop that were due so far, sent or refused.
     due: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Tally {
+struct Counts {
     delivered: u64,
     sent: u64,
     refused: u64,
@@ -127,12 +128,12 @@ struct Run {
     pace: Pace,
     measured: usize,
     size: usize,
-    tally: Tally,
+    counts: Counts,
     latencies: Latencies,
     epoch: Instant,
-    /// When the open loops began.
+    /// When the open loop began.
     began: Instant,
-    beat: Option<TimerFd>,
+    timer: Option<TimerFd>,
     sending: bool,
 }
 
@@ -141,10 +142,10 @@ struct Mark {
     at: Instant,
     servers: Duration,
     generator: Duration,
-    tally: Tally,
+    counts: Counts,
 }
 
-/// Log in, warm up, measure, wait for what is still on its way; tell each phase on the standard output.
+/// Log in, warm up, measure, and wait for the packets that are still on their way. Reports each phase.
 pub(crate) fn run(targets: Vec<Target>, settings: &Settings) -> Result<()> {
     let mut run = Run::log_in(targets, settings)?;
     run.begin()?;
@@ -152,18 +153,18 @@ pub(crate) fn run(targets: Vec<Target>, settings: &Settings) -> Result<()> {
     run.serve_until(|_| Instant::now() >= warmup_ends)?;
 
     run.latencies.clear();
-    report::phase(&Phase::Measuring)?;
+    report::measuring()?;
     let start = run.mark(settings)?;
     run.serve_until(|run| match settings.window {
         Window::Lasts(duration) => start.at.elapsed() >= duration,
-        Window::Packets(packets) => run.tally.delivered - start.tally.delivered >= packets,
+        Window::Packets(packets) => run.counts.delivered - start.counts.delivered >= packets,
     })?;
     let end = run.mark(settings)?;
 
     run.sending = false;
     let drain_ends = Instant::now() + DRAIN;
     run.serve_until(|run| run.on_their_way() == 0 || Instant::now() >= drain_ends)?;
-    report::phase(&Phase::Result(run.outcome(&start, &end)))
+    report::result(&run.outcome(&start, &end))
 }
 
 impl Run {
@@ -172,19 +173,19 @@ impl Run {
         let across = targets.len() > 1;
         let mut fleet = Fleet::new(targets)?;
         fleet.log_in(2 * (settings.pairs + settings.flood + settings.stuck), LOGINS_AT_ONCE)?;
-        report::phase(&Phase::LoggedIn { clients: fleet.len(), seconds: started.elapsed().as_secs_f64() })?;
+        report::logged_in(fleet.len(), started.elapsed().as_secs_f64())?;
         let mut pairs = Vec::new();
         for sender in (0..fleet.len()).step_by(2) {
-            let part = match pairs.len() {
-                at if at < settings.pairs => Part::Measured,
-                at if at < settings.pairs + settings.flood => Part::Flood,
-                _ => Part::Stuck,
+            let role = match pairs.len() {
+                at if at < settings.pairs => Role::Measured,
+                at if at < settings.pairs + settings.flood => Role::Flood,
+                _ => Role::Stuck,
             };
-            if part == Part::Stuck {
+            if role == Role::Stuck {
                 fleet.stop_reading(sender + 1)?;
             }
             pairs.push(Pair {
-                part,
+                role,
                 sender: fleet.conn(sender).identity.public,
                 receiver: fleet.conn(sender + 1).identity.public,
                 sent: 0,
@@ -202,22 +203,22 @@ impl Run {
             pace: settings.pace,
             measured: settings.pairs,
             size: settings.size,
-            tally: Tally::default(),
+            counts: Counts::default(),
             latencies: Latencies::new(),
             epoch: started,
             began: Instant::now(),
-            beat: None,
+            timer: None,
             sending: true,
         })
     }
 
-    /// Send what may go at once, and start the clock of what goes by it.
+    /// Send the first packets, and start the timer of the open loop.
     fn begin(&mut self) -> Result<()> {
         if matches!(self.pace, Pace::Rate(_)) || self.pairs.len() > self.measured {
-            let beat = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
-            beat.set(Expiration::Interval(BEAT.into()), TimerSetTimeFlags::empty())?;
-            self.fleet.watch(&beat)?;
-            self.beat = Some(beat);
+            let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
+            timer.set(Expiration::Interval(INTERVAL.into()), TimerSetTimeFlags::empty())?;
+            self.fleet.watch(&timer)?;
+            self.timer = Some(timer);
         }
         self.began = Instant::now();
         if let Pace::InFlight(packets) = self.pace {
@@ -230,54 +231,54 @@ impl Run {
 
     fn mark(&self, settings: &Settings) -> Result<Mark> {
         let servers = settings.servers.iter().map(|clock| clock.read()).sum::<Result<_>>()?;
-        Ok(Mark { at: Instant::now(), servers, generator: CpuClock::own().read()?, tally: self.tally })
+        Ok(Mark { at: Instant::now(), servers, generator: CpuClock::own().read()?, counts: self.counts })
     }
 
     fn serve_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<()> {
-        let (mut delivered, mut progress) = (self.tally.delivered, Instant::now());
+        let (mut delivered, mut progress) = (self.counts.delivered, Instant::now());
         while !done(self) {
             for at in 0..self.fleet.wait(Some(TICK))? {
                 match self.fleet.ready(at) {
-                    ready if ready.index == OTHER => self.beat()?,
+                    ready if ready.index == OTHER => self.send_due_packets()?,
                     ready => self.serve(ready)?,
                 }
             }
-            if self.tally.delivered > delivered {
-                (delivered, progress) = (self.tally.delivered, Instant::now());
+            if self.counts.delivered > delivered {
+                (delivered, progress) = (self.counts.delivered, Instant::now());
             }
             ensure!(
                 progress.elapsed() < PATIENCE,
                 "nothing was delivered for {PATIENCE:?}, {:?}",
-                self.tally
+                self.counts
             );
         }
         Ok(())
     }
 
     fn serve(&mut self, ready: Ready) -> Result<()> {
-        let Self { fleet, pairs, filler, tally, latencies, .. } = self;
+        let Self { fleet, pairs, filler, counts, latencies, .. } = self;
         let (index, is_receiver) = (ready.index / 2, ready.index % 2 == 1);
         let pair = &mut pairs[index];
-        if pair.part == Part::Stuck && is_receiver {
-            return come_again(fleet, ready);
+        if pair.role == Role::Stuck && is_receiver {
+            return reconnect(fleet, ready);
         }
-        let measured = pair.part == Part::Measured;
+        let measured = pair.role == Role::Measured;
         let before = pair.expected;
         let mut now = None;
         let served = fleet.serve(ready, |frame| {
             if !is_receiver || frame.kind != frames::RECV_PACKET {
-                return other_frame(&frame, pair.part);
+                return other_frame(&frame, pair.role);
             }
             let seen = pair.check(&frame, filler, index, self.size)?;
             if !measured {
                 return Ok(());
             }
             if seen.counter < pair.expected {
-                tally.misordered += 1;
+                counts.misordered += 1;
                 return Ok(());
             }
-            tally.lost += seen.counter - pair.expected;
-            tally.delivered += 1;
+            counts.lost += seen.counter - pair.expected;
+            counts.delivered += 1;
             pair.expected = seen.counter + 1;
             let now = *now.get_or_insert_with(|| self.epoch.elapsed().as_nanos() as u64);
             latencies.add(now.saturating_sub(seen.sent_at));
@@ -288,7 +289,7 @@ impl Run {
         if !measured {
             return Ok(());
         }
-        tally.reads += u64::from(is_receiver);
+        counts.reads += u64::from(is_receiver);
         let free = pair.expected - before;
         match self.pace {
             Pace::InFlight(_) if free > 0 && self.sending => self.send(index, free, |now, _| now),
@@ -296,30 +297,30 @@ impl Run {
         }
     }
 
-    /// The clock has beaten: send what is due.
-    fn beat(&mut self) -> Result<()> {
-        if let Some(beat) = &self.beat {
-            beat.wait()?;
+    /// Send the packets that are due.
+    fn send_due_packets(&mut self) -> Result<()> {
+        if let Some(timer) = &self.timer {
+            timer.wait()?;
         }
         if !self.sending {
             return Ok(());
         }
         for index in 0..self.pairs.len() {
-            let part = self.pairs[index].part;
+            let role = self.pairs[index].role;
             let has_room = self.fleet.conn(2 * index).queued() < BACKLOG;
-            match (part, self.pace) {
-                (Part::Measured, Pace::Rate(rate)) => {
+            match (role, self.pace) {
+                (Role::Measured, Pace::Rate(rate)) => {
                     self.send_due(index, rate / self.measured as f64, has_room)?;
                 }
-                (Part::Stuck, _) => self.send_due(index, STUCK_RATE, has_room)?,
-                (Part::Flood, _) => self.flood(index)?,
-                (Part::Measured, _) => {}
+                (Role::Stuck, _) => self.send_due(index, STUCK_RATE, has_room)?,
+                (Role::Flood, _) => self.flood(index)?,
+                (Role::Measured, _) => {}
             }
         }
         Ok(())
     }
 
-    /// Send until the socket takes no more, or for a while.
+    /// Send until the socket is full, at most `FLOOD_BATCHES` batches.
     fn flood(&mut self, index: usize) -> Result<()> {
         for _ in 0..FLOOD_BATCHES {
             if self.fleet.conn(2 * index).queued() >= BACKLOG {
@@ -330,24 +331,24 @@ impl Run {
         Ok(())
     }
 
-    /// Send the packets whose time has come, or refuse them.
+    /// Send the packets that are due, or refuse them.
     fn send_due(&mut self, index: usize, rate: f64, has_room: bool) -> Result<()> {
         let pair = &mut self.pairs[index];
         let due = (self.began.elapsed().as_secs_f64() * rate) as u64;
         let packets = due - std::mem::replace(&mut pair.due, due);
         if !has_room {
-            if pair.part == Part::Measured {
-                self.tally.refused += packets;
+            if pair.role == Role::Measured {
+                self.counts.refused += packets;
             }
             return Ok(());
         }
         let began = self.began.duration_since(self.epoch).as_nanos() as u64;
-        // Refused ones have no number, so what is sent is counted from the end: the last one is the `due`th of all.
+        // Refused packets have no number, so count from the end: the last packet is number `due` of all.
         self.send(index, packets, |_, left| began + ((due + 1 - left) as f64 / rate * 1e9) as u64)
     }
 
-    /// Send the next `packets` of a pair, with one system call; `sent_at` gives a packet's time, of now and of
-    /// how many come with and after it.
+    /// Send the next `packets` of a pair, with one system call. `sent_at` returns a packet's time from the time now and
+    /// the number of packets from this one to the last.
     fn send(&mut self, index: usize, packets: u64, sent_at: impl Fn(u64, u64) -> u64) -> Result<()> {
         let pair = &mut self.pairs[index];
         let conn = self.fleet.conn(2 * index);
@@ -361,8 +362,8 @@ impl Run {
             })?;
         }
         pair.sent += packets;
-        if pair.part == Part::Measured {
-            self.tally.sent += packets;
+        if pair.role == Role::Measured {
+            self.counts.sent += packets;
         }
         self.fleet.flush(2 * index)
     }
@@ -372,18 +373,18 @@ impl Run {
     }
 
     fn outcome(&self, start: &Mark, end: &Mark) -> Outcome {
-        let delivered = end.tally.delivered - start.tally.delivered;
-        let refused = end.tally.refused - start.tally.refused;
+        let delivered = end.counts.delivered - start.counts.delivered;
+        let refused = end.counts.refused - start.counts.refused;
         Outcome {
             seconds: (end.at - start.at).as_secs_f64(),
             delivered,
-            offered: end.tally.sent - start.tally.sent + refused,
+            offered: end.counts.sent - start.counts.sent + refused,
             refused,
-            lost: self.tally.lost + self.on_their_way(),
-            misordered: self.tally.misordered,
+            lost: self.counts.lost + self.on_their_way(),
+            misordered: self.counts.misordered,
             server_cpu_seconds: (end.servers - start.servers).as_secs_f64(),
             generator_cpu_seconds: (end.generator - start.generator).as_secs_f64(),
-            packets_per_read: delivered as f64 / (end.tally.reads - start.tally.reads).max(1) as f64,
+            packets_per_read: delivered as f64 / (end.counts.reads - start.counts.reads).max(1) as f64,
             latency_us: self.latencies.percentiles(),
         }
     }
@@ -392,13 +393,13 @@ impl Run {
 impl Pair {
     fn check(&self, frame: &Frame<'_>, filler: &Filler, stream: usize, size: usize) -> Result<Seen> {
         let (from, packet) = frame.payload.split_at_checked(KEY).context("a RecvPacket without a key")?;
-        ensure!(from == self.sender, "a packet from somebody else");
+        ensure!(from == self.sender, "a packet from another sender");
         filler.check(packet, stream as u32, size)
     }
 }
 
-/// A receiver that reads nothing was thrown out, or goes on with its next login.
-fn come_again(fleet: &mut Fleet, ready: Ready) -> Result<()> {
+/// Reconnect a receiver that reads nothing after the server closed it, or continue its login.
+fn reconnect(fleet: &mut Fleet, ready: Ready) -> Result<()> {
     if fleet.conn(ready.index).is_ready() {
         return fleet.redial(ready.index);
     }
@@ -406,10 +407,12 @@ fn come_again(fleet: &mut Fleet, ready: Ready) -> Result<()> {
     if fleet.conn(ready.index).is_ready() { fleet.stop_reading(ready.index) } else { Ok(()) }
 }
 
-fn other_frame(frame: &Frame<'_>, part: Part) -> Result<()> {
+fn other_frame(frame: &Frame<'_>, role: Role) -> Result<()> {
     match frame.kind {
-        frames::RECV_PACKET => bail!("a packet for one who only sends"),
-        frames::PEER_GONE if part != Part::Stuck => bail!("the server says that the other one is gone"),
+        frames::RECV_PACKET => bail!("a packet arrived at a sender"),
+        frames::PEER_GONE if role != Role::Stuck => {
+            bail!("the server reports that the other client of the pair is gone")
+        }
         _ => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
-//! The TLS 1.3 record layer after the handshake, sealed and opened in place: no allocation and no copy per
-//! record.
+//! The TLS 1.3 record layer after the handshake. Records are sealed and opened in place, without an allocation or a
+//! copy for each.
 //!
-//! rustls does the handshake and derives the keys; this module does the rest of RFC 8446 section 5 that a
-//! client needs. AES-128-GCM only. Owns the two sequence numbers; knows no sockets.
+//! rustls does the handshake and derives the keys. This module does the rest of RFC 8446, section 5, for a client
+//! with AES-128-GCM. Owns the two sequence numbers; no I/O.
 
 use anyhow::{Result, anyhow, bail, ensure};
 use aws_lc_rs::aead;
@@ -16,10 +16,10 @@ pub(crate) const MAX_PLAINTEXT: usize = 16_384;
 
 const HEADER: usize = 5;
 const TAG: usize = 16;
-/// Record header, content type and tag: what sealing adds to the plaintext.
+/// The bytes that sealing adds to the plaintext: record header, content type and tag.
 pub(crate) const OVERHEAD: usize = HEADER + 1 + TAG;
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 256;
-/// Long before AES-GCM's limit of 2^24.5 records under one key.
+/// Below AES-GCM's limit of 2^24.5 records under one key.
 const RECORDS_PER_KEY: u64 = 1 << 23;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -35,14 +35,14 @@ pub(crate) struct Records {
     sealing: Half,
     opening: Half,
     kernel: KernelConnection<ClientConnectionData>,
-    /// Records under one sending key; a field so that a test need not seal millions.
+    /// Records under one sending key; a field, so that a test can lower it.
     records_per_key: u64,
 }
 
 struct Half {
     key: aead::LessSafeKey,
     iv: Iv,
-    /// Records done under `key`; each number is used once.
+    /// Records sealed or opened under `key`; each number is used once.
     sequence: u64,
 }
 
@@ -64,15 +64,14 @@ impl Half {
 }
 
 impl Records {
-    /// Take over from rustls. `connection` has finished its handshake and has nothing left to send.
+    /// Take the keys from rustls. `connection` has completed its handshake and has nothing left to send.
     pub(crate) fn new(connection: UnbufferedClientConnection) -> Result<Self> {
         let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
         let (sealing, opening) = (Half::new(secrets.tx)?, Half::new(secrets.rx)?);
         Ok(Self { sealing, opening, kernel, records_per_key: RECORDS_PER_KEY })
     }
 
-    /// Append one record to `out`, whose plaintext of `length` bytes (at most `MAX_PLAINTEXT`) `write` fills
-    /// in.
+    /// Append one record to `out`; `write` fills in its plaintext of `length` bytes, at most `MAX_PLAINTEXT`.
     pub(crate) fn seal(
         &mut self,
         out: &mut Vec<u8>,
@@ -85,8 +84,8 @@ impl Records {
         self.seal_as(APPLICATION_DATA, out, length, write)
     }
 
-    /// Open a whole record in place: its plaintext, empty when it was none of the application's. `out` takes
-    /// what TLS itself has to answer.
+    /// Open a whole record in place and return its plaintext, empty if it is not application data. Appends the answers
+    /// of TLS itself to `out`.
     pub(crate) fn open<'a>(&mut self, record: &'a mut [u8], out: &mut Vec<u8>) -> Result<&'a [u8]> {
         let (header, body) = record.split_at_mut(HEADER);
         if header[0] == CHANGE_CIPHER_SPEC {
@@ -95,9 +94,11 @@ impl Records {
         let additional = aead::Aad::from([header[0], header[1], header[2], header[3], header[4]]);
         let nonce = self.opening.next_nonce();
         let opened = self.opening.key.open_in_place(nonce, additional, body);
-        let opened = opened.map_err(|_| anyhow!("a record that does not open"))?;
-        let end =
-            opened.iter().rposition(|&byte| byte != 0).ok_or_else(|| anyhow!("a record of padding alone"))?;
+        let opened = opened.map_err(|_| anyhow!("a record cannot be decrypted"))?;
+        let end = opened
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .ok_or_else(|| anyhow!("a record contains only padding"))?;
         let (plaintext, content_type) = opened[..=end].split_at_mut(end);
         match content_type[0] {
             APPLICATION_DATA => Ok(plaintext),
@@ -139,7 +140,7 @@ impl Records {
         Ok(())
     }
 
-    /// Session tickets are of no use to us; a key update takes effect with the next record.
+    /// Handle messages after the handshake: ignore session tickets; a key update takes effect with the next record.
     fn after_handshake(&mut self, mut messages: &[u8], out: &mut Vec<u8>) -> Result<()> {
         while let [kind, a, b, c, rest @ ..] = messages {
             let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -148,7 +149,7 @@ impl Records {
             match (*kind, body) {
                 (NEW_SESSION_TICKET, _) => {}
                 (KEY_UPDATE, &[requested]) => {
-                    ensure!(rest.is_empty(), "a key update with something behind it in its record");
+                    ensure!(rest.is_empty(), "a key update is not the last message of its record");
                     self.opening = Half::new(self.kernel.update_rx_secret()?)?;
                     if requested == 1 {
                         self.update_sending_key(out)?;
@@ -163,7 +164,7 @@ impl Records {
     }
 }
 
-/// The length of the first record in `bytes`, header included; `None` while some of it is missing.
+/// Return the length of the first record in `bytes`, header included; `None` while it is incomplete.
 pub(crate) fn complete(bytes: &[u8]) -> Result<Option<usize>> {
     let &[_, _, _, high, low, ..] = bytes else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -221,13 +222,14 @@ mod tests {
                 let (progress, used) =
                     handshake.advance(&mut incoming, &mut outgoing).expect("a good handshake");
                 incoming.drain(..used);
-                give(&mut server, &outgoing);
+                deliver(&mut server, &outgoing);
                 outgoing.clear();
                 match progress {
                     Progress::Blocked(same) => handshake = same,
                     Progress::Done(established) => {
                         assert_eq!(established.server_key, SERVER_KEY);
-                        let mut pair = Self { client: established.records, server };
+                        let mut pair =
+                            Self { client: Records::new(established.connection).expect("keys"), server };
                         assert_eq!(pair.receive(incoming), b"", "session tickets are no data");
                         return pair;
                     }
@@ -238,7 +240,7 @@ mod tests {
             }
         }
 
-        /// All that the client gets out of `incoming` and of what the server has left to send.
+        /// Return the plaintext that the client reads from `incoming` and from the server's queued records.
         fn receive(&mut self, mut incoming: Vec<u8>) -> Vec<u8> {
             while self.server.wants_write() {
                 self.server.write_tls(&mut incoming).expect("room");
@@ -250,14 +252,14 @@ mod tests {
                 rest = behind;
             }
             assert_eq!(rest.len(), 0);
-            give(&mut self.server, &answers);
+            deliver(&mut self.server, &answers);
             got
         }
 
         fn server_gets(&mut self, data: &[u8]) -> Vec<u8> {
             let mut sealed = Vec::new();
             self.client.seal(&mut sealed, data.len(), |record| record.copy_from_slice(data)).expect("room");
-            give(&mut self.server, &sealed);
+            deliver(&mut self.server, &sealed);
             let mut got = vec![0; data.len()];
             self.server.reader().read_exact(&mut got).expect("all of it");
             got
@@ -269,7 +271,7 @@ mod tests {
         }
     }
 
-    fn give(server: &mut ServerConnection, mut bytes: &[u8]) {
+    fn deliver(server: &mut ServerConnection, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             server.read_tls(&mut bytes).expect("room");
             server.process_new_packets().expect("good records");

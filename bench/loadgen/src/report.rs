@@ -1,32 +1,34 @@
-//! What the driver reads: one JSON object a line on the standard output, each a phase of the run.
+//! Writes the phases of a run to the standard output for `bench/generator.py`: one JSON object a line.
 
 use std::io::Write;
 
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::{logins, pairs, storm, stun};
-
 #[derive(Serialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
-pub(crate) enum Phase {
-    LoggedIn {
-        clients: usize,
-        seconds: f64,
-    },
+enum Phase<Outcome> {
+    LoggedIn { clients: usize, seconds: f64 },
     Measuring,
-    #[serde(rename = "result")]
-    Result(pairs::Outcome),
-    #[serde(rename = "result")]
-    Logins(logins::Outcome),
-    #[serde(rename = "result")]
-    Storm(storm::Outcome),
-    #[serde(rename = "result")]
-    Stun(stun::Outcome),
+    Result(Outcome),
 }
 
-/// Tell the driver, at once.
-pub(crate) fn phase(phase: &Phase) -> Result<()> {
+/// Report that this many clients have logged in, and how long that took.
+pub(crate) fn logged_in(clients: usize, seconds: f64) -> Result<()> {
+    write(&Phase::<()>::LoggedIn { clients, seconds })
+}
+
+/// Report that the measurement begins.
+pub(crate) fn measuring() -> Result<()> {
+    write(&Phase::<()>::Measuring)
+}
+
+/// Report the result of the measurement.
+pub(crate) fn result(outcome: &impl Serialize) -> Result<()> {
+    write(&Phase::Result(outcome))
+}
+
+fn write(phase: &impl Serialize) -> Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, phase)?;
     out.write_all(b"\n")?;

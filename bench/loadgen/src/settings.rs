@@ -1,4 +1,4 @@
-//! The command line, read once.
+//! The command line, parsed once.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::fleet::Target;
 use crate::meter::CpuClock;
 use crate::pairs::{self, Pace, Window};
+use crate::target::Target;
 use crate::{packet, tls};
 
 const USAGE: &str = "\
@@ -17,34 +17,34 @@ usage: derp-loadgen MODE --addr IP:PORT --tls|--plain [flags]
 
 pairs: clients of which one sends to the other
   --pairs N          (10)
-  --in-flight N      packets on their way in each pair (16), each that arrives lets the next go
-  --rate N           instead: so many packets a second, of all pairs together, whatever becomes of them
+  --in-flight N      packets on their way in each pair (16); each arrival releases the next packet
+  --rate N           instead: packets a second, of all pairs together, even if they are lost
   --size BYTES       of a packet (1312)
-  --flood N          further pairs that send all they can, and are not measured
+  --flood N          further pairs that send as fast as they can and are not measured
   --stuck N          further pairs whose receiver reads nothing
-  --receivers-at IP:PORT   the node at which the receivers log in, another than the senders'
-  --websocket        come as browsers do
+  --receivers-at IP:PORT   the node for the receivers, if it is not the senders'
+  --websocket        connect over WebSocket, as browsers do
   --warmup SECONDS   before the measurement (1)
   --seconds SECONDS  of the measurement (5)
-  --packets N        end the measurement after so many instead
-  --server-pid PID   whose CPU time is measured; may be given more than once
+  --packets N        instead of --seconds: end the measurement after N packets
+  --server-pid PID   the process whose CPU time is measured; may be repeated
 
-idle: clients that log in and say nothing
-  --clients N,N,…    have so many, hold them until a line comes on the standard input, go on with the next
+idle: clients that log in and send nothing
+  --clients N,N,…    log in N clients, wait for a line on the standard input, continue with the next N
 
 logins: clients that log in and leave at once
-  --clients N        so many, one after the other
-  --in-flight N      at the same time
+  --clients N        number of logins
+  --in-flight N      logins in progress at the same time
   --server-pid PID
 
-storm: clients that come again all at once, while ten pairs go on talking
+storm: clients that all reconnect at once, while ten pairs send packets
   --clients N
   --server-pid PID
 
 stun: binding requests, over UDP
   --in-flight N, --warmup SECONDS, --seconds SECONDS, --server-pid PID";
 
-/// What the command line says.
+/// The load that the command line asks for, with its settings.
 pub(crate) enum Mode {
     Pairs { targets: Vec<Target>, settings: pairs::Settings },
     Idle { target: Target, steps: Vec<usize> },
@@ -53,7 +53,7 @@ pub(crate) enum Mode {
     Stun { address: SocketAddr, in_flight: u64, warmup: Duration, seconds: Duration, server: CpuClock },
 }
 
-/// Read it. The first word is the program's name.
+/// Parse the command line. The first word is the program's name.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Mode> {
     read(Parser::from_iter(words)).context(USAGE)
 }
@@ -97,14 +97,14 @@ fn read(mut parser: Parser) -> Result<Mode> {
     }
     ensure!(
         (packet::HEADER..=packet::MAX).contains(&settings.size),
-        "--size is from {} to {}",
+        "--size must be from {} to {}",
         packet::HEADER,
         packet::MAX
     );
     ensure!(!addresses.is_empty(), "--addr is missing");
     if mode.as_deref() == Some("stun") {
         let (Pace::InFlight(in_flight), Window::Lasts(seconds)) = (settings.pace, settings.window) else {
-            bail!("STUN goes by --in-flight and --seconds");
+            bail!("stun takes --in-flight and --seconds, not --rate and --packets");
         };
         let server = the_server(&settings)?;
         return Ok(Mode::Stun { address: addresses[0], in_flight, warmup: settings.warmup, seconds, server });
@@ -119,11 +119,13 @@ fn read(mut parser: Parser) -> Result<Mode> {
         Some("logins" | "storm" | "idle") if clients.len() != 1 => bail!("--clients is missing"),
         Some("storm") => Ok(Mode::Storm { target, clients: clients[0], server: the_server(&settings)? }),
         Some("logins") => {
-            let Pace::InFlight(at_once) = settings.pace else { bail!("logins go by --in-flight") };
+            let Pace::InFlight(at_once) = settings.pace else {
+                bail!("logins takes --in-flight, not --rate")
+            };
             let (at_once, server) = (usize::try_from(at_once)?, the_server(&settings)?);
             Ok(Mode::Logins { target, total: clients[0], at_once, server })
         }
-        other => bail!("the mode is pairs, idle, logins, storm or stun, not {other:?}"),
+        other => bail!("invalid mode {other:?}: want pairs, idle, logins, storm or stun"),
     }
 }
 

@@ -1,22 +1,23 @@
-//! Many clients that come again all at once, while a few others go on talking.
+//! Many clients that all reconnect at once, while a few pairs keep sending.
 //!
-//! Those who stay are a closed loop of `pairs`; what the storm costs them is the longest that one of their
-//! packets took, and that none may be lost.
+//! The pairs that stay are a closed loop with one packet each. The result has their slowest packet and their lost
+//! packets.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::fleet::{Fleet, Target};
+use crate::fleet::{Fleet, Ready};
 use crate::frames::{self, KEY};
 use crate::meter::{CpuClock, Latencies, Percentiles};
 use crate::packet::Filler;
-use crate::report::{self, Phase};
+use crate::report;
+use crate::target::Target;
 
-/// How many clients log in at the same time before the storm.
+/// Logins in progress at the same time before the storm.
 const LOGINS_AT_ONCE: usize = 64;
-/// How long all may take to be in again.
+/// Give up if the clients are not all logged in again after this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SIZE: usize = 1312;
 const STAYING_PAIRS: usize = 10;
@@ -26,7 +27,7 @@ const STAYING_PAIRS: usize = 10;
 pub(crate) struct Outcome {
     clients: usize,
     seconds: f64,
-    /// Packets of those who stay that arrived while the others came in.
+    /// Packets of the staying pairs that arrived during the storm.
     delivered: u64,
     lost: u64,
     server_cpu_seconds: f64,
@@ -34,7 +35,7 @@ pub(crate) struct Outcome {
     latency_us: Option<Percentiles>,
 }
 
-/// Have `clients` in, throw them out, and take the time until all are in again.
+/// Log in `clients`, reconnect all of them, and measure the time until all are logged in again.
 pub(crate) fn run(target: Target, clients: usize, server: CpuClock) -> Result<()> {
     let staying = 2 * STAYING_PAIRS;
     let mut fleet = Fleet::new(vec![target])?;
@@ -43,14 +44,17 @@ pub(crate) fn run(target: Target, clients: usize, server: CpuClock) -> Result<()
     for pair in 0..STAYING_PAIRS {
         talk.send(&mut fleet, pair)?;
     }
-    report::phase(&Phase::Measuring)?;
+    report::measuring()?;
     let (started, before, own) = (Instant::now(), server.read()?, CpuClock::own().read()?);
     for index in staying..fleet.len() {
         fleet.redial(index)?;
     }
     let mut in_again = 0;
     while in_again < clients {
-        ensure!(started.elapsed() < PATIENCE, "{in_again} of {clients} were in again after {PATIENCE:?}");
+        ensure!(
+            started.elapsed() < PATIENCE,
+            "{in_again} of {clients} clients were logged in again after {PATIENCE:?}"
+        );
         for at in 0..fleet.wait(Some(PATIENCE))? {
             let ready = fleet.ready(at);
             if ready.index < staying {
@@ -60,7 +64,7 @@ pub(crate) fn run(target: Target, clients: usize, server: CpuClock) -> Result<()
             let before = fleet.conn(ready.index).is_ready();
             fleet
                 .serve(ready, |_| Ok(()))
-                .with_context(|| format!("client {} as it came again", ready.index))?;
+                .with_context(|| format!("client {} while it reconnects", ready.index))?;
             in_again += usize::from(!before && fleet.conn(ready.index).is_ready());
         }
     }
@@ -73,10 +77,10 @@ pub(crate) fn run(target: Target, clients: usize, server: CpuClock) -> Result<()
         generator_cpu_seconds: (CpuClock::own().read()? - own).as_secs_f64(),
         latency_us: talk.latencies.percentiles(),
     };
-    report::phase(&Phase::Storm(outcome))
+    report::result(&outcome)
 }
 
-/// What those who stay say to each other: one packet of each pair is on its way.
+/// The traffic of the staying pairs: one packet of each is on its way.
 struct Talk {
     filler: Filler,
     receivers: Vec<[u8; KEY]>,
@@ -110,7 +114,7 @@ impl Talk {
         fleet.flush(2 * pair)
     }
 
-    fn serve(&mut self, fleet: &mut Fleet, ready: crate::fleet::Ready) -> Result<()> {
+    fn serve(&mut self, fleet: &mut Fleet, ready: Ready) -> Result<()> {
         let pair = ready.index / 2;
         let (mut arrived, expected) = (None, self.counters[pair]);
         fleet.serve(ready, |frame| {

@@ -1,4 +1,4 @@
-//! STUN requests as Tailscale's clients send them, a fixed number on their way.
+//! STUN requests as Tailscale's clients send them, with a fixed number on their way.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::meter::CpuClock;
-use crate::report::{self, Phase};
+use crate::report;
 
 const MAGIC: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const REQUEST: usize = 40;
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
-/// How long no answer at all may come; then what was on its way is lost, and as many go again.
+/// After this time without an answer, the requests on their way count as lost and are sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The result.
@@ -25,7 +25,7 @@ pub(crate) struct Outcome {
     generator_cpu_seconds: f64,
 }
 
-/// Ask for `seconds`, after as long a `warmup`.
+/// Send requests for `warmup`, then measure for `seconds`.
 pub(crate) fn run(
     address: SocketAddr,
     in_flight: u64,
@@ -41,7 +41,7 @@ pub(crate) fn run(
         client.ask()?;
     }
     client.answers_for(warmup, in_flight)?;
-    report::phase(&Phase::Measuring)?;
+    report::measuring()?;
     let (started, before, own) = (Instant::now(), server.read()?, CpuClock::own().read()?);
     let answered = client.answers_for(seconds, in_flight)?;
     let outcome = Outcome {
@@ -51,7 +51,7 @@ pub(crate) fn run(
         server_cpu_seconds: (server.read()? - before).as_secs_f64(),
         generator_cpu_seconds: (CpuClock::own().read()? - own).as_secs_f64(),
     };
-    report::phase(&Phase::Stun(outcome))
+    report::result(&outcome)
 }
 
 struct Client {
@@ -67,7 +67,7 @@ impl Client {
         Ok(())
     }
 
-    /// Ask again for each answer; how many came.
+    /// Send a request for each answer, and return the number of answers.
     fn answers_for(&mut self, duration: Duration, in_flight: u64) -> Result<u64> {
         let (started, mut answered, mut buffer) = (Instant::now(), 0, [0; 1500]);
         while started.elapsed() < duration {
@@ -90,7 +90,7 @@ impl Client {
     }
 }
 
-/// A binding request whose transaction is `number`: SOFTWARE "tailnode", FINGERPRINT.
+/// Return the binding request with transaction `number`, SOFTWARE "tailnode" and FINGERPRINT.
 fn request(number: u64) -> [u8; REQUEST] {
     let mut bytes = [0; REQUEST];
     bytes[..4].copy_from_slice(&[0, 1, 0, 20]);
@@ -105,8 +105,8 @@ fn request(number: u64) -> [u8; REQUEST] {
 }
 
 fn check(answer: &[u8], next: u64) -> Result<()> {
-    ensure!(answer.len() >= 32 && answer[..2] == [1, 1] && answer[4..8] == MAGIC, "no STUN answer");
+    ensure!(answer.len() >= 32 && answer[..2] == [1, 1] && answer[4..8] == MAGIC, "invalid STUN answer");
     let number = answer[8..16].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    ensure!(number < next, "an answer to request {number}, of {next}");
+    ensure!(number < next, "an answer to request {number}, only {next} were sent");
     Ok(())
 }

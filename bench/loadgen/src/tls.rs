@@ -1,7 +1,7 @@
-//! The client side of the TLS handshake, on rustls; what comes after it is in `records`.
+//! The client's side of the TLS handshake, with rustls; `records` continues after it.
 //!
-//! As a real client's, but for the certificate: TLS 1.3, X25519MLKEM768 first, no ALPN, no session tickets
-//! kept. Any certificate is taken, since the servers are local and make their own. Knows no sockets.
+//! Like a real client: TLS 1.3, X25519MLKEM768 first, no ALPN, no session tickets kept. Unlike one, it accepts any
+//! certificate, because the servers are local and sign their own. No I/O.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,12 +14,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-use crate::records::Records;
-
-/// What the common name of the certificate that carries the server's DERP key starts with.
+/// The beginning of the common name of the meta certificate, which has the server's DERP key.
 const META_NAME: &[u8] = b"derpkey";
 
-/// The configuration that all connections of a run share.
+/// Return the configuration that all connections of a run share.
 pub(crate) fn config() -> Result<Arc<ClientConfig>> {
     let groups = {
         use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
@@ -43,22 +41,23 @@ pub(crate) fn config() -> Result<Arc<ClientConfig>> {
 /// A handshake in progress.
 pub(crate) struct Handshake(Box<UnbufferedClientConnection>);
 
-/// What a finished handshake leaves behind.
+/// The result of a complete handshake.
 pub(crate) struct Established {
-    pub(crate) records: Records,
-    /// The server's DERP key, from the certificate that it appends to its chain for this purpose.
+    /// With nothing left to send: its records are `records::Records` from here on.
+    pub(crate) connection: UnbufferedClientConnection,
+    /// The server's DERP key, from the meta certificate.
     pub(crate) server_key: [u8; 32],
 }
 
 impl Handshake {
-    /// `server` is an address: no server name is sent.
+    /// Prepare a handshake with an address, so no server name is sent.
     pub(crate) fn new(config: Arc<ClientConfig>, server: IpAddr) -> Result<Self> {
         let connection = UnbufferedClientConnection::new(config, ServerName::IpAddress(server.into()))?;
         Ok(Self(Box::new(connection)))
     }
 
-    /// Go on with what came (`incoming`, nothing at first): appends to `outgoing`, and tells how many bytes
-    /// were used. The bytes that were not must come again, with more behind them.
+    /// Continue with the bytes `incoming`, empty at first. Appends to `outgoing`, and returns the number of bytes used.
+    /// Pass unused bytes again, followed by new ones.
     pub(crate) fn advance(
         mut self,
         incoming: &mut [u8],
@@ -73,17 +72,17 @@ impl Handshake {
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::BlockedHandshake => return Ok((Progress::Blocked(self), used)),
                 ConnectionState::WriteTraffic(_) => break,
-                other => bail!("the server sent something before it was asked: {other:?}"),
+                other => bail!("the server sent data before the upgrade request: {other:?}"),
             }
         }
         let chain = self.0.peer_certificates().unwrap_or_default();
         let server_key = chain.iter().find_map(|certificate| meta_key(certificate));
-        let server_key = server_key.context("no certificate of the server's chain carries its DERP key")?;
-        Ok((Progress::Done(Box::new(Established { records: Records::new(*self.0)?, server_key })), used))
+        let server_key = server_key.context("the server's chain has no meta certificate")?;
+        Ok((Progress::Done(Box::new(Established { connection: *self.0, server_key })), used))
     }
 }
 
-/// How far a handshake got.
+/// The state of a handshake: it needs more bytes, or is complete.
 pub(crate) enum Progress {
     Blocked(Handshake),
     Done(Box<Established>),
@@ -100,8 +99,7 @@ fn encode<Data>(
     Ok(())
 }
 
-/// The 64 hex digits behind `derpkey` in the certificate's common name. No X.509 parser is needed to find
-/// them.
+/// Return the key from the 64 hex digits after `derpkey` in a certificate, found without an X.509 parser.
 fn meta_key(certificate: &[u8]) -> Option<[u8; 32]> {
     let at = certificate.windows(META_NAME.len()).position(|window| window == META_NAME)? + META_NAME.len();
     let digits = std::str::from_utf8(certificate.get(at..at + 64)?).ok()?;

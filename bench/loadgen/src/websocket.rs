@@ -1,16 +1,14 @@
-//! WebSocket as a client speaks it (RFC 6455), as far as a load needs it: one binary message a frame.
-//!
-//! Headers only. Knows no sockets.
+//! The client's side of WebSocket (RFC 6455), as far as a load needs it: one binary message a frame. No I/O.
 
 use anyhow::{Result, ensure};
 
 /// FIN and the opcode of a binary message.
 const BINARY: u8 = 0x82;
 const MASKED: u8 = 0x80;
-/// Any will do, as long as the server has to undo it.
+/// Any mask other than zero costs the server the same.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0xe9];
 
-/// How many bytes stand before a message of `length` bytes.
+/// Return the length of the header before a message of `length` bytes.
 pub(crate) const fn prefix(length: usize) -> usize {
     match length {
         0..=125 => 6,
@@ -19,7 +17,7 @@ pub(crate) const fn prefix(length: usize) -> usize {
     }
 }
 
-/// Makes `message` one: its first bytes, as many as `prefix` says, are filled in, the others masked.
+/// Make `message` a WebSocket message: fill in its header of `prefix(length)` bytes and mask the rest.
 pub(crate) fn frame(message: &mut [u8], length: usize) {
     let (header, payload) = message.split_at_mut(message.len() - length);
     header[0] = BINARY;
@@ -47,16 +45,16 @@ pub(crate) fn frame(message: &mut [u8], length: usize) {
     }
 }
 
-/// Takes a server's message headers off.
+/// Removes the headers of a server's messages.
 #[derive(Default)]
 pub(crate) struct Decoder {
     header: Vec<u8>,
-    /// Payload bytes of the present message that have not come yet.
+    /// Payload bytes of the current message that have not come yet.
     left: usize,
 }
 
 impl Decoder {
-    /// Give the payload in `bytes` to `sink`, in order.
+    /// Pass the payload in `bytes` to `sink`, in order.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         while !bytes.is_empty() {
             if self.left == 0 {
@@ -77,7 +75,7 @@ impl Decoder {
     }
 }
 
-/// The length behind a header; `None` while some of the header is missing.
+/// Return the payload length in a header; `None` while the header is incomplete.
 fn payload_length(header: &[u8]) -> Result<Option<usize>> {
     ensure!(matches!(header[0], BINARY | 0x02 | 0x00 | 0x80), "a WebSocket frame of type {:#x}", header[0]);
     Ok(match header {
@@ -96,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_framed_and_unmasked_is_what_went_in() {
+    fn a_framed_message_unmasks_to_its_payload() {
         for length in [0, 1, 5, 125, 126, 1349, 65_535, 65_536] {
             let mut message = vec![7; prefix(length) + length];
             frame(&mut message, length);
