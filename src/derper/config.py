@@ -293,6 +293,7 @@ class Relay:
     send_queue_depth: int  # packets a client, at least 1
     max_queued_bytes: int  # of all clients together
     max_routes: int  # destinations remembered, of all senders together
+    memory: int  # bytes that the process may use
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None

@@ -54,13 +54,19 @@ class Seam:
         return stream, out
 
     def listen(
-        self, host: str | None = LOCAL, *, tls: bool = False, proxies: str = "", per_ip: int | None = None
+        self,
+        host: str | None = LOCAL,
+        *,
+        tls: bool = False,
+        proxies: str = "",
+        trusted: str = "",
+        per_ip: int | None = None,
     ) -> tuple[int, int]:
-        """A new listener and its port; `proxies` is one network."""
+        """A new listener and its port; `proxies` and `trusted` are one network each."""
         address = ListenAddress(None if host is None else ip_address(host), 0)
-        networks = [ip_network(proxies)] if proxies else []
+        networks, believed = ([ip_network(one)] if one else [] for one in (proxies, trusted))
         with listen(address, Tcp(keepalive_time=0, user_timeout=0, write_timeout=None)) as sock:
-            listener = self.plane.listen(sock, tls=tls, proxies=networks, per_ip=per_ip)
+            listener = self.plane.listen(sock, tls=tls, proxies=networks, trusted=believed, per_ip=per_ip)
             port: int = sock.getsockname()[1]
             return listener, port
 

@@ -1,11 +1,15 @@
-"""How many connections there may be of one address, and of those that do not relay yet."""
+"""Limits on the connections of one address, and on connections before login."""
 
 import asyncio
+import sys
+import time
 from ipaddress import ip_address
 
+import pytest
 from seam import LOCAL, OTHER_LOCAL, REQUEST, Seam, seam
 
 from derper.dataplane import Closed, Entry, Head, Switched
+from derper.dataplane.plane import max_pending
 from derper.protocol.frames import Endpoint, PeerPresent
 from derper.protocol.keys import NodePrivate
 
@@ -49,19 +53,67 @@ async def test_an_address_has_so_many_connections_on_all_listeners_together() ->
         assert await is_turned_away(it, port)
 
 
-async def test_newcomers_are_bounded_and_who_relays_is_no_newcomer() -> None:
+async def test_beyond_the_limit_a_connection_waits_until_a_silent_one_makes_room() -> None:
     async with seam(max_introducing=2) as it:
         _, port = it.listen()
-        first, _ = await admitted(it, port)
-        second, out = await admitted(it, port)
-        assert await is_turned_away(it, port)
-        assert await is_turned_away(it, port, OTHER_LOCAL)
-        assert it.plane.counters()["connections_rejected_introducing"] == 2
-        await switch(it, first)
+        began = time.monotonic()
+        streams = [(await it.connect(port))[0] for _ in range(2)]
+        _, out = await it.connect(port, source=OTHER_LOCAL)
+        out.write(REQUEST)
+        async with asyncio.timeout(20):
+            events = [await it.events.get() for _ in range(2)]  # of two shards, so in any order
+        assert time.monotonic() - began > 1.9, "the first two are safe for 2 s"
+        (head,) = (event for event in events if isinstance(event, Head))
+        (closed,) = (event for event in events if isinstance(event, Closed))
+        assert closed.code == "evicted"
+        async with asyncio.timeout(10):
+            await asyncio.wait([asyncio.ensure_future(one.read()) for one in streams], return_when="FIRST_COMPLETED")
+        counters = it.plane.counters()
+        assert (counters["connections_evicted"], it.plane.pending_connections()) == (1, 2)
+        await switch(it, head)
+        assert it.plane.pending_connections() == 1
         await admitted(it, port)
-        assert await is_turned_away(it, port)
-        it.plane.await_head(second.conn)
-        out.close()
-        await it.next(Closed)
+        assert it.plane.counters()["connections_evicted"] == 1, "a login leaves its place to the next"
+
+
+async def test_a_stream_is_not_among_the_connections_before_login() -> None:
+    async with seam() as it:
+        _, port = it.listen()
+        head, _ = await admitted(it, port)
+        assert it.plane.pending_connections() == 1
+        it.plane.stream(head.conn)
         await admitted(it, port)
-        assert it.plane.counters()["connections_rejected_introducing"] == 3
+        assert it.plane.pending_connections() == 1
+
+
+async def test_connections_of_a_trusted_proxy_and_reserved_places_are_counted_apart() -> None:
+    async with seam(max_introducing=3) as it:
+        (_, port), (_, proxied) = it.listen(), it.listen(trusted=OTHER_LOCAL)
+        it.plane.reserve_places([ip_address(LOCAL)])
+        reserved = [await admitted(it, port) for _ in range(16)]
+        assert it.plane.pending_connections() == 0
+        await admitted(it, port)
+        await admitted(it, port)
+        through, _ = await admitted(it, proxied, OTHER_LOCAL)
+        assert it.plane.pending_connections() == 3
+        it.plane.await_head(through.conn)  # it has nothing to say, and is the most silent one soon
+        await asyncio.gather(*(admitted(it, proxied, OTHER_LOCAL) for _ in range(2)), return_exceptions=True)
+        assert it.plane.pending_connections() == 3
+        assert len({head.conn for head, _ in reserved}) == 16
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "memory", "most"),
+    [
+        (1_024, 1 << 30, 512),
+        (20_000, 1 << 30, 10_000),
+        (1_000_000, 1 << 30, 16_384),
+        (1_000_000, 4 << 30, 65_536),
+        (1_000_000, 64 << 30, 500_000),
+        (sys.maxsize, 64 << 30, 1 << 20),
+    ],
+)
+def test_the_limit_before_login_follows_the_descriptors_and_the_memory(
+    descriptors: int, memory: int, most: int
+) -> None:
+    assert max_pending(descriptors, memory) == most

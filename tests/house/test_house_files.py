@@ -163,6 +163,7 @@ def test_the_architecture_names_every_event_and_command_of_the_seam() -> None:
         "audit",
         "histograms",
         "average_queue_ms",
+        "pending_connections",
         "start",
         "stop",
         "panic",

@@ -150,12 +150,23 @@ impl Plane {
         tls: bool,
         limit: Option<RateTuple>,
         proxies: Vec<(IpAddr, u32)>,
+        trusted: Vec<(IpAddr, u32)>,
         per_ip: Option<u32>,
     ) -> PyResult<ListenerId> {
         let socket = sys::duplicate_fd(fd)?;
         let limit = limit.map(|limit| Mutex::new(AcceptLimit::new(rate(limit))));
-        let proxies = proxies.into_iter().map(|(ip, bits)| Network { ip, bits }).collect();
-        self.with(|plane| plane.listen(Listener { socket, tls, limit, proxies, per_ip }))
+        let networks =
+            |all: Vec<(IpAddr, u32)>| all.into_iter().map(|(ip, bits)| Network { ip, bits }).collect();
+        let (proxies, trusted) = (networks(proxies), networks(trusted));
+        self.with(|plane| plane.listen(Listener { socket, tls, limit, proxies, trusted, per_ip }))
+    }
+
+    fn reserve_places(&self, addresses: Vec<IpAddr>) -> PyResult<()> {
+        self.with(|plane| plane.reserve_places(addresses))
+    }
+
+    fn pending_connections(&self) -> PyResult<usize> {
+        self.with(|plane| plane.pending_connections())
     }
 
     fn limit_clients(

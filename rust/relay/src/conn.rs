@@ -13,6 +13,7 @@ use crate::frame::Key;
 use crate::hello::ACME_TLS_1;
 use crate::limits::Allowance;
 use crate::net::Interest;
+use crate::pending::Phase;
 use crate::queue::Outbox;
 use crate::seam::{ListenerId, Member, Reason, Totals};
 use crate::senders::Senders;
@@ -219,6 +220,20 @@ impl<S> Conn<S> {
             is_anonymous: false,
             seat: None,
             wire: Wire::default(),
+        }
+    }
+
+    /// Notes a step forward before login.
+    pub(crate) fn step(&mut self, phase: Phase, now: u64) {
+        if let Some(seat) = &mut self.seat {
+            seat.step(phase, now);
+        }
+    }
+
+    /// Counts the connection no more among those before login.
+    pub(crate) fn settle_in(&mut self) {
+        if self.seat.as_mut().is_some_and(|seat| !seat.settle_in()) {
+            self.seat = None;
         }
     }
 

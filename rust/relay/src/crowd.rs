@@ -1,43 +1,117 @@
-//! How many connections there may be of those that are not switched yet, and of one address: a flood of newcomers may
-//! cost neither those who are in nor each other.
+//! How many connections there may be before login, and how many of one address.
 //!
 //! Counted for the whole process, by what each connection holds: its [`Seat`], which is given back when it is dropped.
+//! When there are too many before login, [`Pending`] says which one makes room. The connections of other nodes of the
+//! region, known by their addresses, have places of their own beyond that, [`RESERVED`] for each address.
+//!
+//! The locks are taken when a connection comes, takes a step or leaves, and for its bytes before login: never for a
+//! packet.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::id::ConnId;
+use crate::pending::{Choice, Pending, Phase};
 
 /// Addresses that are as good as one: those of an IPv6 network of 64 bits are one subscriber's.
 type Origin = IpAddr;
 
-/// Everybody who holds a seat.
+/// Places for connections before login that each address of another node of the region has.
+pub(crate) const RESERVED: u32 = 16;
+/// How long bytes are not noted after others were, in milliseconds: exact enough for the question which is most silent.
+const HEARD_PAUSE: u64 = 100;
+
+/// Counts connections before login, and connections by address.
 #[derive(Debug)]
 pub(crate) struct Crowd {
-    newcomers: AtomicUsize,
-    most_newcomers: usize,
+    most_pending: usize,
+    pending: Mutex<Pending>,
     by_origin: Mutex<HashMap<Origin, u32>>,
+    /// Reserved places in use, by the address of another node.
+    nodes: Mutex<HashMap<Origin, u32>>,
 }
 
 impl Crowd {
-    pub(crate) fn new(most_newcomers: usize) -> Arc<Self> {
-        Arc::new(Self { newcomers: AtomicUsize::new(0), most_newcomers, by_origin: Mutex::default() })
+    pub(crate) fn new(most_pending: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most_pending,
+            pending: Mutex::default(),
+            by_origin: Mutex::default(),
+            nodes: Mutex::default(),
+        })
     }
 
-    /// A seat for one more newcomer; `None`: there are too many.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<Box<Seat>> {
-        let taken = self.newcomers.fetch_add(1, Ordering::Relaxed);
-        // From here on the number is given back with the seat.
-        let seat = Box::new(Seat { crowd: Arc::clone(self), is_newcomer: true, origin: None });
-        (taken < self.most_newcomers).then_some(seat)
+    /// A seat for a connection that was accepted just now.
+    pub(crate) fn seat(self: &Arc<Self>) -> Box<Seat> {
+        Box::new(Seat {
+            crowd: Arc::clone(self),
+            id: ConnId::NOBODY,
+            place: Place::None,
+            quiet_until: 0,
+            origin: None,
+        })
     }
+
+    /// Until when nothing may be accepted; `None`: there is a place, or a connection that may be evicted for one.
+    pub(crate) fn must_wait(&self, now: u64) -> Option<u64> {
+        let pending = lock(&self.pending);
+        if pending.len() < self.most_pending {
+            return None;
+        }
+        match pending.choose(now) {
+            Choice::Evict(_) => None,
+            Choice::Wait(until) => Some(until),
+        }
+    }
+
+    /// Takes a connection before login off the count, for the caller to close it; `None`: none may be evicted.
+    pub(crate) fn evict(&self, now: u64) -> Option<ConnId> {
+        lock(&self.pending).evict(now)
+    }
+
+    /// How many connections there are before login, without those in reserved places.
+    pub(crate) fn pending(&self) -> usize {
+        lock(&self.pending).len()
+    }
+
+    /// Keeps places for connections from these addresses, from now on.
+    pub(crate) fn reserve(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let mut nodes = lock(&self.nodes);
+        let used = std::mem::take(&mut *nodes);
+        nodes.extend(addresses.into_iter().map(|ip| {
+            let ip = ip.to_canonical();
+            (ip, used.get(&ip).copied().unwrap_or(0))
+        }));
+    }
+
+    /// Takes a reserved place, if there is one for the address.
+    fn take_reserved(&self, ip: IpAddr) -> bool {
+        let mut nodes = lock(&self.nodes);
+        let used = nodes.get_mut(&ip.to_canonical()).filter(|used| **used < RESERVED);
+        used.map(|used| *used += 1).is_some()
+    }
+}
+
+/// Where a connection counts before login.
+#[derive(Debug)]
+enum Place {
+    /// Nowhere: it has logged in.
+    None,
+    /// In [`Pending`], at that index.
+    Pending(u32),
+    /// Among the reserved ones of an address.
+    Reserved(IpAddr),
 }
 
 /// One connection's place in the crowd.
 #[derive(Debug)]
 pub(crate) struct Seat {
     crowd: Arc<Crowd>,
-    is_newcomer: bool,
+    id: ConnId,
+    place: Place,
+    /// Bytes are not noted before this time.
+    quiet_until: u64,
     origin: Option<Origin>,
 }
 
@@ -45,7 +119,7 @@ impl Seat {
     /// Counts the connection to its address; `false`: `most` are there already.
     pub(crate) fn come_from(&mut self, ip: IpAddr, most: u32) -> bool {
         let origin = origin(ip);
-        let mut by_origin = self.crowd.by_origin.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_origin = lock(&self.crowd.by_origin);
         let there = by_origin.entry(origin).or_default();
         let is_room = *there < most;
         if is_room {
@@ -57,12 +131,64 @@ impl Seat {
         is_room
     }
 
-    /// Counts the connection no more among the newcomers; whether the seat still stands for something.
+    /// Counts the connection among those before login, under its name. If they are too many now, the one that the
+    /// caller has to close for it. `ip` is none where the address stands for many, as a proxy's does.
+    pub(crate) fn enter(&mut self, id: ConnId, ip: Option<IpAddr>, now: u64) -> Option<ConnId> {
+        self.id = id;
+        if let Some(ip) = ip.filter(|ip| self.crowd.take_reserved(*ip)) {
+            self.place = Place::Reserved(ip.to_canonical());
+            return None;
+        }
+        let mut pending = lock(&self.crowd.pending);
+        self.place = Place::Pending(pending.enter(id, ip.map(origin), now));
+        self.quiet_until = now;
+        if pending.len() > self.crowd.most_pending { pending.evict(now) } else { None }
+    }
+
+    /// Counts the connection to the network of the address that a proxy has named.
+    pub(crate) fn is_for(&mut self, ip: IpAddr) {
+        if let Place::Pending(index) = self.place {
+            lock(&self.crowd.pending).come_from(index, self.id, origin(ip));
+        }
+    }
+
+    /// Notes that the connection has come a step further.
+    pub(crate) fn step(&mut self, phase: Phase, now: u64) {
+        if let Place::Pending(index) = self.place {
+            lock(&self.crowd.pending).step(index, self.id, phase, now);
+        }
+    }
+
+    /// Notes that bytes have come.
+    pub(crate) fn heard(&mut self, now: u64) {
+        if let Place::Pending(index) = self.place
+            && now >= self.quiet_until
+        {
+            self.quiet_until = now + HEARD_PAUSE;
+            lock(&self.crowd.pending).heard(index, self.id, now);
+        }
+    }
+
+    /// Counts the connection no more among those before login; whether the seat still stands for something.
     pub(crate) fn settle_in(&mut self) -> bool {
-        if std::mem::take(&mut self.is_newcomer) {
-            self.crowd.newcomers.fetch_sub(1, Ordering::Relaxed);
+        match std::mem::replace(&mut self.place, Place::None) {
+            Place::None => {}
+            Place::Pending(index) => {
+                lock(&self.crowd.pending).leave(index, self.id);
+            }
+            Place::Reserved(ip) => {
+                if let Some(used) = lock(&self.crowd.nodes).get_mut(&ip) {
+                    *used = used.saturating_sub(1);
+                }
+            }
         }
         self.origin.is_some()
+    }
+
+    /// Whether the connection is counted among those before login that may be evicted.
+    #[cfg(any(test, feature = "stepping"))]
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(self.place, Place::Pending(_))
     }
 }
 
@@ -70,7 +196,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.settle_in();
         let Some(origin) = self.origin else { return };
-        let mut by_origin = self.crowd.by_origin.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_origin = lock(&self.crowd.by_origin);
         if let Some(there) = by_origin.get_mut(&origin) {
             *there -= 1;
             if *there == 0 {
@@ -78,6 +204,10 @@ impl Drop for Seat {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn origin(ip: IpAddr) -> Origin {
@@ -89,52 +219,4 @@ fn origin(ip: IpAddr) -> Origin {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Crowd, Seat};
-
-    fn sit(seat: &mut Seat, ip: &str) -> bool {
-        seat.come_from(ip.parse().expect("an address"), 2)
-    }
-
-    #[test]
-    fn newcomers_are_bounded_until_they_settle_in_or_leave() {
-        let crowd = Crowd::new(2);
-        let (mut first, second) = (crowd.admit().expect("a seat"), crowd.admit().expect("a seat"));
-        assert!(crowd.admit().is_none());
-        assert!(!first.settle_in(), "it stands for nothing more");
-        let third = crowd.admit().expect("the first one's place");
-        assert!(crowd.admit().is_none());
-        drop((second, third));
-        assert!(crowd.admit().is_some());
-        drop(first);
-        assert_eq!(crowd.newcomers.load(std::sync::atomic::Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn an_address_has_so_many_seats_and_an_ipv6_subscriber_is_one_address() {
-        let crowd = Crowd::new(100);
-        let seats = || crowd.admit().expect("a seat");
-        let (mut a, mut b, mut c) = (seats(), seats(), seats());
-        assert!(sit(&mut a, "192.0.2.1") && sit(&mut b, "::ffff:192.0.2.1"));
-        assert!(!sit(&mut c, "192.0.2.1"));
-        assert!(sit(&mut c, "192.0.2.2"), "another address is not concerned");
-        assert!(a.settle_in(), "who is in counts on");
-        drop(a);
-        assert!(sit(&mut seats(), "192.0.2.1"));
-        let (mut d, mut e, mut f) = (seats(), seats(), seats());
-        assert!(sit(&mut d, "2001:db8::1") && sit(&mut e, "2001:db8::ffff:0:0:1"));
-        assert!(!sit(&mut f, "2001:db8::2") && sit(&mut f, "2001:db8:0:1::2"));
-    }
-
-    #[test]
-    fn nothing_is_kept_of_who_has_left_or_was_not_let_in() {
-        let crowd = Crowd::new(100);
-        let mut seat = crowd.admit().expect("a seat");
-        assert!(!seat.come_from("192.0.2.9".parse().expect("an address"), 0));
-        for n in 0..1_000_u32 {
-            let mut seat = crowd.admit().expect("a seat");
-            assert!(seat.come_from(std::net::Ipv4Addr::from(n).into(), 1));
-        }
-        assert!(crowd.by_origin.lock().expect("a lock").is_empty());
-    }
-}
+mod tests;

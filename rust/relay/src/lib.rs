@@ -5,7 +5,7 @@
 //! The wire is described in `docs/protocol/`.
 //!
 //! Read in this order: [`seam`] (the language to the outside), `conn` (one connection), `shard/` (the tick),
-//! `switchboard` (who is where), `queue` (what waits), and then `proxy`, `crowd`, `hello`, `certificates`, `frame`,
+//! `switchboard` (who is where), `queue` (what waits), and then `proxy`, `crowd`, `pending`, `hello`, `certificates`, `frame`,
 //! `tls`, `records`, `route`, `mailbox`, `timer`, `net`;
 //! `stun` and `datagrams` stand for themselves.
 #![forbid(unsafe_code)]
@@ -26,6 +26,7 @@ mod links;
 mod mailbox;
 mod net;
 mod partners;
+mod pending;
 mod plane;
 mod proxy;
 mod queue;

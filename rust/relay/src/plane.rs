@@ -1,7 +1,7 @@
 //! The running data plane: one thread a shard, and the handle by which Python holds them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic;
 use std::sync::atomic::Ordering;
@@ -91,6 +91,17 @@ impl Plane {
         let id = self.listeners;
         self.tell_all(|| Command::Listen(id, Arc::clone(&listener)));
         self.listeners
+    }
+
+    /// Keeps places for connections from these addresses, which are those of other nodes, from now on.
+    pub fn reserve_places(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.shared.crowd.reserve(addresses);
+    }
+
+    /// How many connections have not logged in, without those in places that are kept for other nodes.
+    #[must_use]
+    pub fn pending_connections(&self) -> usize {
+        self.shared.crowd.pending()
     }
 
     /// Stops accepting on a listener; its socket is closed once every shard has let go of it.

@@ -268,6 +268,8 @@ pub enum Command {
     },
     /// Write what is queued, then close.
     Close(ConnId, Reason),
+    /// Close a connection at once, to make room for another; one shard sends this to another.
+    Evict(ConnId),
     /// Do this to every connection of a key.
     ToKey(Key, Act),
     /// Do this to every client of the shard, and to its mesh peers if these are not spared.
@@ -314,6 +316,8 @@ pub struct Listener {
     pub limit: Option<Mutex<AcceptLimit>>,
     /// Whence connections begin with a PROXY header, all of them; from elsewhere none may.
     pub proxies: Vec<Network>,
+    /// Networks of HTTP proxies: each of their connections belongs to another client.
+    pub trusted: Vec<Network>,
     /// How many connections one address may have, wherever they came in.
     pub per_ip: Option<u32>,
 }

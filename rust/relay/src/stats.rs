@@ -42,9 +42,10 @@ counters! {
     /// Connections to the TLS listener, admitted and over the accept limit.
     tls_connections_accepted,
     tls_connections_rejected,
-    /// Connections closed at once, as there were too many of their address, or that were not switched yet.
+    /// Connections closed at once, as there were too many of their address.
     connections_rejected_per_ip,
-    connections_rejected_introducing,
+    /// Connections closed before login, to make room for newer ones.
+    connections_evicted,
     /// Frames that had to wait for their sender's rate limit, and for that of all senders together.
     rate_limit_per_client_waited,
     rate_limit_total_waited,

@@ -171,6 +171,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
         enabled=line[flags.DERP],
         shards=_shards(line, around),
         max_queued_bytes=max_queued_bytes(line, around),
+        memory=around.memory,
         max_routes=max(LEAST_ROUTES, around.memory // ROUTE_SHARE // ROUTE_BYTES),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(

@@ -63,8 +63,11 @@ class Plane:
         tls: bool,
         limit: tuple[float, float] | None,
         proxies: list[tuple[IPv4Address | IPv6Address, int]],
+        trusted: list[tuple[IPv4Address | IPv6Address, int]],
         per_ip: int | None,
     ) -> int: ...
+    def reserve_places(self, addresses: list[IPv4Address | IPv6Address]) -> None: ...
+    def pending_connections(self) -> int: ...
     def limit_clients(
         self,
         default: tuple[float, float] | None,

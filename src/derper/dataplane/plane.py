@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple, cast
@@ -25,7 +25,10 @@ from derper.protocol.keys import NodePublic
 EVENTS_A_TURN = 256
 """Events that are acted on before the loop goes on to whatever else there is."""
 
-MAX_INTRODUCING = 16_384
+PENDING_ON_ANY_MACHINE = 16_384
+"""Connections before login that every machine bears, if it has the descriptors."""
+BYTES_PER_PENDING = 65_536
+"""Bytes of memory that a machine has for each connection before login beyond these; one takes a quarter of that."""
 SPARE_DESCRIPTORS = 64
 """Descriptors that connections leave to the rest of the process: files, name servers, other nodes."""
 
@@ -44,7 +47,8 @@ class PlaneSettings:
     mesh_write_timeout: float = 30.0
     link_write_timeout: float = 5.0
     link_silence: float = 120.0  # of another node that we dialled, which keep-alives prevent
-    max_introducing: int | None = None  # connections that do not relay yet; None: half the descriptors, at most 16,384
+    memory: int = 4 << 30  # bytes that the process may use; limits the connections before login
+    max_introducing: int | None = None  # connections that have not logged in; None: see `max_pending`
     mesh_max_keys: int = 1_000_000  # that one link may announce
     verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
@@ -148,7 +152,7 @@ class DataPlane:
             link_silence=_milliseconds(settings.link_silence),
             event_delay=_milliseconds(settings.event_delay),
             keys_a_turn=settings.keys_a_turn,
-            max_introducing=settings.max_introducing or min(MAX_INTRODUCING, descriptors // 2),
+            max_introducing=settings.max_introducing or max_pending(descriptors, settings.memory),
             descriptor_ceiling=descriptors - min(SPARE_DESCRIPTORS, descriptors // 4),
         )
         self.client_rate: Rate | None = None  # in force for keys without an entry
@@ -178,13 +182,14 @@ class DataPlane:
             report.done.cancel()
         self._native.stop()
 
-    def listen(
+    def listen(  # noqa: PLR0913  keywords, each of which one flag sets
         self,
         sock: socket.socket,
         *,
         tls: bool,
         limit: Rate | None = None,
         proxies: Iterable[IPv4Network | IPv6Network] = (),
+        trusted: Iterable[IPv4Network | IPv6Network] = (),
         per_ip: int | None = None,
     ) -> int:
         """Accept connections on a listening, non-blocking socket; it stays the caller's, who may close it at once.
@@ -192,10 +197,18 @@ class DataPlane:
         With a limit (connections), those beyond it are closed as soon as they are accepted, and counted. So are those
         of an address that has `per_ip` connections already, here or on any listener that counts them; an IPv6 /64 is
         one address. A connection from one of the `proxies` has to begin with a PROXY header, version 1 or 2; from
-        elsewhere, none may.
+        elsewhere, none may. Before login, connections from `trusted` networks, which are proxies of another kind,
+        count for no network: each is for a client of its own.
         """
-        networks = [(network.network_address, network.prefixlen) for network in proxies]
-        return self._native.listen(sock.fileno(), tls, limit, networks, per_ip)
+        return self._native.listen(sock.fileno(), tls, limit, _networks(proxies), _networks(trusted), per_ip)
+
+    def reserve_places(self, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
+        """Keep places before login for connections from these addresses and no others from now on, 16 for each."""
+        self._native.reserve_places(list(addresses))
+
+    def pending_connections(self) -> int:
+        """Return how many connections have not logged in, without those in reserved places."""
+        return self._native.pending_connections()
 
     def limit_clients(
         self,
@@ -414,6 +427,15 @@ class DataPlane:
         self._flush_is_due = False
         if self._loop is not None:
             self._native.flush()
+
+
+def max_pending(descriptors: int, memory: int) -> int:
+    """Return how many connections may be there before login: half the descriptors, if there is memory for them."""
+    return max(1, min(descriptors // 2, max(PENDING_ON_ANY_MACHINE, memory // BYTES_PER_PENDING)))
+
+
+def _networks(networks: Iterable[IPv4Network | IPv6Network]) -> list[tuple[IPv4Address | IPv6Address, int]]:
+    return [(network.network_address, network.prefixlen) for network in networks]
 
 
 def _milliseconds(seconds: float) -> int:

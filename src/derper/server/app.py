@@ -106,6 +106,7 @@ class Server:
                 queue_depth=config.relay.send_queue_depth,
                 max_queued_bytes=config.relay.max_queued_bytes,
                 max_routes=config.relay.max_routes,
+                memory=config.relay.memory,
                 write_timeout=config.relay.tcp.write_timeout,
                 verbose_drops=config.observation.verbose_drops,
                 rtt_interval=rtt_interval if config.observation.rtt_stats else None,

@@ -292,7 +292,9 @@ class Introducer:
             )  # fmt: skip
         elif event.code in _OURS:
             _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open):
+        elif event.code == "evicted" or (
+            event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open)
+        ):
             self._noise.heard(ip, event.code, event.detail)
 
     def _served(self, conn: Conn) -> HttpConnection | Tunnel:

@@ -76,19 +76,29 @@ class Listening:
         main = handed.stream(MAIN, None, config.relay.tcp)
         self.sockets[MAIN] = main or listen(config.listeners.main, config.relay.tcp)
         handed.must_be_empty()
-        proxies, per_ip = config.listeners.proxies, config.listeners.per_ip
-        self._listeners.append(
-            self._plane.listen(self.sockets[MAIN], tls=config.serves_tls, limit=limit, proxies=proxies, per_ip=per_ip)
-        )
+        self._accept(MAIN, tls=config.serves_tls, limit=limit)
         self.address = address_of(self.sockets[MAIN])
         if HTTP in self.sockets:
-            self._listeners.append(self._plane.listen(self.sockets[HTTP], tls=False, proxies=proxies, per_ip=per_ip))
+            self._accept(HTTP, tls=False)
             self.http_address = address_of(self.sockets[HTTP])
             _log.info("serving plain HTTP", address=self.http_address)
         if STUN in self.sockets:
             any_client = config.listeners.stun_any
             self._plane.serve_stun(self.sockets[STUN], any_client=any_client)
             _log.info("answering STUN", address=address_of(self.sockets[STUN]), any_client=any_client)
+
+    def _accept(self, name: str, *, tls: bool, limit: Rate | None = None) -> None:
+        listeners = self._config.listeners
+        self._listeners.append(
+            self._plane.listen(
+                self.sockets[name],
+                tls=tls,
+                limit=limit,
+                proxies=listeners.proxies,
+                trusted=listeners.trusted_proxies,
+                per_ip=listeners.per_ip,
+            )
+        )
 
     def stop_accepting(self) -> None:
         """Accept no connection any more; STUN is answered on."""

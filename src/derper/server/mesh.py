@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import count
+from ipaddress import ip_address
+from itertools import chain, count
 from typing import Final, TypeAlias, TypeVar
 
 import structlog
@@ -102,6 +103,7 @@ class Mesh:
         self._calls: dict[Conn, _Call] = {}
         self._kept: dict[MeshPeer, asyncio.Task[None]] = {}
         self._linked: dict[str, _Place] = {}  # by the link's name
+        self._addresses: dict[str, list[str]] = {}  # of the node, by the link's name, as it was resolved last
         self._tasks: set[asyncio.Task[None]] = set()
         self._roots = config.roots
         if self._peers:
@@ -215,15 +217,24 @@ class Mesh:
                 _log.warning("no link to a node, trying again", node=name, reason=reason)
                 await asyncio.sleep(RETRY_SECONDS)
         except _OurselvesError:
+            self._reserve_places(name, [])
             self.links[name] = LinkState.OURSELVES
             _log.info("a node of the region is this one; it is not dialled again", node=name)
         except asyncio.CancelledError:
+            self._reserve_places(name, [])
             del self.links[name]
             raise
 
+    def _reserve_places(self, name: str, addresses: list[str]) -> None:
+        """Keep places for a node that dials us: a flood of connections must not shut it out."""
+        if self._addresses.pop(name, []) != addresses:
+            self._plane.reserve_places(map(ip_address, {*addresses, *chain.from_iterable(self._addresses.values())}))
+        if addresses:
+            self._addresses[name] = addresses
+
     async def _link(self, peer: MeshPeer, address: str, name: str) -> str:
         """Set a link up and wait for its end; why it ended."""
-        call = await self._dial(peer, address)
+        call = await self._dial(peer, address, name)
         try:
             try:
                 key = await self._log_in(peer, call)
@@ -238,10 +249,12 @@ class Mesh:
             self._linked.pop(name, None)
             self._plane.close(call.conn, "done")
 
-    async def _dial(self, peer: MeshPeer, address: str) -> _Call:
+    async def _dial(self, peer: MeshPeer, address: str, name: str) -> _Call:
         call = _Call()
         token = next(self._tokens)
-        with await _connect(address, peer.port) as sock:
+        addresses = await _addresses(address)
+        self._reserve_places(name, addresses)
+        with await _connect(address, addresses, peer.port) as sock:
             tune(sock, self._tcp)
             call.place = sock.getpeername()
             self._dialling[token] = call
@@ -328,10 +341,10 @@ async def _takes_connections(place: _Place) -> bool:
     return True
 
 
-async def _connect(host: str, port: int) -> socket.socket:
-    """Give a socket that is connected to the first of the host's addresses that answers."""
+async def _connect(host: str, addresses: Iterable[str], port: int) -> socket.socket:
+    """Return a socket that is connected to the first of the host's addresses that answers."""
     errors: list[OSError] = []
-    for address in await _addresses(host):
+    for address in addresses:
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:

@@ -1,14 +1,14 @@
 //! Connections in: taken from listeners, or dialled to other nodes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::conn::{Conn, Ends, NEVER, Stage, Transport};
 use crate::id::ConnId;
 use crate::net::{Interest, Net, Stream};
-use crate::seam::{Event, Listener, ListenerId};
+use crate::seam::{Command, Event, Listener, ListenerId, Reason};
 use crate::tls::Session;
 
 use super::Shard;
@@ -21,6 +21,12 @@ const BACKLOG_PAUSE: u64 = 50;
 const EVENT_BACKLOG: usize = 32_768;
 /// Connections accepted in one tick.
 const ACCEPTS_A_TICK: usize = 32;
+/// How long nothing is accepted, at most, while no connection before login may be evicted: a place may get free.
+const ROOM_PAUSE: u64 = 50;
+/// How long nothing is accepted after connections of other shards were evicted for want of descriptors.
+const EVICTION_PAUSE: u64 = 5;
+/// Connections that are evicted at once for want of descriptors: the other shards close them one after the other.
+const EVICTIONS_AT_ONCE: usize = 8;
 
 impl<N: Net> Shard<N> {
     pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
@@ -43,19 +49,25 @@ impl<N: Net> Shard<N> {
             return self.pause_accepting(BACKLOG_PAUSE);
         }
         let Some(listener) = self.listeners.get(&id).cloned() else { return };
-        let spare = self.net.spare_descriptors();
+        let mut spare = self.net.spare_descriptors();
         if spare == 0 {
-            // Those who wait are the kernel's until there is room again.
-            return self.accept_failed(&io::Error::from(rustix::io::Errno::MFILE));
+            let Some(evicted) = self.evict_for_descriptors() else {
+                // New connections are the kernel's until there is room again.
+                return self.accept_failed(&io::Error::from(rustix::io::Errno::MFILE));
+            };
+            spare = evicted;
+            if spare == 0 {
+                return self.pause_accepting(EVICTION_PAUSE);
+            }
         }
         for _ in 0..ACCEPTS_A_TICK.min(spare) {
+            if let Some(until) = self.shared.crowd.must_wait(self.now) {
+                return self.pause_accepting(until.saturating_sub(self.now).clamp(1, ROOM_PAUSE));
+            }
             match self.net.accept(&listener) {
                 Ok((stream, remote)) => {
                     let is_proxy = listener.proxies.iter().any(|network| network.contains(remote.ip()));
-                    let Some(mut seat) = self.shared.crowd.admit() else {
-                        self.counters().connections_rejected_introducing.add(1);
-                        continue;
-                    };
+                    let mut seat = self.shared.crowd.seat();
                     if let Some(most) = listener.per_ip
                         && !is_proxy
                         && !seat.come_from(remote.ip(), most)
@@ -79,7 +91,10 @@ impl<N: Net> Shard<N> {
                     };
                     let mut conn = Conn::new(stream, stage, Ends { remote, local }, id);
                     conn.seat = Some(seat);
-                    self.introduce(conn);
+                    let id = self.introduce(conn);
+                    let stands_for_many =
+                        is_proxy || listener.trusted.iter().any(|network| network.contains(remote.ip()));
+                    self.take_place(id, (!stands_for_many).then(|| remote.ip()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Whoever was next in line has given up already.
@@ -90,6 +105,47 @@ impl<N: Net> Shard<N> {
                     ) => {}
                 Err(error) => return self.accept_failed(&error),
             }
+        }
+    }
+
+    /// Counts a connection among those before login. If they are too many now, another one makes room.
+    fn take_place(&mut self, id: ConnId, ip: Option<IpAddr>) {
+        let now = self.now;
+        let seat = self.conns.get_mut(id).and_then(|conn| conn.seat.as_mut());
+        if let Some(victim) = seat.and_then(|seat| seat.enter(id, ip, now)) {
+            self.evict(victim);
+        }
+    }
+
+    /// Evicts connections before login because no descriptor is left; how many there are now. `None`: none may be
+    /// evicted.
+    fn evict_for_descriptors(&mut self) -> Option<usize> {
+        let mut spare = None;
+        for _ in 0..EVICTIONS_AT_ONCE {
+            let Some(victim) = self.shared.crowd.evict(self.now) else { break };
+            self.evict(victim);
+            spare = Some(self.net.spare_descriptors());
+            if spare > Some(0) {
+                break;
+            }
+        }
+        spare
+    }
+
+    /// Closes a connection that was taken off the count to make room, on the shard where it lives.
+    fn evict(&mut self, victim: ConnId) {
+        if victim.shard() == self.index {
+            self.end_evicted(victim);
+        } else {
+            self.shared.submit_to(victim.shard(), [Command::Evict(victim)]);
+        }
+    }
+
+    /// Closes an evicted connection, unless it has logged in meanwhile.
+    pub(super) fn end_evicted(&mut self, id: ConnId) {
+        if self.conns.get(id).is_some_and(|conn| !conn.speaks_derp()) {
+            self.counters().connections_evicted.add(1);
+            self.finish(id, Reason::with("evicted", "to make room: too many connections had not logged in"));
         }
     }
 

@@ -37,6 +37,9 @@ impl<N: Net> Shard<N> {
         conn.stage = if tls { Stage::Hello } else { Stage::Head { scanned: 0 } };
         if let Some(Ends { remote, local }) = ends {
             (conn.remote, conn.local) = (remote, local);
+            if let Some(seat) = &mut conn.seat {
+                seat.is_for(remote.ip());
+            }
             if let (Some(most), Some(seat)) = (per_ip, &mut conn.seat)
                 && !seat.come_from(remote.ip(), most)
             {

@@ -26,6 +26,8 @@ pub struct Census {
     pub queued_other: usize,
     /// Bytes of memory that is held for what waits for sockets.
     pub waiting_bytes: usize,
+    /// Connections that are counted as not logged in.
+    pub pending: usize,
     /// Connections that watch.
     pub watchers: usize,
     /// Destinations that senders are remembered to have.
@@ -42,6 +44,7 @@ impl AddAssign for Census {
         self.queued_disco += other.queued_disco;
         self.queued_other += other.queued_other;
         self.waiting_bytes += other.waiting_bytes;
+        self.pending += other.pending;
         self.watchers += other.watchers;
         self.routes += other.routes;
         self.hints += other.hints;
@@ -68,6 +71,7 @@ impl<N: Net> Shard<N> {
             let Some(conn) = self.conns.get(id) else { continue };
             conn.check(id);
             census.connections += 1;
+            census.pending += usize::from(conn.seat.as_ref().is_some_and(|seat| seat.is_pending()));
             if let Some(outbox) = &conn.outbox {
                 outbox.check();
                 queued += outbox.memory();

@@ -4,6 +4,7 @@ use crate::conn::{Conn, Ending, NEVER, Stage, Transport};
 use crate::frame::Key;
 use crate::id::ConnId;
 use crate::net::{Net, Stream};
+use crate::pending::Phase;
 use crate::seam::{Event, Reason, Totals};
 use crate::stats::Drop;
 use crate::switchboard::Left;
@@ -33,6 +34,8 @@ impl<N: Net> Shard<N> {
         }
         let ending = self.leave(id, reason);
         self.enter(id, Stage::Closing(ending), self.shared.settings.setup_timeout);
+        // Nothing more is expected of it, so it is the first to make room.
+        self.step(id, Phase::Opening);
         self.flush(id);
         self.close_if_written(id);
         self.settle(id);

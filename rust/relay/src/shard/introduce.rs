@@ -8,6 +8,7 @@ use crate::connections::Connections;
 use crate::frame::read_header;
 use crate::id::ConnId;
 use crate::net::Net;
+use crate::pending::Phase;
 use crate::proxy;
 use crate::route::Routes;
 use crate::seam::{Event, Member, Reason, Role, Totals};
@@ -24,6 +25,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn shake_hands(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.tls = conn.transport.tls_version();
+        conn.step(Phase::Waiting, self.now);
         if conn.transport.is_challenge() {
             // An ACME server has seen what it came for.
             return self.close(id, Reason::code("acme_challenge"));
@@ -37,9 +39,18 @@ impl<N: Net> Shard<N> {
         }
     }
 
+    /// Notes a step forward of a connection before login.
+    pub(super) fn step(&mut self, id: ConnId, phase: Phase) {
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.step(phase, now);
+        }
+    }
+
     pub(super) fn await_head(&mut self, id: ConnId) {
         if self.is_parked(id) {
             self.enter(id, Stage::Head { scanned: 0 }, self.shared.settings.setup_timeout);
+            self.step(id, Phase::Waiting);
             self.resume(id);
         }
     }
@@ -47,6 +58,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn await_frame(&mut self, id: ConnId, most: usize) {
         if self.is_parked(id) {
             self.enter(id, Stage::Frame { most }, self.shared.settings.login_timeout);
+            self.step(id, Phase::Waiting);
             self.resume(id);
         }
     }
@@ -54,6 +66,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn await_body(&mut self, id: ConnId, left: u64) {
         if self.is_parked(id) {
             self.enter(id, Stage::Body { left, unused: 0 }, self.shared.settings.setup_timeout);
+            self.step(id, Phase::Waiting);
             self.resume(id);
         }
     }
@@ -64,6 +77,8 @@ impl<N: Net> Shard<N> {
             self.enter(id, Stage::Stream { unused: 0 }, NEVER);
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.write_timeout = NEVER;
+                // The caller, which asked for the stream, limits their number.
+                conn.settle_in();
             }
             self.resume(id);
         }
@@ -203,6 +218,7 @@ impl<N: Net> Shard<N> {
     /// Gives Python the floor.
     fn park(&mut self, id: ConnId) {
         self.enter(id, Stage::Parked, NEVER);
+        self.step(id, Phase::Served);
         self.settle(id);
     }
 
@@ -224,9 +240,7 @@ impl<N: Net> Shard<N> {
         conn.write_timeout = write_timeout;
         conn.deadline = NEVER;
         conn.remote = member.remote;
-        if conn.seat.as_mut().is_some_and(|seat| !seat.settle_in()) {
-            conn.seat = None;
-        }
+        conn.settle_in();
         conn.stage = Stage::Switched(Switched {
             member,
             peer: Arc::clone(&peer),

@@ -317,6 +317,7 @@ impl<N: Net> Shard<N> {
                 Command::Dial { token, socket, remote, session } => self.dial(token, socket, remote, session),
                 Command::Link { conn, first } => self.link(conn, &first),
                 Command::Close(conn, reason) => self.close(conn, reason),
+                Command::Evict(conn) => self.end_evicted(conn),
                 Command::ToKey(key, act) => self.act_on_key(&key, &act),
                 Command::ToAll { act, spare_mesh_peers } => {
                     self.begin_round(Task::Act { act, spare_mesh_peers });

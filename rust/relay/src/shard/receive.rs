@@ -83,6 +83,13 @@ impl<N: Net> Shard<N> {
             Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(id)
+            && !conn.speaks_derp()
+            && let Some(seat) = &mut conn.seat
+        {
+            seat.heard(now);
+        }
         let mut buffers = std::mem::take(&mut self.buffers);
         let result = self.read(id, &mut buffers);
         self.buffers = buffers;

@@ -58,7 +58,7 @@ pub struct Settings {
     pub keep_alive_jitter: u64,
     /// How long a link to another node may be silent, which its keep-alives prevent.
     pub link_silence: u64,
-    /// Connections that are not switched yet, at most; the newest beyond that are closed at once.
+    /// Most connections that have not logged in; beyond it the most silent ones make room.
     pub max_introducing: usize,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,

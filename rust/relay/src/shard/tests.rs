@@ -1,6 +1,7 @@
 //! Claims about the relay, each shown by parties at in-memory ends, over no TLS and over both its versions.
 
 mod crossing;
+mod evicting;
 mod harness;
 mod introducing;
 mod leaving;

@@ -12,7 +12,7 @@ mod seeded;
 mod usher;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -104,7 +104,14 @@ impl World {
         for (id, tls) in [(1, false), (2, true)] {
             // Any descriptor will do: nothing is ever done with it.
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
-            let listener = Arc::new(Listener { socket, tls, limit: None, proxies: Vec::new(), per_ip: None });
+            let listener = Arc::new(Listener {
+                socket,
+                tls,
+                limit: None,
+                proxies: Vec::new(),
+                trusted: Vec::new(),
+                per_ip: None,
+            });
             for shard in 0..world.shards.len() {
                 world.shared.submit_to(shard, [Command::Listen(id, Arc::clone(&listener))]);
             }
@@ -115,6 +122,18 @@ impl World {
         world
     }
 
+    /// Connections that have not logged in.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.shared.crowd.pending()
+    }
+
+    /// Connections that no shard has accepted.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.backlog).len()
+    }
+
     /// The certificates that clients over TLS are shown; one store for all worlds of a process.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
@@ -123,10 +142,16 @@ impl World {
 
     /// A new connection; the kernel wakes `shard` for it.
     pub fn connect(&mut self, tls: bool, shard: usize) -> Party {
+        self.connect_from(Ipv4Addr::LOCALHOST.into(), tls, shard)
+    }
+
+    /// A new connection from another address.
+    pub fn connect_from(&mut self, ip: IpAddr, tls: bool, shard: usize) -> Party {
         let party = self.wires.len();
         let wire = Wire::new();
         self.wires.push(Arc::clone(&wire));
-        let from = u16::try_from(party).expect("at most 65,536 parties");
+        let port = u16::try_from(party).expect("at most 65,536 parties");
+        let from = SocketAddr::new(ip, port);
         lock(&self.backlog).push(Waiting { wire, from, tls, shard });
         party
     }
@@ -354,6 +379,7 @@ impl World {
             let there = (census.members, census.keys, census.watchers);
             assert_eq!(there, counted, "the table counts members, keys and watchers");
             self.shared.switchboard.check();
+            assert_eq!(census.pending, self.shared.crowd.pending(), "connections before login are counted");
         }
         census
     }

@@ -146,7 +146,7 @@ impl Stream for End {
 /// A connection that a shard may accept.
 pub(super) struct Waiting {
     pub(super) wire: Arc<Mutex<Wire>>,
-    pub(super) from: u16,
+    pub(super) from: SocketAddr,
     pub(super) tls: bool,
     /// The shard that the kernel wakes for it.
     pub(super) shard: usize,
@@ -213,7 +213,7 @@ impl Net for Wires {
         let mine = |waiting: &Waiting| waiting.shard == self.shard && waiting.tls == listener.tls;
         let Some(at) = backlog.iter().position(mine) else { return Err(io::ErrorKind::WouldBlock.into()) };
         let waiting = backlog.remove(at);
-        Ok((End(waiting.wire), SocketAddr::from((Ipv4Addr::LOCALHOST, waiting.from))))
+        Ok((End(waiting.wire), waiting.from))
     }
 
     fn spare_descriptors(&self) -> usize {

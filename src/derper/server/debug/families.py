@@ -94,7 +94,7 @@ SERVER: Final = (
     Metric(
         "derper_connections_rejected",
         Type.COUNTER,
-        "Connections closed at once: over `-connections-per-ip`, or too many that do not relay yet",
+        "Connections closed at once: over `-connections-per-ip`",
         ("reason",),
     ),
     Metric(
@@ -107,6 +107,15 @@ SERVER: Final = (
         "derper_logins_unverified",
         Type.COUNTER,
         "Logins admitted because no controller of `-verify-client-url` could be reached",
+    ),
+    Metric(
+        "derper_pending_connections", Type.GAUGE, "Connections that have not logged in, pages being served included"
+    ),
+    Metric(
+        "derper_connections_evicted",
+        Type.COUNTER,
+        "Connections closed to make room for new ones, because of a flood: not logged in",
+        ("kind",),
     ),
     Metric("stun_requests", Type.COUNTER, "Datagrams to the STUN port, by what became of them", ("disposition",)),
     Metric("stun_addrfamily", Type.COUNTER, "Good STUN requests, by the family of their sender's address", ("family",)),

@@ -72,7 +72,9 @@ class Metrics:
         yield from self._dropped()
         yield from self._spread(counters)
         yield from self._tls(counters)
-        yield from _rejected(counters)
+        yield _by_label("derper_connections_rejected", {"per_ip": counters["connections_rejected_per_ip"]})
+        yield _now("derper_pending_connections", self._plane.pending_connections())
+        yield _by_label("derper_connections_evicted", {"pending": counters["connections_evicted"]})
         yield _by_label("derper_logins_rejected", {cause: self._introducer.logins_rejected[cause] for cause in Cause})
         yield _now("derper_logins_unverified", self._introducer.logins_unverified)
         yield from self._limits(counters)
@@ -177,12 +179,6 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
     yield _now("derper_unknown_frames", counters["unknown_frames"])
     yield _now("derper_connections_closed_for_memory", counters["connections_closed_for_memory"])
     yield _now("derper_routes_forgotten", counters["routes_forgotten"])
-
-
-def _rejected(counters: dict[str, int]) -> Iterator[Family]:
-    """Say how many were closed at once: their address had too many, or too many were there that did not relay yet."""
-    by_reason = {reason: counters[f"connections_rejected_{reason}"] for reason in ("per_ip", "introducing")}
-    yield _by_label("derper_connections_rejected", by_reason)
 
 
 def _counted(values: Mapping[str, int]) -> dict[str, int]:
