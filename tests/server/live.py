@@ -64,13 +64,15 @@ class Server:
                 await asyncio.sleep(0.01)
 
 
-async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(server: Server, *, source: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     tls = None
     if server.tls:
         tls = ssl.create_default_context()
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     name = server.name if server.tls else None
-    stream, out = await asyncio.open_connection("127.0.0.1", server.port, ssl=tls, server_hostname=name)
+    stream, out = await asyncio.open_connection(
+        "127.0.0.1", server.port, ssl=tls, server_hostname=name, local_addr=(source, 0)
+    )
     server.connections.append(out)
     return stream, out
 

@@ -128,6 +128,11 @@ class Introducer:
             _log.exception("this is a bug; the connection is closed", event_type=type(event).__name__)
             self._plane.close(event.conn, "bug")
 
+    @property
+    def tunnels_evicted(self) -> int:
+        """The number of CONNECT tunnels that were closed to make room for others."""
+        return self._web.tunnels.evicted
+
     def stop(self) -> None:
         """End what is still being served."""
         self._noise.stop()
@@ -212,7 +217,7 @@ class Introducer:
 
     def _connect(self, event: Head, guest: Guest, head: RequestHead) -> None:
         guest.leave_http()
-        outcome = self._web.tunnels.open(event.conn, head, tls=event.tls is not None)
+        outcome = self._web.tunnels.open(event.conn, head, guest.remote.ip, tls=event.tls is not None)
         if isinstance(outcome, Refusal):
             self._plane.write(event.conn, last_answer(outcome))
             self._plane.close(event.conn, "connect_refused", outcome.body.strip())

@@ -36,14 +36,16 @@ class Place:
     def __init__(self, server: Server) -> None:
         self.server = server
 
-    async def ask(self, target: str = f"{NAME}:80", *headers: str, more: bytes = b"") -> Streams:
-        stream, out = await connect(self.server)
+    async def ask(
+        self, target: str = f"{NAME}:80", *headers: str, more: bytes = b"", source: str = "127.0.0.1"
+    ) -> Streams:
+        stream, out = await connect(self.server, source=source)
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", *headers, "", ""]
         out.write("\r\n".join(lines).encode() + more)
         return stream, out
 
-    async def enter(self) -> Streams:
-        stream, out = await self.ask()
+    async def enter(self, source: str = "127.0.0.1") -> Streams:
+        stream, out = await self.ask(source=source)
         assert await read(stream, len(OPEN)) == OPEN
         return stream, out
 
@@ -264,7 +266,7 @@ async def test_a_connect_with_a_body_is_refused(header: str, tmp_path: Path) -> 
         assert (await rest(stream)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
-async def test_there_are_only_so_many_tunnels_and_an_ended_one_makes_room(
+async def test_tunnels_are_limited_while_all_are_in_use_and_an_ended_one_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnels, "MOST_TUNNELS", 2)
@@ -276,6 +278,55 @@ async def test_there_are_only_so_many_tunnels_and_an_ended_one_makes_room(
         first.close()
         await made.server.wait_for('derper_tls_active_version{version="1.3"}', 2)
         await made.enter()
+
+
+async def test_the_longest_idle_tunnel_makes_room_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "MOST_TUNNELS", 3)
+    monkeypatch.setattr(tunnels, "SAFE_SECONDS", 0.0)
+    async with place(tmp_path, echo) as made:
+        busy, first, second = [await made.enter() for _ in range(3)]
+        busy[1].write(b"x")
+        assert await read(busy[0], 1) == b"x"
+        third = await made.enter()
+        assert await rest(first[0]) == b""
+        await made.enter()
+        assert await rest(second[0]) == b""
+        for stream, out in (busy, third):
+            out.write(b"y")
+            assert await read(stream, 1) == b"y"
+        assert await made.server.sample('derper_connections_evicted{kind="tunnel"}') == 2
+
+
+async def test_idle_tunnels_of_one_address_do_not_use_up_those_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "MOST_TUNNELS", 3)
+    monkeypatch.setattr(tunnels, "SAFE_SECONDS", 0.0)
+    async with place(tmp_path, echo) as made:
+        other, other_out = await made.enter(source="127.0.0.2")  # idle for longer than all that follow
+        crowd = [await made.enter() for _ in range(4)]
+        for stream, _ in crowd[:2]:
+            assert await rest(stream) == b""
+        other_out.write(b"z")
+        assert await read(other, 1) == b"z"
+
+
+async def test_a_tunnel_that_carries_nothing_for_long_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "IDLE_SECONDS", 2.0)
+    async with place(tmp_path, echo) as made:
+        stream, out = await made.enter()
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            await asyncio.sleep(0.7)
+            out.write(b"x")
+            assert await read(stream, 1) == b"x"
+        assert await rest(stream) == b""
+        assert asyncio.get_running_loop().time() - began > 4.5
+        await made.server.wait_for('derper_tls_active_version{version="1.3"}', 1)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ SERVER: Final = (
     Metric(
         "derper_connections_evicted",
         Type.COUNTER,
-        "Connections closed to make room for new ones, because of a flood: not logged in",
+        "Connections closed to make room for new ones, because of a flood: not logged in, or CONNECT tunnels",
         ("kind",),
     ),
     Metric("stun_requests", Type.COUNTER, "Datagrams to the STUN port, by what became of them", ("disposition",)),

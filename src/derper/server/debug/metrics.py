@@ -74,7 +74,8 @@ class Metrics:
         yield from self._tls(counters)
         yield _by_label("derper_connections_rejected", {"per_ip": counters["connections_rejected_per_ip"]})
         yield _now("derper_pending_connections", self._plane.pending_connections())
-        yield _by_label("derper_connections_evicted", {"pending": counters["connections_evicted"]})
+        evicted = {"pending": counters["connections_evicted"], "tunnel": self._introducer.tunnels_evicted}
+        yield _by_label("derper_connections_evicted", evicted)
         yield _by_label("derper_logins_rejected", {cause: self._introducer.logins_rejected[cause] for cause in Cause})
         yield _now("derper_logins_unverified", self._introducer.logins_unverified)
         yield from self._limits(counters)

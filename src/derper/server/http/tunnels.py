@@ -2,12 +2,17 @@
 
 A tunnel is a client's connection in the data plane and a socket of ours to the target. Each side is read only as fast
 as the other takes it, so a tunnel holds a few hundred kilobytes at most, whoever is slow.
+
+A tunnel that carries nothing for `IDLE_SECONDS` is closed. When there are too many, the one that has been idle longest
+makes room, of the address that has the most of them.
 """
 
 import asyncio
+import resource
+from collections import OrderedDict
 from collections.abc import Callable
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
-from weakref import WeakSet
 
 from derper.config import Tcp
 from derper.dataplane import Conn, DataPlane
@@ -19,6 +24,11 @@ from derper.server.listeners import tune
 
 DIAL_SECONDS: Final = 15.0
 MOST_TUNNELS: Final = 2_000
+"""Tunnels at once. Each takes two descriptors, and all together take a quarter of the process's at most."""
+IDLE_SECONDS: Final = 15 * 60.0
+"""Without a byte in either direction. The control plane sends something every minute."""
+SAFE_SECONDS: Final = 2.0
+"""A tunnel that has been idle for less is not closed for another one."""
 _AHEAD: Final = 64 * 1024
 """Bytes that one side may be ahead of the other before it is not read any more."""
 _DOMAIN: Final = ".tailscale.com"
@@ -36,9 +46,13 @@ def is_allowed(target: str) -> bool:
 class Tunnel(asyncio.Protocol):
     """One tunnel, from the request on; it is the protocol of the socket to the target, too."""
 
-    def __init__(self, plane: DataPlane, conn: Conn) -> None:
+    def __init__(self, plane: DataPlane, conn: Conn, tunnels: "Tunnels", network: str) -> None:
+        self.network = network
+        self.heard_at = asyncio.get_running_loop().time()  # when bytes came last, from either side
+        self._tunnels = tunnels
         self._plane = plane
         self._conn = conn
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_at_clock)
         self._task: asyncio.Task[None] | None = None  # while it dials
         self._target: asyncio.Transport | None = None
         self._target_is_full = False
@@ -89,6 +103,7 @@ class Tunnel(asyncio.Protocol):
 
     def received(self, data: bytes) -> None:
         """Pass on what the client sent."""
+        self._tunnels.heard(self)
         assert self._target is not None  # noqa: S101  streams only once the target was reached
         self._unconsumed += len(data)
         self._target.write(data)
@@ -102,12 +117,26 @@ class Tunnel(asyncio.Protocol):
 
     def client_gone(self) -> None:
         """Let the target have what came before, and end."""
+        self._idle.cancel()
+        self._tunnels.ended(self)
         if self._task is not None:
             self._task.cancel()
         if self._target is not None:
             self._target.close()
             # A target that takes nothing would keep it for ever.
             asyncio.get_running_loop().call_later(DIAL_SECONDS, self._target.abort)
+
+    def evict(self) -> None:
+        """Close to make room for another tunnel."""
+        self._plane.close(self._conn, "evicted", "to make room: too many CONNECT tunnels")
+
+    def _look_at_clock(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = self.heard_at + IDLE_SECONDS
+        if loop.time() < due:
+            self._idle = loop.call_at(due, self._look_at_clock)
+        else:
+            self._plane.close(self._conn, "idle")
 
     def _go_on(self) -> None:
         if not self._target_is_full and self._unconsumed:
@@ -118,6 +147,7 @@ class Tunnel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the target sent."""
+        self._tunnels.heard(self)
         was_below = self._unsent <= _AHEAD
         self._unsent += len(data)
         is_over = was_below and self._unsent > _AHEAD
@@ -147,10 +177,12 @@ class Tunnels:
         self._tcp = tcp
         self._enabled = enabled
         self.names = names
-        self._open = WeakSet[Tunnel]()
+        self.evicted = 0
+        # By address, in the order of their last bytes. An address without tunnels has no entry.
+        self._open: dict[str, OrderedDict[Tunnel, None]] = {}
 
-    def open(self, conn: Conn, head: RequestHead, *, tls: bool) -> Tunnel | Refusal:
-        """Begin the tunnel that a CONNECT asks for, or say why not."""
+    def open(self, conn: Conn, head: RequestHead, remote: str, *, tls: bool) -> Tunnel | Refusal:
+        """Begin the tunnel that a CONNECT asks for, or return the refusal; `remote` is the client's address."""
         if not tls:
             return Refusal(404, "404 page not found\n")
         if not self._enabled:
@@ -160,9 +192,47 @@ class Tunnels:
             return Refusal(400, "a CONNECT has no body\n")
         if not is_allowed(head.target):
             return Refusal(403, "Invalid CONNECT target\n")
-        if len(self._open) >= MOST_TUNNELS:
+        if sum(map(len, self._open.values())) >= _most_tunnels() and not self._make_room():
             return Refusal(503, "too many CONNECT tunnels\n")
-        tunnel = Tunnel(self._plane, conn)
-        self._open.add(tunnel)
+        tunnel = Tunnel(self._plane, conn, self, _network(remote))
+        self._open.setdefault(tunnel.network, OrderedDict())[tunnel] = None
         tunnel.dial(self.names, head.target, self._tcp)
         return tunnel
+
+    def heard(self, tunnel: Tunnel) -> None:
+        """Note that bytes came over a tunnel."""
+        tunnel.heard_at = asyncio.get_running_loop().time()
+        of_network = self._open.get(tunnel.network)
+        if of_network is not None and tunnel in of_network:
+            of_network.move_to_end(tunnel)
+
+    def ended(self, tunnel: Tunnel) -> None:
+        """Forget a tunnel."""
+        of_network = self._open.get(tunnel.network)
+        if of_network is not None:
+            of_network.pop(tunnel, None)
+            if not of_network:
+                del self._open[tunnel.network]
+
+    def _make_room(self) -> bool:
+        """Close the tunnel that has been idle longest, of the addresses with the most tunnels; False: none may be."""
+        crowded = max(map(len, self._open.values()), default=0)
+        longest_idle = [next(iter(tunnels)) for tunnels in self._open.values() if len(tunnels) == crowded]
+        tunnel = min(longest_idle, key=lambda tunnel: tunnel.heard_at, default=None)
+        if tunnel is None or asyncio.get_running_loop().time() < tunnel.heard_at + SAFE_SECONDS:
+            return False
+        tunnel.evict()
+        self.ended(tunnel)
+        self.evicted += 1
+        return True
+
+
+def _most_tunnels() -> int:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_TUNNELS if descriptors == resource.RLIM_INFINITY else min(MOST_TUNNELS, descriptors // 8)
+
+
+def _network(remote: str) -> str:
+    """Return what counts as one address: of IPv6, a network of 64 bits is one subscriber's."""
+    ip = ip_address(remote)
+    return str(IPv6Network((ip, 64), strict=False)) if isinstance(ip, IPv6Address) else remote
