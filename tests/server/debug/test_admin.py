@@ -214,15 +214,38 @@ async def test_who_connects_and_asks_nothing_that_is_allowed_is_not_kept(
     async with with_admin(tmp_path, "-admin=127.0.0.1:0") as server:
         assert server.parts.admin is not None
         port = int(server.parts.admin.address.rpartition(":")[2])
-        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        kept = [await asyncio.open_connection("127.0.0.1", port)]
         kept[0][1].write(b"GET /debug/check HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await kept[0][0].readuntil(b"okay")).startswith(b"HTTP/1.1 200 OK\r\n")
+        kept += [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         kept[1][1].write(b"GET /debug/check HTTP/1.1\r\nHost: evil.test\r\n\r\n")
         kept[2][1].write(b"GET /debug/check HTTP/1.1\r\nHost: loc")
-        assert (await kept[0][0].readuntil(b"okay")).startswith(b"HTTP/1.1 200 OK\r\n")
         for stream, _ in kept[1:]:
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await stream.readuntil(b"never")
         kept[0][1].write(b"GET /debug/check HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await kept[0][0].readuntil(b"okay")).count(b"200 OK") == 1
         for _, out in kept:
+            out.close()
+
+
+async def test_connections_that_ask_nothing_shut_no_operator_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "MOST_CONNECTIONS", 4)
+    async with with_admin(tmp_path, "-admin=127.0.0.1:0") as server:
+        assert server.parts.admin is not None
+        port = int(server.parts.admin.address.rpartition(":")[2])
+        held = [
+            await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.0.{9 if n else 8}", 0))
+            for n in range(12)
+        ]
+        assert await ask(server, "GET", "/debug/check") == (200, "derp.Server ConsistencyCheck okay")
+        for stream, _ in held[1:9]:
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await stream.readexactly(1)
+        assert not held[0][0].at_eof(), "the only one of its address was not closed for them"
+        held[0][1].write(b"GET /debug/check HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await held[0][0].readuntil(b"okay")).startswith(b"HTTP/1.1 200 OK\r\n")
+        for _, out in held:
             out.close()

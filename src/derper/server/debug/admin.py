@@ -43,6 +43,10 @@ FIRST_REQUEST: Final = 10.0
 """Seconds in which whoever connects has to make a request that is allowed."""
 _LINGER_SECONDS: Final = 1.0
 """Reads the rest of a body after the answer for this long; a connection that broke off keeps its place meanwhile."""
+SAFE_SECONDS: Final = 2.0
+"""A connection that is the only one of its address makes no room for another one before this."""
+KEEP_ALIVE: Final = 75.0
+"""Seconds between two requests of one connection."""
 _SHORTEST_TOKEN: Final = 16
 _READING: Final = ("GET", "HEAD")
 _FOREIGN: Final = Refusal(403, "the Host or Origin of this request is not this server's\n")
@@ -63,7 +67,8 @@ class AdminListener:
         self._routes = [web.get("/", _go_to_index), *actions, *pages]
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
-        self._deadlines: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}  # of those without an allowed request
+        # Of connections without an allowed request, the oldest first.
+        self._deadlines: dict[web.RequestHandler, asyncio.TimerHandle] = {}
         self._inode = 0  # of the socket's file, which another server may have put its own in place of
 
     async def start(self, listening: socket.socket | None) -> None:
@@ -78,7 +83,9 @@ class AdminListener:
         self.address = self.address or address_of(sock)
         application = application_of(self._routes)
         application.middlewares.append(self._judge)
-        self._runner = serving.runner(application, access_log=None, lingering_time=_LINGER_SECONDS)
+        self._runner = serving.runner(
+            application, access_log=None, lingering_time=_LINGER_SECONDS, keepalive_timeout=KEEP_ALIVE
+        )
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         create = loop.create_server if self._admin.socket is None else loop.create_unix_server
@@ -124,11 +131,31 @@ class AdminListener:
 
     def _connect(self) -> asyncio.BaseProtocol:
         server = None if self._runner is None else self._runner.server
-        if server is None or len(server.connections) >= MOST_CONNECTIONS:
+        if server is None or (len(server.connections) >= MOST_CONNECTIONS and not self._make_room()):
             return _Turned()
         handler = server()
         self._deadlines[handler] = asyncio.get_running_loop().call_later(FIRST_REQUEST, self._turn_out, handler)
         return handler
+
+    def _make_room(self) -> bool:
+        """Close a connection without an allowed request, the oldest of the address with the most; False: none may be.
+
+        The only one of its address is closed after `SAFE_SECONDS` at the soonest.
+        """
+        by_address: dict[object, list[web.RequestHandler]] = {}
+        for handler in self._deadlines:
+            if handler.transport is not None:
+                peer = handler.transport.get_extra_info("peername") or (None,)
+                by_address.setdefault(peer[0], []).append(handler)
+        if not by_address:
+            return False
+        crowd = max(by_address.values(), key=len)  # of several the first, which has the oldest
+        age = FIRST_REQUEST - (self._deadlines[crowd[0]].when() - asyncio.get_running_loop().time())
+        if len(crowd) == 1 and age < SAFE_SECONDS:
+            return False
+        self._deadlines[crowd[0]].cancel()
+        self._turn_out(crowd[0])
+        return True
 
     def _turn_out(self, handler: web.RequestHandler) -> None:
         del self._deadlines[handler]
