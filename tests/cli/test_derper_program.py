@@ -80,20 +80,22 @@ def test_version_is_one_line_and_exits_0(tmp_path: Path, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "first_line"),
+    ("words", "first_line", "advice"),
     [
-        (["-listen", ":1"], "flag provided but not defined: -listen"),
-        (["-stun=maybe"], 'invalid boolean value "maybe" for -stun: parse error'),
-        (["-tcp-user-timeout", "15"], 'invalid value "15" for flag -tcp-user-timeout: parse error'),
-        (["-c"], "flag needs an argument: -c"),
+        (["-hostnam", "x"], "flag provided but not defined: -hostnam", "did you mean -hostname?"),
+        (["-stun=maybe"], 'invalid boolean value "maybe" for -stun: parse error', "answer STUN requests"),
+        (["-tcp-user-timeout", "15"], 'invalid value "15" for flag -tcp-user-timeout: parse error', "(default 15s)"),
+        (["-c"], "flag needs an argument: -c", "file with this server's private key"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_said_with_the_usage_and_exits_2(
-    tmp_path: Path, words: list[str], first_line: str
+def test_a_line_that_cannot_be_read_is_a_sentence_with_what_mends_it_and_exits_2(
+    tmp_path: Path, words: list[str], first_line: str, advice: str
 ) -> None:
     done = run(tmp_path, *words)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{first_line}\nUsage of derper:\n")
+    first, *others = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, first, others[-1]) == (2, "", first_line, "'derper -h' lists all flags")
+    assert advice in done.stderr
+    assert len(others) < 6, "a screen of usage hides the sentence"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ Usage of prog:
 """
 
 
+def usage_of(name: str) -> str:
+    """The lines of one flag in the usage text."""
+    lines = USAGE.splitlines(keepends=True)
+    start = next(at for at, line in enumerate(lines) if line.split()[0] == f"-{name}")
+    end = next((at for at in range(start + 1, len(lines)) if lines[at].startswith("  -")), len(lines))
+    return "".join(lines[start:end])
+
+
 @pytest.mark.parametrize("words", [["-a", ":1"], ["-a=:1"], ["--a", ":1"], ["--a=:1"], ["-a", ":2", "-a=:1"]])
 def test_a_value_is_given_in_four_forms_and_the_last_counts(words: list[str]) -> None:
     assert parse(FLAGS, words)[ADDRESS] == ":1"
@@ -78,23 +86,30 @@ def test_reading_ends_at_the_first_word_that_is_no_flag(words: list[str], rest: 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "message", "advice"),
     [
-        (["-nope"], "flag provided but not defined: -nope"),
-        (["--nope=1"], "flag provided but not defined: -nope"),
-        (["-a"], "flag needs an argument: -a"),
-        (["---a"], "bad flag syntax: ---a"),
-        (["-=1"], "bad flag syntax: -=1"),
-        (["--=1"], "bad flag syntax: --=1"),
-        (["-q=maybe"], 'invalid boolean value "maybe" for -q: parse error'),
-        (["-q="], 'invalid boolean value "" for -q: parse error'),
-        (["-count", "many"], 'invalid value "many" for flag -count: parse error'),
-        (["-count=9223372036854775808"], 'invalid value "9223372036854775808" for flag -count: value out of range'),
-        (["-wait=3"], 'invalid value "3" for flag -wait: parse error'),
-        (["-limit=1e999"], 'invalid value "1e999" for flag -limit: value out of range'),
+        (["-nope"], "flag provided but not defined: -nope", ""),
+        (["-cuont=1"], "flag provided but not defined: -cuont", "did you mean -count?\n"),
+        (["--nope=1"], "flag provided but not defined: -nope", ""),
+        (["-a"], "flag needs an argument: -a", usage_of("a")),
+        (["---a"], "bad flag syntax: ---a", ""),
+        (["-=1"], "bad flag syntax: -=1", ""),
+        (["--=1"], "bad flag syntax: --=1", ""),
+        (["-q=maybe"], 'invalid boolean value "maybe" for -q: parse error', usage_of("q")),
+        (["-q="], 'invalid boolean value "" for -q: parse error', usage_of("q")),
+        (["-count", "many"], 'invalid value "many" for flag -count: parse error', usage_of("count")),
+        (
+            ["-count=9223372036854775808"],
+            'invalid value "9223372036854775808" for flag -count: value out of range',
+            usage_of("count"),
+        ),
+        (["-wait=3"], 'invalid value "3" for flag -wait: parse error', usage_of("wait")),
+        (["-limit=1e999"], 'invalid value "1e999" for flag -limit: value out of range', usage_of("limit")),
     ],
 )
-def test_a_bad_line_is_refused_in_gos_words_with_the_usage_and_exit_code_2(words: list[str], message: str) -> None:
+def test_a_bad_line_is_refused_in_gos_words_with_what_mends_it_and_exit_code_2(
+    words: list[str], message: str, advice: str
+) -> None:
     with pytest.raises(UsageError) as error:
         parse(FLAGS, words)
     assert str(error.value) == message
@@ -102,7 +117,7 @@ def test_a_bad_line_is_refused_in_gos_words_with_the_usage_and_exit_code_2(words
     with pytest.raises(SystemExit) as stop:
         parse_or_exit("prog", FLAGS, words, stderr)
     assert stop.value.code == 2
-    assert stderr.getvalue() == f"{message}\n{USAGE}"
+    assert stderr.getvalue() == f"{message}\n{advice}'prog -h' lists all flags\n"
 
 
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["-q", "-help"], ["-h=1"], ["-h", "-nope"]])

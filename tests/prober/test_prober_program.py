@@ -116,7 +116,7 @@ def test_a_signal_ends_it_with_code_zero(which: signal.Signals, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("-nope",), 2, "flag provided but not defined: -nope\nUsage of derpprobe:"),
+        (("-nope",), 2, "flag provided but not defined: -nope\n'derpprobe -h' lists all flags"),
         (("-interval", "often"), 2, 'invalid value "often" for flag -interval: parse error'),
         (("-listen", "nowhere"), 1, "the listen address 'nowhere' is not one"),
         (("-listen", "192.0.2.1:0"), 1, "-listen: cannot listen on 192.0.2.1:0"),

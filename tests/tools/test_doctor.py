@@ -182,10 +182,10 @@ def test_a_relay_that_refuses_its_clients_is_red_at_the_login_alone(tmp_path: Pa
         ((), 2, "usage: derper doctor"),
         (("a", "b"), 2, "unrecognized arguments: b"),
         (("ftp://x",), 1, "is no relay's URL"),
-        (("x.invalid:1", "--region", "1"), 1, "is no DERP map"),
+        (("x.invalid:1", "--region", "1"), 1, "x.invalid:1 is a host"),
         ((f"http://{HOST}:1/map.json",), 1, "cannot be fetched"),
         ((f"{HOST}", "--key", "/nowhere"), 1, "the key file /nowhere cannot be read"),
-        ((__file__,), 1, "is no DERP map (JSON"),
+        ((__file__,), 1, "is not a DERP map (JSON"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:

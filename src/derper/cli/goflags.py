@@ -8,6 +8,7 @@ line that cannot be read.
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Generic, TextIO, TypeVar, cast
 
 from derper.cli.govalues import (
@@ -25,7 +26,11 @@ T = TypeVar("T")
 
 
 class UsageError(ConfigError):
-    """The command line cannot be read; the message has Go's words."""
+    """The command line cannot be read; the message has Go's words, `advice` says how to mend it in whole lines."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,8 @@ def parse(flags: Iterable[Flag[Any]], words: Sequence[str]) -> Parsed:
         if flag is None and name in {"h", "help"}:
             return Parsed(values, tuple(rest), help_wanted=True)
         if flag is None:
-            raise UsageError(f"flag provided but not defined: -{name}")
+            near = get_close_matches(name, table, n=1)
+            raise UsageError(f"flag provided but not defined: -{name}", f"did you mean -{near[0]}?\n" if near else "")
         if not equals:
             text = _next_word(flag, rest)
         value = _value(flag, text)
@@ -157,7 +163,7 @@ def _next_word(flag: Flag[Any], rest: list[str]) -> str:
     if flag.kind is _BOOL:
         return "true"
     if not rest:
-        raise UsageError(f"flag needs an argument: -{flag.name}")
+        raise UsageError(f"flag needs an argument: -{flag.name}", _usage_of(flag))
     return rest.pop(0)
 
 
@@ -166,7 +172,7 @@ def _value(flag: Flag[T], text: str) -> T:
         return flag.kind.parse(text)
     except ValueError as reason:
         wrong = "invalid boolean value {} for -{}: {}" if flag.kind is _BOOL else "invalid value {} for flag -{}: {}"
-        raise UsageError(wrong.format(quote(text), flag.name, reason)) from None
+        raise UsageError(wrong.format(quote(text), flag.name, reason), _usage_of(flag)) from None
 
 
 def usage(program: str, flags: Iterable[Flag[Any]]) -> str:
@@ -189,12 +195,16 @@ def _usage_of(flag: Flag[Any]) -> str:
 def parse_or_exit(
     program: str, flags: Sequence[Flag[Any]], words: Sequence[str], stderr: TextIO | None = None, *, more: str = ""
 ) -> Parsed:
-    """`parse`, but help ends the process with 0 and a bad line with 2, both with the usage (and `more`) on stderr."""
+    """Parse as `parse` does; help ends the process with 0 and a bad line with 2.
+
+    Help is the usage and `more` on stderr. A bad line is one sentence, which the whole usage would bury, with what
+    mends it.
+    """
     out = sys.stderr if stderr is None else stderr
     try:
         parsed = parse(flags, words)
     except UsageError as error:
-        out.write(f"{error}\n{usage(program, flags)}{more}")
+        out.write(f"{error}\n{error.advice}'{program} -h' lists all flags\n")
         raise SystemExit(2) from None
     if parsed.help_wanted:
         out.write(usage(program, flags) + more)

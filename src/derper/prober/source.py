@@ -73,6 +73,11 @@ class MapSource:
         parts = urlsplit(self._url)
         if parts.scheme == "file":
             return _read_file(self._url, Path(unquote(parts.path)))
+        if self._url != LOCAL and parts.scheme not in ("http", "https"):
+            raise NetworkError(
+                f'Get "{self._url}": unsupported protocol scheme "{parts.scheme}"; '
+                f"give -derp-map an https:// or http:// URL, {_as_file_url(self._url)}, or local"
+            )
         connector: aiohttp.BaseConnector
         if self._url == LOCAL:
             url, connector = _LOCAL_URL, aiohttp.UnixConnector(str(self._socket))
@@ -90,6 +95,12 @@ class MapSource:
         if self._url == LOCAL:
             return f"Failed to connect to local Tailscale daemon for {_LOCAL_PATH}; not running? Error: {reason}"
         return f'Get "{self._url}": {reason}'
+
+
+def _as_file_url(text: str) -> str:
+    """Return how a file is named: this one, if the text is the path of one."""
+    path = Path(text)
+    return path.resolve().as_uri() if "://" not in text and path.is_file() else "file:///path/to/map.json"
 
 
 def _read_file(url: str, path: Path) -> bytes:

@@ -33,10 +33,22 @@ async def targets(word: str, *, region: str = "", cert_name: str = "", stun_port
         return _of_map(_parsed(files.read(file, "the DERP map", most=MAX_BYTES), word), region)
     if "://" in word and urlsplit(word).path.rstrip("/") not in ("", PATH):
         return _of_map(_parsed(await _fetch(word), word), region)
+    if "://" not in word and _is_path(word):
+        raise ConfigError(_no_map(file))
     if region:
-        raise ConfigError(f"{word} is no DERP map, so it has no region {region}")
+        raise ConfigError(f"--region picks a region of a DERP map, and {word} is a host; name a map's file or URL")
     target = Target.of_url(word if "://" in word else f"https://{_bracketed(word)}", cert_name)
     return [(target.authority, replace(target, node=replace(target.node, stun_port=stun_port)))]
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word is meant as a file: no host's name has a slash or such an ending."""
+    return "/" in word or word.endswith((".json", ".hujson", ".yaml", ".yml"))
+
+
+def _no_map(file: Path) -> str:
+    what = "is a directory" if file.is_dir() else "No such file or directory"
+    return f"the DERP map {file} cannot be read ({what}); name a file, or a relay as HOST[:PORT] or https://HOST"
 
 
 def _bracketed(word: str) -> str:
@@ -60,7 +72,9 @@ def _parsed(data: bytes, word: str) -> DerpMap:
     try:
         return DerpMap.from_json(data)
     except ProtocolError as error:
-        raise ConfigError(f"{word} is no DERP map ({error})") from error
+        raise ConfigError(
+            f"{word} is not a DERP map ({error}); give JSON with Regions, such as `derper map -json` prints"
+        ) from error
 
 
 async def _fetch(url: str) -> bytes:
