@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from derper.cli.flags import DERPER_FLAGS
+from derper.cli.settings import LEAST_QUEUED_BYTES
+from derper.cli.surroundings import Surroundings
+from derper.cli.tools.settings import main
 
 PLANTED = "c2VjcmV0LWtleS1vZi1lYWI"
 
@@ -55,3 +60,47 @@ def test_people_get_a_table_and_what_cannot_be_is_one_sentence(tmp_path: Path) -
     assert done.returncode == 1
     assert done.stderr.startswith("derper settings: -home is 'nonsense'")
     assert len(done.stderr.splitlines()) == 1
+
+
+def values(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
+    assert done.returncode == 0, done.stderr
+    return {entry["name"]: (entry["value"], entry["source"]) for entry in json.loads(done.stdout)}
+
+
+def test_a_default_of_the_machine_is_shown_as_it_is_resolved(tmp_path: Path) -> None:
+    shown = values(settings(tmp_path, "-json", XDG_CACHE_HOME=str(tmp_path / "cache"), DERPER_SHARDS=""))
+    around = Surroundings.of_this_process()
+    assert shown["-shards"] == (str(around.cores), "default")
+    assert shown["-socket"] == ("/var/run/tailscale/tailscaled.sock", "default")
+    assert shown["-tls"] == ("on", "default")
+    assert shown["-certdir"] == (str(tmp_path / "cache/tailscale/derper-certs"), "default")
+    assert shown["-acme-directory"] == ("https://acme-v02.api.letsencrypt.org/directory", "default")
+    assert int(shown["-max-queued-bytes"][0]) >= LEAST_QUEUED_BYTES
+    assert shown["-max-queued-bytes"] == (str(around.memory // 4), "default")
+
+
+def test_the_default_key_file_of_root_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    around = Surroundings({"HOME": "/root"}, is_root=True, cores=3, memory=8 << 30)
+    monkeypatch.setattr(Surroundings, "of_this_process", lambda: around)
+    assert main(["-json"]) == 0
+    shown = {entry["name"]: entry["value"] for entry in json.loads(capsys.readouterr().out)}
+    assert (shown["-c"], shown["-shards"], shown["-max-queued-bytes"]) == (
+        "/var/lib/derper/derper.key",
+        "3",
+        str(2 << 30),
+    )
+
+
+def test_what_another_flag_or_a_variable_decides_is_shown_as_it_is_resolved(tmp_path: Path) -> None:
+    words = ("-dev", "-admin=unix", "-max-queued-bytes=0", "-json")
+    shown = values(settings(tmp_path, *words, RUNTIME_DIRECTORY="/run/derper", DERPER_SHARDS="3", DERP_DEBUG_LOGS="1"))
+    assert shown["-a"] == (":3340", "default")
+    assert shown["-c"] == ("", "command line")
+    assert shown["-tls"] == ("off", "default")
+    assert shown["-acme-directory"] == ("", "default")
+    assert shown["-admin"] == ("unix:/run/derper/admin.sock", "command line")
+    assert shown["-shards"] == ("3", "DERPER_SHARDS")
+    assert shown["-log-level"] == ("debug", "DERP_DEBUG_LOGS")
+    assert int(shown["-max-queued-bytes"][0]) >= LEAST_QUEUED_BYTES

@@ -1,21 +1,24 @@
 """`derper settings`: what would be in force with these words, and where each value comes from. Nothing listens.
 
-It takes the server's own flags. Secrets show only whether and from where they are set.
+It takes the server's own flags. A default that depends on the machine or on other flags is shown as it is resolved.
+Secrets show only whether and from where they are set.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from derper import log
-from derper.cli import settingsfile
+from derper.cli import flags, settingsfile
 from derper.cli.flags import ACME_EAB_KEY, DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Flag, Parsed, boolean, parse_or_exit
-from derper.cli.settings import config_from
+from derper.cli.settings import TAILSCALED_SOCKET, config_from
 from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
+from derper.config import CertMode, Config, SecretsServer
 from derper.errors import DerperError
 from derper.host.proxies import VARIABLES as PROXY_VARIABLES
 from derper.redaction import redacted
@@ -38,6 +41,8 @@ _VARIABLES: Final = (
     "TS_DERP_DISABLE_RTT_STATS",
     "TS_DERP_SENDER_CARDINALITY",
 )
+_OVERRIDES: Final = {flags.SHARDS.name: "DERPER_SHARDS", flags.LOG_LEVEL.name: "DERP_DEBUG_LOGS"}
+"""Variables that decide where a flag is not given."""
 _SECRETS: Final = (ACME_EAB_KEY.name, "TAILSCALE_DERPER_MESH_KEY")
 
 
@@ -55,8 +60,8 @@ def main(words: Sequence[str]) -> int:
     try:
         around = Surroundings.of_this_process()
         whole = settingsfile.under(line, SETTINGS, DERPER_FLAGS)
-        config_from(whole, around)  # what cannot be is said as the server would say it
-        found = [*_flags(line, whole), *_environment(around)]
+        config = config_from(whole, around)  # what cannot be is said as the server would say it
+        found = [*_flags(line, whole, _resolved(config, whole), around), *_environment(around)]
     except (DerperError, OSError) as error:
         common.say(f"derper settings: {log.in_one_line(error)}")
         return 1
@@ -70,12 +75,45 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _flags(line: Parsed, whole: Parsed) -> Iterator[Setting]:
+def _flags(line: Parsed, whole: Parsed, resolved: dict[str, str], around: Surroundings) -> Iterator[Setting]:
     for flag in sorted(DERPER_FLAGS, key=lambda flag: flag.name):
         if flag.name == VERSION.name:
             continue
-        source = "command line" if line.given(flag) else line[SETTINGS] if whole.given(flag) else "default"
-        yield Setting(f"-{flag.name}", _shown(flag.name, _text(flag, whole[flag]), source), source)
+        given = _text(flag, whole[flag])
+        value = resolved.get(flag.name, given)
+        if line.given(flag):
+            source = "command line"
+        elif whole.given(flag):
+            source = line[SETTINGS]
+        else:
+            variable = _OVERRIDES.get(flag.name, "")
+            source = variable if value != given and around.environ.get(variable) else "default"
+        yield Setting(f"-{flag.name}", _shown(flag.name, value, source), source)
+
+
+def _resolved(config: Config, whole: Parsed) -> dict[str, str]:
+    """Return the values in force of flags whose default depends on the machine, on variables or on other flags."""
+    key_source, tls = config.mesh.key_source, config.tls
+    issues = config.serves_tls and tls.mode is not CertMode.MANUAL
+    sockets = whole[flags.SOCKET] or (TAILSCALED_SOCKET,)
+    found: dict[str, object] = {
+        flags.LISTEN.name: config.listeners.main,
+        flags.CONFIG.name: config.key_file,
+        flags.SHARDS.name: config.relay.shards,
+        flags.MAX_QUEUED_BYTES.name: config.relay.max_queued_bytes,
+        flags.SOCKET.name: ",".join(sockets),
+        flags.TLS.name: "on" if config.serves_tls else "off",
+        flags.CERT_DIR.name: tls.directory,
+        flags.ACME_DIRECTORY.name: tls.acme.directory if issues else whole[flags.ACME_DIRECTORY],
+        flags.LOG_LEVEL.name: config.logs.level,
+    }
+    if isinstance(key_source, SecretsServer):
+        found[flags.SECRETS_CACHE_DIR.name] = key_source.cache_file
+    elif isinstance(key_source, Path):
+        found[flags.MESH_PSK_FILE.name] = key_source
+    if config.admin is not None and config.admin.socket is not None:
+        found[flags.ADMIN.name] = f"unix:{config.admin.socket}"
+    return {name: "" if value is None else str(value) for name, value in found.items()}
 
 
 def _environment(around: Surroundings) -> Iterator[Setting]:
