@@ -86,20 +86,38 @@ async def test_a_stream_is_not_among_the_connections_before_login() -> None:
         assert it.plane.pending_connections() == 1
 
 
-async def test_connections_of_a_trusted_proxy_and_reserved_places_are_counted_apart() -> None:
-    async with seam(max_introducing=3) as it:
-        (_, port), (_, proxied) = it.listen(), it.listen(trusted=OTHER_LOCAL)
+async def test_reserved_places_are_counted_apart_for_their_address() -> None:
+    async with seam() as it:
+        _, port = it.listen()
         it.plane.reserve_places([ip_address(LOCAL)])
-        reserved = [await admitted(it, port) for _ in range(16)]
+        for _ in range(16):
+            await admitted(it, port)
         assert it.plane.pending_connections() == 0
         await admitted(it, port)
-        await admitted(it, port)
-        through, _ = await admitted(it, proxied, OTHER_LOCAL)
-        assert it.plane.pending_connections() == 3
-        it.plane.await_head(through.conn)  # it has nothing to say, and is the most silent one soon
-        await asyncio.gather(*(admitted(it, proxied, OTHER_LOCAL) for _ in range(2)), return_exceptions=True)
-        assert it.plane.pending_connections() == 3
-        assert len({head.conn for head, _ in reserved}) == 16
+        await admitted(it, port, OTHER_LOCAL)
+        assert it.plane.pending_connections() == 2
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+async def test_connections_of_a_trusted_proxy_count_for_no_network(*, is_trusted: bool) -> None:
+    """Nine connections of one address are above its share; as nine clients of a proxy they are not."""
+    async with seam(max_introducing=12) as it:
+        _, port = it.listen(trusted=OTHER_LOCAL if is_trusted else "")
+        sources = [LOCAL] * 3 + [OTHER_LOCAL] * 9
+        streams = []
+        for count, source in enumerate(sources, 1):
+            streams.append((await it.connect(port, source=source))[0])
+            while it.plane.pending_connections() < count:  # noqa: ASYNC110  accepting is no event
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # so that none is as silent as another
+        await it.connect(port, source=OTHER_LOCAL)
+        async with asyncio.timeout(20):
+            assert (await it.next(Closed)).code == "evicted"
+            tasks = [asyncio.ensure_future(stream.read()) for stream in streams]
+            await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
+        assert [task.done() for task in tasks].index(True) == (0 if is_trusted else 3)
+        for task in tasks:
+            task.cancel()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """Nodes and watchers that misbehave: what they cost is bounded and counted, and nobody else notices."""
 
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from authority import Authority
 from bystanders import Bystanders
-from derpwire import HOST, SECONDS, Client
+from derpwire import HOST, SECONDS, Client, Wire
 from fakenode import FakeNode
 from region import MESH_KEY, OurNode
 from relays import free_port
@@ -19,6 +21,7 @@ from derper.protocol.login import ClientInfo
 
 DISCO = DISCO_MAGIC + bytes(80)
 MAX_KEYS = 1_000
+PLACES = 20  # for connections before login
 WATCHER_SECONDS = 1.0
 MANY = 1_000_000  # as many as one link may announce
 MEMORY = 128 * 1024 * 1024
@@ -155,6 +158,24 @@ def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Pat
             assert link.wire.rest() == b""
         ours.logged("no link to a node, trying again.*silent")
         fake.link().wire.close()
+
+
+def test_a_flood_of_silent_connections_does_not_shut_another_node_out(fake: FakeNode, tmp_path: Path) -> None:
+    """Each connection of the flood has an address of its own, so by its address alone the node would lose its own."""
+    with ours_beside(fake, tmp_path, max_introducing=PLACES) as ours, fake.link(), ExitStack() as stack:
+        slow = stack.enter_context(ours.raw_door.tcp())
+        for n in range(5 * PLACES):
+            flood = socket.create_connection((HOST, ours.port), SECONDS, (f"127.0.2.{1 + n}", 0))
+            stack.enter_context(flood).send(b"\x16")
+        while ours.counted()["connections_evicted"] < 2 * PLACES:
+            time.sleep(0.05)
+        assert ours.door.tls is not None
+        node = Client(Wire(ours.door.tls.wrap_socket(slow, server_hostname=HOST)))
+        node.upgrade()
+        node.log_in(ClientInfo(mesh_key=MESH_KEY))
+        node.wire.send(WatchConns().encode())
+        assert isinstance(node.next(), PeerPresent)
+        node.wire.close()
 
 
 def test_a_watcher_that_reads_nothing_is_closed_and_costs_little(tmp_path: Path) -> None:
