@@ -12,12 +12,12 @@ from realclient import check
 from relays import GoDerper, OurDerper, Relay
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "protocol" / "metrics.md"
-NOT_YET: Final = re.compile(r"derp_rate_limit_")
+NOT_YET: Final = re.compile(r"derp(er)?_rate_limit_")
 OURS_ALONE: Final = frozenset({
     "stun_kernel_drops", "derper_connections_rejected", "derper_logins_rejected", "derper_logins_unverified",
     "derper_unknown_frames", "derper_connections_evicted",
     "derper_pending_connections", "derper_routes_forgotten",
-    "derper_connections_closed_for_memory",
+    "derper_connections_closed_for_memory", "derper_packets_between_shards", "derper_mesh_keys_rejected",
 })  # fmt: skip
 NEEDS_FLAGS: Final = re.compile(r"tls_listener_|derper_mesh_links")  # TLS, nodes to link to
 GO_ONLY: Final = re.compile(r"go_|goroutines|goamd64_|memstats_|derp_memstats_|promhttp_")

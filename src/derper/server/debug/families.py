@@ -64,6 +64,17 @@ RELAY: Final = (
         "that sender leaves",
     ),
     Metric(
+        "derper_packets_between_shards",
+        Type.COUNTER,
+        "Packets whose receiver is on another shard (data-plane thread) than the connection that they came from",
+    ),
+    Metric(
+        "derper_mesh_keys_rejected",
+        Type.COUNTER,
+        "Keys ignored because their node of the region announced more than one link may (1,000,000); they are "
+        "unreachable through that node",
+    ),
+    Metric(
         "derp_packets_dropped", Type.COUNTER, "DERP packets dropped by reason and by kind", _DROP_LABELS, has_help=True
     ),
     Metric("derp_bytes_dropped", Type.COUNTER, "DERP bytes dropped by reason and by kind", _DROP_LABELS, has_help=True),
@@ -80,6 +91,11 @@ RELAY: Final = (
     Metric("derp_rate_limit_per_client_bytes_per_second", None, "What a client may send a second; with `-rate-config`"),
     Metric("derp_rate_limit_per_client_burst_bytes", None, "What may come at once beyond that; with `-rate-config`"),
     Metric("derp_rate_limit_per_client_waited", Type.COUNTER, "Frames that had to wait for it; with `-rate-config`"),
+    Metric(
+        "derper_rate_limit_total_waited",
+        Type.COUNTER,
+        "Frames that had to wait for the rate limit of all clients together; with `-rate-config`",
+    ),
 )
 
 SERVER: Final = (

@@ -152,6 +152,7 @@ class Metrics:
         yield _now("derp_rate_limit_per_client_bytes_per_second", int(rate.per_second))
         yield _now("derp_rate_limit_per_client_burst_bytes", int(rate.burst))
         yield _now("derp_rate_limit_per_client_waited", counters["rate_limit_per_client_waited"])
+        yield _now("derper_rate_limit_total_waited", counters["rate_limit_total_waited"])
 
     def _stun(self) -> Iterator[Family]:
         counted = self._plane.stun_counters()
@@ -180,6 +181,8 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
     yield _now("derper_unknown_frames", counters["unknown_frames"])
     yield _now("derper_connections_closed_for_memory", counters["connections_closed_for_memory"])
     yield _now("derper_routes_forgotten", counters["routes_forgotten"])
+    yield _now("derper_packets_between_shards", counters["packets_crossed"])
+    yield _now("derper_mesh_keys_rejected", counters["mesh_keys_refused"])
 
 
 def _counted(values: Mapping[str, int]) -> dict[str, int]:
