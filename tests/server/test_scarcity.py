@@ -31,7 +31,7 @@ def test_out_of_descriptors_it_serves_who_is_there_and_accepts_again_when_it_can
     assert resource.prlimit(poor.process.pid, resource.RLIMIT_NOFILE) == (LIMIT, LIMIT)
     with Bystanders(poor.door) as bystanders, ExitStack() as crowd:
         began = time.monotonic()
-        wires = [crowd.enter_context(poor.door.connect()) for _ in range(LIMIT)]
+        wires = [crowd.enter_context(poor.door.connect()) for _ in range(4 * LIMIT)]
         poor.logged(CANNOT)
         bystanders.relay_on(50)
         in_use = len(list(Path(f"/proc/{poor.process.pid}/fd").iterdir()))
@@ -49,6 +49,16 @@ def test_out_of_descriptors_it_serves_who_is_there_and_accepts_again_when_it_can
         with Client.join(poor.door) as late:
             assert late.fence() == []
         bystanders.relay_on()
+
+
+def test_out_of_descriptors_silent_connections_make_room_for_a_new_client(poor: Server) -> None:
+    with Bystanders(poor.door) as bystanders, ExitStack() as crowd:
+        for _ in range(LIMIT):
+            crowd.enter_context(poor.door.connect())
+        poor.logged(CANNOT)
+        with Client.join(poor.door) as late:
+            assert late.fence() == []
+            bystanders.relay_on()
 
 
 @pytest.mark.parametrize("limited", [True, False])
