@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +49,14 @@ class Generator:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def result(self) -> tuple[Phase, Figures]:
-        """The measured window's result, and how busy both cores were in it, with others too."""
+    def result(self, meanwhile: Callable[[], None] = lambda: None) -> tuple[Phase, Figures]:
+        """The measured window's result, and how busy both cores were in it, with others too.
+
+        Args:
+            meanwhile: called as soon as the window has begun.
+        """
         self.expect("measuring")
+        meanwhile()
         before = CoreTimes.read(self._cores)
         result = self.expect("result")
         around = CoreTimes.read(self._cores) - before
@@ -66,11 +71,14 @@ class Generator:
 
 
 @contextmanager
-def generating(mode: str, bench: Bench, *words: str) -> Iterator[Generator]:
-    """A generator that does this; it has ended well when the block is left."""
+def generating(mode: str, bench: Bench, *words: str, nice: int = 0) -> Iterator[Generator]:
+    """Run a generator in this mode, and raise LoadError if it fails."""
     with pinned(bench.cores.generator):
         process = subprocess.Popen(
-            [bench.generator, mode, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ["nice", f"-n{nice}", bench.generator, mode, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
     try:
         yield Generator(process, bench.cores)

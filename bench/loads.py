@@ -13,6 +13,7 @@ from generator import Bench, Figures, LoadError, Phase, generating, number, perc
 from servers import HOST, Node
 
 PACKET = 1_312
+VICTIM_RATE = 200  # packets a second
 
 
 class Load(Protocol):
@@ -171,6 +172,74 @@ class Storm:
 
 
 @dataclass(frozen=True)
+class Attack:
+    """Measure a pair that exchanges 200 packets a second while clients of another process attack the server.
+
+    The attackers run on the pair's core, at a lower priority.
+    """
+
+    kind: str
+    clients: int
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        (node,) = nodes
+        words = [f"--kind={self.kind}", f"--clients={self.clients}", f"--seconds={bench.seconds}"]
+        victim = ["--pairs=1", f"--rate={VICTIM_RATE}", f"--seconds={bench.seconds}", f"--warmup={bench.warmup}"]
+        victim += [f"--server-pid={node.pid}", *_to(node, self)]
+        with generating("attack", bench, *_to(node, self), *words, nice=10) as attackers:
+            attackers.expect("logged_in")
+            time.sleep(bench.settle)
+            with generating("pairs", bench, *victim) as pair:
+                result, figures = pair.result(attackers.go_on)
+            attack = attackers.expect("result")
+            attackers.go_on()
+        return figures | {
+            "latency_p50_us": percentile(result, "p50"),
+            "latency_p99_us": percentile(result, "p99"),
+            "latency_max_us": percentile(result, "max"),
+            "lost": number(result, "lost"),
+            "misordered": number(result, "misordered"),
+            "attack_packets": number(attack, "delivered"),
+            "attackers_ended": number(attack, "ended"),
+        }
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Measure the growth of resident memory when large packets are sent to clients that never read."""
+
+    clients: int
+    limit: int
+    tls: bool = True
+    nodes: int = 1
+
+    def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
+        (node,) = nodes
+        words = ["--kind=unread", f"--clients={self.clients}", f"--seconds={bench.seconds}"]
+        with generating("attack", bench, *_to(node, self), *words) as attackers:
+            attackers.expect("logged_in")
+            time.sleep(bench.settle)
+            idle = _resident_kb(node.pid)
+            Path(f"/proc/{node.pid}/clear_refs").write_text("5")  # reset VmHWM to the memory in use now
+            attackers.go_on()
+            attack = attackers.expect("result")
+            peak = _peak_kb(node.pid)
+            time.sleep(bench.settle)
+            after = _resident_kb(node.pid)
+            attackers.go_on()
+        return {
+            "grown_of_limit": (peak - idle) * 1024 / self.limit,
+            "grown_mb": (peak - idle) / 1024,
+            "kept_mb": (after - idle) / 1024,
+            "attackers_ended": number(attack, "ended"),
+            "lost": 0.0,
+            "misordered": 0.0,
+        }
+
+
+@dataclass(frozen=True)
 class Stun:
     """STUN requests, so many on their way."""
 
@@ -235,3 +304,9 @@ def _peak_kb(pid: int) -> float:
     """The most memory that it ever held."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+
+def _resident_kb(pid: int) -> float:
+    """Return the resident memory now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmRSS:")))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from loads import Beside, Closed, Crowd, Idle, Load, Logins, Open, Storm, Stun
+from loads import Attack, Beside, Closed, Crowd, Idle, Load, Logins, Open, Storm, Stun, Unread
 from machine import ROOT
 from servers import GO, OURS, Subject, by_turns
 
@@ -103,6 +103,16 @@ def _open_figures() -> tuple[Figure, ...]:
     return (*figures, Figure("goodput_of_peak", "delivered of the best, above it", "of 1", kept))
 
 
+# The latency of a pair during an attack.
+VICTIM: Final = (
+    p99(must=2),
+    Figure("latency_p50_us", "median latency", "µs"),
+    Figure("latency_max_us", "slowest packet", "µs"),
+    Figure("attack_packets", "packets of the attack that arrived", ""),
+)
+QUEUED_BYTES: Final = 16_000_000
+BOUNDED: Final = replace(OURS, flags=(*OURS.flags, "-max-queued-bytes", str(QUEUED_BYTES)))
+
 RATE_LIMITS: Final = ROOT / "bench" / "rates.json"
 """A limit that no client of a benchmark reaches, but that is looked at for each of its frames."""
 
@@ -184,6 +194,29 @@ ROWS: Final = (
             Figure("latency_max_us", "slowest packet of who stayed", "µs"),
             Figure("generator_busy", "generator's core", "of 1"),
         ),
+    ),
+    Row("everyone", "a pair beside 1,500 clients that each send to each of all", Attack("everyone", 1_500), VICTIM),
+    Row(
+        "leave",
+        "a pair beside 1,500 clients, each of which had sent to each, that leave at once",
+        Attack("leave", 1_500),
+        VICTIM,
+    ),
+    Row("one-key", "a pair beside 5,000 connections of one key that leave at once", Attack("one-key", 5_000), VICTIM),
+    Row(
+        "updates", "a pair beside 100 clients that change their TLS key with each byte", Attack("updates", 100), VICTIM
+    ),
+    Row(
+        "unread",
+        "60 kB packets for 2,000 clients that never read, -max-queued-bytes 16 MB",
+        Unread(2_000, QUEUED_BYTES),
+        (
+            Figure("grown_of_limit", "growth of resident memory, of the limit", "times", Demand(1.5, 1, Bound.VALUE)),
+            Figure("grown_mb", "growth of resident memory at most", "MB"),
+            Figure("kept_mb", "memory still held after the attack", "MB"),
+            Figure("attackers_ended", "clients that the server closed", ""),
+        ),
+        subject=BOUNDED,
     ),
     Row(
         "stun-64",

@@ -52,6 +52,8 @@ pub(crate) struct Conn {
     oversize: Vec<u8>,
     /// Answers to pings or to TLS are queued: the owner must flush.
     answers_queued: bool,
+    /// Bytes already sent of the frame that `queue_update_and_byte` sends byte by byte.
+    trickled: usize,
 }
 
 enum Wire {
@@ -105,6 +107,7 @@ impl Conn {
             taken: 0,
             oversize: Vec::new(),
             answers_queued: false,
+            trickled: 0,
         })
     }
 
@@ -247,6 +250,17 @@ impl Conn {
             }
             Wire::Handshake(_) => bail!("a frame before the handshake is done"),
         }
+    }
+
+    /// Queue a TLS key update and one byte of data, each in a record of its own.
+    pub(crate) fn queue_update_and_byte(&mut self) -> Result<()> {
+        let Wire::Tls(records) = &mut self.wire else { bail!("no TLS, no change of its key") };
+        records.update_sending_key(&mut self.out)?;
+        // The bytes belong to frames of an unknown type, which a server skips.
+        const FRAME: [u8; frames::HEADER] = frames::header(0x70, 0xffff);
+        let byte = FRAME.get(self.trickled).copied().unwrap_or(0);
+        self.trickled = (self.trickled + 1) % (FRAME.len() + 0xffff);
+        records.seal(&mut self.out, 1, |record| record[0] = byte)
     }
 
     /// Send the queued bytes, with one system call if the socket accepts all.

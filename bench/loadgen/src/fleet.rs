@@ -62,10 +62,20 @@ impl Fleet {
 
     /// Log in until there are `total` clients, with at most `at_once` logins in progress.
     pub(crate) fn log_in(&mut self, total: usize, at_once: usize) -> Result<()> {
+        self.log_in_as(None, total, at_once)
+    }
+
+    /// Log in as `log_in` does; with an `identity`, all connections use its key.
+    pub(crate) fn log_in_as(
+        &mut self,
+        identity: Option<&Identity>,
+        total: usize,
+        at_once: usize,
+    ) -> Result<()> {
         let mut in_progress = 0;
         while self.len() < total || in_progress > 0 {
             while self.len() < total && in_progress < at_once {
-                self.dial().with_context(|| format!("client {}", self.len()))?;
+                self.dial(identity.cloned()).with_context(|| format!("client {}", self.len()))?;
                 in_progress += 1;
             }
             let events = self.wait(Some(PATIENCE))?;
@@ -146,6 +156,16 @@ impl Fleet {
         Ok(self.epoll.modify(&self.members[index].conn, &mut event)?)
     }
 
+    /// Stop watching a client's socket.
+    pub(crate) fn ignore(&mut self, index: usize) -> Result<()> {
+        Ok(self.epoll.delete(&self.members[index].conn)?)
+    }
+
+    /// Close all connections at once.
+    pub(crate) fn leave_all(&mut self) {
+        self.members.clear();
+    }
+
     /// Close a client's connection and connect again with the same key.
     pub(crate) fn redial(&mut self, index: usize) -> Result<()> {
         let identity = self.members[index].conn.identity.clone();
@@ -153,8 +173,9 @@ impl Fleet {
         Ok(())
     }
 
-    fn dial(&mut self) -> Result<()> {
-        let member = self.connect(self.len(), Identity::new()?)?;
+    fn dial(&mut self, identity: Option<Identity>) -> Result<()> {
+        let identity = identity.map_or_else(Identity::new, Ok)?;
+        let member = self.connect(self.len(), identity)?;
         self.members.push(member);
         Ok(())
     }

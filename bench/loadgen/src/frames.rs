@@ -27,7 +27,7 @@ pub(crate) struct Frame<'a> {
 }
 
 /// Return the header of a frame with `length` bytes of payload.
-pub(crate) fn header(kind: u8, length: usize) -> [u8; HEADER] {
+pub(crate) const fn header(kind: u8, length: usize) -> [u8; HEADER] {
     let [a, b, c, d] = (length as u32).to_be_bytes();
     [kind, a, b, c, d]
 }

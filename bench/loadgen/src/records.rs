@@ -131,7 +131,8 @@ impl Records {
         Ok(())
     }
 
-    fn update_sending_key(&mut self, out: &mut Vec<u8>) -> Result<()> {
+    /// Append a change of the sending key to `out`.
+    pub(crate) fn update_sending_key(&mut self, out: &mut Vec<u8>) -> Result<()> {
         let update_not_requested = [KEY_UPDATE, 0, 0, 1, 0];
         self.seal_as(HANDSHAKE, out, update_not_requested.len(), |body| {
             body.copy_from_slice(&update_not_requested)

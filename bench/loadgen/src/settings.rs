@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::attack::Kind;
 use crate::meter::CpuClock;
 use crate::pairs::{self, Pace, Window};
 use crate::target::Target;
@@ -41,6 +42,11 @@ storm: clients that all reconnect at once, while ten pairs send packets
   --clients N
   --server-pid PID
 
+attack: clients that attack the server; each step begins with a line on standard input
+  --kind KIND        everyone, leave, one-key, updates or unread
+  --clients N
+  --seconds SECONDS  at most
+
 stun: binding requests, over UDP
   --in-flight N, --warmup SECONDS, --seconds SECONDS, --server-pid PID";
 
@@ -50,6 +56,7 @@ pub(crate) enum Mode {
     Idle { target: Target, steps: Vec<usize> },
     Logins { target: Target, total: usize, at_once: usize, server: CpuClock },
     Storm { target: Target, clients: usize, server: CpuClock },
+    Attack { target: Target, kind: Kind, clients: usize, seconds: Duration },
     Stun { address: SocketAddr, in_flight: u64, warmup: Duration, seconds: Duration, server: CpuClock },
 }
 
@@ -71,6 +78,7 @@ fn read(mut parser: Parser) -> Result<Mode> {
     };
     let (mut mode, mut addresses, mut with_tls, mut websocket) = (None, Vec::new(), None, false);
     let mut clients: Vec<usize> = Vec::new();
+    let mut kind = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(word) if mode.is_none() => mode = Some(word.string()?),
@@ -89,6 +97,7 @@ fn read(mut parser: Parser) -> Result<Mode> {
             Arg::Long("seconds") => settings.window = Window::Lasts(seconds(&mut parser)?),
             Arg::Long("packets") => settings.window = Window::Packets(parser.value()?.parse()?),
             Arg::Long("server-pid") => settings.servers.push(CpuClock::of(parser.value()?.parse()?)?),
+            Arg::Long("kind") => kind = Some(Kind::named(&parser.value()?.string()?)?),
             Arg::Long("clients") => {
                 clients = parser.value()?.parse_with(|list| list.split(',').map(str::parse).collect())?
             }
@@ -116,8 +125,13 @@ fn read(mut parser: Parser) -> Result<Mode> {
     match mode.as_deref() {
         Some("pairs") => Ok(Mode::Pairs { targets, settings }),
         Some("idle") if !clients.is_empty() => Ok(Mode::Idle { target, steps: clients }),
-        Some("logins" | "storm" | "idle") if clients.len() != 1 => bail!("--clients is missing"),
+        Some("logins" | "storm" | "idle" | "attack") if clients.len() != 1 => bail!("--clients is missing"),
         Some("storm") => Ok(Mode::Storm { target, clients: clients[0], server: the_server(&settings)? }),
+        Some("attack") => {
+            let Window::Lasts(seconds) = settings.window else { bail!("an attack lasts --seconds") };
+            let kind = kind.context("--kind is missing")?;
+            Ok(Mode::Attack { target, kind, clients: clients[0], seconds })
+        }
         Some("logins") => {
             let Pace::InFlight(at_once) = settings.pace else {
                 bail!("logins takes --in-flight, not --rate")
@@ -125,7 +139,7 @@ fn read(mut parser: Parser) -> Result<Mode> {
             let (at_once, server) = (usize::try_from(at_once)?, the_server(&settings)?);
             Ok(Mode::Logins { target, total: clients[0], at_once, server })
         }
-        other => bail!("invalid mode {other:?}: want pairs, idle, logins, storm or stun"),
+        other => bail!("invalid mode {other:?}: want pairs, idle, logins, storm, attack or stun"),
     }
 }
 
