@@ -39,18 +39,26 @@ class Relay:
         tls: serve TLS with a self-signed certificate (TLS 1.2 and 1.3), else plain HTTP.
         flags: further flags. STUN is off unless they switch it on; a flag given here overrides one of ours.
         env: added to this process's environment.
+        before: words that stand before the command, such as `prlimit` with its options.
     """
 
     name: ClassVar[str]
 
     def __init__(
-        self, folder: Path, *, tls: bool = False, flags: Sequence[str] = (), env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        tls: bool = False,
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.tls = tls
         self.port = 0
         self._flags = flags
         self._env = environ | (env or {})
+        self._before = before
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -162,6 +170,7 @@ class Relay:
         certs.mkdir(parents=True, exist_ok=True)
         mode = ("manual", HOST) if self.tls else ("letsencrypt", "localhost")
         command = [
+            *self._before,
             *self.command(),
             *("-certmode", mode[0], "-hostname", mode[1], "-certdir", str(certs)),
             *("-a", f"{HOST}:{self.port}", "-http-port", "-1", "-stun=false"),
