@@ -28,6 +28,7 @@ test   tinyproxy  tinyproxy-bin  the tests of outgoing requests, as the proxy th
 test   caddy     caddy         the tests of recipes for proxies, as one that ends TLS
 test   dnsmasq   dnsmasq-base   the tests of the mesh, as the DNS server that knows its nodes
 test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices
+test   faketime  faketime      the tests of clock jumps, as what sets the server's clock
 test   chromium  chromium      the tests of WebSocket, as the browser that browsers' clients run in
 test   prometheus  prometheus  the tests of what derpprobe and derper tell it, with its promtool
 END

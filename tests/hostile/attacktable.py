@@ -1,8 +1,10 @@
-"""The fixture that tries attacks, and the table of what came of them, which the end of a run prints.
+"""The fixtures of attacks, and the table of what came of them, which the end of a run prints.
 
-A test module asks for both with `pytest_plugins = ["attacktable"]`.
+A test module asks for them with `pytest_plugins = ["attacktable"]`.
 """
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,18 @@ _ROWS: Final = pytest.StashKey[list[Row]]()
 def beside(request: pytest.FixtureRequest, tmp_path: Path) -> Beside:
     """What tries an attack on ours and on Go's relay."""
     return Beside(tmp_path, request.config.stash.setdefault(_ROWS, []))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 64 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

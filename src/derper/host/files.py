@@ -3,6 +3,7 @@
 Blocking, and therefore for start-up and for threads only. Every failure is a `ConfigError`: paths are the operator's.
 """
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -43,9 +44,7 @@ def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
             raise
         _sync_directory(path.parent)
     except OSError as error:
-        raise ConfigError(
-            f"{what} {path} cannot be written ({error.strerror}); give a place that this user may write to"
-        ) from error
+        raise ConfigError(f"{what} {path} cannot be written ({error.strerror}); {_remedy(error)}") from error
 
 
 def rename(path: Path, to: Path, what: str) -> None:
@@ -54,9 +53,14 @@ def rename(path: Path, to: Path, what: str) -> None:
         path.replace(to)
         _sync_directory(to.parent)
     except OSError as error:
-        raise ConfigError(
-            f"{what} {to} cannot be written ({error.strerror}); give a place that this user may write to"
-        ) from error
+        raise ConfigError(f"{what} {to} cannot be written ({error.strerror}); {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    """Return what the operator has to do after a failed write."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "free some space there"
+    return "give a place that this user may write to"
 
 
 def _sync_directory(path: Path) -> None:

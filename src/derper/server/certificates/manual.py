@@ -8,6 +8,7 @@ by its pin alone, which has to change with it: the next one is made and told lon
 import asyncio
 import json
 import re
+import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -39,6 +40,8 @@ SELF_SIGNED_LIFE: Final = timedelta(days=365)
 CLOCK_SKEW: Final = timedelta(days=1)  # a new certificate is good for clients whose clock is behind ours
 NEXT_IS_TOLD: Final = timedelta(days=60)  # before the end
 NEXT_TAKES_OVER: Final = timedelta(days=7)
+CLOCK_SETTLES_SECONDS: Final = 3_600.0
+"""The next certificate does not take over within this time after it became due: the clock may be wrong for a while."""
 LOOK_SECONDS: Final = 3.0
 DISK_SECONDS: Final = 60.0
 _DAY: Final = timedelta(days=1)
@@ -61,6 +64,7 @@ class ManualFiles:
         self._seen: _State | None = None  # the files, as they were when they were read
         self._doubtful: _State | None = None  # as they were when they could not be used
         self._told: datetime | None = None  # when the log had the next pin
+        self._due_since: float | None = None  # monotonic, when the next certificate was found due to take over
         self._looking: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
@@ -124,11 +128,15 @@ class ManualFiles:
     async def _see_to_the_next(self, ip: IPAddress, present: Certificate) -> None:
         now = self._clock()
         left = present.ends - now
+        if left > NEXT_TAKES_OVER:
+            self._due_since = None
+        elif self._due_since is None:
+            self._due_since = time.monotonic()
         if left > NEXT_IS_TOLD or (self._told is not None and is_within(self._told, _DAY, now)):
             return
         try:
             following = await self._run(partial(_next, self._pair, ip, now))
-            if left <= NEXT_TAKES_OVER:
+            if self._due_since is not None and time.monotonic() - self._due_since >= CLOCK_SETTLES_SECONDS:
                 await self._run(self._pair.take_next)
                 facts = await self.reload()
                 _log.warning("the next self-signed certificate has taken over", **facts)
