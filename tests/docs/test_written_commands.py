@@ -40,7 +40,7 @@ def surroundings(folder: Path) -> Surroundings:
 def test_every_command_line_is_taken_by_its_program(page: str, line: tuple[str, ...], tmp_path: Path) -> None:
     program, *words = line
     if program == "derper" and words[0] in TOOLS:
-        assert page in {"docs/tools.md", "docs/from-go.md", "docs/running.md", "README.md"}
+        assert page in {"docs/tools.md", "docs/from-go.md", "docs/running.md", "docs/troubleshooting.md", "README.md"}
         assert len(words) == 1 or line in commands("docs/tools.md"), "a tool's line that no test runs"
         return
     flags = DERPER_FLAGS if program == "derper" else DERPPROBE_FLAGS

@@ -1,0 +1,38 @@
+"""Errors and log lines that the page for troubleshooting quotes stand in the source as they are quoted."""
+
+import ast
+import re
+from functools import cache
+
+import pytest
+from tracked import ROOT
+
+PAGE = ROOT / "docs/troubleshooting.md"
+QUOTED = re.findall(r"^\| `([^`]+)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
+
+
+@cache
+def texts() -> str:
+    """Return all text in string literals of the package, one literal or constant part of an f-string a line."""
+    found = []
+    for file in sorted((ROOT / "src/derper").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value.replace("\n", " "))
+    return "\n".join(found)
+
+
+def parts_of(quoted: str) -> list[str]:
+    """Return the parts of a quotation between the `…` that stand for values."""
+    return [part for part in quoted.split("…") if part]
+
+
+def test_the_page_quotes_errors() -> None:
+    assert len(QUOTED) >= 15
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_a_quoted_error_is_in_the_source(quoted: str) -> None:
+    assert max(map(len, parts_of(quoted))) >= 12, "too short to be looked for"
+    missing = [part for part in parts_of(quoted) if part not in texts()]
+    assert missing == []
