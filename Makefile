@@ -16,34 +16,41 @@ EXTENSION := src/derper/dataplane/_native.abi3.so
 STEPPING := tests/switchboard/_stepping.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= --tb=short
+# Programs of the system administrator, such as dnsmasq, which a user's PATH lacks on Debian.
+export PATH := $(PATH):/usr/sbin:/sbin
 # Tests whose other end is written in Go, or a browser.
-NEEDLESS := hostile interop mesh pages prober websocket client tools
+NEEDLESS := hostile interop mesh pages prober websocket client tools \
+	$(addprefix server/certificates/,test_acme_orders.py test_acme_renewal.py test_tls_flag.py)
 
-.PHONY: help run test check hostile histories loom fuzz lint format bench soak wheel lock clean
+.PHONY: help run test check hostile extensions histories loom fuzz lint format bench soak wheel lock clean
 
 help: ## say what there is
 	@echo 'make TARGET, one of:'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
-	@echo 'From a clean clone each gets what it needs, and says what it cannot get. APT=no: system packages are yours.'
+	@echo 'A clean clone gets what it needs; what is missing is named. APT=yes installs Debian packages, APT=no never does.'
 
 run: $(EXTENSION) ## start a relay for trying out, and send a first packet through it
 	@$(PY) tools/run.py
 
-test: $(EXTENSION) $(STEPPING) ## run every test, with the real Tailscale client and the Go server beside ours
-	@tools/needs.sh go test
+test: ## run every test, with the real Tailscale client and the Go server beside ours
+	@PYTHON=$(PYTHON) APT=$(APT) tools/needs.sh build go test
+	@$(MAKE) extensions
 	$(PY) tests/interop/parts.py
 	cargo test --locked --workspace
 	$(PY) -m pytest $(PYTEST_FLAGS)
 
-check: $(EXTENSION) $(STEPPING) ## run the tests that need neither Go nor a browser: a minute or two
-	@tools/needs.sh check
+check: ## run the tests that need neither Go nor a browser
+	@PYTHON=$(PYTHON) APT=$(APT) tools/needs.sh build check
+	@$(MAKE) extensions
 	cargo test --locked --workspace
 	$(PY) -m pytest $(NEEDLESS:%=--ignore=tests/%) $(PYTEST_FLAGS)
 
 hostile: $(EXTENSION) ## attack our relay and the Go server beside a victim, and print the table of SECURITY.md
 	@tools/needs.sh go test
 	$(PY) -m pytest tests/hostile $(PYTEST_FLAGS)
+
+extensions: $(EXTENSION) $(STEPPING) ## build the extension, and the data plane that tests drive step by step
 
 histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)

@@ -4,29 +4,32 @@
 #   tools/needs.sh build   what building and running the server needs
 #   tools/needs.sh go      the Go tool, for the tests with the real Tailscale client and the lints of the Go modules
 #   tools/needs.sh lint    rustfmt and clippy
-#   tools/needs.sh check   what the tests of `make check` need besides, which root gets from apt here unless APT=no
-#   tools/needs.sh test    the same for all tests
+#   tools/needs.sh check   the programs that the tests of `make check` run
+#   tools/needs.sh test    the programs that all tests run
 #
-# PYTHON names the interpreter (python3 when it is not set). Exit code 1 when something is missing.
+# Several words may be given. Debian packages are installed with APT=yes, and as root also for `test` unless
+# APT=no. PYTHON names the interpreter (default python3). Exit code 1: something is missing.
 set -eu
 
 PYTHON=${PYTHON:-python3}
 RUST=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "$0")/../Cargo.toml")
-missing=0
+missing=''
+packages=''
 
 # What the tests run beside the server: for which make target, the command, its Debian package, what for.
 # A line more here is all that a new one needs.
 system_parts() {
-    case $1 in check) only='^check' ;; test) only='' ;; esac
+    case $1 in check) only='^check' ;; test) only='^check\|^test' ;; esac
     grep "$only" <<'END'
+check  git       git           the tests of the repository's own files
 check  openssl   openssl       the tests of certificates and TLS, as a peer that is neither Go nor Rust
-test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
-test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
+check  dnsmasq   dnsmasq-base  the tests of bootstrap DNS and of the mesh, as the DNS server
 check  systemd-socket-activate  systemd  the tests of socket activation, as what opens the sockets
 check  systemd-analyze  systemd  the test of the unit in the pages, as what reads it
+test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
+test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
 test   tinyproxy  tinyproxy-bin  the tests of outgoing requests, as the proxy that they go through
 test   caddy     caddy         the tests of recipes for proxies, as one that ends TLS
-test   dnsmasq   dnsmasq-base   the tests of the mesh, as the DNS server that knows its nodes
 test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices
 test   faketime  faketime      the tests of clock jumps, as what sets the server's clock
 test   chromium  chromium      the tests of WebSocket, as the browser that browsers' clients run in
@@ -34,26 +37,31 @@ test   prometheus  prometheus  the tests of what derpprobe and derper tell it, w
 END
 }
 
+# Record what is missing, and the Debian packages that would mend it.
 lacks() {
-    [ "$missing" -eq 1 ] || echo "This is missing here:" >&2
-    missing=1
-    echo "  - $1" >&2
+    missing="$missing  - $1
+"
+    shift
+    for package in "$@"; do
+        case " $packages " in *" $package "*) ;; *) packages="${packages:+$packages }$package" ;; esac
+    done
 }
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
 need_build() {
     if ! has "$PYTHON" || ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        lacks "Python 3.11 or newer as $PYTHON: apt-get install python3 python3-venv, or PYTHON=python3.12 behind make"
+        lacks "Python 3.11 or newer as $PYTHON: apt-get install python3 python3-venv, or PYTHON=python3.12 after make" \
+            python3 python3-venv
     elif ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
-        lacks "Python's venv module: apt-get install python3-venv"
+        lacks "Python's venv module: apt-get install python3-venv" python3-venv
     fi
     if ! has cargo; then
         lacks "cargo of Rust 1.$RUST or newer: https://rustup.rs"
     elif ! here=$(cargo --version 2>&1 | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p') || [ "${here:-0}" -lt "$RUST" ]; then
         lacks "Rust 1.$RUST or newer (here is $(cargo --version 2>&1 | head -n 1)): rustup update, or https://rustup.rs"
     fi
-    has cc || lacks "a C compiler, cc: apt-get install gcc libc6-dev"
+    has cc || lacks "a C compiler, cc: apt-get install gcc libc6-dev" gcc libc6-dev
 }
 
 need_go() {
@@ -66,25 +74,49 @@ need_lint() {
 }
 
 need_parts() {
-    absent=$(system_parts "$1" | while read -r _ command package _; do has "$command" || printf ' %s' "$package"; done)
-    [ -n "$absent" ] || return 0
-    if [ "${APT:-yes}" != no ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
-        echo "The tests need system packages that are not here. Installing:$absent   (to prevent that: APT=no)" >&2
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends $absent >/dev/null && return 0
-    fi
-    system_parts "$1" | {
-        while read -r _ command package reason; do has "$command" || echo "$command, for $reason: apt-get install $package"; done
-    } | { while read -r line; do lacks "$line"; done; exit "$missing"; } || missing=1
+    while read -r _ command package reason; do
+        has "$command" || lacks "$command, for $reason: apt-get install $package" "$package"
+    done <<END
+$(system_parts "$1")
+END
 }
 
-for what in "$@"; do
-    case $what in
-    build) need_build ;;
-    go) need_go ;;
-    lint) need_lint ;;
-    check | test) need_parts "$what" ;;
-    *) echo "usage: $0 build|go|lint|check|test ..." >&2; exit 2 ;;
-    esac
-done
-exit "$missing"
+look() {
+    missing='' packages=''
+    for what in "$@"; do
+        case $what in
+        build) need_build ;;
+        go) need_go ;;
+        lint) need_lint ;;
+        check | test) need_parts "$what" ;;
+        *) echo "usage: $0 build|go|lint|check|test ..." >&2; exit 2 ;;
+        esac
+    done
+}
+
+# Return 0 when the caller has asked for installing packages, or may expect it.
+may_install() {
+    [ -n "$packages" ] && has apt-get || return 1
+    [ "${APT:-}" = yes ] && return 0
+    case " $* " in *' test '*) [ -z "${APT:-}" ] && [ "$(id -u)" -eq 0 ] ;; *) return 1 ;; esac
+}
+
+look "$@"
+if may_install "$@"; then
+    if [ "$(id -u)" -eq 0 ]; then
+        echo "Installing Debian packages that are missing here: $packages   (to prevent that: APT=no)" >&2
+        export DEBIAN_FRONTEND=noninteractive
+        # shellcheck disable=SC2086  a list of words
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages >/dev/null; } || true
+        look "$@"
+    else
+        echo "APT=yes installs packages only as root" >&2
+    fi
+fi
+[ -n "$missing" ] || exit 0
+printf 'This is missing here:\n%s' "$missing" >&2
+if [ -n "$packages" ]; then
+    echo "All Debian packages at once, as root: apt-get install --no-install-recommends $packages" >&2
+    [ "${APT:-}" = yes ] || echo "or let make install them, as root: make ... APT=yes" >&2
+fi
+exit 1
