@@ -376,14 +376,30 @@ def test_the_environment_is_read_into_types() -> None:
         ("TS_DERP_SENDER_CARDINALITY", "yes"),
         ("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", "many"),
         ("TS_DEBUG_VERBOSE_DROPS", "nodekey:00"),
-        ("TS_ALLOW_DEBUG_IP", "here"),
+        ("TS_ALLOW_DEBUG_IP", "10.0.0.0/8"),
         ("TS_DEBUG_TRUSTED_CIDRS", "10.0.0.0/99"),
-        ("DERPER_SHARDS", "0x2"),
-        ("DERPER_SHARDS", "-1"),
+        ("WATCHDOG_USEC", "abc"),
+        ("HTTPS_PROXY", "ftp://proxy.test"),
+        ("HTTP_PROXY", "http://"),
     ],
 )
-def test_an_environment_variable_that_cannot_be_is_named(name: str, text: str) -> None:
-    assert name in refusal(environ={name: text})
+def test_an_invalid_variable_of_the_machine_is_a_warning_and_has_no_effect(name: str, text: str) -> None:
+    def made(environ: dict[str, str]) -> tuple[Config, list[str]]:
+        surroundings = Surroundings({"HOME": "/nowhere/home", **environ}, is_root=True, cores=6)
+        return config_from(parse(DERPER_FLAGS, ()), surroundings), list(surroundings.ignored.values())
+
+    usual, no_warnings = made({})
+    invalid, [warning] = made({name: text})
+    assert not no_warnings
+    assert invalid == usual
+    assert warning.startswith(f"the environment variable {name} is not ")
+    assert text not in warning
+    assert warning.endswith("; correct or unset it")
+
+
+@pytest.mark.parametrize("text", ["0x2", "-1"])
+def test_an_invalid_variable_of_ours_is_an_error_that_names_it(text: str) -> None:
+    assert "DERPER_SHARDS" in refusal(environ={"DERPER_SHARDS": text})
 
 
 def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:

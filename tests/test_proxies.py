@@ -2,7 +2,6 @@
 
 import pytest
 
-from derper.errors import ConfigError
 from derper.host.proxies import Proxies
 
 PROXY = "http://proxy.test:3128"
@@ -10,15 +9,21 @@ PROXY = "http://proxy.test:3128"
 
 def of(url: str, spared: str = "") -> str | None:
     environ = {"HTTP_PROXY": "http://plain.test", "https_proxy": PROXY, "no_proxy": spared}
-    return Proxies.from_environ(environ).of(url)
+    return proxies(environ).of(url)
+
+
+def proxies(environ: dict[str, str]) -> Proxies:
+    found, unusable = Proxies.from_environ(environ)
+    assert not unusable
+    return found
 
 
 def test_each_scheme_has_its_own_proxy_in_capitals_or_small_letters() -> None:
     assert of("https://a.test/x") == PROXY
-    assert of("http://a.test/x") == "http://plain.test"
-    assert Proxies.from_environ({}).of("https://a.test") is None
+    assert of("http://a.test/x") == "http://plain.test:80"
+    assert proxies({}).of("https://a.test") is None
     both = {"HTTPS_PROXY": "http://big.test", "https_proxy": "http://small.test"}
-    assert Proxies.from_environ(both).of("https://a.test") == "http://big.test"
+    assert proxies(both).of("https://a.test") == "http://big.test:80"
 
 
 @pytest.mark.parametrize("url", ["https://localhost/", "https://127.0.0.1:1/", "https://127.9.9.9/", "https://[::1]/"])
@@ -56,18 +61,30 @@ def test_who_is_spared(spared: str, url: str, *, is_spared: bool) -> None:
     assert (of(url, spared) is None) == is_spared
 
 
-def test_a_proxy_without_a_scheme_speaks_http() -> None:
-    assert Proxies.from_environ({"HTTPS_PROXY": "proxy.test:3128"}).of("https://a.test") == PROXY
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("proxy.test:3128", PROXY),
+        (":7890", "http://localhost:7890"),
+        ("http://a.test", "http://a.test:80"),
+        ("https://a.test", "https://a.test:443"),
+        ("socks5://a.test", "socks5h://a.test:1080"),
+        ("socks5h://me:secret@[2001:db8::1]:9050", "socks5h://me:secret@[2001:db8::1]:9050"),
+    ],
+)
+def test_a_proxy_has_a_scheme_a_host_and_a_port(text: str, url: str) -> None:
+    assert proxies({"HTTPS_PROXY": text}).of("https://a.test") == url
 
 
-@pytest.mark.parametrize("text", ["socks5://a.test", "http://", "http://a.test:x", "http://a.test:99999"])
-def test_what_is_no_proxy_is_said_without_its_password(text: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^the environment variable HTTPS_PROXY is not an http or https URL"
-    ) as error:
-        Proxies.from_environ({"HTTPS_PROXY": text.replace("//", "//me:secret@")})
-    assert "secret" not in str(error.value)
+@pytest.mark.parametrize(
+    "text", ["ftp://a.test", "socks4://a.test", "http://", "http://a.test:x", "http://a.test:99999", "http://a.test:0"]
+)
+def test_an_unusable_proxy_is_named_and_not_used(text: str) -> None:
+    found, unusable = Proxies.from_environ({"HTTPS_PROXY": text, "HTTP_PROXY": "http://plain.test"})
+    assert unusable == ["HTTPS_PROXY"]
+    assert found.of("https://a.test") is None
+    assert found.of("http://a.test") == "http://plain.test:80"
 
 
 def test_no_password_is_shown() -> None:
-    assert "secret" not in repr(Proxies.from_environ({"HTTPS_PROXY": "http://me:secret@a.test"}))
+    assert "secret" not in repr(proxies({"HTTPS_PROXY": "http://me:secret@a.test"}))

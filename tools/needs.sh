@@ -29,6 +29,7 @@ check  systemd-analyze  systemd  the test of the unit in the pages, as what read
 test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
 test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
 test   tinyproxy  tinyproxy-bin  the tests of outgoing requests, as the proxy that they go through
+test   microsocks  microsocks  the tests of outgoing requests, as the SOCKS5 proxy that they go through
 test   caddy     caddy         the tests of recipes for proxies, as one that ends TLS
 test   ip        iproute2      the tests of the prober, for network namespaces with TUN devices
 test   faketime  faketime      the tests of clock jumps, as what sets the server's clock

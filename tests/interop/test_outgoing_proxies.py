@@ -1,6 +1,7 @@
-"""What the programs ask of others goes through the proxy that the environment names, and nothing else does.
+"""Requests to other servers go through the proxy that the environment names, and nothing else does.
 
-The proxy is tinyproxy. What is asked for is at 0.0.0.0: this machine, but not loopback, for which no proxy is asked.
+The proxies are tinyproxy for HTTP and microsocks for SOCKS5. The servers asked are at 0.0.0.0: an address of this
+machine other than loopback, which is never asked through a proxy.
 """
 
 import re
@@ -48,6 +49,27 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     config.write_text(f'Port {port}\nListen {HOST}\nTimeout 60\nLogFile "{log}"\nLogLevel Connect\n')
     with running("tinyproxy", "-d", "-c", str(config), port=port):
         yield Proxy(port, log)
+
+
+class Socks:
+    """A SOCKS5 proxy, and the addresses that it connected to."""
+
+    def __init__(self, scheme: str, port: int, log: Path) -> None:
+        self.environ = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), f"{scheme}://{HOST}:{port}")
+        self._log = log
+
+    def wait_for(self, target: str) -> None:
+        deadline = monotonic() + 60
+        while f"connected to {target}" not in self._log.read_text():
+            assert monotonic() < deadline, self._log.read_text()
+            sleep(0.05)  # only its log shows it
+
+
+@pytest.fixture(params=["socks5", "socks5h"])
+def socks(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Socks]:
+    port, log = free_port(), tmp_path / "socks.log"
+    with log.open("wb") as out, running("microsocks", "-i", HOST, "-p", str(port), port=port, output=out):
+        yield Socks(request.param, port, log)
 
 
 class Allows(BaseHTTPRequestHandler):
@@ -110,3 +132,50 @@ def test_a_prober_fetches_its_map_through_it(proxy: Proxy) -> None:
     done = derpprobe("-once", "-derp-map", url, env=proxy.environ)
     assert done.returncode == 1  # nobody is there
     assert ("GET", url) in proxy.asked()
+
+
+@KINDS
+def test_a_controller_is_asked_through_a_socks_proxy(
+    kind: type[Relay], socks: Socks, controller: int, tmp_path: Path
+) -> None:
+    flags = ("-verify-client-url", f"http://{OUTSIDE}:{controller}/verify", "-verify-client-url-fail-open=false")
+    with kind(tmp_path / "relay", flags=flags, env=socks.environ) as relay:
+        verdict = check("ping", relay.url)
+        assert verdict.ok, verdict.error
+    socks.wait_for(f"{OUTSIDE}:{controller}")
+
+
+def test_a_secrets_server_is_asked_through_a_socks_proxy(socks: Socks, tmp_path: Path) -> None:
+    port = free_port()
+    flags = ("-secrets-url", f"http://{OUTSIDE}:{port}", "-secrets-cache-dir", str(tmp_path / "cache"))
+    with (
+        setec(tmp_path / "setec.log", port, NAME),
+        OurDerper(tmp_path / "relay", flags=flags, env=socks.environ) as relay,
+    ):
+        relay.wait_for_log(r"mesh_key=true")
+    socks.wait_for(f"{OUTSIDE}:{port}")
+
+
+def test_a_ca_is_asked_through_a_socks_proxy(socks: Socks, tmp_path: Path) -> None:
+    environ = [f"{name}={value}" for name, value in socks.environ.items()]
+    ca = ("-tls", "on", "-certmode", "letsencrypt", "-certdir", str(tmp_path), "-http-port", "-1")
+    with ThreadingHTTPServer((OUTSIDE, 0), Allows) as directory:
+        asked = ("-acme-directory", f"https://{OUTSIDE}:{directory.server_port}/directory")
+        with Server(tmp_path, *ca, *asked, hostname="derp.example.com", before=("env", *environ)):
+            socks.wait_for(f"{OUTSIDE}:{directory.server_port}")
+
+
+def test_a_prober_fetches_its_map_through_a_socks_proxy(socks: Socks) -> None:
+    with ThreadingHTTPServer((OUTSIDE, 0), Allows) as server:
+        url = f"http://{OUTSIDE}:{server.server_port}/map"
+        done = derpprobe("-once", "-derp-map", url, env=socks.environ)
+        assert done.returncode == 1  # nothing answers there
+        socks.wait_for(f"{OUTSIDE}:{server.server_port}")
+
+
+@KINDS
+@pytest.mark.parametrize("proxy", ["ftp://proxy.test", "http://a.test:x"])
+def test_an_unusable_proxy_does_not_stop_the_start(kind: type[Relay], proxy: str, tmp_path: Path) -> None:
+    with kind(tmp_path / "relay", env={"HTTPS_PROXY": proxy}) as relay:
+        verdict = check("ping", relay.url)
+        assert verdict.ok, verdict.error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from authority import Authority
@@ -32,9 +33,9 @@ def recipe(language: str) -> str:
 
 
 @contextmanager
-def running(*command: str, port: int) -> Iterator[None]:
-    """A proxy, from the moment on that its port is open."""
-    process = subprocess.Popen(command)
+def running(*command: str, port: int, output: IO[bytes] | None = None) -> Iterator[None]:
+    """Run a proxy, from the moment that its port is open; `output` receives both of its outputs."""
+    process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + SECONDS
         while True:

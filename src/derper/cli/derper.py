@@ -27,16 +27,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _serve(line: Parsed) -> int:
-    config = _config(line)
+    environment = Surroundings.of_this_process()
+    config = _config(line, environment)
     log.configure(logs=config.logs)
+    for warning in environment.ignored.values():
+        _log.warning(warning)
     if line.rest:
         _log.warning("words that are no flags are ignored; a tool's name comes first", words=" ".join(line.rest))
     # Late, because it loads the data plane, which neither -h nor a bad setting needs.
     from derper.server.app import run  # noqa: PLC0415
 
-    return run(config, lambda: _config(line))
+    return run(config, lambda: _config(line, Surroundings.of_this_process()))
 
 
-def _config(line: Parsed) -> Config:
+def _config(line: Parsed, environment: Surroundings) -> Config:
     """Put the command line over the settings file as it is now."""
-    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), Surroundings.of_this_process())
+    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), environment)

@@ -7,9 +7,14 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+import structlog
+from structlog.typing import FilteringBoundLogger
+
 from derper.cli import probing, program
 from derper.cli.goflags import Parsed, parse_or_exit
 from derper.cli.surroundings import Surroundings
+
+_log: FilteringBoundLogger = structlog.get_logger()
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -19,7 +24,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _probe(line: Parsed) -> int:
-    config = probing.config_from(line, Surroundings.of_this_process())
+    environment = Surroundings.of_this_process()
+    config = probing.config_from(line, environment)
+    for warning in environment.ignored.values():
+        _log.warning(warning)
     # Late, because it loads what neither -h nor a bad setting needs.
     from derper.prober import app  # noqa: PLC0415
     from derper.prober.clients import Keys  # noqa: PLC0415

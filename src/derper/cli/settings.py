@@ -187,7 +187,7 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
 
 def _shards(line: Parsed, around: Surroundings) -> int:
     if not line.given(flags.SHARDS):
-        shards = around.read("DERPER_SHARDS", decimal, "a number")
+        shards = around.must_read("DERPER_SHARDS", decimal, "a number")
         source = "DERPER_SHARDS"
     else:
         shards, source = line[flags.SHARDS], "-shards"
@@ -229,7 +229,7 @@ def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> Me
     """Where the mesh key comes from, for either program: the environment, a secrets server, or else this file."""
     url = _url(line, flags.SECRETS_URL)
     if line[flags.DEV]:
-        return around.read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
+        return around.must_read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
     if url is None:
         return file
     given = line[flags.SECRETS_CACHE_DIR]

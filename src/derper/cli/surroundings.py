@@ -1,11 +1,13 @@
 """What the process finds around it, and what it alone decides: environment variables, for either program.
 
-An error names the variable. What flags and variables decide together is in `settings`.
+Other programs share the machine's variables, so an invalid one is a warning that names it, and is ignored. Variables
+of our own (DERPER_…) and secrets are set for this program alone, so an invalid one is an error. `settings` combines
+flags and variables.
 """
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Self, TypeVar
@@ -30,6 +32,7 @@ class Surroundings:
     pid: int = 0
     parent: int = 0
     memory: int = 4 << 30  # bytes that it may use
+    ignored: dict[str, str] = field(default_factory=dict)  # warnings for the operator, by variable
 
     @classmethod
     def of_this_process(cls) -> Self:
@@ -38,7 +41,15 @@ class Surroundings:
         return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), usable_memory())
 
     def read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
-        """A variable's value, `None` when it is unset or empty; what `reader` refuses is a `ConfigError`."""
+        """Return a variable's value; `None` when it is unset or empty, or when `reader` rejects it, with a warning."""
+        try:
+            return self.must_read(name, reader, wanted)
+        except ConfigError:
+            self.ignore(name, wanted)
+            return None
+
+    def must_read(self, name: str, reader: Callable[[str], T], wanted: str) -> T | None:
+        """Return a variable's value, `None` when it is unset or empty; raise `ConfigError` if `reader` rejects it."""
         text = self.environ.get(name, "")
         if not text:
             return None
@@ -47,13 +58,20 @@ class Surroundings:
         except (ValueError, ProtocolError):
             raise ConfigError(f"the environment variable {name} is not {wanted}; correct or unset it") from None
 
+    def ignore(self, name: str, wanted: str) -> None:
+        """Record that a variable has no effect because it is not what was wanted."""
+        self.ignored[name] = f"the environment variable {name} is not {wanted} and is ignored; correct or unset it"
+
     def is_set(self, name: str) -> bool:
         """A boolean variable in Go's spellings."""
         return bool(self.read(name, parse_bool, "true or false"))
 
     def proxies(self) -> Proxies:
-        """Through which proxies other servers are asked."""
-        return Proxies.from_environ(self.environ)
+        """Return the proxies through which other servers are asked."""
+        proxies, unusable = Proxies.from_environ(self.environ)
+        for name in unusable:
+            self.ignore(name, "the URL of an http, https or socks5 proxy")
+        return proxies
 
     def home(self, *parts: str) -> Path | None:
         """A path below the home directory."""

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.client import DEFAULT_TIMEOUT
@@ -93,3 +93,16 @@ def _has_a_descriptor() -> bool:
     except OSError:
         return False
     return True
+
+
+def connector(proxy: str | None, **options: Any) -> tuple[aiohttp.TCPConnector, str | None]:  # noqa: ANN401  aiohttp's
+    """Return a session's connector with aiohttp's options, and the proxy to name in each of its requests.
+
+    A SOCKS proxy is the connector's affair, an HTTP proxy the request's.
+    """
+    if proxy is None or not proxy.startswith("socks5"):
+        return aiohttp.TCPConnector(**options), proxy
+    # Late: few need its libraries.
+    from derper.host.socks import SocksConnector  # noqa: PLC0415
+
+    return SocksConnector.to(proxy, **options), None

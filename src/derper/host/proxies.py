@@ -1,5 +1,7 @@
 """Through which proxy another server is asked: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, read as Go's programs read them.
 
+A proxy speaks HTTP, HTTPS or SOCKS5. `host.outgoing` and the ACME client know how to go through each.
+
 aiohttp and requests read these variables too, but ask a proxy for this very machine as well, and send passwords of a
 `.netrc` to whomever it names. So they are told. No I/O; the environment is handed in.
 """
@@ -10,12 +12,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-from derper.errors import ConfigError
-
 VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 """In capitals or, where that is not set, in small letters."""
 
-_PORTS: Final = {"http": 80, "https": 443}
+_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,18 @@ class Proxies:
     spared: tuple[str, ...] = ()  # what is asked without one: the entries of NO_PROXY
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Read the variables; raises `ConfigError` for a proxy that is none."""
+    def from_environ(cls, environ: Mapping[str, str]) -> tuple[Self, list[str]]:
+        """Read the variables; return the proxies, and the names of the variables that hold no usable proxy."""
         http, https, spared = (environ.get(name) or environ.get(name.lower(), "") for name in VARIABLES)
-        found = {"http": _proxy("HTTP_PROXY", http), "https": _proxy("HTTPS_PROXY", https)}
+        found, unusable = {}, []
+        for scheme, name, text in (("http", "HTTP_PROXY", http), ("https", "HTTPS_PROXY", https)):
+            proxy = _proxy(text) if text else None
+            if proxy is not None:
+                found[scheme] = proxy
+            elif text:
+                unusable.append(name)
         entries = (entry.strip().lower() for entry in spared.split(","))
-        return cls({scheme: proxy for scheme, proxy in found.items() if proxy}, tuple(filter(None, entries)))
+        return cls(found, tuple(filter(None, entries))), unusable
 
     def of(self, url: str) -> str | None:
         """Give the proxy for a URL; None: ask directly. This machine is always asked directly."""
@@ -71,17 +77,19 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _proxy(name: str, text: str) -> str:
-    if not text:
-        return ""
+def _proxy(text: str) -> str | None:
+    """Return the proxy's URL; `None` when it is not one. `:7890` is a port of this machine, as in Go."""
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
-        is_one = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+        port = parts.port
     except ValueError:
-        is_one = False
-    if not is_one:
-        raise ConfigError(
-            f"the environment variable {name} is not an http or https URL of a proxy; correct or unset it"
-        )
-    return url
+        return None
+    if parts.scheme not in _PORTS or port == 0 or not (parts.hostname or port):
+        return None
+    credentials, at, _ = parts.netloc.rpartition("@")
+    host = parts.hostname or "localhost"
+    where = f"[{host}]" if ":" in host else host
+    # A name is resolved by the SOCKS proxy, whether the URL says socks5 or socks5h: Go makes no difference.
+    scheme = "socks5h" if parts.scheme == "socks5" else parts.scheme
+    return f"{scheme}://{credentials}{at}{where}:{port or _PORTS[parts.scheme]}"

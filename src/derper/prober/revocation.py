@@ -86,8 +86,9 @@ def _issued(issuer: x509.Certificate, leaf: x509.Certificate) -> bool:
 
 async def _fetch(url: str, proxy: str | None) -> bytes:
     try:
-        async with outgoing.session() as session:
-            return await outgoing.fetch(session, url, f"fetching the revocation list {url}", MAX_BYTES, proxy)
+        connector, http_proxy = outgoing.connector(proxy)
+        async with outgoing.session(connector) as session:
+            return await outgoing.fetch(session, url, f"fetching the revocation list {url}", MAX_BYTES, http_proxy)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NetworkError(f"fetching the revocation list {url}: {log.in_one_line(error)}") from error
 

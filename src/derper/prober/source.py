@@ -78,14 +78,14 @@ class MapSource:
                 f'Get "{self._url}": unsupported protocol scheme "{parts.scheme}"; '
                 f"give -derp-map an https:// or http:// URL, {_as_file_url(self._url)}, or local"
             )
+        url, proxy = self._url, None
         connector: aiohttp.BaseConnector
         if self._url == LOCAL:
             url, connector = _LOCAL_URL, aiohttp.UnixConnector(str(self._socket))
         else:
-            url, connector = self._url, aiohttp.TCPConnector(ssl=self._trust.context)
+            connector, proxy = outgoing.connector(self._proxies.of(url), ssl=self._trust.context)
         try:
             async with outgoing.session(connector) as session:
-                proxy = self._proxies.of(self._url)
                 return await outgoing.fetch(session, url, f"fetching {self._url}", MAX_BYTES, proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _UnreachableError(self._unreachable(error)) from error

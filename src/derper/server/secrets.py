@@ -69,13 +69,13 @@ def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = 
 
 async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: float | None) -> Secret:
     """Ask until there is an answer, or patience ends."""
-    connector = aiohttp.TCPConnector(ssl=roots.context(trusted), force_close=True)
+    connector, proxy = outgoing.connector(server.proxy, ssl=roots.context(trusted), force_close=True)
     timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
     wait, said, said_at = FIRST_WAIT, "", 0.0
     async with asyncio.timeout(patience), outgoing.session(connector, timeout=timeout) as session:
         while True:
             try:
-                return await _ask(session, server)
+                return await _ask(session, server, proxy)
             except NetworkError as error:
                 reason = log.in_one_line(error)
                 if reason != said or time.monotonic() > said_at + SAY_AGAIN_SECONDS:
@@ -85,7 +85,7 @@ async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: floa
             wait = min(2 * wait, LONGEST_WAIT)
 
 
-async def _ask(session: aiohttp.ClientSession, server: SecretsServer) -> Secret:
+async def _ask(session: aiohttp.ClientSession, server: SecretsServer, proxy: str | None) -> Secret:
     """Ask once; raises `NetworkError` when there is no secret, whatever the reason."""
     question = {"Name": server.name, "Version": 0, "UpdateIfChanged": False}
     headers = {
@@ -94,7 +94,7 @@ async def _ask(session: aiohttp.ClientSession, server: SecretsServer) -> Secret:
     }
     url = f"{server.url.removesuffix('/')}/api/get"
     try:
-        async with session.post(url, data=gojson.compact(question), headers=headers, proxy=server.proxy) as response:
+        async with session.post(url, data=gojson.compact(question), headers=headers, proxy=proxy) as response:
             body = await outgoing.whole(response, MAX_ANSWER)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         slow = isinstance(error, TimeoutError)

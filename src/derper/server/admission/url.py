@@ -43,6 +43,7 @@ class UrlCheck:
         self._url = URL(url)
         self._shown = str(self._url.with_user(None).with_query(None).with_fragment(None))  # without its secrets
         self._proxy = proxy
+        self._http_proxy: str | None = None  # the same, unless it speaks SOCKS; set with the session
         self._fails_open = fails_open
         self._tls = tls
         self._turns = Turns(IN_FLIGHT)
@@ -96,7 +97,7 @@ class UrlCheck:
                 return await self._session.post(
                     self._url,
                     data=question,
-                    proxy=self._proxy,
+                    proxy=self._http_proxy,
                     max_redirects=MAX_REDIRECTS,
                     skip_auto_headers=["Content-Type"],
                     trace_request_ctx=path,
@@ -113,8 +114,11 @@ class UrlCheck:
             context.trace_request_ctx.is_used = True
 
         trace.on_connection_reuseconn.append(note_use)
+        connector, self._http_proxy = outgoing.connector(
+            self._proxy, limit=0, ssl=True if self._tls is None else self._tls
+        )
         return outgoing.session(
-            aiohttp.TCPConnector(limit=0, ssl=True if self._tls is None else self._tls),
+            connector,
             timeout=aiohttp.ClientTimeout(total=None),
             traces=[trace],
         )
