@@ -14,12 +14,10 @@ QUOTED = re.findall(r"^\| `([^`]+)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
 @cache
 def texts() -> str:
     """Return all text in string literals of the package, one literal or constant part of an f-string a line."""
-    found = []
-    for file in sorted((ROOT / "src/derper").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value.replace("\n", " "))
-    return "\n".join(found)
+    files = sorted((ROOT / "src/derper").rglob("*.py"))
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))))
+    constants = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return "\n".join(value.replace("\n", " ") for value in constants if isinstance(value, str))
 
 
 def parts_of(quoted: str) -> list[str]:
