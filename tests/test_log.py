@@ -14,7 +14,14 @@ from derper.errors import ConfigError
 PRIVATE = "privkey:805b0f945c4290b62c129167006cd5d9c8f103f0317f8573f89263f8c9abf56a"
 
 
-class Terminal(io.StringIO):
+class Memory(io.StringIO):
+    def getvalue(self) -> str:
+        """Return what was logged so far; the lines are written by a thread."""
+        assert log.flush(20.0)
+        return super().getvalue()
+
+
+class Terminal(Memory):
     def isatty(self) -> bool:
         return True
 
@@ -31,7 +38,7 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_fact_is_one_line_of_key_value_pairs_with_a_utc_time() -> None:
-    out = io.StringIO()
+    out = Memory()
     log.configure(out)
     structlog.get_logger().info("client gone", reason="it left", packets=3, mesh=False)
     line = r'time=\d{4}-\d\d-\d\dT[\d:.]+Z level=info event="client gone" reason="it left" packets=3 mesh=false\n'
@@ -58,7 +65,7 @@ def test_collectors_that_want_json_get_an_object_a_line() -> None:
 
 
 def test_nothing_that_a_peer_sends_breaks_a_line_or_speaks_to_the_terminal() -> None:
-    out = io.StringIO()
+    out = Memory()
     log.configure(out)
     structlog.get_logger().info("login", app='x"\n\x1b[2J\r\N{RIGHT-TO-LEFT OVERRIDE} level=error')
     assert out.getvalue().count("\n") == 1
@@ -67,7 +74,7 @@ def test_nothing_that_a_peer_sends_breaks_a_line_or_speaks_to_the_terminal() -> 
 
 
 def test_a_private_key_is_never_written() -> None:
-    out = io.StringIO()
+    out = Memory()
     log.configure(out)
     structlog.get_logger().error("bad file", text=f"<{PRIVATE}>")
     logging.getLogger("other").error("bad file: %s", PRIVATE)
@@ -77,14 +84,14 @@ def test_a_private_key_is_never_written() -> None:
 
 def test_debug_lines_come_only_when_asked_for() -> None:
     for debug in (False, True):
-        out = io.StringIO()
+        out = Memory()
         log.configure(out, Logs(level=LogLevel.DEBUG if debug else LogLevel.INFO))
         structlog.get_logger().debug("detail")
         assert bool(out.getvalue()) is debug
 
 
 def test_other_libraries_warnings_take_the_same_form_and_their_chatter_is_dropped() -> None:
-    out = io.StringIO()
+    out = Memory()
     log.configure(out)
     logging.getLogger("other").info("chatter")
     logging.getLogger("other").warning("it is %s", "late")
@@ -92,7 +99,7 @@ def test_other_libraries_warnings_take_the_same_form_and_their_chatter_is_droppe
 
 
 def test_a_traceback_of_ours_stays_on_its_line() -> None:
-    out = io.StringIO()
+    out = Memory()
     log.configure(out)
     try:
         int("no number")
@@ -104,7 +111,7 @@ def test_a_traceback_of_ours_stays_on_its_line() -> None:
 
 
 def test_what_an_operator_copies_is_written_as_it_is() -> None:
-    out = io.StringIO()
+    out = Memory()
     log.configure(out)
     log.verbatim('{"Name":"custom"}')
     assert out.getvalue() == '{"Name":"custom"}\n'

@@ -2,7 +2,7 @@
 
 import sys
 
-from derper.cli.derper import main
+from derper.cli.entry import derper
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(derper())

@@ -4,11 +4,14 @@ On a terminal the lines are for people, elsewhere they are `key=value` pairs for
 wants another form. What other libraries log takes the same way. Call `configure` first of all; everybody else uses
 `structlog.get_logger()`.
 Values come from peers too, so nothing in them can break a line; secrets have types that do not show them.
+A call never waits for the stream: lines are queued (`logwriter`), and `flush` writes what is queued before the end.
 """
 
 import logging
 import sys
-from contextlib import suppress
+import threading
+import warnings
+from types import TracebackType
 from typing import Final, TextIO, cast
 
 import structlog
@@ -16,46 +19,69 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from derper.config import LogFormat, Logs
 from derper.errors import DerperError
+from derper.logwriter import LogWriter
 from derper.redaction import redacted
 
 USUAL: Final = Logs()
 _HARMLESS: Final = frozenset({bool, float, int, type(None)})
 
 
-class _Unfailing:
-    """A stream whose reader may go away or whose disk may fill: what cannot be said is lost, and nothing else."""
+FLUSH_SECONDS: Final = 1.0
+"""How long the end of the program waits for a log that is not read."""
+
+
+class _Queued:
+    """A stream whose lines go through the writer's queue: writing never blocks and never raises."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):
-            self._stream.write(text)
+        _writer.write(self._stream, text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._stream.flush()
+        """No-op: the writer's thread flushes."""
+
+
+class _LineLogger:
+    """What structlog writes to. Its own holds a lock, which a log line that a finalizer writes would wait for."""
+
+    def __init__(self, stream: _Queued) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+
+    debug = info = warning = error = critical = msg
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes the records of libraries; a record that cannot be formatted is one line instead of a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
+        structlog.get_logger().error("a library's log record cannot be formatted", logger=record.name)
 
 
 def configure(stream: TextIO | None = None, logs: Logs = USUAL) -> None:
     """Send all logging to `stream` (stderr when none is given); may be called again while the program runs."""
     out = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[logs.level.upper()]
-    unfailing = cast("TextIO", _Unfailing(out))
+    queued = _Queued(out)
     rendering = _rendering(logs.format, out)
     common: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _on_one_line,
     ]
+    _processors[:] = [*common, *rendering]
     structlog.configure(
-        processors=[*common, *rendering],
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(unfailing),
+        logger_factory=lambda *_: _LineLogger(queued),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(unfailing)
+    handler = _Handler(cast("TextIO", queued))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=common,
@@ -63,6 +89,61 @@ def configure(stream: TextIO | None = None, logs: Logs = USUAL) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def flush(seconds: float = FLUSH_SECONDS) -> bool:
+    """Wait until the queued lines are written, at most so many seconds; return whether they are."""
+    return _writer.flush(seconds)
+
+
+def dropped() -> int:
+    """Return the number of lines that were dropped: nobody read the log, or its stream failed."""
+    return _writer.dropped
+
+
+def log_uncaught_errors() -> None:
+    """Send what Python would print on standard error through the log: uncaught exceptions, and warnings."""
+    sys.excepthook = _last_error
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    warnings.showwarning = _warned
+
+
+def _last_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _uncaught(kind, error, trace)
+    flush()
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit):
+        info = (kind, error or kind(), trace)
+        structlog.get_logger().error("this is a bug: an uncaught exception", exc_info=info)
+
+
+def _warned(  # noqa: PLR0913, PLR0917  as Python calls it
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del file, line  # part of the signature
+    structlog.get_logger().warning(str(message), category=category.__name__, place=f"{filename}:{lineno}")
+
+
+def _report(count: int) -> str:
+    """Return the line for lines that were dropped, in the form and order of all others."""
+    event: EventDict = {"event": "log lines dropped: nobody read the log in time, or it could not be written"}
+    event["dropped"] = count
+    rendered: object = event
+    for processor in _processors:
+        rendered = processor(None, "error", cast("EventDict", rendered))
+    return f"{rendered}\n"
+
+
+_processors: Final[list[Processor]] = []
+_writer: Final = LogWriter(_report)
 
 
 def _rendering(form: LogFormat, out: TextIO) -> list[Processor]:

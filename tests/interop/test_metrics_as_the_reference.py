@@ -18,6 +18,7 @@ OURS_ALONE: Final = frozenset({
     "derper_unknown_frames", "derper_connections_evicted",
     "derper_pending_connections", "derper_routes_forgotten",
     "derper_connections_closed_for_memory", "derper_packets_between_shards", "derper_mesh_keys_rejected",
+    "derper_log_lines_dropped",
 })  # fmt: skip
 NEEDS_FLAGS: Final = re.compile(r"tls_listener_|derper_mesh_links")  # TLS, nodes to link to
 GO_ONLY: Final = re.compile(r"go_|goroutines|goamd64_|memstats_|derp_memstats_|promhttp_")

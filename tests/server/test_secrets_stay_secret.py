@@ -149,6 +149,7 @@ def test_a_traceback_shows_neither_a_known_secret_nor_the_values_of_variables(fo
         structlog.get_logger().exception("this is a bug", detail=secret)
     finally:
         structlog.configure(**before)
+    assert log.flush(20.0)
     assert secret not in out.getvalue()
     assert secret[::-1] not in out.getvalue()
     assert out.getvalue().count("set (from /a/file)") == 2

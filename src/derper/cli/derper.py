@@ -1,45 +1,56 @@
 """The program `derper`: a command line in, a running relay, an exit code out. Or a tool, whose name stands in front."""
 
+import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
-from derper import log
-from derper.cli import program, settingsfile, tools
+from derper import startup
+from derper.cli import program, tools
 from derper.cli.flags import DERPER_FLAGS, SETTINGS
 from derper.cli.goflags import Parsed, parse_or_exit
-from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
-from derper.config import Config
 
-_log: FilteringBoundLogger = structlog.get_logger()
+if TYPE_CHECKING:
+    from derper.cli.surroundings import Surroundings
+    from derper.config import Config
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run `derper` with these words, or those of the command line, and return its exit code."""
     words = sys.argv[1:] if words is None else words
     if words and words[0] in tools.TOOLS:
+        startup.restore_signals()
         return tools.run(words)
     line = parse_or_exit("derper", DERPER_FLAGS, words, more=tools.described())
     return program.run("derper", "server", line, _serve)
 
 
 def _serve(line: Parsed) -> int:
+    startup.handle(signal.SIGHUP, signal.SIGUSR2)
+    # Late, because neither -h nor -version needs them.
+    import structlog  # noqa: PLC0415
+
+    from derper import log  # noqa: PLC0415
+    from derper.cli.surroundings import Surroundings  # noqa: PLC0415
+
     environment = Surroundings.of_this_process()
     config = _config(line, environment)
     log.configure(logs=config.logs)
     for warning in environment.ignored.values():
-        _log.warning(warning)
+        structlog.get_logger().warning(warning)
     if line.rest:
-        _log.warning("words that are no flags are ignored; a tool's name comes first", words=" ".join(line.rest))
-    # Late, because it loads the data plane, which neither -h nor a bad setting needs.
+        structlog.get_logger().warning(
+            "words that are no flags are ignored; a tool's name comes first", words=" ".join(line.rest)
+        )
+    # Later still, because it loads the data plane, which a bad setting does not need.
     from derper.server.app import run  # noqa: PLC0415
 
     return run(config, lambda: _config(line, Surroundings.of_this_process()))
 
 
-def _config(line: Parsed, environment: Surroundings) -> Config:
+def _config(line: Parsed, environment: "Surroundings") -> "Config":
     """Put the command line over the settings file as it is now."""
+    from derper.cli import settingsfile  # noqa: PLC0415
+    from derper.cli.settings import config_from  # noqa: PLC0415
+
     return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), environment)

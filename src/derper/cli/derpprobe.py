@@ -7,14 +7,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from derper.cli import probing, program
 from derper.cli.goflags import Parsed, parse_or_exit
-from derper.cli.surroundings import Surroundings
-
-_log: FilteringBoundLogger = structlog.get_logger()
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -24,17 +18,23 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _probe(line: Parsed) -> int:
+    # Late, because neither -h nor -version needs them.
+    import structlog  # noqa: PLC0415
+
+    from derper.cli.surroundings import Surroundings  # noqa: PLC0415
+
     environment = Surroundings.of_this_process()
     config = probing.config_from(line, environment)
     for warning in environment.ignored.values():
-        _log.warning(warning)
-    # Late, because it loads what neither -h nor a bad setting needs.
+        structlog.get_logger().warning(warning)
+    # Later still, because a bad setting does not need them.
+    from derper.host import signals  # noqa: PLC0415
     from derper.prober import app  # noqa: PLC0415
     from derper.prober.clients import Keys  # noqa: PLC0415
 
     keys = Keys.load(config)
     if line[probing.PROBE_KEYS]:
-        return asyncio.run(app.print_keys(config, keys))
+        return signals.run(app.print_keys(config, keys))
     if line[probing.ONCE]:
-        return asyncio.run(app.run_once(config, keys, as_json=line[probing.JSON]))
+        return signals.run(app.run_once(config, keys, as_json=line[probing.JSON]))
     return asyncio.run(app.serve(config, keys))

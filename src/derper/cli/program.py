@@ -4,22 +4,14 @@ Exit codes: 0 for help, version and an ordered stop, 1 for what cannot run (one 
 that cannot be read; a run may end with others.
 """
 
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
-from derper import log
+from derper import startup
 from derper._version import version
 from derper.cli.flags import VERSION
 from derper.cli.goflags import Parsed
 from derper.errors import DerperError
-
-_log: FilteringBoundLogger = structlog.get_logger()
 
 
 def run(name: str, what: str, line: Parsed, work: Callable[[Parsed], int]) -> int:
@@ -34,16 +26,18 @@ def run(name: str, what: str, line: Parsed, work: Callable[[Parsed], int]) -> in
     if line[VERSION]:
         sys.stdout.write(f"{name} {version()}\n")
         return 0
-    # Until the run's loop takes the signals over, and again after it.
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    startup.begin()
+    # Late, because neither -version nor -h logs.
+    import structlog  # noqa: PLC0415
+
+    from derper import log  # noqa: PLC0415
+
     log.configure()
+    log.log_uncaught_errors()
     try:
         return work(line)
     except (DerperError, OSError) as error:
-        _log.error(f"the {what} cannot run", reason=log.in_one_line(error))
+        structlog.get_logger().error(f"the {what} cannot run", reason=log.in_one_line(error))
         return 1
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)
+    finally:
+        log.flush()

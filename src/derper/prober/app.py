@@ -1,7 +1,6 @@
 """The prober put together: composition alone, for each of the three ways to run it."""
 
 import asyncio
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from derper._version import version
 from derper.errors import NetworkError
+from derper.host import signals
 from derper.prober import verdict
 from derper.prober.clients import Clients, End, Keys
 from derper.prober.config import ProberConfig
@@ -39,14 +39,12 @@ async def serve(config: ProberConfig, keys: Keys) -> int:
     schedule = Schedule(spread=config.spread)
     map_probe = map_probe_of(config, keys, schedule)
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for which in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(which, stopped.set)
-    async with Pages(config, schedule).served() as address:
-        _log.info("probing", version=version(), status_page=address, derp_map=config.map_source)
-        schedule.add(map_probe.probe())
-        await stopped.wait()
-        await schedule.stop()
+    with signals.delivered(lambda _number: stopped.set()):
+        async with Pages(config, schedule).served() as address:
+            _log.info("probing", version=version(), status_page=address, derp_map=config.map_source)
+            schedule.add(map_probe.probe())
+            await stopped.wait()
+            await schedule.stop()
     return 0
 
 

@@ -85,7 +85,7 @@ class Pages:
 
     def _guarded(self, page: Handler) -> Handler:
         async def show(request: web.Request) -> web.Response:
-            if may_see(request, self._config.debug):
+            if await may_see(request, self._config.debug):
                 return await page(request)
             return web.Response(status=403, text="debug access denied\n", headers=_NO_SNIFFING)
 
@@ -93,7 +93,10 @@ class Pages:
 
     async def _status(self, request: web.Request) -> web.Response:
         page = status.page(
-            self._schedule.probes, datetime.now(UTC), may_run=may_see(request, self._config.debug), uptime=_uptime()
+            self._schedule.probes,
+            datetime.now(UTC),
+            may_run=await may_see(request, self._config.debug),
+            uptime=_uptime(),
         )
         return web.Response(text=page, content_type="text/html", charset="utf-8", headers=_STATUS_HEADERS)
 

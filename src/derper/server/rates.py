@@ -80,9 +80,10 @@ class ClientRates:
 
     def load(self) -> Facts:
         """Put what the file says in force; a file that cannot be is a `ConfigError`, and changes nothing."""
-        if self._path is not None:
-            self._limits = load(self._path)
-        limits = self._limits
+        return self._put_in_force(self._limits if self._path is None else load(self._path))
+
+    def _put_in_force(self, limits: Limits) -> Facts:
+        self._limits = limits
         self._plane.limit_clients(limits.default, limits.per_key, limits.total)
         return {
             "bytes_per_second": limits.default and limits.default.per_second,
@@ -92,8 +93,9 @@ class ClientRates:
         }
 
     async def reload(self) -> Facts:
-        """Do it again, and tell those who are here."""
-        facts = self.load()
+        """Read the file in a thread, as its disk may be slow; put it in force, and notify all clients."""
+        limits = self._limits if self._path is None else await asyncio.to_thread(load, self._path)
+        facts = self._put_in_force(limits)
         if self._announces:
             await self._tell_all()
         return facts

@@ -1,5 +1,6 @@
 """Who may see the debug pages (docs/protocol/http.md, Debug access)."""
 
+import asyncio
 import hmac
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -13,14 +14,14 @@ from derper.dataplane import Remote
 _TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_network("fd7a:115c:a1e0::/48"))
 
 
-def may_see(request: web.Request, access: DebugAccess | None) -> bool:
+async def may_see(request: web.Request, access: DebugAccess | None) -> bool:
     """Judge a request by the key that it brings or by where it comes from; with no access at all, nobody may.
 
     Behind a proxy every request comes from the proxy, so its address opens nothing.
     """
     if access is None:
         return False
-    if request.method == "GET" and _has_key(request.query.get("debugkey", ""), access.key_file):
+    if request.method == "GET" and await _has_key(request.query.get("debugkey", ""), access.key_file):
         return True
     if any(request.headers.getall("X-Forwarded-For", ())):
         return False
@@ -58,12 +59,13 @@ def unmapped(address: IPAddress) -> IPAddress:
     return mapped or address
 
 
-def _has_key(key: str, file: Path | None) -> bool:
+async def _has_key(key: str, file: Path | None) -> bool:
     if not key or file is None:
         return False
     try:
         # Read each time: a key that is taken out of the file opens nothing from that moment on.
-        wanted = file.read_bytes().strip()
+        # In a thread, because the disk may be slow.
+        wanted = (await asyncio.to_thread(file.read_bytes)).strip()
     except OSError:
         return False
     return hmac.compare_digest(key.encode(), wanted)

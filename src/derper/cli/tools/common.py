@@ -1,7 +1,6 @@
 """What all tools share: how words are read, how errors end, where tables and JSON go."""
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Coroutine
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from derper import log
 from derper.errors import ConfigError, DerperError, ProtocolError
-from derper.host import files
+from derper.host import files, signals
 from derper.protocol.keys import NodePrivate
 from derper.server.identity import parse_key_file
 
@@ -63,7 +62,7 @@ def show_json(value: object) -> None:
 def finish(name: str, work: Coroutine[Any, Any, int]) -> int:
     """Run a tool to its end: an error is one sentence, Ctrl-C an end like any other."""
     try:
-        return asyncio.run(work)
+        return signals.run(work)
     except (DerperError, OSError) as error:
         say(f"derper {name}: {log.in_one_line(error)}")
         return 1

@@ -11,6 +11,7 @@ from typing import Final
 
 from derper.errors import ConfigError, ProtocolError
 from derper.host import files
+from derper.host.serialized import Serialized
 from derper.protocol.keys import NodePublic
 from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, refused
 
@@ -33,6 +34,8 @@ class AllowList:
         self._path = path
         self._signature = _signature_of(path)
         self.keys = load(path)
+        # Of two at a time, the one that read the file first could be the last to put its keys in force.
+        self._reload_serialized = Serialized(self._reload)
 
     async def ask(self, applicant: Applicant) -> Answer:
         """Say whether a key is on the list."""
@@ -53,6 +56,9 @@ class AllowList:
         Raises:
             ConfigError: it cannot be read or goes on changing, and the list stays.
         """
+        return await self._reload_serialized()
+
+    async def _reload(self) -> frozenset[NodePublic]:
         for _ in range(MOST_LOOKS):
             signature = await asyncio.to_thread(_signature_of, self._path)
             if _is_recent(signature):

@@ -27,6 +27,7 @@ from derper import log
 from derper.config import IPAddress, Tls
 from derper.dataplane import Serves
 from derper.errors import ConfigError
+from derper.host.serialized import Serialized
 from derper.host.worker import Blocking, T, Worker
 from derper.server.certificates import pem
 from derper.server.certificates.pairs import Pair
@@ -66,6 +67,8 @@ class ManualFiles:
         self._told: datetime | None = None  # when the log had the next pin
         self._due_since: float | None = None  # monotonic, when the next certificate was found due to take over
         self._looking: asyncio.Task[None] | None = None
+        # Of two at a time, the one that read the files first could be the last to show its certificate.
+        self._reload_serialized = Serialized(self._reload)
 
     async def load(self) -> None:
         """Show the certificate, made if need be, and tell its pin."""
@@ -88,6 +91,9 @@ class ManualFiles:
 
     async def reload(self) -> Facts:
         """Read the files now."""
+        return await self._reload_serialized()
+
+    async def _reload(self) -> Facts:
         state, certificate = await self._run(self._read)
         self._show(self._serves, certificate)
         self._certificate, self._seen, self._problem = certificate, state, ""

@@ -164,7 +164,7 @@ class AdminListener:
 
     @web.middleware
     async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = self._refusal(request)
+        refusal = await self._refusal(request)
         if refusal is not None:
             return refuse(refusal)
         deadline = self._deadlines.pop(request.protocol, None)
@@ -172,25 +172,25 @@ class AdminListener:
             deadline.cancel()
         return await handler(request)
 
-    def _refusal(self, request: web.Request) -> Refusal | None:
+    async def _refusal(self, request: web.Request) -> Refusal | None:
         host = request.headers.get("Host", "")
         if not _is_same_origin(request.headers.getall("Origin", ()), host):
             return _FOREIGN
-        if self._admin.socket is not None or self._has_token(request):
+        if self._admin.socket is not None or await self._has_token(request):
             return None
         if not self._is_ours(host):
             return _FOREIGN
-        if request.method in _READING and may_see(request, self._config.pages.debug):
+        if request.method in _READING and await may_see(request, self._config.pages.debug):
             return None
         return _TOKEN_WANTED
 
-    def _has_token(self, request: web.Request) -> bool:
+    async def _has_token(self, request: web.Request) -> bool:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if self._admin.token_file is None or scheme.lower() != "bearer":
             return False
         try:
             # Read each time: a token that is taken out of the file opens nothing from that moment on.
-            wanted = read_token(self._admin.token_file)
+            wanted = await asyncio.to_thread(read_token, self._admin.token_file)
         except ConfigError as error:
             _log.error("the admin token cannot be read", reason=str(error))
             return False

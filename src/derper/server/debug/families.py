@@ -133,6 +133,11 @@ SERVER: Final = (
         "Connections closed to make room for new ones, because of a flood: not logged in, or CONNECT tunnels",
         ("kind",),
     ),
+    Metric(
+        "derper_log_lines_dropped",
+        Type.COUNTER,
+        "Log lines dropped because nobody read standard error in time, or it could not be written",
+    ),
     Metric("stun_requests", Type.COUNTER, "Datagrams to the STUN port, by what became of them", ("disposition",)),
     Metric("stun_addrfamily", Type.COUNTER, "Good STUN requests, by the family of their sender's address", ("family",)),
     Metric("stun_no_local_addr", Type.COUNTER, "STUN answers whose sending address the kernel had to choose"),

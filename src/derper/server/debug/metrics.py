@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from derper import log
 from derper.config import Config
 from derper.dataplane import DataPlane, Rate
 from derper.metrics import process
@@ -78,6 +79,7 @@ class Metrics:
         yield _by_label("derper_connections_evicted", evicted)
         yield _by_label("derper_logins_rejected", {cause: self._introducer.logins_rejected[cause] for cause in Cause})
         yield _now("derper_logins_unverified", self._introducer.logins_unverified)
+        yield _now("derper_log_lines_dropped", log.dropped())
         yield from self._limits(counters)
         yield from self._stun()
         yield from self._bootstrap.families()

@@ -74,7 +74,7 @@ class DebugPages:
 
     def _guarded(self, page: Handler, *, hint: bool = False) -> Handler:
         async def show(request: web.Request) -> web.StreamResponse:
-            if may_see(request, self.config.public_debug):
+            if await may_see(request, self.config.public_debug):
                 return await page(request)
             how = f"; to permit access, set TS_ALLOW_DEBUG_IP={remote_address(request)}"
             text = f"debug access denied{how if hint and self.config.dev and self.config.admin is None else ''}\n"

@@ -151,7 +151,7 @@ def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def show(request: web.Request) -> web.Response:
         if place not in ("", "blank"):
             return redirect(request, HTTPStatus.FOUND, place, headers.PUBLIC)
-        debug = _DEBUG if may_see(request, config.public_debug) else ""
+        debug = _DEBUG if await may_see(request, config.public_debug) else ""
         body = _HOME.format(note=note + debug, version=html.escape(version()))
         page = "" if place == "blank" else look.page("DERP relay", body, style=_STYLE)
         return web.Response(text=page, content_type="text/html", headers=headers.PUBLIC)

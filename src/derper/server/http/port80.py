@@ -32,7 +32,7 @@ def application(
         if request.method not in ("GET", "HEAD"):
             return refuse(_USE_HTTPS)
         path = request.raw_path
-        if path == "/" and may_see(request, config.public_debug):
+        if path == "/" and await may_see(request, config.public_debug):
             path = "/debug/"
         return redirect(request, HTTPStatus.FOUND, f"https://{request.headers.get('Host', '')}{path}")
 

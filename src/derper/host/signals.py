@@ -1,0 +1,56 @@
+"""Signals and the event loop: a signal wakes the loop at once, whatever the loop is about to do.
+
+CPython runs a signal's handler between two bytecodes. A signal that comes just before the loop waits for its sockets,
+or that the kernel gives to another thread, is only noted: without a wake-up descriptor it is handled when traffic
+comes, which may be never. `asyncio.run` sets none for its own handler of SIGINT.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from derper import startup
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a program's work as `asyncio.run` does, but Ctrl-C always ends it; on the main thread."""
+    return asyncio.run(_woken(work))
+
+
+async def _woken(work: Coroutine[Any, Any, T]) -> T:
+    with waking():
+        return await work
+
+
+@contextmanager
+def waking() -> Iterator[None]:
+    """Let every signal wake the running loop."""
+    loop = asyncio.get_running_loop()
+    reads, writes = socket.socketpair()
+    with reads, writes:
+        reads.setblocking(False)
+        writes.setblocking(False)
+        before = signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)  # full: it will wake all the same
+        loop.add_reader(reads, reads.recv, 4096)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(reads)
+
+
+@contextmanager
+def delivered(receive: Callable[[int], object]) -> Iterator[None]:
+    """Call `receive` in the running loop with the number of each signal that `startup` handles, earlier ones first."""
+    loop = asyncio.get_running_loop()
+    with waking():
+        startup.deliver(lambda number: loop.call_soon_threadsafe(receive, number))
+        try:
+            yield
+        finally:
+            startup.deliver(None)
