@@ -2,8 +2,7 @@
 
 import asyncio
 import resource
-import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import structlog
@@ -12,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from derper._version import version
 from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
+from derper.host.serialized import Serialized
 from derper.redaction import conceal
 from derper.server.admission.door import Door
 from derper.server.admission.review import LIST, Review
@@ -29,7 +29,7 @@ from derper.server.http.forwarded import Forwarding
 from derper.server.http.tunnels import Tunnels
 from derper.server.identity import Identity
 from derper.server.introduce import Introducer, Web
-from derper.server.life import successor
+from derper.server.life import orders, successor
 from derper.server.life.drain import drain
 from derper.server.life.reload import Reload, reload_all
 from derper.server.life.reload import action as reload_action
@@ -53,37 +53,7 @@ def run(config: Config, read_again: Callable[[], Config]) -> int:
         ConfigError: the server cannot start.
     """
     _raise_descriptor_limit()
-    return asyncio.run(_serve(Server(config, read_again)))
-
-
-async def _serve(server: "Server") -> int:
-    """Serve until a signal says otherwise: the first one drains, a second one ends it at once."""
-    loop = asyncio.get_running_loop()
-    ordered, at_once = asyncio.Event(), asyncio.Event()
-    tasks: set[asyncio.Task[object]] = set()
-
-    def stop() -> None:
-        (at_once if ordered.is_set() else ordered).set()
-
-    def spawn(work: Callable[[], Coroutine[None, None, object]]) -> None:
-        task = loop.create_task(work())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    async def hand_over() -> None:
-        if await server.hand_over():
-            stop()
-
-    loop.add_signal_handler(signal.SIGTERM, stop)
-    loop.add_signal_handler(signal.SIGINT, stop)
-    loop.add_signal_handler(signal.SIGHUP, spawn, server.reload)
-    loop.add_signal_handler(signal.SIGUSR2, spawn, hand_over)
-    async with server:
-        await ordered.wait()
-        drained = loop.create_task(server.drain())
-        await asyncio.wait([drained, loop.create_task(at_once.wait())], return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
-    return 0
+    return asyncio.run(orders.serve(Server(config, read_again)))
 
 
 class Server:
@@ -96,6 +66,9 @@ class Server:
         self._config = config
         self._supervisor = Supervisor(config.supervision)
         self._successor: int | None = None  # its process id, once it serves
+        self._handing_over: asyncio.Task[int | None] | None = None  # set before the first await: one successor at most
+        self._is_draining = False
+        self._reload_serialized = Serialized(self._reload)
         self._watch: asyncio.Task[None] | None = None
         conceal(config.tls.acme.eab_key, "-acme-eab-key")
         self.identity = Identity.load(config)
@@ -157,6 +130,8 @@ class Server:
 
     async def drain(self) -> None:
         """Send every client away, at the pace that those who take them over can bear."""
+        self._is_draining = True
+        await self._stop_handing_over()
         self._supervisor.tell("STOPPING=1", "STATUS=draining")
         self.listening.stop_accepting()
         if self.admin is not None and self._successor is not None:
@@ -170,21 +145,48 @@ class Server:
         )
 
     async def hand_over(self) -> bool:
-        """Start a successor on the same sockets; True once it serves."""
+        """Start a successor on the same sockets, or wait for the one that is starting; return whether it serves."""
         if self._config.key_file is None:
             _log.error("with -dev there is no successor: it would have another key")
-        elif self._successor is None:
-            self._successor = await successor.start(self.listening.sockets)
-            if self._successor is not None:
-                self._supervisor.tell(f"MAINPID={self._successor}")
+            return False
+        if self._is_draining and self._successor is None:
+            _log.error("no successor is started: this server is stopping")
+            return False
+        if self._handing_over is None:
+            self._handing_over = asyncio.get_running_loop().create_task(successor.start(self.listening.sockets))
+            self._handing_over.add_done_callback(self._handed_over)
+        await asyncio.wait([self._handing_over])
         return self._successor is not None
 
-    async def reload(self) -> dict[str, str]:
-        """Read again what may change while the server runs; what cannot be read stays as it was, and is told why."""
-        with self._supervisor.reloading():
-            return await self._reload()
+    def _handed_over(self, starting: asyncio.Task[int | None]) -> None:
+        """Note the successor; without one, another may be started."""
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            _log.error("the successor cannot be started; this process goes on", reason=str(error))
+        elif not starting.cancelled():
+            self._successor = starting.result()
+        if self._successor is None:
+            self._handing_over = None
+        else:
+            self._supervisor.tell(f"MAINPID={self._successor}")
 
-    async def _reload(self) -> dict[str, str]:
+    async def _stop_handing_over(self) -> None:
+        """End a successor that is still starting: an order to stop is meant for it, too."""
+        if self._handing_over is not None and not self._handing_over.done():
+            self._handing_over.cancel()
+            await asyncio.wait([self._handing_over])
+
+    async def reload(self) -> Mapping[str, str]:
+        """Read again what may change while the server runs; what cannot be read stays as it was, and is told why.
+
+        One reload at a time: of two, the one that read the files first could be the last to put them in force.
+        """
+        return await self._reload_serialized()
+
+    async def _reload(self) -> Mapping[str, str]:
+        with self._supervisor.reloading():
+            return await self._reload_items()
+
+    async def _reload_items(self) -> dict[str, str]:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
@@ -220,6 +222,7 @@ class Server:
         self._watch = asyncio.get_running_loop().create_task(self._supervisor.watch(self.plane))
 
     async def _stop(self) -> None:
+        await self._stop_handing_over()
         if self.certificates is not None:
             await self.certificates.stop()
         if self._watch is not None:

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import live
@@ -137,3 +137,47 @@ async def test_clients_are_sent_away_at_once_when_those_who_take_them_over_are_l
         assert plane.census().connections == 0
         assert time.monotonic() - began < 0.5 * len(clients) / 2
         assert asked == 3
+
+
+def test_two_orders_to_hand_over_start_one_successor(tmp_path: Path) -> None:
+    server = Server(tmp_path, "-shards", "1").start()
+    os.kill(server.process.pid, signal.SIGUSR2)
+    successor = int(server.logged(r"starting a successor.* pid=(\d+)")[1])
+    for _ in range(3):  # while the first one starts
+        os.kill(server.process.pid, signal.SIGUSR2)
+        with Client.join(server.door) as client:
+            client.ping()
+    assert int(server.logged(r"the successor serves.* pid=(\d+)")[1]) == successor
+    assert server.process.wait(SECONDS) == 0
+    with Client.join(server.door) as one, Client.join(server.door) as other:
+        one.send(other.key, b"on the only server")
+        assert other.packet().packet == b"on the only server"
+    os.kill(successor, signal.SIGTERM)
+    server.closed_its_log()
+    assert server.log().count("starting a successor") == 1
+    assert server.log().count("event=serving") == 2
+
+
+def test_an_order_to_stop_ends_a_successor_that_is_still_starting(tmp_path: Path) -> None:
+    server = Server(tmp_path, "-shards", "1").start()
+    os.kill(server.process.pid, signal.SIGUSR2)
+    successor = int(server.logged(r"starting a successor.* pid=(\d+)")[1])
+    os.kill(successor, signal.SIGSTOP)  # its start takes as long as this test wants
+    assert server.stop() == 0
+    try:
+        server.closed_its_log()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(successor, signal.SIGKILL)
+    assert server.log().count("event=serving") == 1
+
+
+def test_an_order_to_hand_over_during_the_drain_starts_nothing(tmp_path: Path) -> None:
+    server = Server(tmp_path, "-shards", "1").start()
+    with Client.join(server.door):
+        os.kill(server.process.pid, signal.SIGTERM)
+        server.logged("event=draining")
+        with suppress(ProcessLookupError):
+            os.kill(server.process.pid, signal.SIGUSR2)
+        assert server.exit_code() == 0
+    assert "starting a successor" not in server.log()

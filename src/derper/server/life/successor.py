@@ -26,22 +26,28 @@ _OUT_OF_THE_WAY = 64
 
 
 async def start(sockets: Mapping[str, socket]) -> int | None:
-    """Give the process id of a successor that serves on these sockets; None if there is none, which is logged."""
+    """Start a successor that serves on these sockets and return its process id; None if it does not, which is logged.
+
+    If the caller is cancelled, the successor is killed: it would be left behind, serving on the same port.
+    """
     ready, tell = os.pipe()
     try:
         successor = _spawn(sockets, tell)
     finally:
         os.close(tell)
     _log.info("starting a successor", pid=successor)
+    serves = False
     try:
-        if await _says_ready(ready):
-            _log.info("the successor serves", pid=successor)
-            return successor
+        serves = await _says_ready(ready)
     finally:
         os.close(ready)
+        if not serves:
+            with suppress(ProcessLookupError):
+                os.kill(successor, signal.SIGKILL)
+    if serves:
+        _log.info("the successor serves", pid=successor)
+        return successor
     _log.error("the successor did not start; this process goes on", pid=successor)
-    with suppress(ProcessLookupError):
-        os.kill(successor, signal.SIGKILL)
     await asyncio.to_thread(os.waitpid, successor, 0)
     return None
 
