@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from typing import Any, cast
 
 import pytest
 from fakerelay import Guest, fake_relay, raw_server
@@ -24,6 +25,7 @@ from derper.client.bucket import TokenBucket
 from derper.client.target import Target
 from derper.errors import ConfigError, DerperError, NetworkError, ProtocolError
 from derper.protocol.frames import NotePreferred, Ping, SendPacket, WatchConns
+from derper.protocol.login import ClientInfo
 from derper.protocol.reader import frame_bytes
 
 SOMEBODY = NodePrivate.from_entropy(bytes(32)).public()
@@ -290,3 +292,23 @@ def test_what_is_no_relays_url_is_refused_in_a_sentence(url: str) -> None:
 def test_secrets_do_not_show() -> None:
     secret = NodePrivate.from_entropy(os.urandom(32))
     assert secret.raw.hex() not in repr(DerpClient("http://x", secret)) + repr(Options())
+
+
+async def test_a_value_of_another_type_is_a_type_error_that_names_both() -> None:
+    alice: Any = DerpClient("http://127.0.0.1:1")
+    text = str(SOMEBODY)
+    hint = "want a NodePublic, got str; NodePublic.from_text parses its text form"
+    with pytest.raises(TypeError, match=f"^destination: {hint}$"):
+        await alice.send(text, b"packet")
+    with pytest.raises(TypeError, match=r"^destination: want a NodePublic, got bytes$"):
+        await alice.send(SOMEBODY.raw, b"packet")
+    with pytest.raises(TypeError, match=r"^a packet: want bytes, got str$"):
+        await alice.send(SOMEBODY, "packet")
+    with pytest.raises(TypeError, match=f"^source: {hint}$"):
+        await alice.forward(text, SOMEBODY, b"packet")
+    with pytest.raises(TypeError, match=f"^peer: {hint}$"):
+        await alice.close_peer(text)
+    with pytest.raises(TypeError, match=r"^private_key: want a NodePrivate, got str; NodePrivate.from_text"):
+        DerpClient("http://127.0.0.1:1", cast("Any", "privkey:" + "1" * 64))
+    with pytest.raises(TypeError, match=r"^mesh_key: want a MeshKey, got str; MeshKey.from_text"):
+        ClientInfo(cast("Any", "1" * 64)).to_json()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from golden import Case, by_name, load, node_keys
@@ -169,3 +169,9 @@ def test_any_text_is_a_key_or_a_protocol_error(kind: str, text: str) -> None:
     for candidate in (text, f"nodekey:{text}", f"privkey:{text[:64]}", (text * 65)[:64]):
         with suppress(ProtocolError):
             assert len(PARSERS[kind](candidate).raw) == 32
+
+
+@pytest.mark.parametrize("kind", [NodePublic, NodePrivate, MeshKey])
+def test_text_in_the_place_of_bytes_is_a_type_error_that_names_both(kind: type[Any]) -> None:
+    with pytest.raises(TypeError, match="want 32 bytes, got str; from_text parses a key's text form"):
+        kind("a" * 32)

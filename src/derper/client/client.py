@@ -31,7 +31,7 @@ from derper.protocol.frames import (
     SendPacket,
     WatchConns,
 )
-from derper.protocol.keys import KEY_LEN, NodePrivate, NodePublic
+from derper.protocol.keys import KEY_LEN, NodePrivate, NodePublic, of_type
 from derper.protocol.login import ServerInfo
 
 NODE_SECONDS = 1.5
@@ -95,6 +95,7 @@ class DerpClient:
 
     Raises:
         ConfigError: The URL is invalid, or the region has no node that relays.
+        TypeError: The private key is not a `NodePrivate`.
 
     Source: docs/protocol/protocol.md, Getting to the first frame, Login and Frames after login.
     """
@@ -112,7 +113,9 @@ class DerpClient:
         self._options = options or Options()
         self._targets = _targets(where, self._options)
         self._dial_seconds = DIAL_SECONDS if isinstance(where, str) else NODE_SECONDS
-        self._private = private_key or NodePrivate.from_entropy(os.urandom(KEY_LEN))
+        if private_key is None:
+            private_key = NodePrivate.from_entropy(os.urandom(KEY_LEN))
+        self._private = of_type(NodePrivate, private_key, "private_key")
         self.key = self._private.public()
         self._connection: Connection | None = None
         self._messages: asyncio.Queue[Message | _Closed] = asyncio.Queue(_QUEUED_MESSAGES)
@@ -175,6 +178,7 @@ class DerpClient:
             connection, or the packet exceeds the rate limit that the relay announced.
 
         Raises:
+            TypeError: A key is not a `NodePublic`, or the packet is not bytes.
             ValueError: The packet has more than 65,536 bytes.
         """
         frame = SendPacket(to, packet).encode()
@@ -273,6 +277,7 @@ class DerpClient:
             Whether the packet was sent; False without a connection.
 
         Raises:
+            TypeError: A key is not a `NodePublic`, or the packet is not bytes.
             ValueError: The packet has more than 65,536 bytes.
         """
         return await self._write(ForwardPacket(source, to, packet).encode())
@@ -285,6 +290,9 @@ class DerpClient:
 
         Returns:
             Whether the request was sent; False without a connection.
+
+        Raises:
+            TypeError: The key is not a `NodePublic`.
         """
         return await self._write(ClosePeer(peer).encode())
 

@@ -1,7 +1,7 @@
 """Every frame after login: one type each, its payload's layout in its docstring, building and parsing side by side.
 
 `decode` checks the direction and the length of a frame before it calls `from_payload`. `encode` raises ValueError if a
-packet has more than 65,536 bytes or a ping not exactly 8.
+packet has more than 65,536 bytes or a ping not exactly 8, and TypeError if a key or packet has another type.
 All integers are big-endian.
 
 Source: docs/protocol/protocol.md, Frames after login.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Self
 
-from derper.protocol.keys import KEY_LEN, NodePublic
+from derper.protocol.keys import KEY_LEN, NodePublic, of_type
 from derper.protocol.reader import frame_bytes
 
 PROTOCOL_VERSION = 2
@@ -101,7 +101,7 @@ class SendPacket:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        return frame_bytes(self.TYPE, self.destination.raw + _sendable(self.packet))
+        return frame_bytes(self.TYPE, _raw(self.destination, "destination") + _sendable(self.packet))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -125,7 +125,7 @@ class RecvPacket:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        return frame_bytes(self.TYPE, self.source.raw + _sendable(self.packet))
+        return frame_bytes(self.TYPE, _raw(self.source, "source") + _sendable(self.packet))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -151,7 +151,8 @@ class ForwardPacket:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        return frame_bytes(self.TYPE, self.source.raw + self.destination.raw + _sendable(self.packet))
+        keys = _raw(self.source, "source") + _raw(self.destination, "destination")
+        return frame_bytes(self.TYPE, keys + _sendable(self.packet))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -214,7 +215,7 @@ class PeerGone:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        return frame_bytes(self.TYPE, self.peer.raw + bytes((self.reason,)))
+        return frame_bytes(self.TYPE, _raw(self.peer, "peer") + bytes((self.reason,)))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -290,11 +291,11 @@ class PeerPresent:
             ValueError: The name is longer than 32 characters or not printable ASCII.
         """
         if self.endpoint is None:
-            return frame_bytes(self.TYPE, self.peer.raw)
+            return frame_bytes(self.TYPE, _raw(self.peer, "peer"))
         if not is_app_name(self.app_name):
             raise ValueError(f"wanted an application name of at most {MAX_APP_NAME} printable ASCII characters")
         tail = bytes((self.flags, len(self.app_name))) + self.app_name.encode("ascii")
-        return frame_bytes(self.TYPE, self.peer.raw + self.endpoint.pack() + tail)
+        return frame_bytes(self.TYPE, _raw(self.peer, "peer") + self.endpoint.pack() + tail)
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -346,7 +347,7 @@ class ClosePeer:
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        return frame_bytes(self.TYPE, self.peer.raw)
+        return frame_bytes(self.TYPE, _raw(self.peer, "peer"))
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Self:
@@ -449,7 +450,13 @@ class Restarting:
         return cls(*cls.LAYOUT.unpack_from(payload))
 
 
+def _raw(key: NodePublic, name: str) -> bytes:
+    return of_type(NodePublic, key, name).raw
+
+
 def _sendable(packet: bytes) -> bytes:
+    if not isinstance(packet, bytes | bytearray | memoryview):
+        raise TypeError(f"a packet: want bytes, got {type(packet).__name__}")
     if len(packet) > MAX_PACKET:
         raise ValueError(f"a packet has at most {MAX_PACKET:,} bytes, not {len(packet):,}")
     return packet

@@ -12,7 +12,7 @@ import base64
 import hmac
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from nacl.bindings import crypto_box_beforenm, crypto_scalarmult_base
 
@@ -70,7 +70,25 @@ def node_key_prefix(text: str) -> str:
     return match[1]
 
 
-def _check_length(raw: bytes) -> None:
+_Key = TypeVar("_Key", "NodePublic", "NodePrivate", "MeshKey")
+
+
+def of_type(wanted: type[_Key], key: object, name: str) -> _Key:
+    """Return the key if it has the type that is wanted; `name` says in the error which key it is.
+
+    Raises:
+        TypeError: It has another type, such as its text form.
+    """
+    if not isinstance(key, wanted):
+        hint = f"; {wanted.__name__}.from_text parses its text form" if isinstance(key, str) else ""
+        raise TypeError(f"{name}: want a {wanted.__name__}, got {type(key).__name__}{hint}")
+    return key
+
+
+def _check_raw(raw: object) -> None:
+    if not isinstance(raw, bytes):
+        hint = "; from_text parses a key's text form" if isinstance(raw, str) else ""
+        raise TypeError(f"a key: want {KEY_LEN} bytes, got {type(raw).__name__}{hint}")
     if len(raw) != KEY_LEN:
         raise ValueError(f"a key has {KEY_LEN} bytes, not {len(raw)}")
 
@@ -83,6 +101,7 @@ class NodePublic:
         raw: Exactly 32 bytes.
 
     Raises:
+        TypeError: `raw` is not of the type bytes.
         ValueError: The key does not have 32 bytes.
 
     Source: docs/protocol/protocol.md, Key text forms.
@@ -93,7 +112,7 @@ class NodePublic:
     PREFIX = "nodekey:"
 
     def __post_init__(self) -> None:
-        _check_length(self.raw)
+        _check_raw(self.raw)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -152,6 +171,7 @@ class NodePrivate:
         raw: Exactly 32 bytes, secret, as they were read; only `from_entropy` clamps them.
 
     Raises:
+        TypeError: `raw` is not of the type bytes.
         ValueError: The key does not have 32 bytes.
 
     Source: docs/protocol/protocol.md, Key text forms; RFC 7748, section 5.
@@ -162,7 +182,7 @@ class NodePrivate:
     PREFIX = "privkey:"
 
     def __post_init__(self) -> None:
-        _check_length(self.raw)
+        _check_raw(self.raw)
 
     @classmethod
     def from_entropy(cls, entropy: bytes) -> Self:
@@ -174,7 +194,7 @@ class NodePrivate:
         Raises:
             ValueError: Not 32 bytes.
         """
-        _check_length(entropy)
+        _check_raw(entropy)
         clamped = bytearray(entropy)
         clamped[0] &= 0xF8
         clamped[-1] = clamped[-1] & 0x7F | 0x40
@@ -233,6 +253,7 @@ class MeshKey:
         raw: Exactly 32 bytes, secret; all zeros mean that there is no key.
 
     Raises:
+        TypeError: `raw` is not of the type bytes.
         ValueError: The key does not have 32 bytes.
 
     Source: docs/protocol/protocol.md, Login; docs/protocol/mesh.md.
@@ -241,7 +262,7 @@ class MeshKey:
     raw: bytes
 
     def __post_init__(self) -> None:
-        _check_length(self.raw)
+        _check_raw(self.raw)
 
     @classmethod
     def from_text(cls, text: str) -> Self:

@@ -20,7 +20,7 @@ from nacl.exceptions import CryptoError
 from derper.errors import ProtocolError
 from derper.protocol import gojson
 from derper.protocol.frames import PROTOCOL_VERSION, FrameType, is_app_name
-from derper.protocol.keys import KEY_LEN, MeshKey, NodePublic
+from derper.protocol.keys import KEY_LEN, MeshKey, NodePublic, of_type
 from derper.protocol.reader import Limits, RawFrame, frame_bytes
 
 MAGIC = b"DERP\xf0\x9f\x94\x91"
@@ -101,7 +101,9 @@ class ClientInfo:
 
     def to_json(self) -> bytes:
         """Return the JSON that a client seals."""
-        value: dict[str, object] = {"meshKey": self.mesh_key.to_text()} if self.mesh_key else {}
+        value: dict[str, object] = (
+            {"meshKey": of_type(MeshKey, self.mesh_key, "mesh_key").to_text()} if self.mesh_key else {}
+        )
         value |= {"version": self.version, "CanAckPings": self.can_ack_pings}
         if self.is_prober:
             value["IsProber"] = True
