@@ -11,9 +11,6 @@ from http import HTTPMethod, HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import unquote
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from derper.dataplane import (
     AcceptFailed,
     Closed,
@@ -36,27 +33,20 @@ from derper.dataplane import (
 )
 from derper.errors import ProtocolError
 from derper.protocol.frames import Endpoint
-from derper.protocol.keys import NodePublic
 from derper.protocol.login import MAX_CLIENT_INFO
 from derper.protocol.reader import HEADER_LEN, RawFrame, whole_frame
 from derper.protocol.upgrade import DerpUpgrade, HeadError, Refusal, RequestHead, WebSocketUpgrade, decide
 from derper.server.admission.answers import Answer, Applicant, Cause
 from derper.server.certificates.tls import Certificates
+from derper.server.connection_log import ConnectionLog
 from derper.server.http.connection import HttpConnection, HttpServer, last_answer, plain_answer
 from derper.server.http.forwarded import Forwarding
 from derper.server.http.tunnels import Tunnel, Tunnels
 from derper.server.login import LoggedIn, Login
 from derper.server.mesh import Mesh
-from derper.server.noise import Noise
 from derper.server.struggles import Struggles
 
-_log: FilteringBoundLogger = structlog.get_logger()
-
-_IN_ORDER = frozenset({"idle", "done", "acme_challenge"})
-"""Ends of which there is nothing to say."""
 _METHODS = frozenset(HTTPMethod)
-_OURS = frozenset({"refused", "bug"})
-"""Ways to end before a login that an operator wants to hear of one by one: what we decided, and what we did wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +70,7 @@ class Guest:
     number: int = 0  # among all that ever came to log in
     tunnel: Tunnel | None = None  # from its CONNECT on
     asking: asyncio.Task[None] | None = None  # while admission is asked about it
+    is_rejected: bool = False  # admission turned it away, and the log says why
 
     def leave_http(self) -> None:
         """End what was served on it: from here on it is something else."""
@@ -111,7 +102,7 @@ class Introducer:
         self._login = login
         self._certificates = certificates  # there with TLS
         self._guests: dict[Conn, Guest] = {}
-        self._noise = Noise()
+        self._lines = ConnectionLog()
         self._struggles = Struggles(plane)
 
     def on_event(self, event: Event) -> None:
@@ -125,7 +116,7 @@ class Introducer:
         except ProtocolError as error:
             self._plane.close(event.conn, "protocol_error", str(error))
         except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
-            _log.exception("this is a bug; the connection is closed", event_type=type(event).__name__)
+            self._lines.bug(type(event).__name__)
             self._plane.close(event.conn, "bug")
 
     @property
@@ -135,7 +126,8 @@ class Introducer:
 
     def stop(self) -> None:
         """End what is still being served."""
-        self._noise.stop()
+        self._lines.stop()
+        self._struggles.stop()
         for guest in self._guests.values():
             guest.leave()
         self._guests.clear()
@@ -265,11 +257,11 @@ class Introducer:
             else:
                 self._turn_away(conn, guest, client, answer)
         except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
-            _log.exception("this is a bug; the connection is closed", event_type="admission")
+            self._lines.bug("admission")
             self._plane.close(conn, "bug")
 
     def _let_in(self, conn: Conn, guest: Guest, client: LoggedIn) -> None:
-        _log.debug("client logged in", key=client.key, remote=guest.remote.ip, mesh_peer=client.mesh_peer)
+        self._lines.logged_in(client.key, guest.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(guest.remote.ip), guest.remote.port)
         presence = client.presence(remote, not_ideal=guest.not_ideal)
         entry = Entry(client.mesh_peer, client.version, guest.number)
@@ -281,7 +273,8 @@ class Introducer:
         Without ServerInfo: a program that waits for it has not logged in, whatever else it reads.
         """
         self.logins_rejected[answer.cause] += 1
-        _log.warning("client rejected", key=client.key, remote=guest.remote.ip, reason=answer.reason)
+        self._lines.rejected(client.key, guest.remote.ip, answer)
+        guest.is_rejected = True
         self._plane.write(conn, answer.farewell)
         self._plane.close(conn, "refused", answer.reason)
 
@@ -289,18 +282,8 @@ class Introducer:
         guest = self._guests.pop(event.conn, None)
         if guest is not None:
             guest.leave()
-        ip, detail = event.remote.ip, event.detail or None
-        if event.key is not None:
-            _log.info(
-                "client gone", key=NodePublic(event.key), remote=ip, reason=event.code, detail=detail,
-                **event.totals._asdict(),
-            )  # fmt: skip
-        elif event.code in _OURS:
-            _log.info("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code == "evicted" or (
-            event.code not in _IN_ORDER and not (guest and guest.tunnel and guest.tunnel.is_open)
-        ):
-            self._noise.heard(ip, event.code, event.detail)
+        is_tunnel = guest is not None and guest.tunnel is not None and guest.tunnel.is_open
+        self._lines.ended(event, was_rejected=guest is not None and guest.is_rejected, was_tunnel=is_tunnel)
 
     def _served(self, conn: Conn) -> HttpConnection | Tunnel:
         guest = self._guests[conn]
@@ -316,12 +299,12 @@ class Introducer:
     def _take_notice(self, event: Notice) -> None:
         match event:
             case AcceptFailed():
-                _log.error("cannot accept connections, trying again in a second", reason=event.error)
+                self._lines.accept_failed(event.error)
             case StunFailed():
-                _log.error("cannot read STUN requests, going on", reason=event.error)
+                self._lines.stun_failed(event.error)
             case Unserved():
                 # The log hears of it with the connection's end.
                 if self._certificates is not None:
                     self._certificates.missed(event)
             case Dropped():
-                _log.info("packet dropped", to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)
+                self._lines.dropped(event)

@@ -7,14 +7,10 @@ over.
 
 from typing import Final
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from derper.dataplane import Conn, DataPlane, Struggling
 from derper.protocol.frames import Health
 from derper.protocol.keys import NodePublic
-
-_log: FilteringBoundLogger = structlog.get_logger()
+from derper.server.bounded_log import BoundedLog
 
 _PROBLEMS: Final = {
     "limited": "this relay limits how much this device may send, and it wants to send more",
@@ -30,6 +26,7 @@ class Struggles:
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        self._lines = BoundedLog("client struggles", "more clients struggle")
         self._now: dict[NodePublic, set[tuple[Conn, str]]] = {}
 
     def heard(self, event: Struggling) -> None:
@@ -40,8 +37,12 @@ class Struggles:
             struggles.discard(struggle)
         else:
             struggles.add(struggle)
-            _log.info("client struggles", key=key, how=event.how)
+            self._lines.write(event.how, key=key, how=event.how)
         if not struggles:
             del self._now[key]
         problems = sorted({_PROBLEMS[how] for _, how in struggles})
         self._plane.write_to(key, Health("; ".join(problems)).encode())
+
+    def stop(self) -> None:
+        """Write the counts of the lines that were left out of the log."""
+        self._lines.stop()

@@ -5,14 +5,13 @@ question into a GET, 307 and 308 keep it), and what counts as "no answer" ends w
 not come, or makes no sense, rejects.
 """
 
+import logging
 import ssl
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
-import structlog
-from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
 from derper import log
@@ -22,8 +21,7 @@ from derper.host.deadline import deadline
 from derper.protocol import gojson
 from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, not_asked, refused, unknown
 from derper.server.admission.turns import NoTurnError, Turns
-
-_log: FilteringBoundLogger = structlog.get_logger()
+from derper.server.bounded_log import BoundedLog
 
 SECONDS: Final = 5.0
 """For one question, from its turn on."""
@@ -48,6 +46,11 @@ class UrlCheck:
         self._tls = tls
         self._turns = Turns(IN_FLIGHT)
         self._session: aiohttp.ClientSession | None = None
+        self._admitted = BoundedLog(
+            "admission controller unreachable; allowing client",
+            "admission controller unreachable; more clients allowed",
+            level=logging.WARNING,
+        )
 
     async def ask(self, applicant: Applicant) -> Answer:
         """Say whether the controller allows a client; a client that gets no turn is not asked about."""
@@ -76,15 +79,13 @@ class UrlCheck:
 
     async def close(self) -> None:
         """Let go of the session."""
+        self._admitted.stop()
         if self._session is not None:
             await self._session.close()
 
     def _unreachable(self, applicant: Applicant, reason: str) -> Answer:
         if self._fails_open:
-            _log.warning(
-                "admission controller unreachable; allowing client", key=applicant.key, remote=applicant.ip,
-                url=self._shown, reason=reason,
-            )  # fmt: skip
+            self._admitted.write("unverified", applicant.ip, key=applicant.key, url=self._shown, reason=reason)
         return unknown(f"admission controller unreachable: {self._shown}: {reason}", is_waived=self._fails_open)
 
     async def _post(self, question: bytes) -> aiohttp.ClientResponse:
