@@ -159,6 +159,30 @@ def test_a_stray_word_is_ignored_with_a_line_even_when_it_is_a_tools_name(tmp_pa
     assert run_with_loop(tmp_path, "return 0", "-dev").stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "first_line", "advice"),
+    [
+        (("doktor", "derp.example.com"), 'unknown tool "doktor"', "did you mean 'doctor'?"),
+        (("Doctor",), 'unknown tool "Doctor"', "did you mean 'doctor'?"),
+        (("hostname", "derp.example.com"), 'unknown tool "hostname"', "did you mean '-hostname'?"),
+        (("hostname=derp.example.com",), 'unknown tool "hostname=derp.example.com"', "did you mean '-hostname'?"),
+        (("version",), 'unknown tool "version"', "did you mean '-version'?"),
+        (("xyzzy", "-dev"), 'unknown tool "xyzzy"', ""),
+        (("two\nlines",), r'unknown tool "two\nlines"', ""),
+        (("", "-dev"), 'unknown tool ""', ""),
+        (("-", "-dev"), 'unknown tool "-"', ""),
+    ],
+)
+def test_a_first_word_that_is_neither_a_flag_nor_a_tool_starts_no_server_and_exits_2(
+    tmp_path: Path, words: tuple[str, ...], first_line: str, advice: str
+) -> None:
+    done = run_with_loop(tmp_path, "raise AssertionError", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, *others = done.stderr.splitlines()
+    assert (first, others[:-1]) == (first_line, [advice] if advice else [])
+    assert others[-1] == "'derper -h' lists all flags and tools"
+
+
 def test_a_tools_name_as_the_first_word_runs_the_tool(tmp_path: Path) -> None:
     done = run_with_loop(tmp_path, "raise AssertionError", "keygen")
     assert done.returncode == 0

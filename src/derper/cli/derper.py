@@ -21,6 +21,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if words and words[0] in tools.TOOLS:
         startup.restore_signals()
         return tools.run(words)
+    if words and (words[0] == "-" or not words[0].startswith("-")):
+        # Go ignores the word and every flag after it. A mistyped tool must not start a production server.
+        sys.stderr.write(tools.unknown(words[0], DERPER_FLAGS))
+        return 2
     line = parse_or_exit("derper", DERPER_FLAGS, words, more=tools.described())
     return program.run("derper", "server", line, _serve)
 

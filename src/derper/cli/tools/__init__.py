@@ -4,9 +4,13 @@ A tool's name counts only as the first word. Exit codes: 0 all is well, 1 someth
 words that cannot be read. What a tool does, beyond reading and showing, is in `derper.tools`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
+
+from derper.cli.goflags import Flag
+from derper.goquote import quote
 
 TOOLS: Final = {
     "cat": "talk to another key through a relay, as netcat does",
@@ -30,3 +34,11 @@ def described() -> str:
     """The tools as the end of the program's usage text."""
     lines = [f"  {name}\t{text}\n" for name, text in TOOLS.items()]
     return "".join(["\nTools, as the first word; each has a -h of its own:\n", *lines])
+
+
+def unknown(word: str, flags: Iterable[Flag[Any]]) -> str:
+    """Return the error for a first word that is neither a tool nor a flag, with the nearest name, as whole lines."""
+    names = {**{name: name for name in TOOLS}, **{flag.name: f"-{flag.name}" for flag in flags}, "help": "-help"}
+    near = get_close_matches(word.partition("=")[0].lower(), names, n=1)
+    advice = f"did you mean '{names[near[0]]}'?\n" if near else ""
+    return f"unknown tool {quote(word)}\n{advice}'derper -h' lists all flags and tools\n"
