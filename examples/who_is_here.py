@@ -7,6 +7,7 @@ again. Ctrl-C ends it.
 """
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,9 @@ async def watch(region: Region, mesh_key: MeshKey) -> None:
     Raises:
         DerperError: no node of the region can be reached at the start.
     """
+    if task := asyncio.current_task():
+        # Unlike KeyboardInterrupt, this wakes a waiting loop, also where SIGINT was ignored at the program's start.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     async with DerpClient(region, options=Options(mesh_key=mesh_key, app_name="who_is_here")) as client:
         await client.watch()
         async for message in client:
@@ -56,7 +60,7 @@ def main(words: list[str]) -> int:
         print(f"{words[0]} has no region {words[1]}", file=sys.stderr)
     except (DerperError, OSError) as error:
         print(f"cannot watch: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         return 0
     return 1
 

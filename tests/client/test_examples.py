@@ -46,14 +46,16 @@ def test_what_prevents_the_first_packet_is_said(relay: Relay) -> None:
     assert example("first_packet.py").returncode == 2
 
 
-async def test_who_is_here_sees_others_come_and_go(relay: Relay) -> None:
+@pytest.mark.parametrize("ignored", ["", "INT"], ids=["", "SIGINT ignored at the start"])
+async def test_who_is_here_sees_others_come_and_go(relay: Relay, ignored: str) -> None:
+    """A program that a script starts in the background inherits an ignored SIGINT."""
     node = Node("900a", 900, HOST, cert_name=relay.pin, derp_port=relay.port)
     derp_map = relay.folder / "map.json"
     derp_map.write_text(json.dumps(DerpMap({900: Region(900, "test", nodes=(node,))}).to_json()))
     words = (str(derp_map), "900", str(relay.folder / "mesh.key"))
     program = str(ROOT / "examples" / "who_is_here.py")
-    watching = await asyncio.create_subprocess_exec(sys.executable, program, *words, stdout=subprocess.PIPE)
-    assert watching.stdout
+    shell = ("sh", "-c", f'trap "" {ignored}; exec "$@"', "sh")
+    watching = await asyncio.create_subprocess_exec(*shell, sys.executable, program, *words, stdout=subprocess.PIPE)
 
     async def told() -> str:
         assert watching.stdout

@@ -23,7 +23,7 @@ from structlog.typing import FilteringBoundLogger
 from derper import log
 from derper.config import SecretsServer, TrustedRoots
 from derper.errors import ConfigError, NetworkError, ProtocolError
-from derper.host import files, outgoing, roots
+from derper.host import files, outgoing, roots, signals
 from derper.protocol import gojson
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -60,7 +60,7 @@ def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = 
     if (secret := kept.read()) is None:
         _log.info("asking for the secret", url=server.url, name=server.name)
         try:
-            secret = asyncio.run(_wait_for(server, trusted, patience))
+            secret = signals.run(_wait_for(server, trusted, patience))
         except TimeoutError:
             raise ConfigError(f"the secrets server {server.url} gave no {server.name} in {patience:.0f} s") from None
         kept.write(secret)
