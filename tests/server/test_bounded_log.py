@@ -54,7 +54,7 @@ async def test_while_a_flood_goes_on_it_is_one_line_an_interval() -> None:
         bounded = lines(interval=0.02)
         async with asyncio.timeout(10):
             while len(at_info(logs)) < 4:
-                bounded.write("tls_error", "192.0.2.1")
+                bounded.write("tls_error", remote="192.0.2.1")
                 await asyncio.sleep(0.001)
         bounded.stop()
     first, *others = [line["event"] for line in at_info(logs)]
@@ -65,9 +65,9 @@ async def test_while_a_flood_goes_on_it_is_one_line_an_interval() -> None:
 async def test_after_a_quiet_interval_the_next_line_is_whole() -> None:
     with capture_logs() as logs:
         bounded = lines(interval=0)
-        bounded.write("eof", "192.0.2.1", detail="in the TLS handshake")
+        bounded.write("eof", remote="192.0.2.1", detail="in the TLS handshake")
         await asyncio.sleep(0.01)  # the interval, and a turn of the loop
-        bounded.write("bad_request", "192.0.2.2", detail="")
+        bounded.write("bad_request", remote="192.0.2.2", detail="")
         bounded.stop()
     assert [line["remote"] for line in at_info(logs)] == ["192.0.2.1", "192.0.2.2"]
 
@@ -76,7 +76,7 @@ async def test_a_million_remotes_take_no_more_room_than_a_thousand() -> None:
     with capture_logs() as logs:
         bounded = lines()
         for number in range(5_000):
-            bounded.write("eof", f"2001:db8::{number:x}")
+            bounded.write("eof", remote=f"2001:db8::{number:x}")
         bounded.stop()
     assert (logs[-1]["count"], logs[-1]["remotes"], logs[-1]["eof"]) == (4_999, 1_000, 4_999)
 
@@ -85,9 +85,9 @@ async def test_one_network_leaves_half_of_the_lines_to_others() -> None:
     with capture_logs() as logs:
         bounded = lines(first=6)
         for number in range(100):
-            bounded.write("eof", f"192.0.2.{number}")
+            bounded.write("eof", remote=f"192.0.2.{number}")
         for number in range(4):
-            bounded.write("eof", f"198.51.{number}.1")
+            bounded.write("eof", remote=f"198.51.{number}.1")
         bounded.stop()
     *whole, counts = at_info(logs)
     assert [line["remote"] for line in whole] == [
@@ -102,7 +102,7 @@ async def test_in_a_flood_a_few_lines_of_each_interval_are_whole() -> None:
         async with asyncio.timeout(10):
             while [line["event"] for line in at_info(logs)].count("more closed") < 5:
                 for number in range(20):
-                    bounded.write("eof", f"198.51.{number}.1")
+                    bounded.write("eof", remote=f"198.51.{number}.1")
                 await asyncio.sleep(0.001)
         bounded.stop()
     text = "".join("w" if line["event"] == "closed" else "m" for line in at_info(logs))
@@ -115,7 +115,7 @@ async def test_a_client_just_below_the_bound_gets_no_new_allowance() -> None:
         bounded = lines(first=10, later=1, interval=0.02)
         for _ in range(20):
             for number in range(5):
-                bounded.write("eof", f"198.51.{number}.1")
+                bounded.write("eof", remote=f"198.51.{number}.1")
             count = len(at_info(logs))
             await asyncio.sleep(0.021)
         assert count <= 10 + 20 * 3

@@ -52,10 +52,12 @@ class BoundedLog:
         self._remotes: set[str] = set()  # theirs
         self._timer: asyncio.TimerHandle | None = None  # None in quiet times, with a whole allowance
 
-    def write(self, kind: str, remote: str | None = None, **facts: object) -> None:
-        """Write a line, or count it under `kind`, a name for a member of the counting line."""
-        if remote is not None:
-            facts = {"remote": remote, **facts}
+    def write(self, kind: str, **facts: object) -> None:
+        """Write a line, or count it under `kind`, a name for a member of the counting line.
+
+        The line takes from the share of the network of `remote`, an IP address, where it is one of the facts.
+        """
+        remote = str(facts["remote"]) if "remote" in facts else None
         if self._timer is None:
             self._begin()
         if self._allowance and self._has_share(remote):

@@ -50,18 +50,18 @@ class ConnectionLog:
 
     def rejected(self, key: NodePublic, ip: str, answer: Answer) -> None:
         """Log a login that admission rejected."""
-        self._rejected.write(answer.cause, ip, key=key, reason=answer.reason)
+        self._rejected.write(answer.cause, key=key, remote=ip, reason=answer.reason)
 
     def ended(self, event: Closed, *, was_rejected: bool, was_tunnel: bool) -> None:
         """Log the end of a connection, unless it is that of a rejected login, or of a tunnel that was not evicted."""
         ip, detail = event.remote.ip, event.detail or None
         if event.key is not None:
             key = NodePublic(event.key)
-            self._gone.write(event.code, ip, key=key, reason=event.code, detail=detail, **event.totals._asdict())
+            self._gone.write(event.code, key=key, remote=ip, reason=event.code, detail=detail, **event.totals._asdict())
         elif was_rejected:
             _log.debug("connection closed", remote=ip, reason=event.code, detail=detail)
         elif event.code == _EVICTED or (event.code not in _IN_ORDER and not was_tunnel):
-            self._closed.write(event.code, ip, reason=event.code, detail=detail)
+            self._closed.write(event.code, remote=ip, reason=event.code, detail=detail)
 
     def bug(self, event_type: str) -> None:
         """Log the exception that is being handled."""

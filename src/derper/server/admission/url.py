@@ -85,7 +85,7 @@ class UrlCheck:
 
     def _unreachable(self, applicant: Applicant, reason: str) -> Answer:
         if self._fails_open:
-            self._admitted.write("unverified", applicant.ip, key=applicant.key, url=self._shown, reason=reason)
+            self._admitted.write("unverified", key=applicant.key, remote=applicant.ip, url=self._shown, reason=reason)
         return unknown(f"admission controller unreachable: {self._shown}: {reason}", is_waived=self._fails_open)
 
     async def _post(self, question: bytes) -> aiohttp.ClientResponse:
