@@ -6,7 +6,6 @@ is shown whatever the CA does; while there is nothing to show, handshakes fail, 
 
 import asyncio
 import random
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,7 +23,7 @@ from derper.errors import ConfigError
 from derper.host import roots
 from derper.host.worker import Blocking, T, Worker
 from derper.server.certificates import pem
-from derper.server.certificates.acme import renewal
+from derper.server.certificates.acme import renewal, tailscale_names
 from derper.server.certificates.acme.challenges import OverDns, OverHttp, OverTls, Tokens, Way
 from derper.server.certificates.acme.directory import Ca, OrderError, external_key
 from derper.server.certificates.acme.order import Issued, Orders
@@ -43,9 +42,6 @@ LOOK_AGAIN: Final = timedelta(hours=1)
 ASK_AGAIN: Final = timedelta(hours=6)  # for the CA's suggestion, where it does not say
 MOST_APART: Final = timedelta(days=1)  # between two questions for its suggestion, even if the CA says longer
 SHORT_LIVED: Final = "shortlived"  # the profile of certificates for addresses
-
-FLEET_NAME: Final = "derp.tailscale.com"
-_OF_THE_FLEET: Final = re.compile(r"derp[a-z0-9-]{0,59}\.tailscale\.com")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +81,11 @@ class Issuer:
         if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
         host = pem.host_of(self._tls)
-        keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=host == FLEET_NAME)
+        keeper = self._keepers[host] = self._keeper(host, on_demand=host == tailscale_names.DEFAULT_NAME)
         await keeper.load()
-        if keeper.certificate is None:
+        if keeper.never_orders:
+            _log.error(keeper.never_orders)
+        elif keeper.certificate is None:
             _log.warning("there is no certificate yet: handshakes fail until the CA has issued one", host=host)
 
     def start(self) -> None:
@@ -115,7 +113,7 @@ class Issuer:
         if keeper is None:
             if not self._has_room():
                 return
-            keeper = self._keepers[host] = Keeper(host, self._shop, on_demand=True)
+            keeper = self._keepers[host] = self._keeper(host, on_demand=True)
             keeper.start()
         keeper.want()
 
@@ -123,11 +121,15 @@ class Issuer:
         """Say how each host's certificate is; of hosts that were only asked for, those that have one."""
         return [keeper.status() for keeper in self._keepers.values() if keeper.certificate or not keeper.on_demand]
 
+    def _keeper(self, host: Host, *, on_demand: bool) -> "Keeper":
+        reason = tailscale_names.reason_not_to_order(host, self._tls.acme.directory)
+        return Keeper(host, self._shop, on_demand=on_demand, never_orders=reason)
+
     def _served_as(self, name: str | None, local: IPAddress) -> Host | None:
         if name is None:
             return local if self._serves_addresses else None
         plain = certname.plain(name)
-        if self._tls.hostname == FLEET_NAME and _OF_THE_FLEET.fullmatch(plain):
+        if self._tls.hostname == tailscale_names.DEFAULT_NAME and tailscale_names.is_one(plain):
             return plain
         return None
 
@@ -154,15 +156,16 @@ class Issuer:
 class Keeper:
     """Looks after the certificate of one host."""
 
-    def __init__(self, host: Host, shop: _Shop, *, on_demand: bool) -> None:
+    def __init__(self, host: Host, shop: _Shop, *, on_demand: bool, never_orders: str = "") -> None:
         self.host = host
         self.on_demand = on_demand  # what has no certificate is ordered only when a client asks
+        self.never_orders = never_orders  # why it only serves what is on disk; empty: it orders
         self.certificate: Certificate | None = None
         self._shop = shop
         self._task: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
         self._hurried = False
-        self._is_wanted = not on_demand
+        self._is_wanted = not on_demand and not never_orders
         self._not_before: datetime | None = None  # no order before this, which is at most `_pause` ahead
         self._pause = timedelta()
         self._failures = 0
@@ -202,7 +205,7 @@ class Keeper:
 
     def want(self) -> None:
         """Hear that a client has asked for the host."""
-        if self.certificate is None and not self._is_wanted:
+        if self.certificate is None and not self._is_wanted and not self.never_orders:
             self._is_wanted = True
             self._poked.set()
 
@@ -214,6 +217,8 @@ class Keeper:
     def status(self) -> Status:
         """Say how it is."""
         ends = None if self.certificate is None else self.certificate.ends
+        if self.never_orders:
+            return Status(str(self.host), ends, problem=self.never_orders)
         return Status(str(self.host), ends, self._next_order(self._shop.clock()), self._failures, self._problem)
 
     async def _keep(self) -> None:
@@ -290,7 +295,7 @@ class Keeper:
         serves = Serves.name(self.host) if isinstance(self.host, str) else Serves.local_ip(self.host)
         self._shop.show(serves, certificate)
         self.certificate = certificate
-        self._is_wanted = True
+        self._is_wanted = not self.never_orders
         self._failures, self._problem, self._not_before = 0, "", None
         self._suggested = self._ask_at = None
 
@@ -311,7 +316,7 @@ class Keeper:
     async def _ask(self) -> None:
         """Ask when the CA wants the certificate renewed, at the times that it says."""
         now = self._shop.clock()
-        if self.certificate is None or now > self.certificate.ends:
+        if self.certificate is None or now > self.certificate.ends or self.never_orders:
             return
         if self._ask_at is not None and is_within(self._ask_at - MOST_APART, MOST_APART, now):
             return
