@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from http.client import HTTPConnection
 from os import environ
 from pathlib import Path
@@ -162,11 +162,10 @@ class Started:
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
         """Ask for a page; gives status, headers and text."""
         host, _, port = self.url.rpartition("/")[2].partition(":")
-        connection = HTTPConnection(host, int(port), timeout=SECONDS)
-        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        connection.close()
+        with closing(HTTPConnection(host, int(port), timeout=SECONDS)) as connection:
+            connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            text = answer.read().decode()
         return answer.status, dict(answer.getheaders()), text
 
     def samples(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from math import isnan
 from pathlib import Path
@@ -35,10 +36,9 @@ class Prometheus:
 
     def ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401  whatever JSON it answers with
         host, _, port = self.url.rpartition("/")[2].partition(":")
-        connection = HTTPConnection(host, int(port), timeout=SECONDS)
-        connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
-        told = json.loads(connection.getresponse().read())
-        connection.close()
+        with closing(HTTPConnection(host, int(port), timeout=SECONDS)) as connection:
+            connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
+            told = json.loads(connection.getresponse().read())
         assert told["status"] == "success"
         return told["data"]
 

@@ -54,14 +54,26 @@ class Server:
         return next((float(line.split()[-1]) for line in text.splitlines() if line.rpartition(" ")[0] == name), 0)
 
     async def wait_for(self, name: str, value: float) -> None:
-        """Return when a sample has reached this value, from below or from above."""
-        was_below = await self.sample(name) < value
+        """Return when a sample has this value."""
         async with asyncio.timeout(SECONDS):
             while True:  # nothing tells of a metric but asking again
-                now = await self.sample(name)
-                if now == value or (now < value) != was_below:
+                if await self.sample(name) == value:
                     return
                 await asyncio.sleep(0.01)
+
+    async def wait_for_at_least(self, family: str, value: float) -> None:
+        """Return when the samples of a family, of all labels, come to this value or more."""
+        async with asyncio.timeout(SECONDS):
+            while True:
+                if await self.total(family) >= value:
+                    return
+                await asyncio.sleep(0.01)
+
+    async def total(self, family: str) -> float:
+        """Return the sum of the family's samples, of all labels; 0 if there are none."""
+        _, text = await self.get("/debug/varz")
+        samples = (line.rpartition(" ") for line in text.splitlines() if line.startswith(f"{family}{{"))
+        return sum(float(value) for _, _, value in samples)
 
 
 async def connect(server: Server, *, source: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +231,12 @@ def ask_until_answered(port: int) -> Address:
     raise AssertionError("no answer in a hundred tries")
 
 
+def probe_status(port: int) -> int:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", "/derp/probe")
+        return connection.getresponse().status
+
+
 @pytest.mark.parametrize(
     "datagram", [secrets.token_bytes(1200), request(bytes(12))[:-1], request(bytes(12))], ids=["noise", "near", "good"]
 )
@@ -238,10 +244,7 @@ def test_a_flood_stops_neither_good_clients_nor_the_pages(strict: Server, datagr
     with flood(strict.stun_port, datagram):
         for _ in range(5):
             ask_until_answered(strict.stun_port)
-            connection = http.client.HTTPConnection("127.0.0.1", strict.main_port, timeout=5)
-            connection.request("GET", "/derp/probe")
-            assert connection.getresponse().status == http.HTTPStatus.OK
-            connection.close()
+            assert probe_status(strict.main_port) == http.HTTPStatus.OK
     ask_until_answered(strict.stun_port)
 
 
@@ -256,10 +259,7 @@ def test_a_taken_port_is_said_with_the_way_out_and_the_relay_runs_without(
             assert f"cannot answer STUN on {host}:{port}: another program uses that port" in running.log
             assert "-stun-port; -stun=false" in running.log
             assert running.stun_port == 0
-            connection = http.client.HTTPConnection("127.0.0.1", running.main_port, timeout=5)
-            connection.request("GET", "/derp/probe")
-            assert connection.getresponse().status == http.HTTPStatus.OK
-            connection.close()
+            assert probe_status(running.main_port) == http.HTTPStatus.OK
 
 
 def test_without_stun_its_port_stays_free(tmp_path: Path) -> None:

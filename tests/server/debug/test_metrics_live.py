@@ -136,7 +136,7 @@ async def test_what_watchers_are_told_is_counted_by_batch(tmp_path: Path) -> Non
 async def test_round_trips_are_sampled_again_and_again(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path), rtt_interval=0.05) as server:
         await Client.log_in(server)
-        await server.wait_for('derp_tcp_rtt{le="10ms"}', 3)
+        await server.wait_for_at_least("derp_tcp_rtt", 3)
 
 
 async def test_round_trips_are_not_looked_at_when_they_are_switched_off(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ async def test_every_family_is_on_its_page_with_its_type_and_labels_and_none_is_
     )  # fmt: skip
     async with serving(config, rtt_interval=0.05) as server:
         await answered(await Client.log_in(server))
-        await server.wait_for('derp_tcp_rtt{le="10ms"}', 1)
+        await server.wait_for_at_least("derp_tcp_rtt", 1)
         text = (await server.get("/debug/varz"))[1]
     wanted = {metric.name: ("" if metric.type is None else str(metric.type), set(metric.labels)) for metric in METRICS}
     assert len(wanted) == len(METRICS)
