@@ -5,7 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,26 @@ def test_a_map_is_looked_at_node_by_node(full: Full, tmp_path: Path) -> None:
     lost = inline("doctor", str(derp_map), "--region", "nowhere")
     assert lost.returncode == 1
     assert "its regions are: 900 (up), 901 (down)" in lost.stderr
+
+
+def test_a_node_that_answers_stun_only_is_good_with_nothing_on_tcp(full: Full, tmp_path: Path) -> None:
+    node = Node("900a", 900, HOST, ipv6="none", derp_port=free_port(), stun_port=full.stun_port, stun_only=True)
+    checks = findings(tool("doctor", str(map_of(tmp_path, node)), "--json"))
+    assert states(checks) == {"DNS IPv4": "good", "TCP": "note", "STUN IPv4": "good"}
+
+
+def test_a_node_that_answers_stun_only_is_red_if_its_stun_is_silent_or_off(tmp_path: Path) -> None:
+    silent = Node("900a", 900, HOST, ipv6="none", stun_port=free_port(), stun_only=True)
+    assert states(findings(tool("doctor", str(map_of(tmp_path, silent)), "--json")))["STUN IPv4"] == "red"
+    off = replace(silent, stun_port=-1)
+    assert states(findings(tool("doctor", str(map_of(tmp_path, off)), "--json")))["STUN"] == "red"
+
+
+def map_of(folder: Path, node: Node) -> Path:
+    """Write a DERP map with one node; return its path."""
+    written = folder / "map.json"
+    written.write_text(json.dumps(DerpMap({900: Region(900, "test", nodes=(node,))}).to_json()))
+    return written
 
 
 def test_plain_http_is_looked_at_by_its_url(tmp_path: Path) -> None:

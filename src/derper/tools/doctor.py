@@ -113,6 +113,8 @@ class Examination:
                 continue
             found_any = True
             yield _good(f"DNS {name}", ", ".join(found))
+            if self.target.node.stun_only:  # nothing has to listen on TCP
+                continue
             began = time.monotonic()
             off = replace(self.target.node, ipv4="none", ipv6="none")
             only = replace(off, ipv4=found[0]) if version == _VERSIONS[0] else replace(off, ipv6=found[0])
@@ -125,6 +127,8 @@ class Examination:
                     yield _red(f"TCP {name}", error, _tcp_advice(str(error), self.target.node.port))
             else:
                 yield _good(f"TCP {name}", f"connected in {_ms(began)}")
+        if found_any and self.target.node.stun_only:
+            yield _note("TCP", "not tried: the map says that the node answers STUN only")
         if not found_any:
             yield _red("DNS", "; ".join(failed), "give the name an A or AAAA record, or the map's node an IPv4")
 
@@ -255,7 +259,12 @@ class Examination:
     async def _stun(self, version: Literal[4, 6]) -> AsyncIterator[Finding]:
         node, name = self.target.node, f"STUN IPv{version}"
         if node.stun is None:
-            if version == _VERSIONS[0]:  # once
+            if version != _VERSIONS[0]:  # once
+                return
+            if node.stun_only:
+                advice = "set STUNPort to 0 or to the port of STUN, or STUNOnly to false"
+                yield _red("STUN", "switched off in the map, for a node that answers STUN only", advice)
+            else:
                 yield _note("STUN", "switched off in the map")
             return
         try:
