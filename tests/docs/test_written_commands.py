@@ -162,6 +162,16 @@ def test_a_relay_with_a_ca_that_is_away_starts_and_says_so(tmp_path: Path) -> No
             Door(server.port, ssl.create_default_context()).connect()
 
 
+def test_the_units_command_line_serves_in_an_empty_environment(tmp_path: Path) -> None:
+    free = ("-tls", "on", "-http-port", "0", "-acme-directory", f"https://{HOST}:1/directory")
+    words = here(the_command("docs/running.md", "-certdir"), tmp_path)
+    with Server(tmp_path, *free, *words, before=("env", "-i")) as server:
+        assert (tmp_path / "derper" / "derper.key").exists()
+        done = inline("ctl", "--admin", f"unix:{tmp_path}/derper/admin.sock", "reload")
+        assert done.returncode == 0, done.stderr
+        server.logged("reloaded")
+
+
 def test_a_relay_with_files_of_ones_own(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue(tmp_path, NAME)

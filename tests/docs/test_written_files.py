@@ -13,7 +13,7 @@ from typing import Any
 
 from live import config_of, serving
 from running import inline, json_of
-from written import PAGES, snippets
+from written import PAGES, snippets, the_command
 
 import derper.client
 from derper import errors
@@ -42,6 +42,34 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if str(file) in line]) == (0, [])
     file.write_text(ours.replace("WatchdogSec", "WatchdogSeconds"))
     assert "WatchdogSeconds" in verified().stderr  # it does look
+
+
+def test_the_unit_leaves_the_relay_little_access(tmp_path: Path) -> None:
+    (unit,) = snippets("docs/running.md", "ini")
+    file = tmp_path / "derper.service"
+
+    def rated(text: str, most: int) -> int:
+        """Return 0 if the exposure, of 100, is at most that."""
+        file.write_text(text)
+        words = ("systemd-analyze", "security", "--no-pager", "--offline=yes", f"--threshold={most}", str(file))
+        return subprocess.run(words, capture_output=True, check=False).returncode
+
+    assert rated(unit, 20) == 0
+    assert rated(unit.replace("DynamicUser=yes\n", ""), 20) != 0  # it does look
+
+
+def test_the_unit_starts_restarts_and_owns_the_directories_that_it_names() -> None:
+    (unit,) = snippets("docs/running.md", "ini")
+    made = {
+        f"{parent}/{name}"
+        for parent, setting in (("/var/lib", "StateDirectory"), ("/run", "RuntimeDirectory"))
+        for name in re.findall(rf"^{setting}=(\S+)$", unit, re.MULTILINE)
+    }
+    words = the_command("docs/running.md", "-certdir")
+    named = {match[1] for word in words if (match := re.search(r"(/(?:var/lib|run)/[^/]+)/", word))}
+    assert named == made
+    assert re.search(r"^Restart=(always|on-failure)$", unit, re.MULTILINE)
+    assert re.search(r"^\[Install\]\nWantedBy=multi-user\.target$", unit, re.MULTILINE)
 
 
 def test_each_entry_of_the_settings_file_is_in_force(tmp_path: Path) -> None:
