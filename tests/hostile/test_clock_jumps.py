@@ -5,6 +5,7 @@ tried here.
 """
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,18 @@ from ssl import SSLSocket
 import pytest
 from beside import TLS_WIRES, Beside, Target, Wire
 from disks import fill, root_only
-from relays import Relay
-
-from derper.server.certificates.manual import LOOK_SECONDS
+from relays import OurDerper, Relay
 
 pytest_plugins = ["attacktable"]
+
+LOOK_SECONDS = 0.5  # between two looks of the relay at its certificate, which otherwise are three seconds
+LOOKING_OFTEN = f"""
+import sys
+from derper.cli.entry import derper
+from derper.server.certificates import manual
+manual.LOOK_SECONDS = {LOOK_SECONDS}
+sys.exit(derper())
+"""
 
 JUMPS = ("+330d", "+4000d", "-4000d", "+0")  # the certificate is good for 365 days
 JUMP_NAME = "the clock jumps 330 days and 11 years ahead, 22 back, and to the right time"
@@ -30,7 +38,14 @@ def set_clock(relay: Relay, offset: str) -> None:
     other.replace(relay.folder / "clock")
 
 
-def with_a_clock(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
+class LookingOften(OurDerper):
+    """Our relay, which looks at its certificate every `LOOK_SECONDS`."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", LOOKING_OFTEN]
+
+
+def with_a_clock(folder: Path, flags: Sequence[str]) -> Relay:
     """Return a relay whose clock `set_clock` sets."""
     library = subprocess.run(
         ["faketime", "-f", "+0", "printenv", "LD_PRELOAD"], check=True, capture_output=True, text=True
@@ -41,7 +56,7 @@ def with_a_clock(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    relay = kind(folder, tls=True, flags=flags, env=env)
+    relay = LookingOften(folder, tls=True, flags=flags, env=env)
     set_clock(relay, "+0")
     return relay
 
@@ -64,8 +79,8 @@ def jump(target: Target) -> None:
 
 @pytest.mark.parametrize("wire", TLS_WIRES)
 def test_a_clock_that_jumps_both_ways(beside: Beside, wire: Wire) -> None:
-    def start(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
-        return with_a_clock(kind, folder, flags)
+    def start(_kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
+        return with_a_clock(folder, flags)
 
     def attack(target: Target) -> str:
         jump(target)
@@ -77,8 +92,8 @@ def test_a_clock_that_jumps_both_ways(beside: Beside, wire: Wire) -> None:
 
 @root_only
 def test_the_next_certificate_on_a_full_disk(beside: Beside, disk: Path) -> None:
-    def start(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
-        return with_a_clock(kind, folder, (*flags, "-certdir", str(disk)))
+    def start(_kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
+        return with_a_clock(folder, (*flags, "-certdir", str(disk)))
 
     def attack(target: Target) -> str:
         fill(disk)
