@@ -152,7 +152,6 @@ class Tls:
     hostname: str  # a DNS name or an IP address
     directory: Path | None  # None: no place is known; never so when TLS is served
     acme: Acme
-    asked_for: bool = False  # the command line names where certificates come from
 
     @property
     def ip(self) -> IPAddress | None:

@@ -35,12 +35,13 @@ def _serve(line: Parsed) -> int:
     import structlog  # noqa: PLC0415
 
     from derper import log  # noqa: PLC0415
+    from derper.cli import ineffective  # noqa: PLC0415
     from derper.cli.surroundings import Surroundings  # noqa: PLC0415
 
     environment = Surroundings.of_this_process()
-    config = _config(line, environment)
+    whole, config = _config(line, environment)
     log.configure(logs=config.logs)
-    for warning in environment.ignored.values():
+    for warning in (*environment.ignored.values(), *ineffective.warnings(whole, config, environment.environ)):
         structlog.get_logger().warning(warning)
     if line.rest:
         structlog.get_logger().warning(
@@ -49,12 +50,13 @@ def _serve(line: Parsed) -> int:
     # Later still, because it loads the data plane, which a bad setting does not need.
     from derper.server.app import run  # noqa: PLC0415
 
-    return run(config, lambda: _config(line, Surroundings.of_this_process()))
+    return run(config, lambda: _config(line, Surroundings.of_this_process())[1])
 
 
-def _config(line: Parsed, environment: "Surroundings") -> "Config":
-    """Put the command line over the settings file as it is now."""
+def _config(line: Parsed, environment: "Surroundings") -> "tuple[Parsed, Config]":
+    """Put the command line over the settings file as it is now; return both, and the configuration that they make."""
     from derper.cli import settingsfile  # noqa: PLC0415
     from derper.cli.settings import config_from  # noqa: PLC0415
 
-    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), environment)
+    whole = settingsfile.under(line, SETTINGS, DERPER_FLAGS)
+    return whole, config_from(whole, environment)

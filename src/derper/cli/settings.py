@@ -118,7 +118,6 @@ def _tls(line: Parsed, around: Surroundings, *, matters: bool) -> Tls:
         hostname=line[flags.HOSTNAME],
         directory=directory,
         acme=_acme(line, mode),
-        asked_for=line.given(flags.CERT_MODE),
     )
 
 

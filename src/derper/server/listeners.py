@@ -51,11 +51,6 @@ class Listening:
             ConfigError: an address cannot be had, or a socket was handed over that nothing is served on.
         """
         config = self._config
-        if config.tls.asked_for and not config.serves_tls:
-            _log.warning(
-                "-certmode is given, but the main listener is plain HTTP; -tls=on makes it speak TLS",
-                address=config.listeners.main,
-            )
         accept = config.relay.accept
         limit = Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
         handed = HandedOver(config.supervision.sockets)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from derper import log
-from derper.cli import flags, settingsfile
+from derper.cli import flags, ineffective, settingsfile
 from derper.cli.flags import ACME_EAB_KEY, DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Flag, Parsed, boolean, parse_or_exit
 from derper.cli.settings import TAILSCALED_SOCKET, config_from
@@ -61,6 +61,8 @@ def main(words: Sequence[str]) -> int:
         around = Surroundings.of_this_process()
         whole = settingsfile.under(line, SETTINGS, DERPER_FLAGS)
         config = config_from(whole, around)  # what cannot be is said as the server would say it
+        for warning in ineffective.warnings(whole, config, around.environ):
+            common.say(f"derper settings: {warning}")
         found = [*_flags(line, whole, _resolved(config, whole), around), *_environment(around)]
     except (DerperError, OSError) as error:
         common.say(f"derper settings: {log.in_one_line(error)}")
