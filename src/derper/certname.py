@@ -1,8 +1,9 @@
-"""Whether a certificate is for a name, as clients of a relay look at it: by its SAN extension (docs/protocol/tls.md).
+"""Whether a certificate is for a name and a time, as clients of a relay check it (docs/protocol/tls.md).
 
-The server asks before it shows a certificate, the client after it was shown one.
+The name is looked up in the SAN extension. The server asks before it shows a certificate, the client after that.
 """
 
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cryptography import x509
@@ -29,3 +30,15 @@ def is_for(leaf: x509.Certificate, host: str | IPv4Address | IPv6Address) -> boo
     _, _, parent = wanted.partition(".")
     patterns = {plain(pattern) for pattern in names.get_values_for_type(x509.DNSName)}
     return wanted in patterns or (bool(parent) and f"*.{parent}" in patterns)
+
+
+def date_problem(begins: datetime, ends: datetime, now: datetime) -> str:
+    """Return why clients reject a certificate with these dates at `now`; empty if they do not. All times are aware."""
+    if now > ends:
+        return f"certificate has expired: it was valid until {ends:%Y-%m-%d %H:%M} UTC"
+    if now < begins:
+        return (
+            f"certificate is not yet valid: it is valid from {begins:%Y-%m-%d %H:%M} UTC, "
+            f"and now is {now:%Y-%m-%d %H:%M} UTC"
+        )
+    return ""

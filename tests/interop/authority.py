@@ -26,12 +26,24 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, folder: Path, host: str, life: timedelta = _LIFE, *extensions: x509.ExtensionType) -> int:
-        """Write `host.crt` and `host.key` into the folder, for a DNS name or an IP address; gives the serial number."""
+    def issue(
+        self,
+        folder: Path,
+        host: str,
+        life: timedelta = _LIFE,
+        *extensions: x509.ExtensionType,
+        begins: timedelta = -_DAY,
+    ) -> int:
+        """Write `host.crt` and `host.key` into the folder, for a DNS name or an IP address; return the serial number.
+
+        The certificate is valid from `begins` to `life`, both from now on.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        builder = self._unsigned(subject, key.public_key(), x509.BasicConstraints(ca=False, path_length=None), life)
+        builder = self._unsigned(
+            subject, key.public_key(), x509.BasicConstraints(ca=False, path_length=None), life, begins
+        )
         for extension in (x509.SubjectAlternativeName([_general_name(host)]), *extensions):
             builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -60,6 +72,7 @@ class Authority:
         key: ec.EllipticCurvePublicKey,
         constraints: x509.BasicConstraints,
         life: timedelta = _LIFE,
+        begins: timedelta = -_DAY,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
@@ -68,7 +81,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _DAY)
+            .not_valid_before(now + begins)
             .not_valid_after(now + life)
             .add_extension(constraints, critical=True)
         )

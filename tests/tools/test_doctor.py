@@ -160,7 +160,7 @@ def test_plain_http_is_looked_at_by_its_url(tmp_path: Path) -> None:
     [
         (timedelta(days=30), "note", "29 days left"),
         (timedelta(days=5), "red", "4 days left"),
-        (timedelta(hours=-1), "red", "ended 20"),
+        (timedelta(hours=-1), "red", "certificate has expired: it was valid until 20"),
     ],
 )
 async def test_a_certificate_near_or_past_its_end_is_red(
@@ -183,6 +183,38 @@ async def test_a_certificate_near_or_past_its_end_is_red(
     certificate = findings(done)["certificate"]
     assert says in certificate["says"]
     assert certificate["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("begins", "life", "says", "advice"),
+    [
+        (timedelta(days=-1), timedelta(hours=-1), "certificate has expired", "renew it"),
+        (timedelta(days=1), timedelta(days=30), "certificate is not yet valid", "clock"),
+    ],
+)
+def test_a_certificate_out_of_its_dates_is_red_even_where_the_map_ignores_it(
+    tmp_path: Path, begins: timedelta, life: timedelta, says: str, advice: str
+) -> None:
+    name, authority = "derp.example.test", Authority(tmp_path)
+    authority.issue(tmp_path / "certs", name, life, begins=begins)
+    admin = f"unix:{tmp_path}/admin.sock"
+    with OurDerper(tmp_path, tls=True, flags=("-hostname", name, "-admin", admin)) as relay:
+        written = tmp_path / "map.json"
+        for insecure in (False, True):
+            node = Node(
+                "900a", 900, name, ipv4=HOST, ipv6="none", derp_port=relay.port, stun_port=-1,
+                insecure_for_tests=insecure,
+            )  # fmt: skip
+            written.write_text(json.dumps(DerpMap({900: Region(900, "test", nodes=(node,))}).to_json()))
+            done = tool("doctor", str(written), "--json", SSL_CERT_FILE=str(authority.file))
+            certificate = findings(done)["certificate"]
+            assert certificate["state"] == "red"
+            assert says in certificate["says"]
+            assert advice in certificate["advice"]
+        top = tool("top", "--admin", admin, "--once", "--interval", "0.1")
+        assert (top.returncode, f"{name}: {says}" in top.stdout) == (0, True), top
+        in_json = tool("top", "--admin", admin, "--json", "--interval", "0.1")
+        assert (json_of(in_json), f"{name}: {says}" in in_json.stderr) == ([], True)
 
 
 def test_a_relay_that_refuses_its_clients_is_red_at_the_login_alone(tmp_path: Path) -> None:

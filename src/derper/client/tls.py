@@ -104,11 +104,8 @@ def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: d
     if found != cert_name:
         raise NetworkError(f"the relay's certificate is {found}, wanted {cert_name}")
     leaf = _read(leaves[0])
-    if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
-        raise NetworkError(
-            f"the pinned certificate is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
-            f"to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and now is {now:%Y-%m-%d %H:%M}"
-        )
+    if problem := certname.date_problem(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now):
+        raise NetworkError(f"the pinned {problem}")
     if server_name and not certname.is_for(leaf, server_name):
         raise NetworkError(f"the pinned certificate is not for {server_name}")
 

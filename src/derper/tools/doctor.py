@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from cryptography import x509
 
+from derper import certname
 from derper.client import NodePrivate, Options, stun
 from derper.client import tls as trust
 from derper.client.connection import Connection
@@ -147,9 +148,8 @@ class Examination:
         if info is None or not chain:
             return _red("certificate", "none was presented", "serve one")
         says = f"{info.version}, {_described(chain)}"
-        left = x509.load_der_x509_certificate(chain[0]).not_valid_after_utc - datetime.now(UTC)
-        if left < SOON:
-            return _red("certificate", says, "renew it now: clients refuse it once it has ended")
+        if advice := _dates_advice(x509.load_der_x509_certificate(chain[0]), datetime.now(UTC)):
+            return _red("certificate", says, advice)
         if not any(is_meta(certificate) for certificate in info.chain):
             return _note("certificate", says + "; without the server's key, so logins take a round trip more")
         return _good("certificate", says)
@@ -345,18 +345,32 @@ def _has_no(version: int, error: NetworkError) -> bool:
 
 def _described(chain: list[bytes]) -> str:
     leaf = x509.load_der_x509_certificate(chain[0])
-    left = leaf.not_valid_after_utc - datetime.now(UTC)
-    ends = f"{left.days} days left" if left > timedelta() else f"ended {leaf.not_valid_after_utc:%Y-%m-%d}"
+    now = datetime.now(UTC)
+    dates = _date_problem(leaf, now) or f"{(leaf.not_valid_after_utc - now).days} days left"
     issuer = leaf.issuer.rfc4514_string() if leaf.issuer != leaf.subject else "itself"
     return (
-        f"{leaf.subject.rfc4514_string() or 'no subject'} by {issuer or 'nobody named'}, chain of {len(chain)}, {ends}"
+        f"{leaf.subject.rfc4514_string() or 'no subject'} by {issuer or 'nobody named'}, chain of {len(chain)}, {dates}"
     )
+
+
+def _date_problem(leaf: x509.Certificate, now: datetime) -> str:
+    return certname.date_problem(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now)
+
+
+def _dates_advice(leaf: x509.Certificate, now: datetime) -> str:
+    """Return what to do about a certificate's dates; empty if they are right for two weeks more."""
+    if leaf.not_valid_before_utc > now:
+        return "check the clock of this machine; if it is right, serve a certificate that is valid now"
+    if leaf.not_valid_after_utc < now:
+        return "renew it on the relay; until then clients reject it"
+    return "renew it now: clients reject it once it has expired" if leaf.not_valid_after_utc - now < SOON else ""
 
 
 def _trust_advice(chain: list[bytes], target: Target) -> str:
     leaf = x509.load_der_x509_certificate(chain[0])
-    if leaf.not_valid_after_utc < datetime.now(UTC):
-        return "renew it"
+    now = datetime.now(UTC)
+    if _date_problem(leaf, now):
+        return _dates_advice(leaf, now)
     pin = trust.pin_of(chain[0])
     if target.node.cert_name.startswith(trust.PIN):
         return f'if this certificate is the right one, write "CertName": "{pin}" into the map; else look who answers'

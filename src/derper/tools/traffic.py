@@ -29,10 +29,15 @@ class Traffic:
 
 
 class Watch:
-    """Looks again and again."""
+    """Looks again and again.
+
+    Attributes:
+        problems: why clients cannot use the server, a line each; from the last look. An older server reports none.
+    """
 
     def __init__(self, server: AdminClient) -> None:
         self._server = server
+        self.problems: list[str] = []
         self._before: dict[int, dict[str, Any]] = {}
         self._then = 0.0
 
@@ -43,6 +48,7 @@ class Watch:
             NetworkError: the server cannot be reached or refuses.
         """
         page = await self._server.get(_PAGE)
+        self.problems = (await self._server.get("/debug/live")).get("problems", [])
         now = time.monotonic()
         found = {client["connNum"]: client for client in page["clients"]}
         seconds = max(now - self._then, 1e-3)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from derper.config import Acme, CertMode, Tls
 from derper.errors import ConfigError
-from derper.server.certificates import manual
+from derper.server.certificates import manual, pem
 from derper.server.certificates.manual import derp_map_node, pair_of
 from derper.server.certificates.pairs import Pair
 from derper.server.certificates.pem import Certificate
@@ -30,14 +30,14 @@ def tls(directory: Path | None, hostname: str) -> Tls:
     return Tls(CertMode.MANUAL, hostname, directory, Acme())
 
 
-def load(directory: Path, hostname: str, later: timedelta = timedelta()) -> Certificate:
-    manual.prepare(tls(directory, hostname), datetime.now(UTC) + later)
-    return manual.load(tls(directory, hostname), datetime.now(UTC) + later)
+def load(directory: Path, hostname: str) -> Certificate:
+    manual.prepare(tls(directory, hostname), datetime.now(UTC))
+    return manual.load(tls(directory, hostname))
 
 
-def refusal(directory: Path, hostname: str, later: timedelta = timedelta()) -> str:
+def refusal(directory: Path, hostname: str) -> str:
     with pytest.raises(ConfigError) as error:
-        load(directory, hostname, later)
+        load(directory, hostname)
     sentence = str(error.value)
     assert "\n" not in sentence
     return sentence
@@ -118,15 +118,14 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     assert "is not that of the certificate" in refusal(tmp_path, "derp.test")
 
 
-def test_an_ended_certificate_is_refused_with_its_date(tmp_path: Path) -> None:
+def test_a_certificate_out_of_its_dates_is_described_with_them_and_a_cure(tmp_path: Path) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test")
-    end = datetime.now(UTC) + timedelta(days=10)
-    assert f"ended on {end:%Y-%m-%d}; renew it" in refusal(tmp_path, "derp.test", timedelta(days=11))
-
-
-def test_a_certificate_that_has_not_begun_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "derp.test", "DNS:derp.test")
-    assert "clock" in refusal(tmp_path, "derp.test", timedelta(days=-1))
+    certificate, end = load(tmp_path, "derp.test"), datetime.now(UTC) + timedelta(days=10)
+    pem.check_dates(certificate, "FILE", datetime.now(UTC))
+    with pytest.raises(ConfigError, match=f"FILE: certificate has expired: .* until {end:%Y-%m-%d} .*; renew it"):
+        pem.check_dates(certificate, "FILE", end + timedelta(days=1))
+    with pytest.raises(ConfigError, match=r"FILE: certificate is not yet valid: .*; check this machine's clock"):
+        pem.check_dates(certificate, "FILE", datetime.now(UTC) - timedelta(days=1))
 
 
 @pytest.mark.parametrize("suffix", [".crt", ".key"])
@@ -215,13 +214,6 @@ def test_half_of_an_ip_hosts_files_is_never_written_over(tmp_path: Path, suffix:
     before = left.read_bytes()
     assert "cannot be read" in refusal(tmp_path, "192.0.2.1")
     assert left.read_bytes() == before
-
-
-def test_an_ended_certificate_of_our_making_says_how_to_get_a_new_one(tmp_path: Path) -> None:
-    load(tmp_path, "192.0.2.1")
-    sentence = refusal(tmp_path, "192.0.2.1", timedelta(days=366))
-    assert "remove it and" in sentence
-    assert "new pin" in sentence
 
 
 def test_a_certificate_directory_that_cannot_be_made_is_one_sentence() -> None:

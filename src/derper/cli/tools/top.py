@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from derper.cli.tools import common
 from derper.tools.admin import AdminClient
@@ -33,13 +35,19 @@ async def _show(asked: argparse.Namespace) -> int:
             clients = await watch.look()
             if asked.json:
                 common.show_json([client.as_json() for client in clients[: asked.lines]])
+                for problem in watch.problems:
+                    common.say(problem)
             else:
-                common.console().print(_table(clients, asked.lines))
+                common.console().print(_screen(watch, clients, asked.lines))
             return 0
         with Live(console=common.console(), auto_refresh=False, screen=True) as live:
             while True:
-                live.update(_table(await watch.look(), asked.lines), refresh=True)
+                live.update(_screen(watch, await watch.look(), asked.lines), refresh=True)
                 await asyncio.sleep(asked.interval)
+
+
+def _screen(watch: Watch, clients: list[Traffic], lines: int) -> Group:
+    return Group(*(Text(problem, style="bold red") for problem in watch.problems), _table(clients, lines))
 
 
 def _table(clients: list[Traffic], lines: int) -> Table:

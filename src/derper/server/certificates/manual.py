@@ -1,8 +1,10 @@
 """Certificates given by hand: two files, or none for a host that is an IP address, which gets one of our making.
 
 Files are looked at every few seconds, so that new ones are in force without a restart, and connections that are open do
-not notice. A pair that cannot be served never takes the place of one that can. A certificate of our making is trusted
-by its pin alone, which has to change with it: the next one is made and told long before it takes over.
+not notice. A pair that cannot be served never takes the place of one that can, and one that has expired or is not yet
+valid never that of a valid one. At the start any dates are served: the clock may be wrong, and some clients ignore
+dates. A certificate of our making is trusted by its pin alone, which has to change with it: the next one is made and
+told long before it takes over.
 """
 
 import asyncio
@@ -64,6 +66,7 @@ class ManualFiles:
         self._problem = ""
         self._seen: _State | None = None  # the files, as they were when they were read
         self._doubtful: _State | None = None  # as they were when they could not be used
+        self._rejected: Certificate | None = None  # what the files hold, if only its dates were against it
         self._told: datetime | None = None  # when the log had the next pin
         self._due_since: float | None = None  # monotonic, when the next certificate was found due to take over
         self._looking: asyncio.Task[None] | None = None
@@ -95,22 +98,33 @@ class ManualFiles:
 
     async def _reload(self) -> Facts:
         state, certificate = await self._run(self._read)
+        self._rejected = None
+        if not self._may_replace(certificate):
+            self._rejected = certificate
+            pem.check_dates(certificate, self._pair.certificate, self._clock())
         self._show(self._serves, certificate)
         self._certificate, self._seen, self._problem = certificate, state, ""
         return {"host": self._tls.hostname, "ends": certificate.ends, "pin": certificate.pin}
+
+    def _may_replace(self, certificate: Certificate) -> bool:
+        """Return whether a certificate with right dates, or as wrong as those of the present one, is offered."""
+        now = self._clock()
+        present = self._certificate
+        return not certificate.date_problem(now) or present is None or bool(present.date_problem(now))
 
     def wanted(self, _name: str | None, _local: IPAddress) -> None:
         """Nothing can be done for whom the files are not."""
 
     def status(self) -> list[Status]:
         """Say how the certificate is."""
-        ends = None if self._certificate is None else self._certificate.ends
-        return [Status(self._tls.hostname, ends, failures=int(bool(self._problem)), problem=self._problem)]
+        begins, ends = (None, None) if self._certificate is None else (self._certificate.begins, self._certificate.ends)
+        failures = int(bool(self._problem))
+        return [Status(self._tls.hostname, ends, failures=failures, problem=self._problem, begins=begins)]
 
     async def look(self) -> None:
         """See whether the files have changed, and whether the next certificate is due."""
         state = await self._run(partial(_state_of, self._pair))
-        if state != self._seen:
+        if state != self._seen or (self._rejected is not None and self._may_replace(self._rejected)):
             await self._read_changed(state)
         if self._certificate is not None and self._certificate.self_signed and self._tls.ip is not None:
             await self._see_to_the_next(self._tls.ip, self._certificate)
@@ -152,16 +166,18 @@ class ManualFiles:
             self._told = now
             return
         self._told = now
+        settled = now + timedelta(seconds=CLOCK_SETTLES_SECONDS)
         _log.warning(
             "the self-signed certificate ends soon; this is the next one's node for the DERP map",
-            days_left=left.days, takes_over=present.ends - NEXT_TAKES_OVER, or_when_renamed_to=self._pair.certificate,
+            days_left=left.days, takes_over=max(present.ends - NEXT_TAKES_OVER, settled),
+            or_when_renamed_to=self._pair.certificate,
             **{"from": self._pair.next.certificate},
         )  # fmt: skip
         log.verbatim(derp_map_node(self._tls, following) or "")
 
     def _read(self) -> tuple[_State, Certificate]:
         state = _state_of(self._pair)
-        return state, load(self._tls, self._clock())
+        return state, load(self._tls)
 
     async def _run(self, call: Blocking[T]) -> T:
         try:
@@ -185,23 +201,20 @@ def pair_of(tls: Tls) -> Pair:
     return Pair.named(tls.directory, re.sub(r"[^a-zA-Z0-9.-]", "", tls.hostname))
 
 
-def load(tls: Tls, now: datetime) -> Certificate:
-    """Give the certificate in `<certdir>/<hostname>.crt` and `.key`.
+def load(tls: Tls) -> Certificate:
+    """Return the certificate in `<certdir>/<hostname>.crt` and `.key`, whatever its dates.
 
     Raises:
-        ConfigError: the files cannot serve this host name now.
+        ConfigError: the files cannot serve this host name.
     """
     pair = pair_of(tls)
-    remedy = "renew it"
-    if tls.ip is not None:
-        remedy = f"renew it, or remove it and {pair.key} for a new one with a new pin"
-    certificate = pem.load(pair.certificate, pair.key, pem.host_of(tls))
-    pem.check_dates(certificate, pair.certificate, now, remedy)
-    return certificate
+    return pem.load(pair.certificate, pair.key, pem.host_of(tls))
 
 
 def prepare(tls: Tls, now: datetime) -> None:
-    """See, before the first look, that a host that is an IP address has files, and not those that have ended.
+    """Make the files of a host that is an IP address, if there are none.
+
+    An expired certificate is not exchanged here: if the clock is wrong, the pin that clients know would be lost.
 
     Raises:
         ConfigError: they cannot be written.
@@ -212,11 +225,6 @@ def prepare(tls: Tls, now: datetime) -> None:
     pair.mend(tls.ip)
     if not pair.exists():
         pair.write(*make_self_signed(tls.ip, now))
-    elif pair.next.exists():
-        with suppress(ConfigError):
-            present = pem.load(pair.certificate, pair.key, tls.ip)
-            if present.self_signed and now > present.ends:
-                pair.take_next()
 
 
 def derp_map_node(tls: Tls, certificate: Certificate) -> str | None:
@@ -254,6 +262,7 @@ def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
     """Give the certificate that is to follow, made if there is none that will do."""
     try:
         following = pem.load(pair.next.certificate, pair.next.key, ip)
+        pem.check_dates(following, pair.next.certificate, now)
         pem.check_dates(following, pair.next.certificate, now + NEXT_IS_TOLD)
     except ConfigError:
         pair.next.write(*make_self_signed(ip, now))

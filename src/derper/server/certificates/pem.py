@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -29,6 +30,8 @@ from derper.host import files
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 Host = str | IPAddress
 """Whom a certificate is for: a DNS name in lower case without a dot at its end, or an address."""
+
+CHECK_CLOCK: Final = "check this machine's clock"
 
 _PRIVATE_KEY_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -53,6 +56,10 @@ class Certificate:
     def life(self) -> timedelta:
         """From its begin to its end."""
         return self.ends - self.begins
+
+    def date_problem(self, now: datetime) -> str:
+        """Return why clients reject it at `now`; empty if its dates are right."""
+        return certname.date_problem(self.begins, self.ends, now)
 
 
 def host_of(tls: Tls) -> Host:
@@ -91,17 +98,9 @@ def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path 
 
 
 def check_dates(certificate: Certificate, path: Path | str, now: datetime, remedy: str = "renew it") -> None:
-    """See that clients take the certificate now.
-
-    Raises:
-        ConfigError: it has ended, or has not begun.
-    """
-    if now > certificate.ends:
-        raise ConfigError(f"the certificate {path} ended on {certificate.ends:%Y-%m-%d}; {remedy}")
-    if now < certificate.begins:
-        raise ConfigError(
-            f"the certificate {path} begins only on {certificate.begins:%Y-%m-%d %H:%M} UTC; check this machine's clock"
-        )
+    """Raise `ConfigError` if the certificate has expired, or is not yet valid."""
+    if problem := certificate.date_problem(now):
+        raise ConfigError(f"{path}: {problem}; {remedy if now > certificate.ends else CHECK_CLOCK}")
 
 
 def _parse_chain(data: bytes, source: Path | str) -> list[x509.Certificate]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias
 
+from derper import certname
 from derper.config import IPAddress
 from derper.dataplane import Serves
 from derper.server.certificates.pem import Certificate
@@ -35,10 +36,17 @@ class Status:
     renews: datetime | None = None  # None: the operator does it
     failures: int = 0  # to renew it, since the last success
     problem: str = ""  # the last of them
+    begins: datetime | None = None  # None: there is none yet
 
     def left(self, now: datetime) -> timedelta:
         """Say how long it is still good."""
         return timedelta() if self.ends is None else self.ends - now
+
+    def invalid(self, now: datetime) -> str:
+        """Return why clients reject the certificate now; empty if its dates are right, or if there is none."""
+        if self.begins is None or self.ends is None:
+            return ""
+        return certname.date_problem(self.begins, self.ends, now)
 
 
 class Source(Protocol):

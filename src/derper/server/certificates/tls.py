@@ -23,6 +23,7 @@ from derper.errors import ConfigError
 from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.protocol import metacert
 from derper.protocol.keys import NodePublic
+from derper.server.certificates import pem
 from derper.server.certificates.challenges import Challenges
 from derper.server.certificates.manual import ManualFiles
 from derper.server.certificates.pem import Certificate
@@ -43,6 +44,13 @@ METRICS: Final = (
         "derper_certificate_expiration_timestamp_seconds",
         Type.GAUGE,
         "When the certificate of each host ends, in Unix seconds; with TLS",
+        ("name",),
+    ),
+    _VALID := Metric(
+        "derper_certificate_valid",
+        Type.GAUGE,
+        "Whether the certificate of each host may be used now: 0 if it has expired, is not yet valid or is missing; "
+        "with TLS",
         ("name",),
     ),
     _FAILURES := Metric(
@@ -106,7 +114,9 @@ class Certificates:
 
     async def reload(self) -> Facts:
         """Look for new ones at once."""
-        return await self._source.reload()
+        facts = await self._source.reload()
+        self.look()
+        return facts
 
     def missed(self, client: Unserved) -> None:
         """Hear of a client that was refused, as no certificate is for it."""
@@ -116,12 +126,20 @@ class Certificates:
         """Say how each host's certificate is."""
         return self._source.status()
 
+    def problems(self) -> list[str]:
+        """Return one line for each host whose certificate has expired or is not yet valid."""
+        now = self._clock()
+        return [f"{status.host}: {reason}" for status in self.status() if (reason := status.invalid(now))]
+
     def families(self) -> Iterator[Family]:
         """Give the metrics of certificates, by host."""
         found = self.status()
         ends = {status.host: round(status.ends.timestamp()) for status in found if status.ends is not None}
+        now = self._clock()
+        valid = {status.host: int(status.ends is not None and not status.invalid(now)) for status in found}
         failures = {status.host: status.failures for status in found}
         yield Family(_EXPIRATION, Labelled.by("name", ends))
+        yield Family(_VALID, Labelled.by("name", valid))
         yield Family(_FAILURES, Labelled.by("name", failures))
 
     def show(self, serves: Serves, certificate: Certificate | None) -> None:
@@ -139,13 +157,16 @@ class Certificates:
         self._shown = shown
 
     def look(self) -> None:
-        """Renew the meta certificate in good time, and warn of ends that come near."""
+        """Renew the meta certificate in good time; log certificates that clients reject now or soon."""
         now = self._clock()
         if self._shown and (self._meta_made is None or not is_within(self._meta_made, META_RENEWAL, now)):
             self._meta_made = None
             self._publish(self._shown)
         for status in self._source.status():
-            self._warn(status, now)
+            if reason := status.invalid(now):
+                _log.error("clients reject the certificate", host=status.host, reason=f"{reason}; {_cure(status, now)}")
+            else:
+                self._warn(status, now)
 
     def _publish(self, shown: dict[Serves, Certificate]) -> None:
         now = self._clock()
@@ -170,8 +191,7 @@ class Certificates:
             return
         self._warned[status.host] = now
         _log.warning(
-            "a certificate ends soon" if status.left(now) > timedelta() else "a certificate has ended",
-            host=status.host, ends=status.ends, days_left=round(status.left(now) / _DAY, 1),
+            "a certificate ends soon", host=status.host, ends=status.ends, days_left=round(status.left(now) / _DAY, 1),
             **({"problem": status.problem} if status.problem else {}),
         )  # fmt: skip
 
@@ -179,6 +199,13 @@ class Certificates:
         while True:
             self.look()
             await asyncio.sleep(LOOK_SECONDS)
+
+
+def _cure(status: Status, now: datetime) -> str:
+    """Return what an operator does about a certificate that is out of its dates."""
+    if status.left(now) > timedelta():
+        return pem.CHECK_CLOCK
+    return "renew it and replace the files" if status.renews is None else "see why its renewal fails"
 
 
 def meta_certificate(server_key: NodePublic, now: datetime) -> bytes:

@@ -64,7 +64,11 @@ class Overview:
             "bytes_in": counters["bytes_received"],
             "bytes_out": counters["bytes_sent"],
         }
-        return {"at": time.monotonic(), "values": values, "counters": totals}
+        return {"at": time.monotonic(), "values": values, "counters": totals, "problems": self.problems()}
+
+    def problems(self) -> list[str]:
+        """Return why clients cannot use this server, a line each: shown on the page and by `derper top`."""
+        return [] if self.certificates is None else self.certificates.problems()
 
     def page(self, links: Iterable[tuple[str, str]], query: str) -> str:
         """Write the page, with these further pages (address, title); `query` goes behind each address of ours."""
@@ -74,6 +78,7 @@ class Overview:
         body = [
             "<h1>DERP relay</h1>\n",
             f'<p class="faint">{html.escape(self.config.tls.hostname)} on {html.escape(socket.gethostname())}</p>\n',
+            *(f'<p class="bad">{html.escape(problem)}</p>\n' for problem in self.problems()),
             '<div class="cards">\n',
             *(_chart(name, kind, title) for name, kind, title in _CHARTS),
             look.card("Server", self._facts()),
@@ -140,14 +145,14 @@ def _certificates(found: Iterable[Status]) -> str:
     rows = []
     for status in found:
         left = status.left(now)
-        kind = "bad" if left <= timedelta() else "warn" if left < _SOON and status.renews is None else "good"
-        days = (
-            f'<span class="{kind}">{left.days} days left</span>' if status.ends else '<span class="bad">none yet</span>'
-        )
+        kind = "warn" if left < _SOON and status.renews is None else "good"
+        state = f'<span class="{kind}">{left.days} days left</span>'
+        if reason := "none yet" if status.ends is None else status.invalid(now):
+            state = f'<span class="bad">{html.escape(reason)}</span>'
         ends = f"{status.ends:%Y-%m-%d %H:%M} UTC" if status.ends else ""
         renews = f"{status.renews:%Y-%m-%d %H:%M} UTC" if status.renews else "by hand"
         problem = f'<span class="bad">{html.escape(status.problem)}</span>' if status.problem else ""
-        rows.append((html.escape(status.host), days, ends, renews, problem))
+        rows.append((html.escape(status.host), state, ends, renews, problem))
     return look.table(look.columns("Host", "State", "Ends", "Is renewed", "Last problem"), rows, empty="none yet")
 
 

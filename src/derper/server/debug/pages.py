@@ -105,7 +105,7 @@ class DebugPages:
         )
 
     async def _check(self, _request: web.Request) -> web.Response:
-        if found := [*self.metrics.contradictions(), *await self.door.faults()]:
+        if found := [*self.metrics.contradictions(), *await self.door.faults(), *self.overview.problems()]:
             return web.Response(status=500, text=", ".join(found), headers=headers.DEBUG)
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=headers.DEBUG)
 

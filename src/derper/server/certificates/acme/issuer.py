@@ -181,9 +181,14 @@ class Keeper:
         return self.certificate is None and not self._is_wanted
 
     async def load(self) -> None:
-        """Take over what is on disk."""
-        kept = await self._on_disk(partial(self._shop.store.load, self.host, self._shop.clock()))
-        if kept is not None:
+        """Show the certificate that is on disk.
+
+        One that has expired is better than none while the next one is ordered. If one is not yet valid, this machine's
+        clock is behind, as at a boot without a network, and no order could succeed. A host that is ordered on demand
+        takes a valid one only, because a present certificate is renewed without a client's request.
+        """
+        kept = await self._on_disk(partial(self._shop.store.load, self.host))
+        if kept is not None and not (self.on_demand and kept.date_problem(self._shop.clock())):
             with suppress(ConfigError):
                 self._adopt(kept)
 
@@ -216,10 +221,11 @@ class Keeper:
 
     def status(self) -> Status:
         """Say how it is."""
-        ends = None if self.certificate is None else self.certificate.ends
+        begins, ends = (None, None) if self.certificate is None else (self.certificate.begins, self.certificate.ends)
         if self.never_orders:
-            return Status(str(self.host), ends, problem=self.never_orders)
-        return Status(str(self.host), ends, self._next_order(self._shop.clock()), self._failures, self._problem)
+            return Status(str(self.host), ends, problem=self.never_orders, begins=begins)
+        renews = self._next_order(self._shop.clock())
+        return Status(str(self.host), ends, renews, self._failures, self._problem, begins)
 
     async def _keep(self) -> None:
         if self.on_demand:
@@ -259,7 +265,7 @@ class Keeper:
     async def _renew(self) -> None:
         """Order a certificate, unless another process that shares the directory did so."""
         now = self._shop.clock()
-        kept = await self._on_disk(partial(self._shop.store.load, self.host, now))
+        kept = await self._on_disk(partial(self._shop.store.load, self.host))
         try:
             if kept is not None and self._is_newer(kept, now):
                 self._adopt(kept)
@@ -280,7 +286,7 @@ class Keeper:
         return timedelta() if self.certificate is None else self.certificate.life
 
     def _is_newer(self, kept: Certificate, now: datetime) -> bool:
-        if self.certificate is not None and kept.ends <= self.certificate.ends:
+        if kept.date_problem(now) or (self.certificate is not None and kept.ends <= self.certificate.ends):
             return False
         return renewal.due(kept.begins, kept.ends, self._spread) > now
 

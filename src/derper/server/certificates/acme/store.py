@@ -4,7 +4,6 @@ A name's key and chain lie in one file of that name, an IP address's in `<ip wit
 key in `acme_account+key`. Every file is written whole or not at all and is for its owner alone. Blocking.
 """
 
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -35,8 +34,8 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def load(self, host: Host, now: datetime) -> Certificate | None:
-        """Give the certificate that is kept for a host; None: there is none that serves now."""
+    def load(self, host: Host) -> Certificate | None:
+        """Return the certificate that is kept for a host, whatever its dates; None if there is none to serve."""
         try:
             certificate_path, key_path = self._paths(host)
             if not isinstance(host, str):
@@ -44,7 +43,6 @@ class Store:
             if not certificate_path.exists():
                 return None
             certificate = pem.load(certificate_path, key_path, host)
-            pem.check_dates(certificate, certificate_path, now, "a new one is ordered")
         except (ConfigError, OSError) as error:
             _log.warning("the certificate that was kept is of no use", host=host, reason=str(error))
             return None
