@@ -65,6 +65,14 @@ def test_every_link_to_a_file_finds_it_and_its_heading() -> None:
     assert dead == []
 
 
+def test_the_page_of_the_tests_names_every_folder_and_every_helper() -> None:
+    page = (ROOT / "tests/README.md").read_text()
+    modules = tracked(":(glob)tests/*/**/*.py")
+    names = {f"`{path.parent.relative_to(ROOT / 'tests')}/`" for path in modules}
+    names |= {f"`{path.name}`" for path in modules if not path.name.startswith("test_")}
+    assert sorted(name for name in names if name not in page) == []
+
+
 def targets() -> set[str]:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
