@@ -24,6 +24,7 @@ from derper.server import rates
 
 RATE = 200_000  # payload bytes a second
 PACKET = 8_000
+KNOWN = "PerClientRateLimitBytesPerSec, PerClientRateBurstBytes, PerKey, TotalRateLimitBytesPerSec, TotalRateBurstBytes"
 
 
 def limits(path: Path, **values: int) -> Path:
@@ -141,6 +142,44 @@ def test_the_file_is_read_as_the_go_server_reads_it(tmp_path: Path) -> None:
     assert rates.load(path) == rates.Limits()
     path.write_text('{"PerClientRateLimitBytesPerSec": 18446744073709551615}')
     assert rates.load(path).default == (float(2**64 - 1), rates.SMALLEST_BURST)
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        ('{"PerClientRateLimit": 5}',
+         ['unknown member "PerClientRateLimit" has no effect; did you mean PerClientRateLimitBytesPerSec?']),
+        (r'{"x\n": 5}', [rf'unknown member "x\n" has no effect; known are {KNOWN}']),
+        ('{"PerKey": {"%s": {"RateLimit": 1}}}' % ("nodekey:" + "11" * 32),
+         ['unknown member "RateLimit" has no effect; did you mean RateLimitBytesPerSec?']),
+        ('{"TotalRateBurstBytes": 70000}', ["TotalRateBurstBytes has no effect; set TotalRateLimitBytesPerSec, too"]),
+        ('{"PerKey": {"%s": {"RateBurstBytes": 1}}}' % ("nodekey:" + "11" * 32),
+         ["RateBurstBytes has no effect; set RateLimitBytesPerSec, too"]),
+        ('{"perclientratelimitbytespersec": 5, "TOTALRATELIMITBYTESPERSEC": 9, "PerKey": {}}', []),
+    ],
+)  # fmt: skip
+def test_a_member_without_effect_is_a_warning_with_its_name(tmp_path: Path, text: str, warnings: list[str]) -> None:
+    path = tmp_path / "rates"
+    path.write_text(text)
+    assert rates.load(path).warnings == tuple(f"the rate limits {path}: {warning}" for warning in warnings)
+
+
+def test_many_unknown_members_are_ten_warnings(tmp_path: Path) -> None:
+    file = limits(tmp_path / "rates", **{f"Member{number}": number for number in range(1000)})
+    assert len(rates.load(file).warnings) == rates.MAX_WARNINGS
+
+
+def test_limits_and_unknown_members_are_logged_at_start_and_at_sighup(tmp_path: Path) -> None:
+    file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=RATE, PerClientRateLimit=5)
+    flags = ("-rate-config", str(file), "-connections-per-ip", "7", "-max-queued-bytes", "2000000")
+    with Server(tmp_path / "server", *flags) as server:
+        server.logged(r"level=warning .*unknown member .*PerClientRateLimit\W.*did you mean PerClientRateLimitBytes")
+        server.logged(rf"event=limits client_bytes_per_second={RATE}.* client_burst_bytes=65568.*"
+                      r" connections_per_address=7 max_queued_bytes=2000000")  # fmt: skip
+        limits(file, TotalRateLimit=5)
+        mark = server.mark()
+        os.kill(server.process.pid, signal.SIGHUP)
+        server.logged(r"unknown member .*TotalRateLimit\W.*did you mean TotalRateLimitBytesPerSec", mark)
 
 
 def test_keys_may_have_limits_of_their_own_and_all_together_one(tmp_path: Path) -> None:

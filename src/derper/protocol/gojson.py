@@ -53,6 +53,14 @@ def members(data: bytes, *, max_values: int = _MAX_VALUES, ignore_rest: bool = F
     Raises:
         ProtocolError: not JSON, not an object, bytes after it, or nested deeper than the interpreter can follow.
     """
+    for name, member in members_as_written(data, max_values=max_values, ignore_rest=ignore_rest):
+        yield name.casefold(), member
+
+
+def members_as_written(
+    data: bytes, *, max_values: int = _MAX_VALUES, ignore_rest: bool = False
+) -> Sequence[tuple[str, object]]:
+    """Return what `members` yields, with the names as they are written, for errors and warnings that show them."""
     if data.count(b",") > max_values:
         raise ProtocolError(f"JSON: {len(data):,} bytes of more than {max_values:,} values")
     text = data.decode("utf-8", "replace")
@@ -62,8 +70,7 @@ def members(data: bytes, *, max_values: int = _MAX_VALUES, ignore_rest: bool = F
         raise ProtocolError(f"JSON: wanted one object, got {len(data):,} bytes that are not JSON") from error
     except RecursionError as error:
         raise ProtocolError(f"JSON: {len(data):,} bytes nested too deep") from error
-    for name, member in entries(value, ""):
-        yield name.casefold(), member
+    return entries(value, "")
 
 
 def entries(value: object, name: str) -> Sequence[tuple[str, object]]:

@@ -205,7 +205,7 @@ class Server:
         if self.http_beside is not None:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
         self.plane.start(self._introducer.on_event)
-        self._rates.load()
+        _log_limits(config, self._rates.load())
         self.listening.start()
         if self.admin is not None:
             await self.admin.start(self.listening.sockets.get(ADMIN))
@@ -239,6 +239,19 @@ class Server:
         await self.http.stop()
         if self.http_beside is not None:
             await self.http_beside.stop()
+
+
+def _log_limits(config: Config, rates: Mapping[str, object]) -> None:
+    """Log the limits in force, so that a mistake in a file or a flag shows at start; omit those that are off."""
+    accept = config.relay.accept
+    facts = {
+        **rates,
+        "new_connections_per_second": accept.per_second if config.serves_tls and accept.is_limit else None,
+        "connections_per_address": config.listeners.per_ip,
+        "max_queued_bytes": config.relay.max_queued_bytes,
+        "packets_queued_per_client": config.relay.send_queue_depth,
+    }
+    _log.info("limits", **{name: value for name, value in facts.items() if value})
 
 
 def _raise_descriptor_limit() -> None:

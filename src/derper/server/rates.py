@@ -6,14 +6,19 @@ The file is the Go server's, with members of ours beside its own. What is in for
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
+
+import structlog
+from structlog.typing import FilteringBoundLogger
 
 from derper.config import Relay
 from derper.dataplane import DataPlane, Rate
 from derper.errors import ConfigError, ProtocolError
+from derper.goquote import quote
 from derper.host import files
 from derper.protocol import gojson
 from derper.protocol.keys import NodePublic
@@ -31,6 +36,14 @@ MAX_VALUES: Final = 1_000_000
 TOLD_A_TURN: Final = 64
 """Clients that are told of new limits before others get a say: each costs a box."""
 
+_log: FilteringBoundLogger = structlog.get_logger()
+
+MAX_WARNINGS: Final = 10
+"""Warnings about one file; more members than that are not listed."""
+_OF_CLIENTS: Final = ("PerClientRateLimitBytesPerSec", "PerClientRateBurstBytes")
+_OF_ALL: Final = ("TotalRateLimitBytesPerSec", "TotalRateBurstBytes")
+_OF_ONE: Final = ("RateLimitBytesPerSec", "RateBurstBytes")
+_PER_KEY: Final = "PerKey"
 _EXAMPLE: Final = '{"PerClientRateLimitBytesPerSec": 1000000, "PerClientRateBurstBytes": 2000000}'
 _MAX_NUMBER: Final = (1 << 64) - 1
 _MAX_TOLD: Final = (1 << 63) - 1  # what a client's integer takes
@@ -43,6 +56,7 @@ class Limits:
     default: Rate | None = None
     per_key: Mapping[NodePublic, Rate | None] = field(default_factory=dict)
     total: Rate | None = None
+    warnings: tuple[str, ...] = ()  # about members without effect, a sentence each
 
     def of(self, key: NodePublic) -> Rate | None:
         """Give the limit of one client."""
@@ -57,12 +71,14 @@ def load(path: Path) -> Limits:
     """
     data = files.read(path, "the rate limits", most=MAX_BYTES)
     try:
-        members = list(gojson.members(data, max_values=MAX_VALUES))
-        keys = (member for name, value in members if name == "perkey" for member in gojson.entries(value, "PerKey"))
+        written = gojson.members_as_written(data, max_values=MAX_VALUES)
+        members = [(name.casefold(), value) for name, value in written]
+        of_keys = [member for name, value in members if name == "perkey" for member in gojson.entries(value, _PER_KEY)]
         return Limits(
-            default=_rate(members, "PerClientRateLimitBytesPerSec", "PerClientRateBurstBytes"),
-            per_key={NodePublic.from_text(key): _rate_of_one(key, value) for key, value in keys},
-            total=_rate(members, "TotalRateLimitBytesPerSec", "TotalRateBurstBytes"),
+            default=_rate(members, *_OF_CLIENTS),
+            per_key={NodePublic.from_text(key): _rate(_folded(key, value), *_OF_ONE) for key, value in of_keys},
+            total=_rate(members, *_OF_ALL),
+            warnings=_warnings(path, written, of_keys),
         )
     except ProtocolError as error:
         raise ConfigError(f"the rate limits {path} are not JSON like {_EXAMPLE}: {error}") from error
@@ -83,13 +99,16 @@ class ClientRates:
         return self._put_in_force(self._limits if self._path is None else load(self._path))
 
     def _put_in_force(self, limits: Limits) -> Facts:
+        for warning in limits.warnings:
+            _log.warning(warning)
         self._limits = limits
         self._plane.limit_clients(limits.default, limits.per_key, limits.total)
         return {
-            "bytes_per_second": limits.default and limits.default.per_second,
-            "burst": limits.default and limits.default.burst,
-            "keys": len(limits.per_key),
+            "client_bytes_per_second": limits.default and limits.default.per_second,
+            "client_burst_bytes": limits.default and limits.default.burst,
+            "keys_with_own_limits": len(limits.per_key),
             "total_bytes_per_second": limits.total and limits.total.per_second,
+            "total_burst_bytes": limits.total and limits.total.burst,
         }
 
     async def reload(self) -> Facts:
@@ -121,20 +140,46 @@ class ClientRates:
                 await asyncio.sleep(0)
 
 
-def _rate_of_one(key: str, value: object) -> Rate | None:
-    members = [(name.casefold(), member) for name, member in gojson.entries(value, key)]
-    return _rate(members, "RateLimitBytesPerSec", "RateBurstBytes")
+def _folded(key: str, value: object) -> list[tuple[str, object]]:
+    return [(name.casefold(), member) for name, member in gojson.entries(value, key)]
+
+
+def _warnings(path: Path, top: Sequence[tuple[str, object]], of_keys: Sequence[tuple[str, object]]) -> tuple[str, ...]:
+    """Return a sentence for each member without effect: unknown ones, and a burst without a rate."""
+    names = {name for name, _ in top}
+    found = [*_unknown(names, (*_OF_CLIENTS, _PER_KEY, *_OF_ALL)), *_idle_bursts(top, _OF_CLIENTS, _OF_ALL)]
+    names_of_keys = {name for key, value in of_keys for name, _ in gojson.entries(value, key)}
+    found += _unknown(names_of_keys, _OF_ONE)
+    found += {text: None for key, value in of_keys for text in _idle_bursts(gojson.entries(value, key), _OF_ONE)}
+    return tuple(f"the rate limits {path}: {text}" for text in found[:MAX_WARNINGS])
+
+
+def _unknown(names: Iterable[str], known: Sequence[str]) -> Iterator[str]:
+    by_folded = {name.casefold(): name for name in known}
+    for name in sorted(names):
+        if name.casefold() not in by_folded:
+            near = get_close_matches(name.casefold(), by_folded, n=1)
+            advice = f"did you mean {by_folded[near[0]]}?" if near else f"known are {', '.join(known)}"
+            yield f"unknown member {quote(name)} has no effect; {advice}"
+
+
+def _idle_bursts(members: Sequence[tuple[str, object]], *pairs: tuple[str, str]) -> Iterator[str]:
+    folded = [(name.casefold(), value) for name, value in members]
+    for rate, burst in pairs:
+        if _last(folded, burst) and not _last(folded, rate):
+            yield f"{burst} has no effect; set {rate}, too"
 
 
 def _rate(members: Iterable[tuple[str, object]], rate_name: str, burst_name: str) -> Rate | None:
     """The limit that two members make; of several of one name the last counts."""
-    rate = burst = 0
-    for name, value in members:
-        if name == rate_name.casefold() and value is not None:
-            rate = _whole(value, rate_name)
-        elif name == burst_name.casefold() and value is not None:
-            burst = _whole(value, burst_name)
+    rate, burst = _last(members, rate_name), _last(members, burst_name)
     return Rate(float(rate), float(max(burst, SMALLEST_BURST))) if rate else None
+
+
+def _last(members: Iterable[tuple[str, object]], name: str) -> int:
+    """Return the number that the last member of a name holds; 0 without one."""
+    found = [_whole(value, name) for member, value in members if member == name.casefold() and value is not None]
+    return found[-1] if found else 0
 
 
 def _whole(value: object, name: str) -> int:
