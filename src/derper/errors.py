@@ -12,7 +12,7 @@ A bug of ours has no class here: any other exception is one, and only the outerm
 class DerperError(Exception):
     """The base of every error that this package raises on purpose.
 
-    Source: docs/client.md, What happens.
+    Source: docs/client.md, Lost connections.
     """
 
 
@@ -30,12 +30,12 @@ class ConfigError(DerperError):
 
     The message is one sentence: what is wrong, where it was found, and how to correct it.
 
-    Source: docs/client.md, Where.
+    Source: docs/client.md, Targets.
     """
 
 
 class NetworkError(DerperError):
     """A connection or a name look-up failed, or was lost.
 
-    Source: docs/client.md, What happens.
+    Source: docs/client.md, Lost connections.
     """

@@ -9,7 +9,7 @@ Read in this order: `target` (where a relay is), `dial` (a socket to it), `tls` 
 (bytes both ways, also as WebSocket), `connection` (one login), `bucket` (the server's rate limit), `client` (the class
 for programs). `derper.protocol` parses the bytes. The server imports nothing from here.
 
-The names below are stable, as the version number promises (docs/client.md, What is stable).
+The names below are stable, as the version number promises (docs/client.md, Stability).
 """
 
 from derper.client.client import Counts, DerpClient

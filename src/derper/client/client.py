@@ -61,7 +61,7 @@ class Counts:
         over_limit: Packets not sent because they exceeded the rate limit that the relay announced.
         unconnected: Packets not sent because there was no connection.
 
-    Source: docs/client.md, What happens.
+    Source: docs/client.md, Lost connections.
     """
 
     sent: int = 0

@@ -96,7 +96,7 @@ class Disconnected:
         reason: Why the connection was lost, or why the last attempt failed; one sentence.
         retry_seconds: Seconds until the next attempt.
 
-    Source: docs/client.md, What happens.
+    Source: docs/client.md, Lost connections.
     """
 
     reason: str
