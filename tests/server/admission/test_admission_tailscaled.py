@@ -1,15 +1,17 @@
 """A tailscaled on this machine decides who may connect (docs/protocol/admission.md, 1)."""
 
+import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from live import Server, config_of, serving
+from live import SECONDS, Server, config_of, serving
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from verifier import Question, Verifier, always, at_a_socket, http, knock, never
+from verifier import Question, Verifier, always, at_a_socket, http, knock, log_says, never
 
 from derper.protocol import NodePrivate
 from derper.server.admission import tailscaled
@@ -27,7 +29,7 @@ def log() -> Iterator[list[EventDict]]:
 
 @asynccontextmanager
 async def asking(folder: Path, *sockets: Path) -> AsyncIterator[Server]:
-    flags = [word for socket in sockets for word in ("-socket", str(socket))]
+    flags = [word for path in sockets for word in ("-socket", str(path))]
     async with serving(config_of(folder, "-verify-clients", *flags), shards=1) as server:
         yield server
 
@@ -42,6 +44,31 @@ async def judged(folder: Path, answer: bytes) -> AsyncIterator[tuple[Server, Ver
 def rejection(log: list[EventDict]) -> str:
     (reason,) = [entry["reason"] for entry in log if entry["event"] == "client rejected"]
     return str(reason)
+
+
+async def test_a_daemon_that_is_not_reachable_is_a_warning_at_start(tmp_path: Path, log: list[EventDict]) -> None:
+    missing = tmp_path / "none.sock"
+    said = (
+        f"-verify-clients: the tailscaled at {missing} is not reachable (No such file or directory) "
+        "and admits no client; start it, or name its socket with -socket"
+    )
+    reachable = tmp_path / "tailscaled.sock"
+    async with at_a_socket(reachable, never()) as verifier, asking(tmp_path, missing, reachable):
+        await log_says(log, said)
+        assert [line["event"] for line in log if line["log_level"] == "warning"] == [said]
+        assert verifier.asked == []
+
+
+async def test_a_dead_socket_is_a_warning_at_start(tmp_path: Path, log: list[EventDict]) -> None:
+    dead = tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(dead))
+    async with asking(tmp_path, dead):
+        async with asyncio.timeout(SECONDS):
+            while not [line for line in log if line["log_level"] == "warning"]:  # noqa: ASYNC110  only the log tells
+                await asyncio.sleep(0.01)
+        (warning,) = [line["event"] for line in log if line["log_level"] == "warning"]
+        assert f"{dead} is not reachable (Connection refused)" in warning
 
 
 async def test_the_question_is_as_the_daemons_own_clients_ask(tmp_path: Path) -> None:

@@ -61,6 +61,11 @@ class Door:
                 return answer
         return None
 
+    async def unreachable(self) -> list[str]:
+        """Return a sentence for each daemon whose socket nothing listens on."""
+        found = await asyncio.gather(*(daemon.unreachable() for daemon in self._tailscaleds))
+        return [text for text in found if text is not None]
+
     async def faults(self) -> list[str]:
         """Say what keeps the daemons from being asked (docs/protocol/http.md, /debug/check)."""
         found = await asyncio.gather(*(daemon.prove() for daemon in self._tailscaleds))

@@ -37,7 +37,8 @@ class Review:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin, as far as there is something to ask."""
+        """Begin, as far as there is something to ask, and warn of daemons that are not reachable."""
+        self._spawn(self._warn_of_unreachable())
         if self._interval > 0 and self._door.asks_others:
             self._spawn(self._go_round())
         if self._door.allow_list is not None:
@@ -61,6 +62,10 @@ class Review:
         if removed := await allow_list.reload():
             await self._revoke(removed)
         return {"keys": len(allow_list.keys), "removed": len(removed)}
+
+    async def _warn_of_unreachable(self) -> None:
+        for text in await self._door.unreachable():
+            _log.warning(text)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,6 +4,7 @@ Each question is a connection of its own: it costs little over a unix socket, an
 replaced meanwhile is never spoken to over what its predecessor left.
 """
 
+import asyncio
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,23 @@ class Tailscaled:
                 return unknown(_TOO_OLD)
             return unknown(f"failed to query local tailscaled status: {error}")
         return KNOWN
+
+    async def unreachable(self) -> str | None:
+        """Return a sentence if nothing accepts connections on the socket; no question is asked."""
+        try:
+            async with deadline(SECONDS):
+                _, out = await asyncio.open_unix_connection(self._socket)
+        except TimeoutError:
+            reason = f"no answer within {SECONDS:.0f} s"
+        except OSError as error:
+            reason = log.in_one_line(error)
+        else:
+            out.close()
+            return None
+        return (
+            f"-verify-clients: the tailscaled at {self._socket} is not reachable ({reason}) and admits no client; "
+            "start it, or name its socket with -socket"
+        )
 
     async def prove(self) -> str | None:
         """Ask for the daemon's own key, which it knows; gives what went wrong, if anything."""
