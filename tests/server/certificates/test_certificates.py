@@ -147,6 +147,32 @@ def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
     assert "password" in refusal(tmp_path, "derp.test")
 
 
+@pytest.mark.parametrize("bits", [1024, 1536])
+def test_an_rsa_key_of_a_size_that_tls_does_not_take_is_refused_with_its_size(tmp_path: Path, bits: int) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test", kind=("-newkey", f"rsa:{bits}"))
+    sentence = refusal(tmp_path, "derp.test")
+    assert f"derp.test.key is an RSA key of {bits} bits" in sentence
+    assert "2048 to 8192 bits" in sentence
+    assert "make a new key" in sentence
+
+
+def test_an_rsa_pss_key_is_refused_by_its_name(tmp_path: Path) -> None:
+    make(tmp_path, "derp.test", "DNS:derp.test", kind=("-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048"))
+    assert "is for an RSA-PSS key; use ECDSA P-256 or RSA" in refusal(tmp_path, "derp.test")
+
+
+def test_a_bundle_that_does_not_begin_with_the_leaf_is_refused_with_the_right_order(tmp_path: Path) -> None:
+    make(tmp_path, "ca", None)
+    authority = ("-CA", str(tmp_path / "ca.crt"), "-CAkey", str(tmp_path / "ca.key"))
+    make(tmp_path, "derp.test", "DNS:derp.test", more=authority)
+    bundle = tmp_path / "derp.test.crt"
+    bundle.write_bytes((tmp_path / "ca.crt").read_bytes() + bundle.read_bytes())
+    sentence = refusal(tmp_path, "derp.test")
+    assert (
+        f"{bundle} begins with the certificate of CN=ca: the leaf must come first, then its intermediates" in sentence
+    )
+
+
 @pytest.mark.parametrize("kind", [("-newkey", "ed448"), ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp256k1")])
 def test_a_key_of_a_kind_that_clients_do_not_take_is_refused(tmp_path: Path, kind: tuple[str, ...]) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test", kind=kind)

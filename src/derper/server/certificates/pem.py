@@ -6,6 +6,7 @@ certificates come from is the affair of `manual` and of `acme`. Blocking: for st
 
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from derper import certname
 from derper.config import IPAddress, Tls
@@ -31,6 +33,8 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 Host = str | IPAddress
 """Whom a certificate is for: a DNS name in lower case without a dot at its end, or an address."""
 
+RSA_LEAST_BITS: Final = 2048  # what the data plane's TLS library takes
+RSA_MOST_BITS: Final = 8192
 CHECK_CLOCK: Final = "check this machine's clock"
 
 _PRIVATE_KEY_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
@@ -82,7 +86,10 @@ def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path 
     """Make one of a chain in PEM and the key of its leaf; errors say whence they came."""
     leaf, *others = _parse_chain(chain, chain_from)
     if not _belongs_to(key, leaf):
+        check_leaf_is_first([leaf, *others], chain_from, lambda certificate: _belongs_to(key, certificate))
         raise ConfigError(f"the private key {key_from} is not that of the certificate {chain_from}")
+    if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise ConfigError(f"the certificate {chain_from} is for an RSA-PSS key; use ECDSA P-256 or RSA")
     if not certname.is_for(leaf, host):
         raise ConfigError(f"the certificate {chain_from} is not valid for -hostname={host}")
     try:
@@ -95,6 +102,17 @@ def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path 
         )
     except ValueError as error:  # fields are parsed when they are asked for
         raise ConfigError(f"the certificate {chain_from} cannot be understood; replace the file") from error
+
+
+def check_leaf_is_first(
+    chain: Sequence[x509.Certificate], source: Path | str, is_leaf: Callable[[x509.Certificate], bool]
+) -> None:
+    """Raise `ConfigError` if the leaf is in the chain, but not its first certificate."""
+    if not is_leaf(chain[0]) and any(map(is_leaf, chain[1:])):
+        raise ConfigError(
+            f"{source} begins with the certificate of {chain[0].subject.rfc4514_string() or 'an empty subject'}: "
+            "the leaf must come first, then its intermediates; put the file in this order"
+        )
 
 
 def check_dates(certificate: Certificate, path: Path | str, now: datetime, remedy: str = "renew it") -> None:
@@ -125,6 +143,11 @@ def parse_key(data: bytes, path: Path) -> PrivateKey:
         raise ConfigError(f"the private key {path} is locked with a password; store it without one") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"the private key {path} cannot be understood; replace the file") from error
+    if isinstance(key, rsa.RSAPrivateKey) and not RSA_LEAST_BITS <= key.key_size <= RSA_MOST_BITS:
+        raise ConfigError(
+            f"the private key {path} is an RSA key of {key.key_size} bits, and TLS takes {RSA_LEAST_BITS} to "
+            f"{RSA_MOST_BITS} bits; make a new key, best ECDSA P-256, and have a certificate issued for it"
+        )
     if isinstance(key, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
