@@ -8,6 +8,7 @@ comes, which may be never. `asyncio.run` sets none for its own handler of SIGINT
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,8 +19,9 @@ T = TypeVar("T")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a program's work as `asyncio.run` does, but Ctrl-C always ends it; on the main thread."""
-    return asyncio.run(_woken(work))
+    """Run a program's work as `asyncio.run` does, but Ctrl-C always ends it if this is the main thread."""
+    on_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+    return asyncio.run(_woken(work) if on_main_thread else work)
 
 
 async def _woken(work: Coroutine[Any, Any, T]) -> T:
