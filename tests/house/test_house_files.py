@@ -22,7 +22,7 @@ REGISTRIES = re.compile(r"[p]ypi\.org|[p]ythonhosted|[p]roxy\.golang|[r]egistry\
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 MAKE = re.compile(r"\bmake ([a-z]+)\b")
-CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`|^ {4}.*$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`|^ {4}[^\n]*$", re.MULTILINE | re.DOTALL)
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())
