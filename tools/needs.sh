@@ -6,8 +6,9 @@
 #   tools/needs.sh lint    rustfmt and clippy
 #   tools/needs.sh check   the programs that the tests of `make check` run
 #   tools/needs.sh test    the programs that all tests run
+#   tools/needs.sh clean   what tools/clean_root.sh needs
 #
-# Several words may be given. Debian packages are installed with APT=yes, and as root also for `test` unless
+# Several words may be given. Debian packages are installed with APT=yes, and as root also for `test` and `clean` unless
 # APT=no. PYTHON names the interpreter (default python3). Exit code 1: something is missing.
 set -eu
 
@@ -19,13 +20,14 @@ packages=''
 # What the tests run beside the server: for which make target, the command, its Debian package, what for.
 # A line more here is all that a new one needs.
 system_parts() {
-    case $1 in check) only='^check' ;; test) only='^check\|^test' ;; esac
+    case $1 in check) only='^check' ;; test) only='^check\|^test' ;; clean) only='^clean' ;; esac
     grep "$only" <<'END'
 check  git       git           the tests of the repository's own files
 check  openssl   openssl       the tests of certificates and TLS, as a peer that is neither Go nor Rust
 check  dnsmasq   dnsmasq-base  the tests of bootstrap DNS and of the mesh, as the DNS server
 check  systemd-socket-activate  systemd  the tests of socket activation, as what opens the sockets
 check  systemd-analyze  systemd  the test of the unit in the pages, as what reads it
+check  /bin/kill  procps     the same, as the program that the unit reloads with
 test   haproxy   haproxy       the tests of the PROXY protocol, as the proxy in front
 test   nginx     libnginx-mod-stream  the same, as one that shares its port with a web server
 test   tinyproxy  tinyproxy-bin  the tests of outgoing requests, as the proxy that they go through
@@ -35,6 +37,7 @@ test   ip        iproute2      the tests of the prober, for network namespaces w
 test   faketime  faketime      the tests of clock jumps, as what sets the server's clock
 test   chromium  chromium      the tests of WebSocket, as the browser that browsers' clients run in
 test   prometheus  prometheus  the tests of what derpprobe and derper tell it, with its promtool
+clean  mmdebstrap  mmdebstrap  the run of make check in a new Debian root
 END
 }
 
@@ -89,8 +92,8 @@ look() {
         build) need_build ;;
         go) need_go ;;
         lint) need_lint ;;
-        check | test) need_parts "$what" ;;
-        *) echo "usage: $0 build|go|lint|check|test ..." >&2; exit 2 ;;
+        check | test | clean) need_parts "$what" ;;
+        *) echo "usage: $0 build|go|lint|check|test|clean ..." >&2; exit 2 ;;
         esac
     done
 }
@@ -99,7 +102,7 @@ look() {
 may_install() {
     [ -n "$packages" ] && has apt-get || return 1
     [ "${APT:-}" = yes ] && return 0
-    case " $* " in *' test '*) [ -z "${APT:-}" ] && [ "$(id -u)" -eq 0 ] ;; *) return 1 ;; esac
+    case " $* " in *' test '* | *' clean '*) [ -z "${APT:-}" ] && [ "$(id -u)" -eq 0 ] ;; *) return 1 ;; esac
 }
 
 look "$@"

@@ -39,7 +39,8 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = verified()
-    assert (done.returncode, [line for line in done.stderr.splitlines() if str(file) in line]) == (0, [])
+    about_it = [line for line in done.stderr.splitlines() if str(file) in line]
+    assert (done.returncode, about_it) == (0, []), done.stderr
     file.write_text(ours.replace("WatchdogSec", "WatchdogSeconds"))
     assert "WatchdogSeconds" in verified().stderr  # it does look
 
