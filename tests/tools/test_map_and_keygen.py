@@ -123,3 +123,21 @@ def test_a_mesh_key_is_new_each_time_and_fits_its_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with OurDerper(tmp_path, flags=("-mesh-psk-file", str(file))) as relay:
         assert relay.alive()
+
+
+@pytest.mark.parametrize("issuer", ["itself", "an authority", "an authority with a chain"])
+def test_the_log_has_the_node_that_the_tool_writes(issuer: str, tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    if issuer != "itself":
+        authority = Authority(tmp_path)
+        authority.issue(certs, HOST)
+        if issuer.endswith("chain"):
+            with (certs / f"{HOST}.crt").open("ab") as bundle:
+                bundle.write(authority.file.read_bytes())
+    with OurDerper(tmp_path, tls=True) as relay:
+        (logged,) = relay.wait_for_log(r'(?m)^(\{"Name".*\})$').groups()
+        words = ("-certmode", "manual", "-hostname", HOST, "-certdir", str(certs), "-stun=false", "-http-port=-1")
+        node = node_of(*words, "-a", f"{HOST}:{relay.port}")
+    assert json.loads(logged) == node
+    assert (node["Name"], node["DERPPort"], node["STUNPort"]) == ("900a", relay.port, -1)
+    assert ("CertName" in node) == (issuer != "an authority with a chain"), "clients that pin reject intermediates"

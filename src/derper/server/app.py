@@ -92,7 +92,9 @@ class Server:
         self.challenges = Challenges(config.tls) if config.tls.mode is not CertMode.MANUAL else None
         self.listening = Listening(self.plane, config)
         self.certificates = (
-            Certificates(self.plane, config, self.identity, self.challenges) if config.serves_tls else None
+            Certificates(self.plane, config, self.identity, self.challenges, lambda: self.listening.port)
+            if config.serves_tls
+            else None
         )
         self._rates = ClientRates(self.plane, self.identity, config.relay)
         self._mesh = Mesh(self.plane, self.identity, config)

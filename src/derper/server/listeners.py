@@ -44,6 +44,13 @@ class Listening:
         self._config = config
         self._listeners: list[int] = []
 
+    @property
+    def port(self) -> int:
+        """Return the main listener's port; as configured, maybe 0, before it has started."""
+        main = self.sockets.get(MAIN)
+        port: int = self._config.listeners.main.port if main is None else main.getsockname()[1]
+        return port
+
     def start(self) -> None:
         """Accept connections and answer STUN from now on.
 

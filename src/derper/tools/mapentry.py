@@ -7,17 +7,17 @@ import json
 from dataclasses import replace
 from typing import Any, Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from derper.client.tls import pin_of
-from derper.config import HTTPS_PORT, CertMode, Config, Tls
+from derper import certname
+from derper.config import CertMode, Config, Tls
 from derper.errors import ConfigError
 from derper.host import files
-from derper.protocol.derpmap import STUN_PORT, Node, Region
+from derper.protocol.derpmap import Region
+from derper.server import mapnode
+from derper.server.certificates import pem
 from derper.server.certificates.manual import pair_of
 
-_CAPTIVE_PORT: Final = 80
 _EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which is nobody else's host
 
 
@@ -33,22 +33,8 @@ def entry(config: Config, region: Region, node_name: str) -> Region:
     port = config.listeners.main.port
     if config.serves_tls and port == 0:
         raise ConfigError("the kernel chooses the port of -a; give the one that clients are to come to")
-    node = Node(
-        name=node_name,
-        region_id=region.id,
-        host_name=tls.hostname,
-        cert_name=_pin(tls) if config.serves_tls else "",
-        derp_port=port if config.serves_tls and port != HTTPS_PORT else 0,
-        can_port_80=config.http_address is not None and config.listeners.http_port == _CAPTIVE_PORT,
-    )
-    address = config.listeners.main.host
-    if address is not None and address.is_global:
-        node = replace(node, ipv4=str(address)) if address.version == 4 else replace(node, ipv6=str(address))  # noqa: PLR2004
-    stun = config.listeners.stun_port
-    if stun != STUN_PORT:
-        node = replace(node, stun_port=stun or -1)
-    if not config.relay.enabled:
-        node = replace(node, stun_only=True)
+    pin = _pin(tls) if config.serves_tls else ""
+    node = mapnode.node_of(config, pin, port=port, region_id=region.id, name=node_name)
     return replace(region, nodes=(node,))
 
 
@@ -57,7 +43,7 @@ def remarks(config: Config) -> list[str]:
     said = []
     if not config.serves_tls:
         said.append("this server speaks plain HTTP: clients reach it only through a TLS proxy, taken to be on port 443")
-    if config.serves_tls and _is_self_signed(config.tls):
+    if config.serves_tls and _pin(config.tls):
         said.append("clients trust exactly this certificate: with another one the entry has to change")
     return said
 
@@ -86,24 +72,12 @@ def _yaml(value: Any) -> str:  # noqa: ANN401  what stands in a map
 
 
 def _pin(tls: Tls) -> str:
-    if not _is_self_signed(tls):
-        return ""
-    return pin_of(_leaf(tls).public_bytes(Encoding.DER))
-
-
-def _is_self_signed(tls: Tls) -> bool:
-    """Whether nobody vouches for the certificate, so that clients need the pin."""
+    """Return the pin by which clients trust the certificate; empty if a CA vouches for it."""
     if tls.mode is not CertMode.MANUAL:
-        return False
-    leaf = _leaf(tls)
-    return leaf.issuer == leaf.subject
-
-
-def _leaf(tls: Tls) -> x509.Certificate:
+        return ""
     path = pair_of(tls).certificate  # whoever asks need not be let read its key
     if not path.exists():
         raise ConfigError(f"there is no certificate {path} yet; start the server once, or put yours there")
-    try:
-        return x509.load_pem_x509_certificates(files.read(path, "the certificate"))[0]
-    except ValueError as error:
-        raise ConfigError(f"the certificate {path} is not one in PEM form, leaf first") from error
+    chain = pem.parse_chain(files.read(path, "the certificate"), path)
+    pem.check_leaf_is_first(chain, path, lambda certificate: certname.is_for(certificate, pem.host_of(tls)))
+    return mapnode.pin_for(tls, [certificate.public_bytes(Encoding.DER) for certificate in chain])

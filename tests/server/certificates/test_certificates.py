@@ -1,6 +1,5 @@
 """The files are made, and what we make is judged, by OpenSSL's own program."""
 
-import json
 import ssl
 import stat
 import subprocess
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from derper.config import Acme, CertMode, Tls
 from derper.errors import ConfigError
 from derper.server.certificates import manual, pem
-from derper.server.certificates.manual import derp_map_node, pair_of
+from derper.server.certificates.manual import pair_of
 from derper.server.certificates.pairs import Pair
 from derper.server.certificates.pem import Certificate
 
@@ -244,18 +243,6 @@ def test_half_of_an_ip_hosts_files_is_never_written_over(tmp_path: Path, suffix:
 
 def test_a_certificate_directory_that_cannot_be_made_is_one_sentence() -> None:
     assert "cannot be written" in refusal(Path("/proc/certs"), "192.0.2.1")
-
-
-def test_the_derp_map_node_is_ready_to_paste(tmp_path: Path) -> None:
-    made = load(tmp_path, "192.0.2.1")
-    node = derp_map_node(tls(tmp_path, "192.0.2.1"), made)
-    assert node == f'{{"Name":"custom","RegionID":900,"HostName":"192.0.2.1","CertName":"{made.pin}"}}'
-    assert json.loads(node)
-
-
-def test_a_host_with_a_name_needs_no_pin(tmp_path: Path) -> None:
-    make(tmp_path, "derp.test", "DNS:derp.test")
-    assert derp_map_node(tls(tmp_path, "derp.test"), load(tmp_path, "derp.test")) is None
 
 
 def test_no_key_is_in_its_text(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from derper.errors import ConfigError
 from derper.protocol.frames import SendPacket
 from derper.server.certificates import manual, pem
 from derper.server.certificates.acme.store import sec1
-from derper.server.certificates.manual import ManualFiles, derp_map_node
+from derper.server.certificates.manual import ManualFiles
 from derper.server.certificates.pairs import Pair
 from derper.server.certificates.pem import Certificate
 
@@ -44,7 +44,7 @@ class Files(ManualFiles):
         self.now = NOW
         self.shown: Certificate | None = None
         tls = Tls(CertMode.MANUAL, host, folder, Acme())
-        super().__init__(tls, self._note, lambda: self.now)
+        super().__init__(tls, self._note, lambda: self.now, lambda certificate: certificate.pin if tls.ip else "")
 
     def _note(self, _serves: Serves, certificate: Certificate | None) -> None:
         self.shown = certificate
@@ -217,7 +217,7 @@ async def test_the_next_self_signed_certificates_node_is_in_the_log(
     await files.look()
     pair = Pair.named(tmp_path, ADDRESS).next
     following = pem.load(pair.certificate, pair.key, ip_address(ADDRESS))
-    assert lines == [derp_map_node(Tls(CertMode.MANUAL, ADDRESS, tmp_path, Acme()), following)]
+    assert lines == [following.pin]
 
 
 async def test_an_operator_may_rename_the_next_self_signed_certificate_at_any_time(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ told long before it takes over.
 """
 
 import asyncio
-import json
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -53,14 +53,18 @@ _State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class ManualFiles:
-    """The certificate of one host, in its files."""
+    """The certificate of one host, in its files.
 
-    def __init__(self, tls: Tls, show: Show, clock: Clock) -> None:
+    `map_node` returns the node for the DERP map that the log prints, in one line; empty if clients need none.
+    """
+
+    def __init__(self, tls: Tls, show: Show, clock: Clock, map_node: Callable[[Certificate], str]) -> None:
         self._tls = tls
         self._host = pem.host_of(tls)
         self._serves = Serves.any_client() if tls.ip is not None else Serves.name(str(self._host))
         self._show = show
         self._clock = clock
+        self._map_node = map_node
         self._worker = Worker("certificate files")
         self._certificate: Certificate | None = None
         self._problem = ""
@@ -74,15 +78,13 @@ class ManualFiles:
         self._reload_serialized = Serialized(self._reload)
 
     async def load(self) -> None:
-        """Show the certificate, made if need be, and tell its pin."""
+        """Show the certificate, made if need be."""
         await self._run(partial(prepare, self._tls, self._clock()))
         await self.reload()
-        if self._certificate is not None and (node := derp_map_node(self._tls, self._certificate)) is not None:
-            _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
-            log.verbatim(node)
 
     def start(self) -> None:
-        """Look at the files every few seconds."""
+        """Log the node for the DERP map, now that the port is known, and look at the files every few seconds."""
+        self._log_node()
         self._looking = asyncio.get_running_loop().create_task(self._look_from_time_to_time())
 
     async def stop(self) -> None:
@@ -105,6 +107,15 @@ class ManualFiles:
         self._show(self._serves, certificate)
         self._certificate, self._seen, self._problem = certificate, state, ""
         return {"host": self._tls.hostname, "ends": certificate.ends, "pin": certificate.pin}
+
+    def _log_node(self) -> None:
+        if self._certificate is None or not (node := self._map_node(self._certificate)):
+            return
+        if self._certificate.self_signed:
+            _log.info("using a self-signed certificate; clients trust it by this node of their DERP map")
+        else:
+            _log.info("using a certificate from files; this is the node for the DERP map", pin=self._certificate.pin)
+        log.verbatim(node)
 
     def _may_replace(self, certificate: Certificate) -> bool:
         """Return whether a certificate with right dates, or as wrong as those of the present one, is offered."""
@@ -144,6 +155,7 @@ class ManualFiles:
             self._doubtful = state
         else:
             _log.info("the certificate's files have changed, serving the new one", **facts)
+            self._log_node()
 
     async def _see_to_the_next(self, ip: IPAddress, present: Certificate) -> None:
         now = self._clock()
@@ -173,7 +185,7 @@ class ManualFiles:
             or_when_renamed_to=self._pair.certificate,
             **{"from": self._pair.next.certificate},
         )  # fmt: skip
-        log.verbatim(derp_map_node(self._tls, following) or "")
+        log.verbatim(self._map_node(following))
 
     def _read(self) -> tuple[_State, Certificate]:
         state = _state_of(self._pair)
@@ -225,14 +237,6 @@ def prepare(tls: Tls, now: datetime) -> None:
     pair.mend(tls.ip)
     if not pair.exists():
         pair.write(*make_self_signed(tls.ip, now))
-
-
-def derp_map_node(tls: Tls, certificate: Certificate) -> str | None:
-    """The DERP map's node for clients that can trust this server by its pin alone; `None` where a CA vouches for it."""
-    if tls.ip is None or not certificate.self_signed:
-        return None
-    node = {"Name": "custom", "RegionID": 900, "HostName": tls.hostname, "CertName": certificate.pin}
-    return json.dumps(node, separators=(",", ":"))
 
 
 def make_self_signed(ip: IPAddress, now: datetime) -> tuple[bytes, bytes]:

@@ -84,7 +84,7 @@ def load(certificate_path: Path, key_path: Path, host: Host) -> Certificate:
 
 def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path | str, host: Host) -> Certificate:
     """Make one of a chain in PEM and the key of its leaf; errors say whence they came."""
-    leaf, *others = _parse_chain(chain, chain_from)
+    leaf, *others = parse_chain(chain, chain_from)
     if not _belongs_to(key, leaf):
         check_leaf_is_first([leaf, *others], chain_from, lambda certificate: _belongs_to(key, certificate))
         raise ConfigError(f"the private key {key_from} is not that of the certificate {chain_from}")
@@ -121,7 +121,12 @@ def check_dates(certificate: Certificate, path: Path | str, now: datetime, remed
         raise ConfigError(f"{path}: {problem}; {remedy if now > certificate.ends else CHECK_CLOCK}")
 
 
-def _parse_chain(data: bytes, source: Path | str) -> list[x509.Certificate]:
+def parse_chain(data: bytes, source: Path | str) -> list[x509.Certificate]:
+    """Return the certificates in PEM, at least one.
+
+    Raises:
+        ConfigError: there is none, or one is malformed.
+    """
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError as error:

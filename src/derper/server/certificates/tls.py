@@ -6,7 +6,7 @@ never takes the place of one that it can.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -23,6 +23,7 @@ from derper.errors import ConfigError
 from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.protocol import metacert
 from derper.protocol.keys import NodePublic
+from derper.server import mapnode
 from derper.server.certificates import pem
 from derper.server.certificates.challenges import Challenges
 from derper.server.certificates.manual import ManualFiles
@@ -71,11 +72,11 @@ class Certificates:
         config: Config,
         identity: Identity,
         challenges: Challenges | None,
-        clock: Clock = utc_now,
+        main_port: Callable[[], int],
     ) -> None:
         self._plane = plane
         self._server_key = identity.public
-        self._clock = clock
+        self._clock: Clock = utc_now
         self._hostname = config.tls.hostname
         self._shown: dict[Serves, Certificate] = {}
         self._meta = b""
@@ -84,12 +85,14 @@ class Certificates:
         self._looking: asyncio.Task[None] | None = None
         self._source: Source
         if config.tls.mode is CertMode.MANUAL:
-            self._source = ManualFiles(config.tls, self.show, clock)
+            self._source = ManualFiles(
+                config.tls, self.show, self._clock, lambda shown: mapnode.line(config, shown.chain, main_port())
+            )
         else:
             # Late, because its libraries are a good part of all that is loaded, and manual files need none of them.
             from derper.server.certificates.acme.issuer import Issuer  # noqa: PLC0415
 
-            self._source = Issuer(config, self.show, challenges, clock)
+            self._source = Issuer(config, self.show, challenges, self._clock)
 
     async def load(self) -> None:
         """Show the certificates that there are.
