@@ -76,11 +76,13 @@ async def test_not_a_packet_is_lost_while_the_certificate_is_renewed(
             for _ in range(2):
                 await until(server, is_other_than(certificates_of(server).status()[0]))
                 seen.add((await leaf(server, context=pebble.context())).serial_number)
+            while talk.sent <= 1_000:  # noqa: ASYNC110  a slow machine needs longer than the renewals take
+                await asyncio.sleep(0.05)
             talk.end()
             await talking
     sys.stdout.write(f"renewals: {len(seen) - 1}, packets: {talk.received}\n")  # shown by pytest -rP
     assert len(seen) == 3
-    assert talk.received == talk.sent > 1_000
+    assert talk.received == talk.sent
     assert talk.lost == 0
 
 
