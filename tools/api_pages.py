@@ -21,14 +21,14 @@ PAGES: Final = {"derper.client": DOCS / "client-api.md", "derper.protocol": DOCS
 HEADS: Final = {
     "derper.client": """# The client: reference
 
-Every name that `derper.client` exports. [A DERP client for Python](client.md) says how to use them. Written by
-`tools/api_pages.py` from the docstrings.
+This page lets you look up each name that `derper.client` exports. [A DERP client for Python](client.md) shows how to
+use them. `tools/api_pages.py` writes this page from the docstrings.
 """,
     "derper.protocol": """# The protocol library: reference
 
-Every name that `derper.protocol` exports: DERP as bytes, without I/O, clock or random numbers. A client or a server can
-be built from it; [protocol/](protocol/README.md) describes the wire. Written by `tools/api_pages.py` from the
-docstrings.
+This page lets you look up each name that `derper.protocol` exports. The package converts between DERP's messages and
+bytes, without I/O, clock or random numbers, for clients and servers. [protocol/](protocol/README.md) describes the wire
+format. `tools/api_pages.py` writes this page from the docstrings.
 """,
 }
 

@@ -19,9 +19,11 @@ REFERENCE: Final = generated.ROOT / "docs" / "protocol" / "cli.md"
 
 HEAD: Final = """# All flags
 
-Written by `tools/flags_page.py` from the tables that the programs read. Flags take Go's forms: `-name value`,
-`-name=value`, with one dash or two; booleans `-name` or `-name=false`. The settings file of `-settings` takes the same
-names. Those marked *ours* are not the reference's: [From Go's derper and back](from-go.md).
+This page lets you look up each flag. Flags have Go's forms: `-name value` or `-name=value`, with one dash or two.
+Booleans are `-name` or `-name=false`. The settings file of `-settings` has the same names. *Ours* marks flags that Go's
+programs do not have ([From Go's derper and back](from-go.md)).
+
+`tools/flags_page.py` writes this page from the tables in the programs.
 """
 
 

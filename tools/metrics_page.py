@@ -20,10 +20,14 @@ REFERENCE: Final = generated.ROOT / "docs" / "protocol" / "metrics.md"
 
 HEAD: Final = """# All metrics
 
-Written by `tools/metrics_page.py` from the definitions of the families that the programs show at `/debug/varz`
-([who may see that](protocol/http.md)). Alerts and a dashboard that use them:
-[packaging/monitoring](../packaging/monitoring/README.md). *Untyped* ones have no `# TYPE` line, as in the reference.
-Those marked *ours* are not the reference's. A probe's samples have those of the labels that say something of it.
+This page lets you look up each metric of `/debug/varz` ([access rules](protocol/http.md#debug-access)).
+[packaging/monitoring](../packaging/monitoring/README.md) has alerts and a dashboard that use them.
+
+- *Ours* marks metrics that Go's programs do not have.
+- *Untyped* metrics have no `# TYPE` line, as in Go's programs.
+- A sample of a probe has only the labels that apply to the probe.
+
+`tools/metrics_page.py` writes this page from the definitions in the programs.
 """
 
 
