@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, cast
 
+from slowcallbacks import none_is_slow
+
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import config_from
@@ -92,12 +94,15 @@ async def connect(server: Server, *, source: str = "127.0.0.1") -> tuple[asyncio
 @asynccontextmanager
 async def serving(config: Config, *, rtt_interval: float = 10.0, shards: int = 2) -> AsyncIterator[Server]:
     config = replace(config, relay=replace(config.relay, shards=shards))
-    async with app.Server(config, lambda: config, rtt_interval=rtt_interval) as parts:
-        server = Server(parts, int(parts.listening.address.rpartition(":")[2]), config.serves_tls, config.tls.hostname)
-        yield server
-        for out in server.connections:
-            out.close()
-        await asyncio.gather(*(out.wait_closed() for out in server.connections), return_exceptions=True)
+    with none_is_slow():
+        async with app.Server(config, lambda: config, rtt_interval=rtt_interval) as parts:
+            server = Server(
+                parts, int(parts.listening.address.rpartition(":")[2]), config.serves_tls, config.tls.hostname
+            )
+            yield server
+            for out in server.connections:
+                out.close()
+            await asyncio.gather(*(out.wait_closed() for out in server.connections), return_exceptions=True)
 
 
 @dataclass

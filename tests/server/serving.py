@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from derpwire import HOST, SECONDS, Door
+from slowcallbacks import slow_callbacks
 
 from derper.protocol.keys import MeshKey, NodePrivate
 from derper.server.identity import key_file_bytes
@@ -195,9 +196,12 @@ class Server:
             raise ServerError(f"the server had ended with {self.process.returncode} before:\n{self.log()[-4000:]}")
         self.process.send_signal(how)
         try:
-            return self.exit_code()
+            code = self.exit_code()
         finally:
             self.kill()
+        slow = slow_callbacks(self.log())  # only a tuned server logs them
+        assert not slow, slow
+        return code
 
     def kill(self) -> None:
         if self._process is not None:

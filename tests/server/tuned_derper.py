@@ -5,7 +5,8 @@
 The first word sets defaults of the data plane's settings, in JSON; beside those
     "bug_for": a public key in hex, at whose login there is a bug.
 SIGUSR1 makes the first shard fail as a bug would. SIGUSR2 writes a line `counted {...}` to the log: counters, drops,
-census, and on which shard each key's last connection lives. All else is the program as it is.
+census, and on which shard each key's last connection lives. asyncio logs callbacks that take long.
+All else is the program as it is.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from slowcallbacks import watch_loop
 
 from derper import log
 from derper.cli.derper import main
@@ -35,6 +38,7 @@ class TunedPlane(DataPlane):
 
     def start(self, on_event: Callable[[Event], None]) -> None:
         self._keys, self._shards = {}, {}
+        watch_loop()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, self.panic, 0)
         loop.add_signal_handler(signal.SIGUSR2, self._tell)
