@@ -13,7 +13,7 @@ export PYO3_PYTHON := $(CURDIR)/$(PY)
 
 LOCKED := $(VENV)/locked
 EXTENSION := src/derper/dataplane/_native.abi3.so
-STEPPING := tests/switchboard/_stepping.abi3.so
+SIM := tests/switchboard/_sim.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 GO_MODULES := $(dir $(wildcard tests/interop/*/go.mod))
 PYTEST_FLAGS ?= --tb=short
@@ -54,9 +54,9 @@ hostile: $(EXTENSION) ## attack our relay and the Go server beside a victim, and
 	@tools/needs.sh go test
 	DERPER_ATTACK_GO=yes DERPER_ATTACK_SECONDS=$${DERPER_ATTACK_SECONDS:-3} $(PY) -m pytest tests/hostile $(PYTEST_FLAGS)
 
-extensions: $(EXTENSION) $(STEPPING) ## build the extension, and the data plane that tests drive step by step
+extensions: $(EXTENSION) $(SIM) ## build the extension, and the data plane that tests drive step by step
 
-histories: $(EXTENSION) $(STEPPING) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
+histories: $(EXTENSION) $(SIM) ## tell the switchboard and its model many more histories: DERPER_HISTORIES=300000
 	DERPER_HISTORIES=$${DERPER_HISTORIES:-300000} $(PY) -m pytest tests/switchboard $(PYTEST_FLAGS)
 
 loom: $(LOCKED) ## try every order in which two shards can meet over a mailbox: a build of its own
@@ -102,7 +102,7 @@ lock: $(LOCKED) ## write requirements/ anew from pyproject.toml
 	tools/lock.sh $(LOCK_FLAGS)
 
 clean: ## remove all that was made here
-	rm -rf $(VENV) .cache target dist $(EXTENSION) $(STEPPING) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache target dist $(EXTENSION) $(SIM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests bench examples tools -name __pycache__ -prune -exec rm -rf {} +
 
 IN_VENV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -119,9 +119,9 @@ $(EXTENSION): $(LOCKED) $(RUST) pyproject.toml
 # The data plane for tests: optimised as in the wheel, with every check on.
 CHECKED := --config 'profile.release.package.relay.overflow-checks=true' \
 	--config 'profile.release.package.relay.debug-assertions=true'
-$(STEPPING): $(LOCKED) $(RUST)
-	cargo build --locked --release --package derper-stepping $(CHECKED)
-	install $(CARGO_TARGET_DIR)/release/lib_stepping.so $@
+$(SIM): $(LOCKED) $(RUST)
+	cargo build --locked --release --package derper-sim $(CHECKED)
+	install $(CARGO_TARGET_DIR)/release/lib_sim.so $@
 
 $(LOCKED): requirements/dev.txt
 	@PYTHON=$(PYTHON) tools/needs.sh build

@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from derper.cli import flags
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
 from derper.config import (
     AcceptLimit,
     Admission,
@@ -35,7 +35,7 @@ PORTS = st.integers(0, 65535)
 
 
 def config(*words: str, environ: dict[str, str] | None = None, root: bool = True) -> Config:
-    surroundings = Surroundings({"HOME": "/nowhere/home", **(environ or {})}, is_root=root, cores=6)
+    surroundings = Environment({"HOME": "/nowhere/home", **(environ or {})}, is_root=root, cores=6)
     return config_from(parse(DERPER_FLAGS, words), surroundings)
 
 
@@ -309,7 +309,7 @@ def test_shards_are_one_a_core_unless_the_environment_or_the_flag_says_otherwise
 def test_a_quarter_of_the_memory_may_wait_unless_the_flag_says_otherwise() -> None:
     assert config().relay.max_queued_bytes == 1 << 30
     assert config("-max-queued-bytes", "2000000").relay.max_queued_bytes == 2_000_000
-    assert Surroundings.of_this_process().memory > 1 << 27
+    assert Environment.of_this_process().memory > 1 << 27
 
 
 def test_a_part_of_the_memory_is_for_routes() -> None:
@@ -385,7 +385,7 @@ def test_the_environment_is_read_into_types() -> None:
 )
 def test_an_invalid_variable_of_the_machine_is_a_warning_and_has_no_effect(name: str, text: str) -> None:
     def made(environ: dict[str, str]) -> tuple[Config, list[str]]:
-        surroundings = Surroundings({"HOME": "/nowhere/home", **environ}, is_root=True, cores=6)
+        surroundings = Environment({"HOME": "/nowhere/home", **environ}, is_root=True, cores=6)
         return config_from(parse(DERPER_FLAGS, ()), surroundings), list(surroundings.ignored.values())
 
     usual, no_warnings = made({})

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from derper.cli import ineffective
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.ineffective import RULES
 from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
 
 HOST, KEYS = "127.0.0.1", "/keys"
 URL = "https://verify.example.com/"
@@ -75,7 +75,7 @@ CASES = (
 
 def warnings(*words: str, **environ: str) -> list[str]:
     line = parse(DERPER_FLAGS, ("-a=127.0.0.1:0", *words) if "-dev" not in words else words)
-    config = config_from(line, Surroundings(environ, is_root=True, cores=2))
+    config = config_from(line, Environment(environ, is_root=True, cores=2))
     return list(ineffective.warnings(line, config, environ))
 
 

@@ -1,4 +1,4 @@
-"""What the data plane itself does with a connection before anybody decides: asked over real sockets, at the seam."""
+"""What the data plane itself does with a connection before anybody decides: asked over real sockets, at the planes."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import socket
 import ssl
 from ipaddress import ip_address
 
-from seam import LOCAL, NONE, OTHER_LOCAL, REQUEST, certificate, seam, shown
+from planes import LOCAL, NONE, OTHER_LOCAL, REQUEST, certificate, seam, shown
 
 from derper.dataplane import Closed, Data, Drained, Head, HeadTooLarge, Serves, Unserved
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from seam import LOCAL, OTHER_LOCAL, REQUEST, Seam, certificate, seam
+from planes import LOCAL, OTHER_LOCAL, REQUEST, Seam, certificate, seam
 
 from derper.dataplane import Closed, Head, Serves
 

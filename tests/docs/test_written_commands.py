@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 from authority import Authority
-from derpwire import HOST, Client, Door, Wire
+from derpwire import HOST, Client, RelayAddress, Wire
 from live import config_of, serving
 from probed import ProbedRegion, derpprobe, started
 from running import inline
@@ -18,11 +18,11 @@ from verifier import ALLOW, REFUSE, Question, always, at_a_socket, at_a_url, htt
 from written import PAGES, all_commands, commands, here, mentioned_flags, snippets, the_command
 
 from derper.cli import probing
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.probing import DERPPROBE_FLAGS
 from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
 from derper.cli.tools import TOOLS
 from derper.client import DerpClient
 from derper.protocol.derpmap import DerpMap
@@ -30,8 +30,8 @@ from derper.protocol.derpmap import DerpMap
 NAME: Final = "derp.example.com"
 
 
-def surroundings(folder: Path) -> Surroundings:
-    return Surroundings({"HOME": str(folder)}, is_root=True, cores=2)
+def surroundings(folder: Path) -> Environment:
+    return Environment({"HOME": str(folder)}, is_root=True, cores=2)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ async def test_a_controllers_url(answer: bytes, tmp_path: Path) -> None:
 def test_a_relay_behind_a_tcp_proxy_takes_nobody_without_its_header(tmp_path: Path) -> None:
     Authority(tmp_path).issue(tmp_path, NAME)
     with as_a_server("docs/behind-a-proxy.md", "-proxy-protocol", folder=tmp_path, more=("-tls", "on")) as server:
-        with Door(server.port).connect() as stranger:
+        with RelayAddress(server.port).connect() as stranger:
             stranger.send(b"\x16\x03\x01")
             assert stranger.rest() == b""
         server.logged("proxy_header")
@@ -163,7 +163,7 @@ def test_a_relay_with_a_ca_that_is_away_starts_and_says_so(tmp_path: Path) -> No
     with as_a_server("docs/certificates.md", "-c", folder=tmp_path, more=away) as server:
         server.logged(r"cannot.*certificate|certificate.*(again|failed)")
         with pytest.raises(ssl.SSLError, match=r"(?i)alert|unrecognized"):
-            Door(server.port, ssl.create_default_context()).connect()
+            RelayAddress(server.port, ssl.create_default_context()).connect()
 
 
 def test_the_units_command_line_serves_in_an_empty_environment(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_relay_with_files_of_ones_own(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue(tmp_path, NAME)
     with as_a_server("docs/certificates.md", "manual", folder=tmp_path, more=("-tls", "on", "-http-port=-1")) as server:
-        tcp = Door(server.port).tcp()
+        tcp = RelayAddress(server.port).tcp()
         with Client(Wire(client_context(authority.file).wrap_socket(tcp, server_hostname=NAME))) as client:
             client.upgrade()
             client.log_in()

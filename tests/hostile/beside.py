@@ -36,7 +36,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from derpwire import Door
+from derpwire import RelayAddress
 from relays import GoDerper, OurDerper, Relay, RelayError
 from victim import Figures, context_of
 
@@ -74,14 +74,14 @@ class Target:
     mesh_key: MeshKey | None
 
     @property
-    def door(self) -> Door:
+    def door(self) -> RelayAddress:
         """The relay's port, with TLS as the row's wire has it."""
-        return Door(self.relay.port, context_of(tls_version(self.wire)))
+        return RelayAddress(self.relay.port, context_of(tls_version(self.wire)))
 
     @property
-    def raw_door(self) -> Door:
+    def raw_door(self) -> RelayAddress:
         """The relay's port without TLS."""
-        return Door(self.relay.port)
+        return RelayAddress(self.relay.port)
 
     @property
     def is_ours(self) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from derpwire import HOST, Client, Door, Wire
+from derpwire import HOST, Client, RelayAddress, Wire
 
 from derper.protocol.upgrade import upgrade_request
 
@@ -29,40 +29,40 @@ class Opened:
     drip: bytes = b""
 
 
-Opening = Callable[[Door], Opened]
+Opening = Callable[[RelayAddress], Opened]
 
 
-def no_byte(door: Door) -> Opened:
+def no_byte(door: RelayAddress) -> Opened:
     return Opened(Wire(door.tcp()))
 
 
-def half_a_client_hello(door: Door) -> Opened:
+def half_a_client_hello(door: RelayAddress) -> Opened:
     hello = client_hello(door)
     return _sent(door, hello[: len(hello) // 2])
 
 
-def client_hello_byte_by_byte(door: Door) -> Opened:
+def client_hello_byte_by_byte(door: RelayAddress) -> Opened:
     return Opened(Wire(door.tcp()), client_hello(door))
 
 
-def after_the_server_hello(door: Door) -> Opened:
+def after_the_server_hello(door: RelayAddress) -> Opened:
     opened = _sent(door, client_hello(door))
     opened.wire.some()
     return opened
 
 
-def after_the_handshake(door: Door) -> Opened:
+def after_the_handshake(door: RelayAddress) -> Opened:
     return Opened(door.connect())
 
 
-def half_a_head(door: Door) -> Opened:
+def half_a_head(door: RelayAddress) -> Opened:
     request = upgrade_request(HOST)
     opened = Opened(door.connect(), request[len(request) // 2 : -1])
     opened.wire.send(request[: len(request) // 2])
     return opened
 
 
-def half_a_login_frame(door: Door) -> Opened:
+def half_a_login_frame(door: RelayAddress) -> Opened:
     client = Client(door.connect())
     client.upgrade()
     frame = client.client_info()
@@ -70,7 +70,7 @@ def half_a_login_frame(door: Door) -> Opened:
     return Opened(client.wire, frame[len(frame) // 2 : -1])
 
 
-def the_wrong_login(door: Door) -> Opened:
+def the_wrong_login(door: RelayAddress) -> Opened:
     """Log in with a box that the server cannot open: the costliest refusal."""
     client = Client(door.connect())
     client.upgrade()
@@ -92,12 +92,12 @@ TLS_STAGES: Final[tuple[Opening, ...]] = (
 )
 
 
-def stages_of(door: Door) -> tuple[Opening, ...]:
+def stages_of(door: RelayAddress) -> tuple[Opening, ...]:
     """Return the stages that there are with or without TLS."""
     return PLAIN_STAGES if door.tls is None else TLS_STAGES
 
 
-def client_hello(door: Door) -> bytes:
+def client_hello(door: RelayAddress) -> bytes:
     """Return a new ClientHello record."""
     assert door.tls is not None
     out = ssl.MemoryBIO()
@@ -132,7 +132,7 @@ def hold(opened: Iterable[Opened], seconds: float) -> list[float | None]:
     return ended
 
 
-def _sent(door: Door, data: bytes) -> Opened:
+def _sent(door: RelayAddress, data: bytes) -> Opened:
     wire = Wire(door.tcp())
     wire.send(data)
     return Opened(wire)

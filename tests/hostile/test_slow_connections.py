@@ -5,7 +5,7 @@ from itertools import cycle
 
 import pytest
 from beside import MEGABYTE, TLS_WIRES, WIRES, Beside, Target, Wire, for_seconds
-from derpwire import Door
+from derpwire import RelayAddress
 from stages import hold, stages_of, the_wrong_login
 from victim import context_of
 
@@ -20,7 +20,7 @@ def test_connections_held_at_each_stage(beside: Beside) -> None:
     """With both versions of TLS at once, as their deadlines take half a minute."""
 
     def attack(target: Target) -> str:
-        doors = [Door(target.relay.port, context_of(version)) for version in ("1.2", "1.3")]
+        doors = [RelayAddress(target.relay.port, context_of(version)) for version in ("1.2", "1.3")]
         held = [(stage, stage(door)) for door in doors for stage in stages_of(door) for _ in range(EACH)]
         ended = hold([opened for _, opened in held], OURS_SECONDS if target.is_ours else GO_SECONDS)
         left = Counter(stage.__name__ for (stage, _), at in zip(held, ended, strict=True) if at is None)
@@ -30,7 +30,7 @@ def test_connections_held_at_each_stage(beside: Beside) -> None:
         open_ = "; ".join(f"{count} open at {stage.replace('_', ' ')}" for stage, count in left.items())
         return f"the last one closed after {last:.0f} s" if not left else f"after {GO_SECONDS:.0f} s: {open_}"
 
-    count = 2 * EACH * len(stages_of(Door(0, context_of("1.3"))))
+    count = 2 * EACH * len(stages_of(RelayAddress(0, context_of("1.3"))))
     ours = beside(f"{count} connections held at each of 7 stages, TLS 1.2 and 1.3", attack).ours
     ours.is_unharmed()
     assert ours.grown < 8 * MEGABYTE + count * PER_CONNECTION

@@ -165,7 +165,7 @@ def test_the_architecture_names_every_event_and_command_of_the_seam() -> None:
         "counters",
         "stun_counters",
         "drops",
-        "census",
+        "table_counts",
         "pulse",
         "members",
         "audit",

@@ -12,7 +12,7 @@ UNSAFE_LINES = 300
 MOST_RUST = 0.60
 
 # Folders of Rust that no wheel holds anything of.
-TEST_FOLDERS = {"stepping", "fuzz", "loom", "tests"}
+TEST_FOLDERS = {"sim", "fuzz", "loom", "tests"}
 # A module for tests alone: in the file, or, when it ends with a semicolon, in files of its own.
 TEST_MODULE = re.compile(
     r"^#\[cfg\((?:test|any\(test, .*\))\)\]\n(?:#\[.*\]\n)*(?:pub(?:\(crate\))? )?mod (\w+)( \{|;)$", re.MULTILINE

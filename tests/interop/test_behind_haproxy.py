@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from derpwire import HOST, SECONDS, Client, Door, Wire
+from derpwire import HOST, SECONDS, Client, RelayAddress, Wire
 from httpwire import read_answer, request
 from relays import free_port
 from serving import Server
@@ -148,7 +148,7 @@ def test_who_comes_from_this_machine_sees_the_debug_pages_and_who_has_no_address
 def refused(behind: Behind, port: int, first: bytes) -> None:
     """Expect that a connection that begins like this is ended in order, and that the log says why."""
     since = behind.server.mark()
-    with Door(port).connect() as wire:
+    with RelayAddress(port).connect() as wire:
         wire.send(first)
         assert wire.rest() == b""
     behind.server.logged("reason=proxy_header", since)

@@ -13,7 +13,7 @@ from typing import Final, Self
 from urllib.request import urlopen
 
 import pytest
-from derpwire import SECONDS, Client, Door, new_key
+from derpwire import SECONDS, Client, RelayAddress, new_key
 from relays import GoDerper, OurDerper, Relay
 
 from derper.protocol.frames import ClosePeer, ForwardPacket, NotePreferred, SendPacket, WatchConns
@@ -36,7 +36,7 @@ class Company:
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self._door = Door(relay.port)
+        self._door = RelayAddress(relay.port)
         self._names: dict[NodePublic, str] = {}
         self._here: list[Client] = []
         self._was = self.samples()

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from derpwire import Client, Door
+from derpwire import Client, RelayAddress
 from realclient import check
 from relays import HOST, OurDerper, free_port
 from serving import client_context
@@ -93,7 +93,7 @@ def bytes_sent(relay: OurDerper) -> int:
 
 def problem_of(relay: OurDerper, private: NodePrivate) -> str | None:
     """What a client with this key is told; None when it may stay."""
-    with Client(Door(relay.port, client_context(relay.certificate)).connect(), private) as client:
+    with Client(RelayAddress(relay.port, client_context(relay.certificate)).connect(), private) as client:
         client.upgrade()
         client.wire.send(client.client_info())
         first = client.frame()
@@ -143,7 +143,7 @@ def test_a_tailscaled_says_who_may_connect_and_its_restart_is_ridden_out(tailnet
         told = "this relay does not take this device: the relay's tailnet does not know it"
         assert problem_of(relay, stranger) == told
         relay.wait_for_log(rf'"peer {stranger.public()} not authorized \(not found in local tailscaled\)"')
-        with Client.join(Door(relay.port, context), known) as staying:
+        with Client.join(RelayAddress(relay.port, context), known) as staying:
             staying.ping()
             alpha.stop()
             assert problem_of(relay, known) is None  # by what was said before

@@ -29,7 +29,7 @@ class CountedPlane(DataPlane):
 
     def _tell(self) -> None:
         drops = {f"{drops.reason} {drops.kind}": drops.packets for drops in self.drops()}
-        log.verbatim("counted " + json.dumps(self.counters() | self.census()._asdict() | {"drops": drops}))
+        log.verbatim("counted " + json.dumps(self.counters() | self.table_counts()._asdict() | {"drops": drops}))
 
 
 def tune(settings: dict[str, dict[str, Any]]) -> None:

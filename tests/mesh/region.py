@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final, Self
 
 from authority import Authority
-from derpwire import HOST, SECONDS, Client, Door, WireError
+from derpwire import HOST, SECONDS, Client, RelayAddress, WireError
 from relays import GoDerper, free_port
 from serving import Server, client_context
 
@@ -96,7 +96,7 @@ class GoNode(GoDerper):
         flags = ("-mesh-psk-file", str(mesh_key), "-mesh-with", mesh_with, "-hostname", hostname, *flags)
         super().__init__(folder, tls=True, flags=flags, env={"SSL_CERT_FILE": str(authority.file)})
         self.port = port
-        self.door = Door(port, client_context(folder / "certs" / f"{hostname}.crt"))
+        self.door = RelayAddress(port, client_context(folder / "certs" / f"{hostname}.crt"))
 
     def start(self) -> None:
         """Start it, always on the same port."""

@@ -162,7 +162,7 @@ def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Pat
 
 def test_a_flood_of_silent_connections_does_not_shut_another_node_out(fake: FakeNode, tmp_path: Path) -> None:
     """Each connection of the flood has an address of its own, so by its address alone the node would lose its own."""
-    with ours_beside(fake, tmp_path, max_introducing=PLACES) as ours, fake.link(), ExitStack() as stack:
+    with ours_beside(fake, tmp_path, max_before_login=PLACES) as ours, fake.link(), ExitStack() as stack:
         slow = stack.enter_context(ours.raw_door.tcp())
         for n in range(5 * PLACES):
             flood = socket.create_connection((HOST, ours.port), SECONDS, (f"127.0.2.{1 + n}", 0))

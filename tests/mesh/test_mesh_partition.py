@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from authority import Authority
-from derpwire import Client, Door
+from derpwire import Client, RelayAddress
 from region import OurNode
 from relays import free_port
 from serving import client_context
@@ -45,7 +45,7 @@ class Cable:
         )  # fmt: skip
         context = client_context(authority.file)
         context.check_hostname = False  # its clients are on its own machine
-        self.door = Door(ports[0], context)
+        self.door = RelayAddress(ports[0], context)
 
     def lay(self) -> None:
         ip("link", "add", self.end, "type", "veth", "peer", "name", "far", "netns", self.namespace)

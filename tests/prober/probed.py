@@ -20,9 +20,9 @@ from authority import Authority
 from region import MESH_KEY, GoNode, Node, OurNode
 from relays import HOST, free_port
 
+from derper.cli.environment import Environment
 from derper.cli.goflags import parse
 from derper.cli.probing import DERPPROBE_FLAGS, config_from
-from derper.cli.surroundings import Surroundings
 from derper.prober.app import probe_once
 from derper.prober.clients import Keys
 from derper.prober.config import ProberConfig
@@ -113,7 +113,7 @@ def map_file(folder: Path, nodes: Sequence[dict[str, Any]]) -> str:
 def config_of(roots: Path | None, *flags: str) -> ProberConfig:
     """A configuration as the program makes it."""
     variables = {} if roots is None else {"SSL_CERT_FILE": str(roots)}
-    return config_from(parse(DERPPROBE_FLAGS, flags), Surroundings(variables, is_root=False, cores=2))
+    return config_from(parse(DERPPROBE_FLAGS, flags), Environment(variables, is_root=False, cores=2))
 
 
 async def verdicts(config: ProberConfig) -> dict[str, str]:

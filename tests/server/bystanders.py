@@ -6,7 +6,7 @@ They are put beside a client that misbehaves, or a server in trouble: whatever h
 import threading
 from typing import Final, Self
 
-from derpwire import SECONDS, Client, Door
+from derpwire import SECONDS, Client, RelayAddress
 
 _IN_FLIGHT: Final = 4
 _PAUSE: Final = 0.001  # between two rounds, so that the machine has time for what is tested
@@ -16,7 +16,7 @@ _SIZES: Final = (8, 62, 1_200, 9_000)
 class Bystanders:
     """A pair that exchanges numbered packets from the block's begin to its end."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: RelayAddress) -> None:
         self._pair = (Client.join(door), Client.join(door))
         self._changed = threading.Condition()
         self._rounds = 0

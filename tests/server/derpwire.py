@@ -42,7 +42,7 @@ class WireError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Door:
+class RelayAddress:
     """Where a server listens, and how TLS is spoken there."""
 
     port: int
@@ -165,7 +165,7 @@ class Client:
     @classmethod
     def join(
         cls,
-        door: Door,
+        door: RelayAddress,
         key: NodePrivate | None = None,
         info: ClientInfo | None = None,
         receive_buffer: int | None = None,

@@ -11,10 +11,10 @@ from typing import Self, cast
 
 from slowcallbacks import none_is_slow
 
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
 from derper.config import Config
 from derper.dataplane import DataPlane, Remote
 from derper.protocol import ClientInfo, FrameReader, LoginBox, NodePrivate, NodePublic, RawFrame, ServerKey
@@ -31,7 +31,7 @@ SECONDS = 20.0  # until something that has to happen is given up
 def config_of(folder: Path, *flags: str, **environ: str) -> Config:
     """A configuration as the program makes it; the listener's port is the kernel's choice."""
     words = ("-c", str(folder / "derper.key"), "-a", "127.0.0.1:0", "-stun=false", "-http-port=-1", *flags)
-    return config_from(parse(DERPER_FLAGS, words), Surroundings(environ, is_root=False, cores=2))
+    return config_from(parse(DERPER_FLAGS, words), Environment(environ, is_root=False, cores=2))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from derpwire import HOST, SECONDS, Door
+from derpwire import HOST, SECONDS, RelayAddress
 from slowcallbacks import slow_callbacks
 
 from derper.protocol.keys import MeshKey, NodePrivate
@@ -94,7 +94,7 @@ class Server:
         self._lines: list[str] = []
         self._said = threading.Condition()
         self._ended = False
-        self._door: Door | None = None
+        self._door: RelayAddress | None = None
 
     def start(self) -> Self:
         """Start it; returns when it serves."""
@@ -126,10 +126,10 @@ class Server:
         return int(self.logged(r"event=serving .*address=\S+:(\d+)")[1])
 
     @property
-    def door(self) -> Door:
+    def door(self) -> RelayAddress:
         """Where clients come in, who trust the certificate that it has by then."""
         if self._door is None:
-            self._door = Door(self.port, client_context(self.certificate) if self._tls else None)
+            self._door = RelayAddress(self.port, client_context(self.certificate) if self._tls else None)
         return self._door
 
     def new_context(self) -> ssl.SSLContext:
@@ -137,9 +137,9 @@ class Server:
         return client_context(self.certificate)
 
     @property
-    def raw_door(self) -> Door:
+    def raw_door(self) -> RelayAddress:
         """The same without TLS, whatever is spoken there."""
-        return Door(self.port)
+        return RelayAddress(self.port)
 
     def mark(self) -> int:
         """Say where the log ends now: a place to look on from."""

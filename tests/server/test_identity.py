@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
 from derper.config import Mesh, MeshPeer, TrustedRoots
 from derper.errors import ConfigError, ProtocolError
 from derper.protocol.keys import MeshKey, NodePrivate
@@ -32,7 +32,7 @@ def quiet() -> Iterator[None]:
 
 
 def load(*words: str, **environ: str) -> Identity:
-    return Identity.load(config_from(parse(DERPER_FLAGS, words), Surroundings(environ, is_root=False, cores=1)))
+    return Identity.load(config_from(parse(DERPER_FLAGS, words), Environment(environ, is_root=False, cores=1)))
 
 
 def refusal(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bystanders import Bystanders
-from derpwire import HOST, SECONDS, Client, Door
+from derpwire import HOST, SECONDS, Client, RelayAddress
 from serving import Server
 
 from derper.errors import ConfigError
@@ -284,7 +284,7 @@ def test_who_is_limited_or_fights_with_a_twin_is_told_and_told_when_it_is_over(t
 
 
 def test_connections_of_one_byte_shut_no_new_client_out_and_cost_the_connected_ones_nothing(tmp_path: Path) -> None:
-    with Server(tmp_path, tuning={"max_introducing": 20}, tls=True) as server, Bystanders(server.door) as bystanders:
+    with Server(tmp_path, tuning={"max_before_login": 20}, tls=True) as server, Bystanders(server.door) as bystanders:
         with ExitStack() as crowd:
             for _ in range(100):
                 crowd.enter_context(server.raw_door.connect()).send(b"\x16")
@@ -299,7 +299,7 @@ def test_connections_of_one_byte_shut_no_new_client_out_and_cost_the_connected_o
 
 def test_one_address_has_its_number_of_connections_and_no_more(tmp_path: Path) -> None:
     with Server(tmp_path, "-connections-per-ip", "2", "-http-port", "0", tls=True) as server:
-        plain = Door(int(server.logged(r'event="serving plain HTTP" address=\S+:(\d+)')[1]))
+        plain = RelayAddress(int(server.logged(r'event="serving plain HTTP" address=\S+:(\d+)')[1]))
         with Client.join(server.door) as one, Client.join(server.door) as other, plain.connect() as third:
             assert third.rest() == b""
             one.send(other.key, b"both are in")

@@ -5,7 +5,7 @@
 The first word sets defaults of the data plane's settings, in JSON; beside those
     "bug_for": a public key in hex, at whose login there is a bug.
 SIGUSR1 makes the first shard fail as a bug would. SIGUSR2 writes a line `counted {...}` to the log: counters, drops,
-census, and on which shard each key's last connection lives. asyncio logs callbacks that take long.
+table_counts, and on which shard each key's last connection lives. asyncio logs callbacks that take long.
 All else is the program as it is.
 """
 
@@ -57,7 +57,7 @@ class TunedPlane(DataPlane):
     def _tell(self) -> None:
         drops = {f"{drops.reason} {drops.kind}": drops.packets for drops in self.drops()}
         told = {"drops": drops, "shards": self._shards}
-        log.verbatim("counted " + json.dumps(self.counters() | self.census()._asdict() | told))
+        log.verbatim("counted " + json.dumps(self.counters() | self.table_counts()._asdict() | told))
 
 
 def login_with_a_bug_for(key: str) -> type[Login]:

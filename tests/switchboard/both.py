@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-import _stepping
+import _sim
 from model import (
     FORWARD,
     PEER_GONE,
@@ -12,8 +12,8 @@ from model import (
     RECV,
     Connection,
     Frame,
-    Guest,
     Key,
+    LoginKind,
     Rules,
     Switchboard,
     is_disco,
@@ -23,7 +23,7 @@ from model import (
 SERVER_KEY: Final[Key] = b"\xee" * 32
 RULES: Final = Rules(
     queue_depth=3,
-    write_timeout={Guest.CLIENT: 1_800, Guest.MESH_PEER: 30_000, Guest.NODE: 5_000},
+    write_timeout={LoginKind.CLIENT: 1_800, LoginKind.MESH_PEER: 30_000, LoginKind.NODE: 5_000},
     keep_alive=60_000,
     server_key=SERVER_KEY,
 )
@@ -67,16 +67,16 @@ def streams(frames: Iterable[Frame]) -> dict[tuple[object, ...], list[Frame]]:
     return by_stream
 
 
-def world(*, shards: int, seed: int) -> _stepping.World:
+def world(*, shards: int, seed: int) -> _sim.World:
     """Give the real one, under the model's rules."""
-    return _stepping.World(
+    return _sim.World(
         shards=shards,
         seed=seed,
         queue_depth=RULES.queue_depth,
         mailbox=MAILBOX,
-        write_timeout=RULES.write_timeout[Guest.CLIENT],
-        mesh_write_timeout=RULES.write_timeout[Guest.MESH_PEER],
-        link_write_timeout=RULES.write_timeout[Guest.NODE],
+        write_timeout=RULES.write_timeout[LoginKind.CLIENT],
+        mesh_write_timeout=RULES.write_timeout[LoginKind.MESH_PEER],
+        link_write_timeout=RULES.write_timeout[LoginKind.NODE],
         keep_alive=RULES.keep_alive,
         server_key=SERVER_KEY,
     )
@@ -90,7 +90,7 @@ class Both:
         self.real = world(shards=shards, seed=seed)
         self.conns: list[Connection] = []
 
-    def connect(self, key: Key, guest: Guest, *, shard: int, home: int) -> Connection:
+    def connect(self, key: Key, guest: LoginKind, *, shard: int, home: int) -> Connection:
         conn = self.model.connect(key, guest)
         conn.party = self.real.join(key, guest, shard, home)
         self.conns.append(conn)
@@ -130,7 +130,7 @@ class Both:
 
     def write_all(self, frame: Frame) -> None:
         for conn in self.model.members():
-            if conn.guest is Guest.CLIENT:
+            if conn.guest is LoginKind.CLIENT:
                 self.model.write(conn, frame)
         self.real.write_all(bytes(frame))
 

@@ -17,8 +17,8 @@ from model import (
     WATCH,
     Connection,
     Frame,
-    Guest,
     Key,
+    LoginKind,
     is_disco,
 )
 
@@ -27,7 +27,7 @@ Choose: TypeAlias = Callable[[int], int]
 
 KEYS: Final[list[Key]] = [bytes([n]) * 32 for n in range(1, 6)] + [SERVER_KEY]
 SIZES: Final = [0, 1, 57, 300]
-GUESTS: Final = [Guest.CLIENT, Guest.CLIENT, Guest.CLIENT, Guest.MESH_PEER, Guest.NODE]
+GUESTS: Final = [LoginKind.CLIENT, LoginKind.CLIENT, LoginKind.CLIENT, LoginKind.MESH_PEER, LoginKind.NODE]
 SMALL_TALK: Final = [Frame(PING, b"abcdefgh"), Frame(PING, bytes(9)), Frame(PREFERRED, b"\1"), Frame(PREFERRED, b"\0")]
 SMALL_TALK_OF_THE_FUTURE: Final = [Frame(0x7F), Frame(0x7F, b"?")]
 OFFENCES: Final = [Frame(SEND), Frame(PING), Frame(WATCH), Frame(FORWARD, bytes(64)), Frame(CLOSE_PEER, bytes(32))]
@@ -54,7 +54,7 @@ class History:
         self.serial = 0
         self.told: list[str] = []
 
-    def those(self, *guests: Guest) -> list[Connection]:
+    def those(self, *guests: LoginKind) -> list[Connection]:
         return [conn for conn in self.both.conns if conn.guest in guests or not guests]
 
     def packet(self, choose: Choose) -> bytes:
@@ -79,14 +79,14 @@ class History:
             self.both.real.chop(conn.party)
 
     def send(self, choose: Choose) -> None:
-        conns = self.those(Guest.CLIENT, Guest.MESH_PEER)
+        conns = self.those(LoginKind.CLIENT, LoginKind.MESH_PEER)
         conn = conns[choose(len(conns))]
         frames = [Frame(SEND, KEYS[choose(len(KEYS))] + self.packet(choose)) for _ in range(1 + choose(6))]
         self.say(conn, frames)
 
     def forward(self, choose: Choose) -> None:
         sources = [*KEYS, NOBODY]
-        conns = self.those(Guest.MESH_PEER)
+        conns = self.those(LoginKind.MESH_PEER)
         conn = conns[choose(len(conns))]
         frames = [
             Frame(FORWARD, sources[choose(len(sources))] + KEYS[choose(len(KEYS))] + self.packet(choose))
@@ -95,7 +95,7 @@ class History:
         self.say(conn, frames)
 
     def announce(self, choose: Choose) -> None:
-        conns = self.those(Guest.NODE)
+        conns = self.those(LoginKind.NODE)
         conn = conns[choose(len(conns))]
         frames = []
         for _ in range(1 + choose(4)):
@@ -104,11 +104,11 @@ class History:
         self.say(conn, frames)
 
     def watch(self, choose: Choose) -> None:
-        conns = self.those(Guest.MESH_PEER)
+        conns = self.those(LoginKind.MESH_PEER)
         self.say(conns[choose(len(conns))], [Frame(WATCH)])
 
     def close_peer(self, choose: Choose) -> None:
-        conns = self.those(Guest.MESH_PEER)
+        conns = self.those(LoginKind.MESH_PEER)
         self.say(conns[choose(len(conns))], [Frame(CLOSE_PEER, KEYS[choose(len(KEYS))])])
 
     def talk(self, choose: Choose) -> None:
@@ -117,7 +117,7 @@ class History:
         self.say(conn, [talk[choose(len(talk))]])
 
     def offend(self, choose: Choose) -> None:
-        conns = self.those(Guest.CLIENT)
+        conns = self.those(LoginKind.CLIENT)
         self.say(conns[choose(len(conns))], [OFFENCES[choose(len(OFFENCES))]])
 
     def stall(self, choose: Choose) -> None:
@@ -172,10 +172,10 @@ class History:
             events += [self.talk, self.stall, self.leave, self.write]
         if any(conn.stalled for conn in self.both.conns):
             events += [self.resume]
-        if self.those(Guest.CLIENT):
+        if self.those(LoginKind.CLIENT):
             events += [self.send, self.send, self.send, self.offend, self.dismiss]
-        if self.those(Guest.MESH_PEER):
+        if self.those(LoginKind.MESH_PEER):
             events += [self.send, self.forward, self.forward, self.watch, self.close_peer]
-        if self.those(Guest.NODE):
+        if self.those(LoginKind.NODE):
             events += [self.announce, self.announce]
         return events

@@ -20,7 +20,7 @@ NOBODY: Key = bytes(32)
 STRAIGHT = -1
 
 
-class Guest(IntEnum):
+class LoginKind(IntEnum):
     """What is at the far end of a connection."""
 
     CLIENT = 0
@@ -43,7 +43,7 @@ class Rules:
     """The sizes and times that are settings; times in milliseconds."""
 
     queue_depth: int
-    write_timeout: dict[Guest, int]
+    write_timeout: dict[LoginKind, int]
     keep_alive: int
     server_key: Key
     grain: int = 128  # a deadline is acted on when the clock next shows a multiple of this
@@ -63,7 +63,7 @@ class Connection:
     """One connection and everything that was written to it."""
 
     key: Key
-    guest: Guest
+    guest: LoginKind
     since: int
     keep_alive_at: int
     party: int = -1  # whatever names it to the test
@@ -111,11 +111,11 @@ class Switchboard:
 
     # Who is where.
 
-    def connect(self, key: Key, guest: Guest) -> Connection:
+    def connect(self, key: Key, guest: LoginKind) -> Connection:
         conn = Connection(
             key=key, guest=guest, since=self.now, not_here_at=self.now, keep_alive_at=self.now + self.rules.keep_alive
         )
-        if guest is Guest.NODE:
+        if guest is LoginKind.NODE:
             self.links.append(conn)
             return conn
         if self.local.get(key):
@@ -133,7 +133,7 @@ class Switchboard:
         for frame in conn.disco + conn.other:
             self.drop("gone_disconnected", packet_in(frame))
         conn.disco, conn.other = [], []
-        if conn.guest is Guest.NODE:
+        if conn.guest is LoginKind.NODE:
             self.links.remove(conn)
             for key in list(conn.announced):
                 self.remove_forwarder(conn, key)
@@ -175,7 +175,7 @@ class Switchboard:
     def receive(self, conn: Connection, frames: Iterable[Frame]) -> None:
         for frame in frames:
             if conn.is_open:
-                (self.take_from_node if conn.guest is Guest.NODE else self.take)(conn, frame)
+                (self.take_from_node if conn.guest is LoginKind.NODE else self.take)(conn, frame)
 
     def take_from_node(self, conn: Connection, frame: Frame) -> None:
         match frame.type:
@@ -197,11 +197,11 @@ class Switchboard:
                 self.send_packet(conn, payload[:32], payload[32:])
             case 0x07 if len(payload) == 1:
                 self.prefer(conn, home=payload != b"\0")
-            case 0x0A if conn.guest is Guest.MESH_PEER and len(payload) >= 64:
+            case 0x0A if conn.guest is LoginKind.MESH_PEER and len(payload) >= 64:
                 self.forward_packet(conn, payload[:32], payload[32:64], payload[64:])
-            case 0x10 if conn.guest is Guest.MESH_PEER and not payload:
+            case 0x10 if conn.guest is LoginKind.MESH_PEER and not payload:
                 self.watch(conn)
-            case 0x11 if conn.guest is Guest.MESH_PEER and len(payload) == 32:
+            case 0x11 if conn.guest is LoginKind.MESH_PEER and len(payload) == 32:
                 for other in list(self.local.get(payload, [])):
                     self.leave(other)
             case 0x12 if len(payload) >= 8:
@@ -287,7 +287,7 @@ class Switchboard:
 
     def enqueue(self, conn: Connection, frame: Frame) -> None:
         queue = conn.queue(disco=is_disco(packet_in(frame)))
-        if conn.stalled and conn.guest is not Guest.NODE and len(queue) == self.rules.queue_depth:
+        if conn.stalled and conn.guest is not LoginKind.NODE and len(queue) == self.rules.queue_depth:
             self.drop("queue_head", packet_in(queue.pop(0)))
         queue.append(frame)
         self.flush(conn)
@@ -337,7 +337,7 @@ class Switchboard:
         self.now = end
 
     def next_look(self, conn: Connection) -> int:
-        deadlines = [conn.keep_alive_at] if conn.guest is not Guest.NODE else []
+        deadlines = [conn.keep_alive_at] if conn.guest is not LoginKind.NODE else []
         if conn.blocked_at is not None and (timeout := self.rules.write_timeout[conn.guest]):
             deadlines.append(conn.blocked_at + timeout)
         grain = self.rules.grain
@@ -348,7 +348,7 @@ class Switchboard:
         if timeout and conn.blocked_at is not None and self.now >= conn.blocked_at + timeout:
             self.counters["sclient_write_timeouts"] += 1
             self.leave(conn)
-        elif conn.guest is not Guest.NODE and self.now >= conn.keep_alive_at:
+        elif conn.guest is not LoginKind.NODE and self.now >= conn.keep_alive_at:
             conn.keep_alive_at = self.now + self.rules.keep_alive
             self.write(conn, Frame(KEEP_ALIVE))
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 from both import split, world
-from model import CLOSE_PEER, FORWARD, PING, RECV, SEND, Frame, Guest, Key, is_disco
+from model import CLOSE_PEER, FORWARD, PING, RECV, SEND, Frame, Key, LoginKind, is_disco
 
 pytestmark = pytest.mark.usefixtures("one_thread_collects")
 
@@ -27,7 +27,7 @@ class Race:
         self.shards = shards
         self.random = Random(seed)  # noqa: S311  a seed repeats it
         self.real = world(shards=shards, seed=seed)
-        self.parties: dict[int, tuple[Key, Guest]] = {}
+        self.parties: dict[int, tuple[Key, LoginKind]] = {}
         self.present: list[int] = []
         self.sent = 0
         self.pending: dict[int, bytes] = defaultdict(bytes)
@@ -45,7 +45,7 @@ class Race:
         choice = self.random.random()
         if choice < 0.15 or not self.present:
             key = self.random.choice(KEYS)
-            guest = self.random.choice([Guest.CLIENT, Guest.CLIENT, Guest.MESH_PEER])
+            guest = self.random.choice([LoginKind.CLIENT, LoginKind.CLIENT, LoginKind.MESH_PEER])
             party = self.real.join(key, guest, self.random.randrange(self.shards), self.random.randrange(self.shards))
             self.parties[party] = key, guest
             self.present.append(party)
@@ -59,11 +59,11 @@ class Race:
             for _ in range(self.random.randrange(8)):
                 to = self.random.choice(KEYS)
                 packet = self.packet(party, to)
-                if guest is Guest.MESH_PEER and self.random.random() < 0.3:
+                if guest is LoginKind.MESH_PEER and self.random.random() < 0.3:
                     frames.append(Frame(FORWARD, key + to + packet))
                 else:
                     frames.append(Frame(SEND, to + packet))
-            if guest is Guest.MESH_PEER and self.random.random() < 0.1:
+            if guest is LoginKind.MESH_PEER and self.random.random() < 0.1:
                 frames.append(Frame(CLOSE_PEER, self.random.choice(KEYS)))
             self.real.send(party, b"".join(map(bytes, [*frames, Frame(PING, bytes(8))])))
         elif choice < 0.8:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.settings import LEAST_QUEUED_BYTES
-from derper.cli.surroundings import Surroundings
 from derper.cli.tools.settings import main
 
 PLANTED = "c2VjcmV0LWtleS1vZi1lYWI"
@@ -69,7 +69,7 @@ def values(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]
 
 def test_a_default_of_the_machine_is_shown_as_it_is_resolved(tmp_path: Path) -> None:
     shown = values(settings(tmp_path, "-json", XDG_CACHE_HOME=str(tmp_path / "cache"), DERPER_SHARDS=""))
-    around = Surroundings.of_this_process()
+    around = Environment.of_this_process()
     assert shown["-shards"] == (str(around.cores), "default")
     assert shown["-socket"] == ("/var/run/tailscale/tailscaled.sock", "default")
     assert shown["-tls"] == ("on", "default")
@@ -82,8 +82,8 @@ def test_a_default_of_the_machine_is_shown_as_it_is_resolved(tmp_path: Path) -> 
 def test_the_default_key_file_of_root_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    around = Surroundings({"HOME": "/root"}, is_root=True, cores=3, memory=8 << 30)
-    monkeypatch.setattr(Surroundings, "of_this_process", lambda: around)
+    around = Environment({"HOME": "/root"}, is_root=True, cores=3, memory=8 << 30)
+    monkeypatch.setattr(Environment, "of_this_process", lambda: around)
     assert main(["-json"]) == 0
     shown = {entry["name"]: entry["value"] for entry in json.loads(capsys.readouterr().out)}
     assert (shown["-c"], shown["-shards"], shown["-max-queued-bytes"]) == (

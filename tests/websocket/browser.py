@@ -16,7 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
 
-from derpwire import HOST, SECONDS, Door, Wire
+from derpwire import HOST, SECONDS, RelayAddress, Wire
 from webclient import url_of
 from websockets.sync.client import ClientConnection, connect
 
@@ -148,7 +148,7 @@ class Browser:
 class Page(Wire):
     """One WebSocket of the page. There is no socket here: what a wire does with one, this cannot."""
 
-    def __init__(self, browser: Browser, door: Door) -> None:
+    def __init__(self, browser: Browser, door: RelayAddress) -> None:
         self._browser = browser
         opened = browser.call("open", url_of(door))
         self._number: int = opened["number"]

@@ -8,7 +8,7 @@ client needs: `send`, `some` and `close`.
 from collections.abc import Iterable
 from typing import Final, Self
 
-from derpwire import HOST, SECONDS, Client, Door, Wire, WireError
+from derpwire import HOST, SECONDS, Client, RelayAddress, Wire, WireError
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close, Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
@@ -32,7 +32,7 @@ UPGRADE: Final = (
 _MASK: Final = bytes.fromhex("11223344")
 
 
-def url_of(door: Door) -> str:
+def url_of(door: RelayAddress) -> str:
     return f"{'ws' if door.tls is None else 'wss'}://{HOST}:{door.port}/derp"
 
 
@@ -58,7 +58,7 @@ class ByHand(Wire):
         self.came: list[Frame] = []
 
     @classmethod
-    def open(cls, door: Door) -> Self:
+    def open(cls, door: RelayAddress) -> Self:
         """Connect and read the 101."""
         socket = cls(door.connect())
         socket.wire.send(UPGRADE)
@@ -112,7 +112,7 @@ class Library(Wire):
         self.connection = connection
 
     @classmethod
-    def open(cls, door: Door, *, takes: int = BIGGEST_MESSAGE) -> Self:
+    def open(cls, door: RelayAddress, *, takes: int = BIGGEST_MESSAGE) -> Self:
         """Connect; it offers compression, as ever, and takes no message that is longer than so many bytes."""
         connection = connect(
             url_of(door), ssl=door.tls, subprotocols=[Subprotocol("derp")], compression="deflate", max_size=takes,

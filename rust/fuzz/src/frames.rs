@@ -5,36 +5,36 @@
 mod world;
 
 use libfuzzer_sys::fuzz_target;
-use relay::stepping::{Ending, Guest};
+use relay::sim::{Ending, LoginKind};
 
 const OWN: [u8; 32] = [1; 32];
 const OTHER: [u8; 32] = [2; 32];
 
 fuzz_target!(|data: &[u8]| {
     let [who, piece, room, bytes @ ..] = data else { return };
-    let guest = [Guest::Client, Guest::MeshPeer, Guest::Node][usize::from(*who) % 3];
+    let kind = [LoginKind::Client, LoginKind::MeshPeer, LoginKind::Node][usize::from(*who) % 3];
     let mut world = world::world(1 + usize::from(*who >> 7));
     let home = usize::from(*who >> 7);
-    let other = world.join(&OTHER, Guest::Client, 0, home);
-    let party = world.join(&OWN, guest, home, 0);
+    let other = world.join(&OTHER, LoginKind::Client, 0, home);
+    let party = world.join(&OWN, kind, home, 0);
     world.run();
     world.set_room(other, if *room == 0 { None } else { Some(usize::from(*room)) });
     world::cut(&mut world, party, *piece);
     world.send(party, bytes);
     world.run();
 
-    let read = read(guest, bytes);
+    let read = read(kind, bytes);
     for (name, count) in read.counts {
         assert_eq!(world.counter(name), count, "{name}");
     }
     assert_eq!(world.ending(party) == Ending::Open, !read.has_ended);
-    let census = world.check();
+    let counts = world.check();
     let packets: u64 = ["packets_received_disco", "packets_received_other", "packets_forwarded_in"]
         .map(|name| world.counter(name))
         .iter()
         .sum();
     let dropped: u64 = world.drops().iter().map(|drops| drops.packets).sum();
-    let queued = (census.queued_disco + census.queued_other) as u64;
+    let queued = (counts.queued_disco + counts.queued_other) as u64;
     assert_eq!(packets, world.counter("packets_sent") + dropped + queued, "each packet has one fate");
     world.finish(party);
     world.pass(70_000);
@@ -46,16 +46,16 @@ struct Read {
     has_ended: bool,
 }
 
-fn read(guest: Guest, mut bytes: &[u8]) -> Read {
+fn read(kind: LoginKind, mut bytes: &[u8]) -> Read {
     let [mut sent, mut disco, mut forwarded, mut pings, mut unknown] = [0; 5];
     let mut has_ended = false;
     while let [kind, a, b, c, d, rest @ ..] = bytes {
         let len = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let mesh = guest == Guest::MeshPeer;
-        let (is_known, is_good) = match (guest, *kind) {
-            (Guest::Node, 0x08 | 0x09) => (true, (32..=1_024).contains(&len)),
+        let mesh = kind == LoginKind::MeshPeer;
+        let (is_known, is_good) = match (kind, *kind) {
+            (LoginKind::Node, 0x08 | 0x09) => (true, (32..=1_024).contains(&len)),
             (_, 0x12) => (true, (8..=1_000).contains(&len)),
-            (Guest::Node, _) => (false, len <= 1_048_576),
+            (LoginKind::Node, _) => (false, len <= 1_048_576),
             (_, 0x04) => (true, (32..=32 + 65_536).contains(&len)),
             (_, 0x07) => (true, len == 1),
             (_, 0x0a) => (true, mesh && (64..=64 + 65_536).contains(&len)),
@@ -70,7 +70,7 @@ fn read(guest: Guest, mut bytes: &[u8]) -> Read {
         }
         if !is_known {
             // Counted when its header comes, and then skipped as far as it comes.
-            unknown += u64::from(guest != Guest::Node);
+            unknown += u64::from(kind != LoginKind::Node);
             bytes = rest.get(len..).unwrap_or_default();
             continue;
         }

@@ -4,7 +4,7 @@
 mod world;
 
 use libfuzzer_sys::fuzz_target;
-use relay::seam::{Command, Event};
+use relay::messages::{Command, Event};
 
 fuzz_target!(|data: &[u8]| {
     let [piece, wishes, bytes @ ..] = data else { return };

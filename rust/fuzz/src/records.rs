@@ -7,7 +7,7 @@ mod world;
 use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
-use relay::stepping::{Party, Sealer, World};
+use relay::sim::{Party, Sealer, World};
 use relay::{Certificate, Serves};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let mut world = world::world(1);
     let party = world.connect(true, 0);
     let mut sealer = shake_hands(&mut world, party);
-    world.introduce(party, 0);
+    world.expect_login(party, 0);
     world::cut(&mut world, party, *piece);
     let mut rest = said;
     while let [operation, len, behind @ ..] = rest {

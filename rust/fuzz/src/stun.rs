@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use relay::stepping::is_answered_by_stun;
+use relay::sim::is_answered_by_stun;
 
 fuzz_target!(|data: &[u8]| {
     let (strict, any) = (is_answered_by_stun(data, false), is_answered_by_stun(data, true));

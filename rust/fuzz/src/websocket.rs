@@ -4,13 +4,13 @@
 mod world;
 
 use libfuzzer_sys::fuzz_target;
-use relay::seam::{Command, Event};
-use relay::stepping::{Guest, member};
+use relay::messages::{Command, Event};
+use relay::sim::{LoginKind, member};
 
 fuzz_target!(|data: &[u8]| {
     let [piece, room, bytes @ ..] = data else { return };
     let mut world = world::world(1);
-    let other = world.join(&[2; 32], Guest::Client, 0, 0);
+    let other = world.join(&[2; 32], LoginKind::Client, 0, 0);
     let party = world.connect(false, 0);
     // One message with a frame of no payload, masked with zeros.
     world.send(party, b"GET /derp HTTP/1.1\r\n\r\n\x82\x85\0\0\0\0\x02\0\0\0\0");
@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     world.run();
     for event in world.events() {
         let Event::Frame { conn, .. } = event else { continue };
-        let member = member(&[1; 32], Guest::Client);
+        let member = member(&[1; 32], LoginKind::Client);
         world.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
     }
     world.run();
@@ -34,9 +34,9 @@ fuzz_target!(|data: &[u8]| {
     world.run();
     world.finish(party);
     world.pass(70_000);
-    let census = world.check();
+    let counts = world.check();
     let dropped: u64 = world.drops().iter().map(|drops| drops.packets).sum();
-    let queued = (census.queued_disco + census.queued_other) as u64;
+    let queued = (counts.queued_disco + counts.queued_other) as u64;
     let received = world.counter("packets_received_disco") + world.counter("packets_received_other");
     assert_eq!(received, world.counter("packets_sent") + dropped + queued, "each packet has one fate");
 });

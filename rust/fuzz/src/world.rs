@@ -1,7 +1,7 @@
 //! What the targets share: a small world, and how an input says what it is cut into.
 
 use relay::Settings;
-use relay::stepping::{Party, World, settings};
+use relay::sim::{Party, World, settings};
 
 pub fn world(shards: usize) -> World {
     World::new(Settings { mailbox: 2_000, max_head: 1_024, mesh_max_keys: 8, ..settings(shards) }, 0)

@@ -1,14 +1,27 @@
-//! The mailbox, the sleep, and what these name: built alone, since all of the relay would take a minute more.
+//! The mailbox, the sleep flag, and what these name: built alone, since all of the relay would take a minute more.
 //!
-//! The tests stand beside what they test, in `sleep.rs`.
+//! The tests stand beside what they test, in `sleep_flag.rs`.
 #![cfg(loom)]
 #![allow(dead_code, reason = "these files are the relay's, which uses all of them")]
 
-#[path = "../../relay/src/frame.rs"]
-mod frame;
 #[path = "../../relay/src/id.rs"]
 mod id;
-#[path = "../../relay/src/mailbox.rs"]
+
+#[path = "../../relay/src/io/sleep_flag.rs"]
+mod sleep_flag;
+
+#[path = "../../relay/src/shard/mailbox.rs"]
 mod mailbox;
-#[path = "../../relay/src/sleep.rs"]
-mod sleep;
+
+#[path = "../../relay/src/wire/frame.rs"]
+mod frame;
+
+// The paths by which those files name each other.
+
+mod shard {
+    pub(crate) use crate::mailbox;
+}
+
+mod wire {
+    pub(crate) use crate::frame;
+}

@@ -13,10 +13,13 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use relay::seam::{
-    AcceptLimit, Act, Command, Event, Limits, Listener, ListenerId, Member, Reason, Role, Standing, Totals,
+use relay::messages::{
+    Command, Event, Limits, LoginInfo, MemberAction, MemberSnapshot, Reason, Role, Totals,
 };
-use relay::{Audit, Census, Certificate, ConnId, Key, Missing, Network, Rate, Serves, Settings, Spread};
+use relay::{AcceptLimit, Listener, ListenerId};
+use relay::{
+    Audit, Certificate, ConnId, HistogramSnapshot, Key, Missing, Network, Rate, Serves, Settings, TableCounts,
+};
 
 /// A certificate as Python gives it: whom it is for (how, name, address), chain, key.
 type CertificateTuple = (String, Option<String>, Option<IpAddr>, Vec<Vec<u8>>, Vec<u8>);
@@ -44,8 +47,8 @@ fn rate((per_second, burst): RateTuple) -> Rate {
     Rate { per_second, burst }
 }
 
-fn closing(frames: Vec<u8>, code: String, detail: String) -> Act {
-    Act::Close(frames.into(), Reason { code: code.into(), detail })
+fn closing(frames: Vec<u8>, code: String, detail: String) -> MemberAction {
+    MemberAction::Close(frames.into(), Reason { code: code.into(), detail })
 }
 
 impl Plane {
@@ -77,7 +80,7 @@ impl Plane {
     #[pyo3(signature = (*, shards, server_key, queue_depth, max_head, setup_timeout, login_timeout, write_timeout,
                         mesh_write_timeout, link_write_timeout, mesh_max_keys, verbose_drops, keep_alive,
                         keep_alive_jitter, rtt_interval, records_per_key, max_queued_bytes, max_routes,
-                        count_senders,                        link_silence, max_introducing, event_delay, keys_a_turn, descriptor_ceiling))]
+                        count_senders,                        link_silence, max_before_login, event_delay, keys_a_turn, descriptor_ceiling))]
     #[expect(
         clippy::too_many_arguments,
         reason = "keywords on the Python side, where the settings are one object"
@@ -102,7 +105,7 @@ impl Plane {
         max_routes: usize,
         count_senders: bool,
         link_silence: u64,
-        max_introducing: usize,
+        max_before_login: usize,
         event_delay: u64,
         keys_a_turn: usize,
         descriptor_ceiling: usize,
@@ -131,7 +134,7 @@ impl Plane {
             max_routes,
             count_senders,
             link_silence,
-            max_introducing,
+            max_before_login,
             event_delay,
             keys_a_turn,
             work: relay::Work::default(),
@@ -274,7 +277,7 @@ impl Plane {
         let role = if mesh_peer { Role::MeshPeer } else { Role::Client };
         let (version, number, ip, port) = told;
         let remote = SocketAddr::new(ip, port);
-        let member = Member { key, role, presence: presence.into(), version, number, remote };
+        let member = LoginInfo { key, role, presence: presence.into(), version, number, remote };
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
@@ -283,11 +286,11 @@ impl Plane {
     }
 
     fn write_to(&self, key: Key, frames: Vec<u8>) -> PyResult<()> {
-        self.after_staged(|plane| plane.act_on_key(key, &Act::Write(frames.into())))
+        self.after_staged(|plane| plane.act_on_key(key, &MemberAction::Write(frames.into())))
     }
 
     fn write_all(&self, frames: Vec<u8>, spare_mesh_peers: bool) -> PyResult<()> {
-        self.after_staged(|plane| plane.act_on_all(&Act::Write(frames.into()), spare_mesh_peers))
+        self.after_staged(|plane| plane.act_on_all(&MemberAction::Write(frames.into()), spare_mesh_peers))
     }
 
     fn close_key(&self, key: Key, frames: Vec<u8>, code: String, detail: String) -> PyResult<()> {
@@ -325,7 +328,8 @@ impl Plane {
     }
 
     fn histograms(&self) -> PyResult<Vec<HistogramTuple>> {
-        let tuple = |spread: Spread| (spread.name, spread.bounds.to_vec(), spread.counts, spread.sum);
+        let tuple =
+            |spread: HistogramSnapshot| (spread.name, spread.bounds.to_vec(), spread.counts, spread.sum);
         self.with(|plane| plane.histograms().into_iter().map(tuple).collect())
     }
 
@@ -333,10 +337,16 @@ impl Plane {
         self.with(|plane| plane.average_queue_ms())
     }
 
-    fn census(&self) -> PyResult<(usize, usize, usize, usize, usize, usize)> {
-        let census = self.with(|plane| plane.switchboard().census())?;
-        let Census { connections, keys_local, keys_total, duplicate_keys, duplicate_connections, watchers } =
-            census;
+    fn table_counts(&self) -> PyResult<(usize, usize, usize, usize, usize, usize)> {
+        let counts = self.with(|plane| plane.switchboard().counts())?;
+        let TableCounts {
+            connections,
+            keys_local,
+            keys_total,
+            duplicate_keys,
+            duplicate_connections,
+            watchers,
+        } = counts;
         Ok((connections, keys_local, keys_total, duplicate_keys, duplicate_connections, watchers))
     }
 
@@ -376,7 +386,7 @@ const STUN_FAILED: u8 = 11;
 const LINKED: u8 = 12;
 const UNSERVED: u8 = 15;
 const MEMBERS: u8 = 13;
-const STRUGGLING: u8 = 14;
+const CLIENT_IMPAIRED: u8 = 14;
 
 fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
     let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
@@ -417,8 +427,8 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
                 members.into_iter().map(|member| standing(py, &member)).collect::<PyResult<Vec<_>>>()?;
             (MEMBERS, report, members, is_last).into_pyobject(py)?.into_any()
         }
-        Event::Struggling { conn, key, how, is_over } => {
-            (STRUGGLING, conn.as_u64(), bytes(&key), how.name(), is_over).into_pyobject(py)?.into_any()
+        Event::ClientImpaired { conn, key, how, is_over } => {
+            (CLIENT_IMPAIRED, conn.as_u64(), bytes(&key), how.name(), is_over).into_pyobject(py)?.into_any()
         }
         Event::Dropped { to, reason, bytes: len } => {
             (DROPPED, bytes(&to), reason, len).into_pyobject(py)?.into_any()
@@ -436,7 +446,7 @@ fn carried(totals: Totals) -> (u64, u64, u64, u64) {
     (packets_in, bytes_in, packets_out, bytes_out)
 }
 
-fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, PyAny>> {
+fn standing<'py>(py: Python<'py>, standing: &MemberSnapshot) -> PyResult<Bound<'py, PyAny>> {
     let member = &standing.member;
     let who =
         (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version, member.number);
@@ -449,13 +459,15 @@ fn standing<'py>(py: Python<'py>, standing: &Standing) -> PyResult<Bound<'py, Py
 
 /// A private key, ready for many logins.
 #[pyclass(frozen)]
-struct Agreement(relay::Agreement);
+struct SharedKeyDeriver(relay::SharedKeyDeriver);
 
 #[pymethods]
-impl Agreement {
+impl SharedKeyDeriver {
     #[new]
     fn new(private: Key) -> PyResult<Self> {
-        relay::Agreement::new(&private).map(Self).ok_or_else(|| PyValueError::new_err("no private key"))
+        relay::SharedKeyDeriver::new(&private)
+            .map(Self)
+            .ok_or_else(|| PyValueError::new_err("no private key"))
     }
 
     fn shared_with<'py>(&self, py: Python<'py>, public: Key) -> PyResult<Bound<'py, PyBytes>> {
@@ -469,7 +481,7 @@ impl Agreement {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Plane>()?;
-    module.add_class::<Agreement>()?;
+    module.add_class::<SharedKeyDeriver>()?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     for (name, kind) in [
         ("HEAD", HEAD),
@@ -487,7 +499,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("LINKED", LINKED),
         ("UNSERVED", UNSERVED),
         ("MEMBERS", MEMBERS),
-        ("STRUGGLING", STRUGGLING),
+        ("CLIENT_IMPAIRED", CLIENT_IMPAIRED),
     ] {
         module.add(name, kind)?;
     }

@@ -1,4 +1,4 @@
-//! Names of connections. A name is never handed out twice, so a late command meets nobody or the right one.
+//! Names of connections. A name is never used twice, so a late command affects the right connection or none.
 
 use std::fmt;
 

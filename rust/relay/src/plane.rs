@@ -1,4 +1,4 @@
-//! The running data plane: one thread a shard, and the handle by which Python holds them.
+//! The running data plane: one thread per shard, and the handle by which Python holds them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use crate::certificates::CertificateStore;
-use crate::datagrams::{Responder, Stun};
-use crate::frame::Key;
-use crate::histogram::{MovingAverage, Spread};
 use crate::id::ConnId;
-use crate::limits::Limits;
-use crate::net::{Epoll, Socket};
-use crate::seam::{Act, Command, Event, EventQueue, Listener, ListenerId};
+use crate::io::datagrams::{Responder, Stun};
+use crate::io::epoll::{Epoll, Socket};
+use crate::io::listener::{Listener, ListenerId};
+use crate::limits::rates::Limits;
+use crate::messages::{Command, Event, EventQueue, MemberAction};
 use crate::shard::{Settings, Shard, Shared, sum};
-use crate::stats::{Counters, Drops};
-use crate::stun::Clients;
-use crate::switchboard::Switchboard;
-use crate::tls::{Session, client_config};
+use crate::stats::counter::{Counters, Drops};
+use crate::stats::histogram::{HistogramSnapshot, MovingAverage};
+use crate::switchboard::table::Switchboard;
+use crate::tls::certificates::CertificateStore;
+use crate::tls::session::{Session, client_config};
+use crate::wire::frame::Key;
+use crate::wire::stun::Clients;
 
 /// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
 const EXIT_BUG: i32 = 70;
@@ -60,9 +61,9 @@ impl Plane {
         let stun = Arc::new(Stun::default());
         let mut responder = Some(Responder::new(Arc::clone(&stun)));
         let nets = shared
-            .ports
+            .handles
             .iter()
-            .map(|port| Epoll::new(&port.waker, ceiling))
+            .map(|handle| Epoll::new(&handle.waker, ceiling))
             .collect::<io::Result<Vec<_>>>()?;
         let epoll = nets[0].share()?;
         let threads = nets
@@ -95,13 +96,13 @@ impl Plane {
 
     /// Keeps places for connections from these addresses, which are those of other nodes, from now on.
     pub fn reserve_places(&self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.shared.crowd.reserve(addresses);
+        self.shared.limiter.reserve(addresses);
     }
 
     /// How many connections have not logged in, without those in places that are kept for other nodes.
     #[must_use]
     pub fn pending_connections(&self) -> usize {
-        self.shared.crowd.pending()
+        self.shared.limiter.pending()
     }
 
     /// Stops accepting on a listener; its socket is closed once every shard has let go of it.
@@ -127,7 +128,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Begins to speak TLS on a connected socket to a node that has to prove to be `server_name`.
+    /// Begins TLS on a connected socket to a node that has to prove to be `server_name`.
     ///
     /// # Errors
     /// A sentence: nobody is trusted yet, or that is no server name.
@@ -158,13 +159,13 @@ impl Plane {
     }
 
     /// Does something to every connection of a key; one that is being switched just now may be spared a write.
-    pub fn act_on_key(&self, key: Key, act: &Act) {
-        self.tell_all(|| Command::ToKey(key, act.clone()));
+    pub fn act_on_key(&self, key: Key, action: &MemberAction) {
+        self.tell_all(|| Command::ToKey(key, action.clone()));
     }
 
     /// Does something to every client, and to mesh peers unless they are spared: so many at a time.
-    pub fn act_on_all(&self, act: &Act, spare_mesh_peers: bool) {
-        self.tell_all(|| Command::ToAll { act: act.clone(), spare_mesh_peers });
+    pub fn act_on_all(&self, action: &MemberAction, spare_mesh_peers: bool) {
+        self.tell_all(|| Command::ToAll { action: action.clone(), spare_mesh_peers });
     }
 
     /// Asks every shard how its members stand, which the events of this report say.
@@ -175,13 +176,13 @@ impl Plane {
     /// Makes every shard tick; how often each has ticked until now.
     #[must_use]
     pub fn pulse(&self) -> Vec<u64> {
-        let ticks = self.shared.ports.iter().map(|port| port.ticks.load(Ordering::Relaxed)).collect();
+        let ticks = self.shared.handles.iter().map(|handle| handle.ticks.load(Ordering::Relaxed)).collect();
         self.tell_all(|| Command::Pulse);
         ticks
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) {
-        for shard in 0..self.shared.ports.len() {
+        for shard in 0..self.shared.handles.len() {
             self.submit_to(shard, [command()]);
         }
     }
@@ -211,7 +212,7 @@ impl Plane {
     }
 
     fn each_shards(&self) -> impl Iterator<Item = &Counters> {
-        self.shared.ports.iter().map(|port| &port.counters)
+        self.shared.handles.iter().map(|handle| &handle.counters)
     }
 
     /// Each counter, summed over the shards.
@@ -234,10 +235,10 @@ impl Plane {
 
     /// Each histogram, summed over the shards.
     #[must_use]
-    pub fn histograms(&self) -> Vec<Spread> {
+    pub fn histograms(&self) -> Vec<HistogramSnapshot> {
         sum(
-            self.each_shards().map(|counters| counters.histograms.spreads().collect()),
-            |total: &mut Spread, more| total.add(&more),
+            self.each_shards().map(|counters| counters.histograms.snapshots().collect()),
+            |total: &mut HistogramSnapshot, more| total.add(&more),
         )
     }
 
@@ -284,7 +285,7 @@ fn give_up(shard: &str, cause: &str) -> ! {
 
 fn run(mut shard: Shard<Epoll>, start: Instant, mut responder: Option<Responder>) -> io::Result<()> {
     let shared = Arc::clone(&shard.shared);
-    let port = &shared.ports[shard.index()];
+    let handle = &shared.handles[shard.index()];
     let now = || start.elapsed();
     // A thread's first random bytes take milliseconds to gather. No client shall wait for that; a failure it would see.
     let _ = aws_lc_rs::rand::fill(&mut [0; 32]);
@@ -306,24 +307,24 @@ fn run(mut shard: Shard<Epoll>, start: Instant, mut responder: Option<Responder>
         busy += slept.saturating_sub(woke);
         let span = slept.saturating_sub(window);
         if span.as_millis() as u64 >= LOAD_WINDOW_MS {
-            port.load.store((busy.as_micros() * 1_000 / span.as_micros().max(1)) as u32, Ordering::Relaxed);
+            handle.load.store((busy.as_micros() * 1_000 / span.as_micros().max(1)) as u32, Ordering::Relaxed);
             (window, busy) = (slept, Duration::ZERO);
         }
         let mut timeout = shard.sleep_ms(slept.as_millis() as u64);
-        port.waker.will_sleep();
+        handle.waker.will_sleep();
         if shard.has_mail() {
             timeout = Some(0);
         }
         if shard.is_congested() {
-            // Senders are not read, and would only be reported again and again; receivers have to be looked at.
+            // HyperLogLog are not read, and would only be reported again and again; receivers have to be looked at.
             shard.net.wait_for_waker(
                 timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS),
-                &port.waker,
+                &handle.waker,
             )?;
             timeout = Some(0);
         }
-        datagrams = shard.net.wait(timeout, &port.waker, &mut ready)?;
-        port.waker.is_awake();
+        datagrams = shard.net.wait(timeout, &handle.waker, &mut ready)?;
+        handle.waker.is_awake();
         woke = now();
     }
     shard.close_all();

@@ -11,7 +11,7 @@ from derper.cli.flags import DERPER_FLAGS, SETTINGS
 from derper.cli.goflags import Parsed, parse_or_exit
 
 if TYPE_CHECKING:
-    from derper.cli.surroundings import Surroundings
+    from derper.cli.environment import Environment
     from derper.config import Config
 
 
@@ -36,9 +36,9 @@ def _serve(line: Parsed) -> int:
 
     from derper import log  # noqa: PLC0415
     from derper.cli import ineffective  # noqa: PLC0415
-    from derper.cli.surroundings import Surroundings  # noqa: PLC0415
+    from derper.cli.environment import Environment  # noqa: PLC0415
 
-    environment = Surroundings.of_this_process()
+    environment = Environment.of_this_process()
     whole, config = _config(line, environment)
     log.configure(logs=config.logs)
     for warning in (*environment.ignored.values(), *ineffective.warnings(whole, config, environment.environ)):
@@ -50,10 +50,10 @@ def _serve(line: Parsed) -> int:
     # Later still, because it loads the data plane, which a bad setting does not need.
     from derper.server.app import run  # noqa: PLC0415
 
-    return run(config, lambda: _config(line, Surroundings.of_this_process())[1])
+    return run(config, lambda: _config(line, Environment.of_this_process())[1])
 
 
-def _config(line: Parsed, environment: "Surroundings") -> "tuple[Parsed, Config]":
+def _config(line: Parsed, environment: "Environment") -> "tuple[Parsed, Config]":
     """Put the command line over the settings file as it is now; return both, and the configuration that they make."""
     from derper.cli import settingsfile  # noqa: PLC0415
     from derper.cli.settings import config_from  # noqa: PLC0415

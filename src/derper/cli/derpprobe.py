@@ -21,9 +21,9 @@ def _probe(line: Parsed) -> int:
     # Late, because neither -h nor -version needs them.
     import structlog  # noqa: PLC0415
 
-    from derper.cli.surroundings import Surroundings  # noqa: PLC0415
+    from derper.cli.environment import Environment  # noqa: PLC0415
 
-    environment = Surroundings.of_this_process()
+    environment = Environment.of_this_process()
     config = probing.config_from(line, environment)
     for warning in environment.ignored.values():
         structlog.get_logger().warning(warning)

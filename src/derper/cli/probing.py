@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from derper.cli import flags
+from derper.cli.environment import Environment, debug_access, trusted_roots
 from derper.cli.goflags import Flag, Parsed, boolean, duration, integer, string
 from derper.cli.settings import TAILSCALED_SOCKET, mesh_key_source
-from derper.cli.surroundings import Surroundings, debug_access, trusted_roots
 from derper.config import ListenAddress
 from derper.errors import ConfigError
 from derper.prober.config import Bandwidth, Intervals, ProberConfig, Queuing
@@ -86,7 +86,7 @@ DERPPROBE_FLAGS: Final[tuple[Flag[Any], ...]] = (
 )
 
 
-def config_from(line: Parsed, around: Surroundings) -> ProberConfig:
+def config_from(line: Parsed, environment: Environment) -> ProberConfig:
     """Give the prober's configuration; raises `ConfigError` for what cannot be."""
     file = Path(line[MESH_PSK_FILE]) if line[MESH_PSK_FILE] else None
     if line[JSON] and not line[ONCE]:
@@ -108,11 +108,11 @@ def config_from(line: Parsed, around: Surroundings) -> ProberConfig:
         ),
         bandwidth=Bandwidth(_size(line), _tun(line)),
         queuing=Queuing(max(0, line[QD_PACKETS_PER_SECOND]), _timeout(line)),
-        mesh_key=mesh_key_source(line, around, file),
+        mesh_key=mesh_key_source(line, environment, file),
         probe_key=Path(line[PROBE_KEY]) if line[PROBE_KEY] else None,
-        roots=trusted_roots(around),
-        proxies=around.proxies(),
-        debug=debug_access(around),
+        roots=trusted_roots(environment),
+        proxies=environment.proxies(),
+        debug=debug_access(environment),
     )
 
 

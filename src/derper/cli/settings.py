@@ -9,8 +9,8 @@ from posixpath import join, normpath
 from typing import Any, TypeVar
 
 from derper.cli import flags
+from derper.cli.environment import Environment, debug_access, supervision, trusted_roots
 from derper.cli.goflags import Flag, Parsed
-from derper.cli.surroundings import Surroundings, debug_access, supervision, trusted_roots
 from derper.cli.values import decimal, is_http_url, keys, names, networks
 from derper.config import (
     GOOGLE,
@@ -57,14 +57,14 @@ ROUTE_SHARE = 32  # the fraction of the usable memory that these may take
 MOST_PER_IP = 1_000_000
 
 
-def config_from(line: Parsed, around: Surroundings) -> Config:
+def config_from(line: Parsed, environment: Environment) -> Config:
     """The server's `Config`. Raises `ConfigError` for what cannot be."""
     dev = line[flags.DEV]
     main = DEV_ADDRESS if dev else ListenAddress.parse(line[flags.LISTEN])
     speaks_tls = _on_or_off(line, flags.TLS)
     config = Config(
         dev=dev,
-        key_file=None if dev else _key_file(line, around),
+        key_file=None if dev else _key_file(line, environment),
         listeners=Listeners(
             main=main,
             http_port=_port(line, flags.HTTP_PORT) if line[flags.HTTP_PORT] >= 0 else None,
@@ -75,21 +75,21 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
             per_ip=_per_ip(line),
             tls=speaks_tls,
         ),
-        tls=_tls(line, around, matters=speaks_tls or (speaks_tls is None and main.port == HTTPS_PORT)),
-        relay=_relay(line, around),
+        tls=_tls(line, environment, matters=speaks_tls or (speaks_tls is None and main.port == HTTPS_PORT)),
+        relay=_relay(line, environment),
         admission=_admission(line),
-        mesh=_mesh(line, around),
-        pages=_pages(line, around),
-        admin=_admin(line, around),
+        mesh=_mesh(line, environment),
+        pages=_pages(line, environment),
+        admin=_admin(line, environment),
         observation=Observation(
-            count_senders=around.is_set("TS_DERP_SENDER_CARDINALITY"),
-            rtt_stats=not around.is_set("TS_DERP_DISABLE_RTT_STATS"),
-            verbose_drops=around.read("TS_DEBUG_VERBOSE_DROPS", keys, "a list of keys in hex") or frozenset(),
+            count_senders=environment.is_set("TS_DERP_SENDER_CARDINALITY"),
+            rtt_stats=not environment.is_set("TS_DERP_DISABLE_RTT_STATS"),
+            verbose_drops=environment.read("TS_DEBUG_VERBOSE_DROPS", keys, "a list of keys in hex") or frozenset(),
         ),
-        logs=_logs(line, around),
-        roots=trusted_roots(around),
-        proxies=around.proxies(),
-        supervision=supervision(around),
+        logs=_logs(line, environment),
+        roots=trusted_roots(environment),
+        proxies=environment.proxies(),
+        supervision=supervision(environment),
         drain_timeout=_not_negative(line, flags.DRAIN_TIMEOUT),
     )
     if config.serves_tls:
@@ -97,22 +97,22 @@ def config_from(line: Parsed, around: Surroundings) -> Config:
     return config
 
 
-def _key_file(line: Parsed, around: Surroundings) -> Path:
+def _key_file(line: Parsed, environment: Environment) -> Path:
     if line[flags.CONFIG]:
         return Path(line[flags.CONFIG])
-    if around.is_root:
+    if environment.is_root:
         return ROOTS_KEY_FILE
     raise ConfigError("there is no place for the server's key; name a file with -c, as only root has a default one")
 
 
-def _tls(line: Parsed, around: Surroundings, *, matters: bool) -> Tls:
+def _tls(line: Parsed, environment: Environment, *, matters: bool) -> Tls:
     # A mode that is none is no error where there is plain HTTP without it: there are unit files with such.
     known = matters or line[flags.CERT_MODE] in set(CertMode)
     mode = _choice(line, flags.CERT_MODE, CertMode) if known else CertMode.LETSENCRYPT
     given = line[flags.CERT_DIR]
     directory = Path(given) if given else None
     if not line.given(flags.CERT_DIR):
-        directory = around.cache("tailscale", "derper-certs")
+        directory = environment.cache("tailscale", "derper-certs")
     return Tls(
         mode=mode,
         hostname=line[flags.HOSTNAME],
@@ -164,14 +164,14 @@ def _check_tls(tls: Tls) -> None:
             )
 
 
-def _relay(line: Parsed, around: Surroundings) -> Relay:
-    depth = around.read("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", decimal, "a number")
+def _relay(line: Parsed, environment: Environment) -> Relay:
+    depth = environment.read("TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH", decimal, "a number")
     return Relay(
         enabled=line[flags.DERP],
-        shards=_shards(line, around),
-        max_queued_bytes=max_queued_bytes(line, around),
-        memory=around.memory,
-        max_routes=max(LEAST_ROUTES, around.memory // ROUTE_SHARE // ROUTE_BYTES),
+        shards=_shards(line, environment),
+        max_queued_bytes=max_queued_bytes(line, environment),
+        memory=environment.memory,
+        max_routes=max(LEAST_ROUTES, environment.memory // ROUTE_SHARE // ROUTE_BYTES),
         send_queue_depth=depth if depth is not None and depth >= 1 else SEND_QUEUE_DEPTH,
         tcp=Tcp(
             keepalive_time=max(0.0, line[flags.TCP_KEEPALIVE_TIME]),
@@ -184,25 +184,25 @@ def _relay(line: Parsed, around: Surroundings) -> Relay:
     )
 
 
-def _shards(line: Parsed, around: Surroundings) -> int:
+def _shards(line: Parsed, environment: Environment) -> int:
     if not line.given(flags.SHARDS):
-        shards = around.must_read("DERPER_SHARDS", decimal, "a number")
+        shards = environment.must_read("DERPER_SHARDS", decimal, "a number")
         source = "DERPER_SHARDS"
     else:
         shards, source = line[flags.SHARDS], "-shards"
     if shards is not None and shards < 0:
         raise ConfigError(f"{source} is {shards}; give the number of threads, or 0 for one a core")
-    return shards or around.cores
+    return shards or environment.cores
 
 
-def max_queued_bytes(line: Parsed, around: Surroundings) -> int:
+def max_queued_bytes(line: Parsed, environment: Environment) -> int:
     """Return the value of `-max-queued-bytes` in force: a quarter of the usable memory where the flag is 0."""
     most: int = line[flags.MAX_QUEUED_BYTES]
     if most and most < LEAST_QUEUED_BYTES:
         raise ConfigError(
             f"-max-queued-bytes is {most}; give at least {LEAST_QUEUED_BYTES}, or 0 for a quarter of the memory"
         )
-    return most or around.memory // 4
+    return most or environment.memory // 4
 
 
 def _admission(line: Parsed) -> Admission:
@@ -219,31 +219,31 @@ def _admission(line: Parsed) -> Admission:
     )
 
 
-def _mesh(line: Parsed, around: Surroundings) -> Mesh:
+def _mesh(line: Parsed, environment: Environment) -> Mesh:
     peers = tuple(MeshPeer.parse(text) for text in names(line[flags.MESH_WITH]))
-    return Mesh(mesh_key_source(line, around, _psk_file(line, around)), peers)
+    return Mesh(mesh_key_source(line, environment, _psk_file(line, environment)), peers)
 
 
-def mesh_key_source(line: Parsed, around: Surroundings, file: Path | None) -> MeshKey | Path | SecretsServer | None:
+def mesh_key_source(line: Parsed, environment: Environment, file: Path | None) -> MeshKey | Path | SecretsServer | None:
     """Where the mesh key comes from, for either program: the environment, a secrets server, or else this file."""
     url = _url(line, flags.SECRETS_URL)
     if line[flags.DEV]:
-        return around.must_read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
+        return environment.must_read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
     if url is None:
         return file
     given = line[flags.SECRETS_CACHE_DIR]
     cache_file = Path(given) if given else None
     if not line.given(flags.SECRETS_CACHE_DIR):
-        cache_file = around.home(".cache", "derper-secrets")
+        cache_file = environment.home(".cache", "derper-secrets")
     name = normpath(join(line[flags.SECRETS_PATH_PREFIX], "meshkey"))
-    return SecretsServer(url, name, cache_file, around.proxies().of(url))
+    return SecretsServer(url, name, cache_file, environment.proxies().of(url))
 
 
-def _psk_file(line: Parsed, around: Surroundings) -> Path | None:
+def _psk_file(line: Parsed, environment: Environment) -> Path | None:
     if line.given(flags.MESH_PSK_FILE):
         given = line[flags.MESH_PSK_FILE]
         return Path(given) if given else None
-    places = (Path("/home/derp/keys/derp-mesh.key"), around.home("keys", "derp-mesh.key"))
+    places = (Path("/home/derp/keys/derp-mesh.key"), environment.home("keys", "derp-mesh.key"))
     return next((place for place in places if place is not None and _exists(place)), None)
 
 
@@ -254,7 +254,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _pages(line: Parsed, around: Surroundings) -> Pages:
+def _pages(line: Parsed, environment: Environment) -> Pages:
     home = line[flags.HOME]
     if home not in {"", "blank"} and not is_http_url(home):
         raise ConfigError(f"-home is '{home}'; leave it empty, or give 'blank' or an http or https URL")
@@ -263,13 +263,13 @@ def _pages(line: Parsed, around: Surroundings) -> Pages:
         bootstrap_names=tuple(names(line[flags.BOOTSTRAP_DNS_NAMES])),
         unpublished_bootstrap_names=tuple(map(_bootstrap, names(line[flags.UNPUBLISHED_BOOTSTRAP_DNS_NAMES]))),
         ace=line[flags.ACE],
-        debug=debug_access(around),
+        debug=debug_access(environment),
     )
 
 
-def _logs(line: Parsed, around: Surroundings) -> Logs:
+def _logs(line: Parsed, environment: Environment) -> Logs:
     level = _choice(line, flags.LOG_LEVEL, LogLevel)
-    if around.is_set("DERP_DEBUG_LOGS") and not line.given(flags.LOG_LEVEL):
+    if environment.is_set("DERP_DEBUG_LOGS") and not line.given(flags.LOG_LEVEL):
         level = LogLevel.DEBUG
     return Logs(_choice(line, flags.LOG_FORMAT, LogFormat), level)
 
@@ -281,7 +281,7 @@ def _choice(line: Parsed, flag: Flag[str], choices: type[Choice]) -> Choice:
         raise ConfigError(f"-{flag.name} is '{line[flag]}'; choose one of {', '.join(choices)}") from None
 
 
-def _admin(line: Parsed, around: Surroundings) -> Admin | None:
+def _admin(line: Parsed, environment: Environment) -> Admin | None:
     place, token = line[flags.ADMIN], line[flags.ADMIN_TOKEN_FILE]
     token_file = Path(token) if token else None
     if not place:
@@ -290,7 +290,7 @@ def _admin(line: Parsed, around: Surroundings) -> Admin | None:
         return None
     kind, _, path = place.partition(":")
     if kind == "unix":
-        return Admin(Path(path) if path else _admin_socket(around), None, token_file)
+        return Admin(Path(path) if path else _admin_socket(environment), None, token_file)
     address = ListenAddress.parse(place)
     if token_file is None and (address.host is None or not address.host.is_loopback):
         raise ConfigError(
@@ -300,9 +300,9 @@ def _admin(line: Parsed, around: Surroundings) -> Admin | None:
     return Admin(None, address, token_file)
 
 
-def _admin_socket(around: Surroundings) -> Path:
+def _admin_socket(environment: Environment) -> Path:
     """The default place, in the first of the directories that systemd makes for a service."""
-    directory = around.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    directory = environment.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not directory:
         raise ConfigError(
             "-admin=unix wants $RUNTIME_DIRECTORY, which a unit has with RuntimeDirectory=derper; "

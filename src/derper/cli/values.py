@@ -13,7 +13,7 @@ from derper.protocol.keys import NodePublic
 
 
 def names(text: str) -> list[str]:
-    """The items of a comma-separated list, without white space around them and without empty ones."""
+    """The items of a comma-separated list, without white space environment them and without empty ones."""
     return [name for item in text.split(",") if (name := item.strip())]
 
 

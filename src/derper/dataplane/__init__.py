@@ -6,10 +6,10 @@ batches, never a call per packet. Read `events`, then `plane`; beside connection
 key of a login). `extension` is where the compiled part comes in.
 """
 
-from derper.dataplane.agreement import Agreement
 from derper.dataplane.certificate import Certificate, Serves
 from derper.dataplane.events import (
     AcceptFailed,
+    ClientImpaired,
     Closed,
     Conn,
     Connected,
@@ -23,23 +23,31 @@ from derper.dataplane.events import (
     HeadTooLarge,
     Linked,
     Local,
-    Member,
+    MemberSnapshot,
     Notice,
     Remote,
-    Struggling,
     StunFailed,
     Switched,
     Totals,
     Unserved,
 )
-from derper.dataplane.plane import Audit, Census, DataPlane, Drops, Entry, PlaneSettings, Rate, Spread
+from derper.dataplane.plane import (
+    Audit,
+    DataPlane,
+    Drops,
+    HistogramSnapshot,
+    LoginInfo,
+    PlaneSettings,
+    Rate,
+    TableCounts,
+)
+from derper.dataplane.shared_key import SharedKeyDeriver
 
 __all__ = [
     "AcceptFailed",
-    "Agreement",
     "Audit",
-    "Census",
     "Certificate",
+    "ClientImpaired",
     "Closed",
     "Conn",
     "Connected",
@@ -49,23 +57,24 @@ __all__ = [
     "Drained",
     "Dropped",
     "Drops",
-    "Entry",
     "Event",
     "Frame",
     "Head",
     "HeadTooLarge",
+    "HistogramSnapshot",
     "Linked",
     "Local",
-    "Member",
+    "LoginInfo",
+    "MemberSnapshot",
     "Notice",
     "PlaneSettings",
     "Rate",
     "Remote",
     "Serves",
-    "Spread",
-    "Struggling",
+    "SharedKeyDeriver",
     "StunFailed",
     "Switched",
+    "TableCounts",
     "Totals",
     "Unserved",
 ]

@@ -119,7 +119,7 @@ class Closed(NamedTuple):
     totals: Totals
 
 
-class Member(NamedTuple):
+class MemberSnapshot(NamedTuple):
     """How one switched connection stands: what `DataPlane.members` tells of it."""
 
     conn: Conn
@@ -143,7 +143,7 @@ class Member(NamedTuple):
         return PeerPresent.from_payload(self.presence[HEADER_LEN:])
 
 
-class Struggling(NamedTuple):
+class ClientImpaired(NamedTuple):
     """A connection has had a hard time for half of the last ten seconds or more; said of a key once a minute at most.
 
     `is_over` is said once for each that was said to struggle, at the latest before it is `Closed`.
@@ -187,7 +187,7 @@ Notice: TypeAlias = Dropped | AcceptFailed | StunFailed | Unserved
 """An event of no one connection."""
 
 Event: TypeAlias = (
-    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | Struggling | Closed
+    Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | ClientImpaired | Closed
     | Notice
 )  # fmt: skip
 
@@ -206,7 +206,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
         conn, Remote(*remote), key, code, detail, Totals(*totals)
     ),
-    native.STRUGGLING: Struggling,
+    native.CLIENT_IMPAIRED: ClientImpaired,
     native.DROPPED: Dropped,
     native.ACCEPT_FAILED: AcceptFailed,
     native.STUN_FAILED: StunFailed,
@@ -221,7 +221,7 @@ def event_from(raw: tuple[object, ...]) -> Event:
     return _MAKE[kind](*fields)
 
 
-RawMember: TypeAlias = tuple[
+RawMemberSnapshot: TypeAlias = tuple[
     Conn,
     tuple[bytes, bool, int, int],
     tuple[int, bool, bool, bool],
@@ -233,9 +233,9 @@ RawMember: TypeAlias = tuple[
 """A member as the extension gives it."""
 
 
-def member_from(raw: RawMember) -> Member:
+def member_snapshot_from(raw: RawMemberSnapshot) -> MemberSnapshot:
     """Turn the extension's tuple into a member."""
     conn, who, (age_ms, is_active, is_duplicate, is_home), over, totals, wire, senders = raw
-    return Member(
+    return MemberSnapshot(
         conn, *who, age_ms / 1000, is_active, is_duplicate, is_home, *over, Totals(*totals), *wire, senders
     )  # fmt: skip

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from derper.dataplane.certificate import Certificate
-from derper.dataplane.events import Conn, Event, Member, RawMember, event_from, member_from
+from derper.dataplane.events import Conn, Event, MemberSnapshot, RawMemberSnapshot, event_from, member_snapshot_from
 from derper.dataplane.extension import native
 from derper.protocol.frames import PeerPresent
 from derper.protocol.keys import NodePublic
@@ -48,7 +48,7 @@ class PlaneSettings:
     link_write_timeout: float = 5.0
     link_silence: float = 120.0  # of another node that we dialled, which keep-alives prevent
     memory: int = 4 << 30  # bytes that the process may use; limits the connections before login
-    max_introducing: int | None = None  # connections that have not logged in; None: see `max_pending`
+    max_before_login: int | None = None  # connections that have not logged in; None: see `max_pending`
     mesh_max_keys: int = 1_000_000  # that one link may announce
     verbose_drops: frozenset[NodePublic] = frozenset()
     keep_alive: float = 60.0
@@ -69,8 +69,8 @@ class Rate(NamedTuple):
     burst: float
 
 
-class Entry(NamedTuple):
-    """What a client came in with; `version` and `number` are told again in `Member`."""
+class LoginInfo(NamedTuple):
+    """What a client came in with; `version` and `number` are told again in `MemberSnapshot`."""
 
     is_mesh_peer: bool
     version: int  # of the protocol, as its login said
@@ -86,7 +86,7 @@ class Drops(NamedTuple):
     bytes: int
 
 
-class Census(NamedTuple):
+class TableCounts(NamedTuple):
     """Who is here now (docs/protocol/metrics.md, Relay)."""
 
     connections: int  # logged in, mesh peers and several of one key included
@@ -97,7 +97,7 @@ class Census(NamedTuple):
     watchers: int
 
 
-class Spread(NamedTuple):
+class HistogramSnapshot(NamedTuple):
     """How the values of one histogram spread."""
 
     name: str
@@ -120,7 +120,7 @@ class _Report:
 
     missing: int  # shards
     done: asyncio.Future[None]
-    parts: list[list[RawMember]] = field(default_factory=list)
+    parts: list[list[RawMemberSnapshot]] = field(default_factory=list)
 
 
 class DataPlane:
@@ -152,10 +152,10 @@ class DataPlane:
             link_silence=_milliseconds(settings.link_silence),
             event_delay=_milliseconds(settings.event_delay),
             keys_a_turn=settings.keys_a_turn,
-            max_introducing=settings.max_introducing or max_pending(descriptors, settings.memory),
+            max_before_login=settings.max_before_login or max_pending(descriptors, settings.memory),
             descriptor_ceiling=descriptors - min(SPARE_DESCRIPTORS, descriptors // 4),
         )
-        self.client_rate: Rate | None = None  # in force for keys without an entry
+        self.client_rate: Rate | None = None  # in force for keys without an login_info
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: Callable[[Event], None] | None = None
         self._flush_is_due = False
@@ -218,7 +218,7 @@ class DataPlane:
     ) -> None:
         """Read no more than this (payload bytes) from clients from now on; None: no limit. Mesh peers have none.
 
-        A key's own entry wins over `default`; each of its connections may have so much. The `total` is that of all
+        A key's own login_info wins over `default`; each of its connections may have so much. The `total` is that of all
         clients together, and those that want more than there is get the same each. A rate is above zero.
         """
         self._native.limit_clients(default, {key.raw: rate for key, rate in per_key.items()}, total)
@@ -290,13 +290,13 @@ class DataPlane:
         self._native.skip(conn, length)
         self._will_flush()
 
-    def switch(self, conn: Conn, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
+    def switch(self, conn: Conn, presence: PeerPresent, login_info: LoginInfo, *, first: bytes) -> None:
         """Relay from now on; watchers are told `presence`, and the frames `first` are written before any packet."""
         remote = presence.endpoint
         if remote is None:
             raise ValueError("a client has to come from somewhere")
-        told = (entry.version, entry.number, remote.ip, remote.port)
-        self._native.switch(conn, presence.peer.raw, entry.is_mesh_peer, presence.encode(), told, first)
+        told = (login_info.version, login_info.number, remote.ip, remote.port)
+        self._native.switch(conn, presence.peer.raw, login_info.is_mesh_peer, presence.encode(), told, first)
         self._will_flush()
 
     def trust(self, roots: list[bytes]) -> None:
@@ -341,16 +341,16 @@ class DataPlane:
         """Close every client as `close_key` does, a few at a time; one that is not `Switched` yet may be left."""
         self._native.close_all(frames, code, detail, spare_mesh_peers)
 
-    async def members(self) -> list[Member]:
+    async def members(self) -> list[MemberSnapshot]:
         """Say how every switched connection stands, in no order; they come and go while they are looked at."""
         number = next(self._report_numbers)
         report = _Report(self._shard_count, asyncio.get_running_loop().create_future())
         self._reports[number] = report
         self._native.report(number)
         await report.done
-        members: list[Member] = []
+        members: list[MemberSnapshot] = []
         for part in report.parts:
-            members += map(member_from, part)
+            members += map(member_snapshot_from, part)
             await asyncio.sleep(0)  # others get a say between two parts, however many there are
         return members
 
@@ -364,12 +364,12 @@ class DataPlane:
 
     def drops(self) -> list[Drops]:
         """Give the dropped packets by reason and kind."""
-        return [Drops(*entry) for entry in self._native.drops()]
+        return [Drops(*login_info) for login_info in self._native.drops()]
 
-    def histograms(self) -> list[Spread]:
+    def histograms(self) -> list[HistogramSnapshot]:
         """Give all histograms by the names of their metrics, without `derp_`."""
         raw = self._native.histograms()
-        return [Spread(name, tuple(bounds), tuple(counts), total) for name, bounds, counts, total in raw]
+        return [HistogramSnapshot(name, tuple(bounds), tuple(counts), total) for name, bounds, counts, total in raw]
 
     def average_queue_ms(self) -> float:
         """Say how many milliseconds packets wait in queues of late."""
@@ -379,9 +379,9 @@ class DataPlane:
         """Look whether the table of keys agrees with itself."""
         return Audit(*self._native.audit())
 
-    def census(self) -> Census:
+    def table_counts(self) -> TableCounts:
         """Count who is here now."""
-        return Census(*self._native.census())
+        return TableCounts(*self._native.table_counts())
 
     def pulse(self) -> list[int]:
         """Make every shard tick, and say how often each has ticked until now: one whose number stays is stuck."""
@@ -401,7 +401,7 @@ class DataPlane:
         for _ in range(min(len(self._waiting), EVENTS_A_TURN)):
             raw = self._waiting.popleft()
             if raw[0] == native.MEMBERS:
-                _, number, members, is_last = cast("tuple[int, int, list[RawMember], bool]", raw)
+                _, number, members, is_last = cast("tuple[int, int, list[RawMemberSnapshot], bool]", raw)
                 self._take_part(number, members, is_last=is_last)
             else:
                 on_event(event_from(raw))
@@ -409,7 +409,7 @@ class DataPlane:
         if self._waiting and self._loop is not None:
             self._loop.call_soon(self._look)
 
-    def _take_part(self, number: int, members: list[RawMember], *, is_last: bool) -> None:
+    def _take_part(self, number: int, members: list[RawMemberSnapshot], *, is_last: bool) -> None:
         report = self._reports[number]
         report.parts.append(members)
         report.missing -= is_last

@@ -13,10 +13,11 @@ from derper.config import CertMode, Config
 from derper.dataplane import DataPlane, PlaneSettings
 from derper.host.serialized import Serialized
 from derper.redaction import conceal
-from derper.server.admission.door import Door
+from derper.server.admission.policy import AdmissionPolicy
 from derper.server.admission.review import LIST, Review
 from derper.server.certificates.challenges import Challenges
 from derper.server.certificates.tls import Certificates
+from derper.server.connections import ConnectionHandler, Web
 from derper.server.debug.actions import Actions
 from derper.server.debug.admin import AdminListener
 from derper.server.debug.metrics import Metrics
@@ -28,12 +29,11 @@ from derper.server.http.connection import HttpServer
 from derper.server.http.forwarded import Forwarding
 from derper.server.http.tunnels import Tunnels
 from derper.server.identity import Identity
-from derper.server.introduce import Introducer, Web
 from derper.server.life import orders, successor
 from derper.server.life.drain import drain
+from derper.server.life.live_settings import Settings
 from derper.server.life.reload import Reload, reload_all
 from derper.server.life.reload import action as reload_action
-from derper.server.life.resettle import Settings
 from derper.server.life.supervisor import Supervisor
 from derper.server.listeners import ADMIN, Listening
 from derper.server.login import Login
@@ -99,15 +99,15 @@ class Server:
         self._rates = ClientRates(self.plane, self.identity, config.relay)
         self._mesh = Mesh(self.plane, self.identity, config)
         self._settings = Settings(config, read_again, self.identity, self._mesh)
-        self._door = Door(config)
-        self._review = Review(self.plane, self._door, config.admission.interval)
-        login = Login(self.identity, self._door, self._rates, config.admission.refused_app_names)
+        self._policy = AdmissionPolicy(config)
+        self._review = Review(self.plane, self._policy, config.admission.interval)
+        login = Login(self.identity, self._policy, self._rates, config.admission.refused_app_names)
         self.tunnels = Tunnels(self.plane, config.relay.tcp, enabled=config.pages.ace)
         web = Web(self.http, self.http_beside, self.tunnels, Forwarding(config.listeners.trusted_proxies))
-        self._introducer = Introducer(self.plane, web, login, self._mesh, self.certificates)
-        self.metrics = Metrics(self.plane, self._introducer, self.bootstrap, self._mesh, self.certificates, config)
+        self._connections = ConnectionHandler(self.plane, web, login, self._mesh, self.certificates)
+        self.metrics = Metrics(self.plane, self._connections, self.bootstrap, self._mesh, self.certificates, config)
         overview = Overview(config, self.identity, self.plane, self._mesh, self.certificates)
-        self._debug = DebugPages(config, self.metrics, self._door, self.plane, overview)
+        self._debug = DebugPages(config, self.metrics, self._policy, self.plane, overview)
         self.admin: AdminListener | None = None
         if config.admin is not None:
             actions = [reload_action(self.reload), *Actions(self.plane).routes()]
@@ -192,7 +192,7 @@ class Server:
         items = [Reload("the settings", self._settings.reload)]
         if self._config.relay.rate_file is not None:
             items.append(Reload("the rate limits", self._rates.reload))
-        if self._door.allow_list is not None:
+        if self._policy.allow_list is not None:
             items.append(Reload(LIST, self._review.reload))
         if self.certificates is not None:
             items.append(Reload("the certificates", self.certificates.reload))
@@ -206,7 +206,7 @@ class Server:
         await self.http.start(pages.application(config, [*self.bootstrap.routes(), *debug]))
         if self.http_beside is not None:
             await self.http_beside.start(port80.application(config, debug, self.challenges))
-        self.plane.start(self._introducer.on_event)
+        self.plane.start(self._connections.on_event)
         _log_limits(config, self._rates.load())
         self.listening.start()
         if self.admin is not None:
@@ -236,8 +236,8 @@ class Server:
         await self._mesh.stop()
         self.plane.stop()
         self.listening.close()
-        self._introducer.stop()
-        await self._door.close()
+        self._connections.stop()
+        await self._policy.close()
         await self.http.stop()
         if self.http_beside is not None:
             await self.http_beside.stop()

@@ -6,13 +6,13 @@ Whether it may stay is for `admission` to say, but for the names of applications
 import os
 from dataclasses import dataclass
 
-from derper.dataplane import Agreement
+from derper.dataplane import SharedKeyDeriver
 from derper.protocol.frames import NO_FLAGS, Endpoint, PeerFlags, PeerPresent
 from derper.protocol.keys import NodePublic, admits_to_mesh
 from derper.protocol.login import NONCE_LEN, ClientLogin, ServerInfo, ServerKey, server_info_frame
 from derper.protocol.reader import RawFrame
 from derper.server.admission.answers import Answer, Cause, refused
-from derper.server.admission.door import Door
+from derper.server.admission.policy import AdmissionPolicy
 from derper.server.identity import Identity
 from derper.server.rates import ClientRates
 
@@ -42,11 +42,13 @@ class LoggedIn:
 
 
 class Login:
-    """The server's side of every login; `door` is to be asked about every client but those that `open` decides."""
+    """The server's side of every login; `policy` is to be asked about every client but those that `open` decides."""
 
-    def __init__(self, identity: Identity, door: Door, rates: ClientRates, refused_app_names: frozenset[str]) -> None:
-        self.door = door
-        self._agreement = Agreement(identity.private)
+    def __init__(
+        self, identity: Identity, policy: AdmissionPolicy, rates: ClientRates, refused_app_names: frozenset[str]
+    ) -> None:
+        self.policy = policy
+        self._shared_keys = SharedKeyDeriver(identity.private)
         self._identity = identity
         self._refused_app_names = refused_app_names
         self._rates = rates
@@ -59,7 +61,7 @@ class Login:
         Raises:
             ProtocolError: the frame is no ClientInfo that this server can open.
         """
-        login = ClientLogin.open(frame, self._agreement)
+        login = ClientLogin.open(frame, self._shared_keys)
         mesh_peer = admits_to_mesh(self._identity.mesh_key, login.info.mesh_key)
         info, refusal = login.info, None
         if not mesh_peer and info.app_name in self._refused_app_names:

@@ -18,7 +18,7 @@ from verifier import ALLOW, REFUSE, Question, Verifier, always, at_a_url, http, 
 from derper.errors import ConfigError
 from derper.protocol import NodePrivate
 from derper.protocol.keys import MeshKey
-from derper.server.admission import door, turns, url
+from derper.server.admission import policy, turns, url
 
 PRIVATE = NodePrivate(bytes([7] * 32))
 MESH_KEY = MeshKey(bytes(range(32)))
@@ -310,7 +310,7 @@ def test_roots_that_cannot_be_read_are_a_start_up_error_that_names_their_file(tm
     file.write_text(f"-----BEGIN CERTIFICATE-----\n{inside}\n-----END CERTIFICATE-----\n")
     config = config_of(tmp_path, "-verify-client-url", "https://a.test/", SSL_CERT_FILE=str(file))
     with pytest.raises(ConfigError, match=f"a root certificate in {file} cannot be read"):
-        door.Door(config)
+        policy.AdmissionPolicy(config)
 
 
 async def test_packets_flow_once_a_client_is_admitted(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from derper.protocol import NodePrivate
 from derper.server.admission import turns
-from derper.server.admission.answers import Applicant
+from derper.server.admission.answers import ClientIdentity
 from derper.server.admission.turns import NoTurnError, Turns, network_of
 
 KEY = NodePrivate(bytes([7] * 32)).public()
 
 
-def client(ip: str, *, was_known: bool = False) -> Applicant:
-    return Applicant(KEY, ip, was_known=was_known)
+def client(ip: str, *, was_known: bool = False) -> ClientIdentity:
+    return ClientIdentity(KEY, ip, was_known=was_known)
 
 
 class Questions:
@@ -38,7 +38,7 @@ class Questions:
         async with asyncio.timeout(10):
             await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    async def _ask(self, name: str, applicant: Applicant) -> None:
+    async def _ask(self, name: str, applicant: ClientIdentity) -> None:
         try:
             async with self.turns.turn(applicant):
                 self.begun.append(name)

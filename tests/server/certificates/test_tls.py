@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from derpwire import HOST, SECONDS, Client, Door, Wire
+from derpwire import HOST, SECONDS, Client, RelayAddress, Wire
 from serving import Recorded, Server, vectors
 
 from derper.protocol import metacert
@@ -110,7 +110,7 @@ def test_a_recorded_handshake_ends_as_it_did(by_address: Server, by_name: Server
 def test_clients_relay_over_either_version(by_address: Server, version: ssl.TLSVersion) -> None:
     context = by_address.new_context()
     context.minimum_version = context.maximum_version = version
-    door = Door(by_address.port, context)
+    door = RelayAddress(by_address.port, context)
     with Client.join(door) as one, Client.join(door) as other:
         assert isinstance(one.wire.sock, ssl.SSLSocket)
         assert one.wire.sock.version() == version.name.replace("_", ".")

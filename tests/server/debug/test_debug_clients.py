@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from live import SECONDS, Client, Server, answer_to, config_of, connect, serving
 
-from derper.dataplane import Member, Totals
+from derper.dataplane import MemberSnapshot, Totals
 from derper.protocol.frames import Endpoint, PeerFlags, PeerPresent, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
 from derper.server.debug.clients import BadQueryError, Query
@@ -46,10 +46,10 @@ def member(  # noqa: PLR0913  all in which the recorded three differ
     active: bool = True,
     home: bool = False,
     totals: Totals = NOTHING,
-) -> Member:
+) -> MemberSnapshot:
     presence = PeerPresent(key, Endpoint(ip_address(ip), 4711), flags, app).encode()
     mesh = bool(flags & PeerFlags.MESH_PEER)
-    return Member(
+    return MemberSnapshot(
         number << 32, presence, mesh, 2, number, 1.5, active, key == TWICE, home, None, False, totals, 10, 20, 0
     )
 
@@ -97,7 +97,7 @@ async def test_what_lists_nobody_is_answered_as_the_reference_answers(exchange: 
         assert body.decode() == exchange["body"]
 
 
-def pages(target: str, clients: list[Member]) -> Iterator[list[int]]:
+def pages(target: str, clients: list[MemberSnapshot]) -> Iterator[list[int]]:
     while True:
         page = asked(target).select(clients)
         yield [client.member.number for client in page.clients]

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from live import SECONDS, Client, Server, config_of, serving
 
-from derper.dataplane import Entry, Member, Rate, Totals
+from derper.dataplane import LoginInfo, MemberSnapshot, Rate, Totals
 from derper.protocol import NodePrivate
 from derper.protocol.frames import Endpoint, Health, NotePreferred, PeerFlags, PeerPresent, Ping, Restarting, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
@@ -29,13 +29,13 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield server
 
 
-async def members(server: Server, count: int) -> dict[NodePublic, list[Member]]:
+async def members(server: Server, count: int) -> dict[NodePublic, list[MemberSnapshot]]:
     """All members by key, once there are so many."""
     async with asyncio.timeout(SECONDS):
         found = await server.parts.plane.members()
         while len(found) != count:  # nothing tells of it but asking again
             found = await server.parts.plane.members()
-    by_key: dict[NodePublic, list[Member]] = {}
+    by_key: dict[NodePublic, list[MemberSnapshot]] = {}
     for member in found:
         by_key.setdefault(member.who().peer, []).append(member)
     return by_key
@@ -169,7 +169,7 @@ async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
 ) -> None:
     switch = server.parts.plane.switch
 
-    def switch_and_close(conn: int, presence: PeerPresent, entry: Entry, *, first: bytes) -> None:
+    def switch_and_close(conn: int, presence: PeerPresent, entry: LoginInfo, *, first: bytes) -> None:
         switch(conn, presence, entry, first=first)
         server.parts.plane.close_key(presence.peer, "revoked")
 

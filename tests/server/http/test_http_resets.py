@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from derpwire import HOST, SECONDS, Door, WireError
+from derpwire import HOST, SECONDS, RelayAddress, WireError
 from httpwire import read_answer, request
 from serving import Server
 
@@ -35,11 +35,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server
 
 
-def admin_door(server: Server) -> Door:
-    return Door(int(server.logged(r'event="serving admin" address=\S+:(\d+)')[1]))
+def admin_door(server: Server) -> RelayAddress:
+    return RelayAddress(int(server.logged(r'event="serving admin" address=\S+:(\d+)')[1]))
 
 
-def still_answers(door: Door) -> None:
+def still_answers(door: RelayAddress) -> None:
     """Get a page, once the connections that broke off are forgotten: the admin listener takes few at a time."""
     deadline = time.monotonic() + SECONDS
     while True:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from derpwire import HOST, SECONDS, Client, Door
+from derpwire import HOST, SECONDS, Client, RelayAddress
 from relays import free_port
 from serving import START_SECONDS, Server
 from test_supervised import Manager
@@ -44,7 +44,7 @@ class Deaf:
     """A server of which one output or all take nothing."""
 
     process: subprocess.Popen[bytes]
-    door: Door
+    door: RelayAddress
 
     def wait_until_it_serves(self) -> None:
         """Return when it accepts connections; its log cannot say so."""
@@ -72,7 +72,7 @@ def deaf(folder: Path, outputs: Mapping[str, int], **environ: str) -> Iterator[D
         env=environment,
     )
     try:
-        yield Deaf(process, Door(port))
+        yield Deaf(process, RelayAddress(port))
     finally:
         process.kill()
         process.wait()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from derpwire import HOST, SECONDS, Door
+from derpwire import HOST, SECONDS, RelayAddress
 from relays import free_port
 from serving import START_SECONDS
 from test_blocked_output import Deaf
@@ -21,7 +21,7 @@ def test_it_serves_with_standard_descriptors_closed(closed: tuple[int, ...], pro
     line = f'exec {sys.executable} {program} -a {HOST}:{port} -stun=false -shards 1 -c "{tmp_path}/key" {redirections}'
     process = subprocess.Popen(["bash", "-c", line], env=os.environ | {"HOME": str(tmp_path)}, stderr=subprocess.PIPE)
     try:
-        server = Deaf(process, Door(port))
+        server = Deaf(process, RelayAddress(port))
         server.wait_until_it_serves()
         folder = Path(f"/proc/{process.pid}/fd")
         assert {str((folder / str(fd)).readlink()) for fd in closed} == {"/dev/null"}

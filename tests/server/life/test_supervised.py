@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from derpwire import HOST, SECONDS, Client, Door
+from derpwire import HOST, SECONDS, Client, RelayAddress
 from httpwire import read_answer, request
 from relays import free_port
 from serving import Server
@@ -123,7 +123,7 @@ def activated(folder: Path, *sockets: str, names: str = "", flags: tuple[str, ..
 
 def test_it_serves_on_the_socket_that_was_opened_for_it_and_misses_no_connection(tmp_path: Path) -> None:
     port = free_port()
-    with activated(tmp_path, f"{HOST}:{port}"), Client.join(Door(port)) as client:
+    with activated(tmp_path, f"{HOST}:{port}"), Client.join(RelayAddress(port)) as client:
         client.ping()
 
 
@@ -133,7 +133,7 @@ def test_sockets_are_known_by_their_names_or_by_their_ports(tmp_path: Path, name
     flags = ("-certmode", "manual", "-certdir", str(tmp_path), "-http-port", str(http))
     with (
         activated(tmp_path, f"{HOST}:{main}", f"{HOST}:{http}", names=names, flags=flags),
-        Door(http).connect() as wire,
+        RelayAddress(http).connect() as wire,
     ):
         wire.send(request("GET", "/x"))
         assert read_answer(wire).status == 302

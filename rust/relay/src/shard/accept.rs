@@ -1,15 +1,16 @@
-//! Connections in: taken from listeners, or dialled to other nodes.
+//! New connections: accepted from listeners, or dialled to other nodes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::conn::{Conn, Ends, NEVER, Stage, Transport};
 use crate::id::ConnId;
-use crate::net::{Interest, Net, Stream};
-use crate::seam::{Command, Event, Listener, ListenerId, Reason};
-use crate::tls::Session;
+use crate::io::epoll::{Interest, Net, Stream};
+use crate::io::listener::{Listener, ListenerId};
+use crate::messages::{Command, Event, Reason};
+use crate::shard::conn::{Conn, Ends, NEVER, Stage, Transport};
+use crate::tls::session::Session;
 
 use super::Shard;
 
@@ -61,16 +62,16 @@ impl<N: Net> Shard<N> {
             }
         }
         for _ in 0..ACCEPTS_A_TICK.min(spare) {
-            if let Some(until) = self.shared.crowd.must_wait(self.now) {
+            if let Some(until) = self.shared.limiter.must_wait(self.now) {
                 return self.pause_accepting(until.saturating_sub(self.now).clamp(1, ROOM_PAUSE));
             }
             match self.net.accept(&listener) {
                 Ok((stream, remote)) => {
                     let is_proxy = listener.proxies.iter().any(|network| network.contains(remote.ip()));
-                    let mut seat = self.shared.crowd.seat();
+                    let mut permit = self.shared.limiter.permit();
                     if let Some(most) = listener.per_ip
                         && !is_proxy
-                        && !seat.come_from(remote.ip(), most)
+                        && !permit.come_from(remote.ip(), most)
                     {
                         self.counters().connections_rejected_per_ip.add(1);
                         continue;
@@ -86,12 +87,12 @@ impl<N: Net> Shard<N> {
                     let Ok(local) = stream.local() else { continue };
                     let stage = match listener.tls {
                         tls if is_proxy => Stage::Proxy { tls, per_ip: listener.per_ip },
-                        true => Stage::Hello,
+                        true => Stage::ClientHello,
                         false => Stage::Head { scanned: 0 },
                     };
                     let mut conn = Conn::new(stream, stage, Ends { remote, local }, id);
-                    conn.seat = Some(seat);
-                    let id = self.introduce(conn);
+                    conn.permit = Some(permit);
+                    let id = self.watch(conn);
                     let stands_for_many =
                         is_proxy || listener.trusted.iter().any(|network| network.contains(remote.ip()));
                     self.take_place(id, (!stands_for_many).then(|| remote.ip()));
@@ -111,8 +112,8 @@ impl<N: Net> Shard<N> {
     /// Counts a connection among those before login. If they are too many now, another one makes room.
     fn take_place(&mut self, id: ConnId, ip: Option<IpAddr>) {
         let now = self.now;
-        let seat = self.conns.get_mut(id).and_then(|conn| conn.seat.as_mut());
-        if let Some(victim) = seat.and_then(|seat| seat.enter(id, ip, now)) {
+        let permit = self.conns.get_mut(id).and_then(|conn| conn.permit.as_mut());
+        if let Some(victim) = permit.and_then(|permit| permit.enter(id, ip, now)) {
             self.evict(victim);
         }
     }
@@ -122,7 +123,7 @@ impl<N: Net> Shard<N> {
     fn evict_for_descriptors(&mut self) -> Option<usize> {
         let mut spare = None;
         for _ in 0..EVICTIONS_AT_ONCE {
-            let Some(victim) = self.shared.crowd.evict(self.now) else { break };
+            let Some(victim) = self.shared.limiter.evict(self.now) else { break };
             self.evict(victim);
             spare = Some(self.net.spare_descriptors());
             if spare > Some(0) {
@@ -178,7 +179,7 @@ impl<N: Net> Shard<N> {
                 let local = stream.local().unwrap_or(remote);
                 let mut conn = Conn::new(stream, Stage::Handshake, Ends { remote, local }, 0);
                 conn.transport = Transport::Tls(session);
-                id = self.introduce(conn);
+                id = self.watch(conn);
             }
             Err(error) => self.accept_failed(&error),
         }
@@ -190,7 +191,7 @@ impl<N: Net> Shard<N> {
         });
     }
 
-    fn introduce(&mut self, mut conn: Conn<N::Stream>) -> ConnId {
+    fn watch(&mut self, mut conn: Conn<N::Stream>) -> ConnId {
         let settings = &self.shared.settings;
         conn.deadline = self.now + settings.setup_timeout;
         conn.write_timeout = settings.setup_timeout;

@@ -1,14 +1,13 @@
-//! A connection's first bytes: for whom a proxy stands, and whom a TLS client wants, which decides what certificate it
-//! is shown, if any.
+//! A connection's first bytes: the PROXY header, and the TLS client hello, which decides its certificate.
 
-use crate::certificates::Choice;
-use crate::conn::{Ends, Stage, Transport};
-use crate::hello::{Heard, hear};
 use crate::id::ConnId;
-use crate::net::Net;
-use crate::proxy::{self, Told};
-use crate::seam::{Event, Reason};
-use crate::tls::{MAX_PARTIAL, Session};
+use crate::io::epoll::Net;
+use crate::messages::{Event, Reason};
+use crate::shard::conn::{Ends, Stage, Transport};
+use crate::tls::certificates::Choice;
+use crate::tls::client_hello::{Heard, hear};
+use crate::tls::session::{MAX_PARTIAL, Session};
+use crate::wire::proxy::{self, Told};
 
 use super::Shard;
 
@@ -34,14 +33,14 @@ impl<N: Net> Shard<N> {
         };
         conn.input.drain(..len);
         conn.is_anonymous = ends.is_none();
-        conn.stage = if tls { Stage::Hello } else { Stage::Head { scanned: 0 } };
+        conn.stage = if tls { Stage::ClientHello } else { Stage::Head { scanned: 0 } };
         if let Some(Ends { remote, local }) = ends {
             (conn.remote, conn.local) = (remote, local);
-            if let Some(seat) = &mut conn.seat {
-                seat.is_for(remote.ip());
+            if let Some(permit) = &mut conn.permit {
+                permit.is_for(remote.ip());
             }
-            if let (Some(most), Some(seat)) = (per_ip, &mut conn.seat)
-                && !seat.come_from(remote.ip(), most)
+            if let (Some(most), Some(permit)) = (per_ip, &mut conn.permit)
+                && !permit.come_from(remote.ip(), most)
             {
                 // As those who come without a proxy, it is let go without a word.
                 self.remove(id);

@@ -1,19 +1,19 @@
-//! A walk over everything that must hold between two ticks. For tests alone.
+//! A check of every invariant that must hold between two ticks. For tests only.
 
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use crate::conn::{Conn, NEVER, Stage, Switched};
 use crate::id::ConnId;
-use crate::mailbox::Batch;
-use crate::net::Net;
+use crate::io::epoll::Net;
+use crate::shard::conn::{Conn, NEVER, Stage, Switched};
+use crate::shard::mailbox::Batch;
 
 use super::send::LINK_DEPTH;
 use super::{BODY_CREDIT, Shard};
 
 /// What a shard holds.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Census {
+pub struct InvariantCounts {
     /// Connections, logged in or not.
     pub connections: usize,
     /// Logged-in connections.
@@ -36,7 +36,7 @@ pub struct Census {
     pub hints: usize,
 }
 
-impl AddAssign for Census {
+impl AddAssign for InvariantCounts {
     fn add_assign(&mut self, other: Self) {
         self.connections += other.connections;
         self.members += other.members;
@@ -56,7 +56,7 @@ impl<N: Net> Shard<N> {
     ///
     /// # Panics
     /// When something does not hold.
-    pub(crate) fn check(&self) -> Census {
+    pub(crate) fn check(&self) -> InvariantCounts {
         let dirty = self.conns.ids().filter(|id| self.conns.get(*id).is_some_and(|conn| conn.dirty)).count();
         assert!(dirty <= self.dirty.len(), "a connection was forgotten that has something to be written");
         assert_eq!(
@@ -65,18 +65,18 @@ impl<N: Net> Shard<N> {
             "events wait for their time, or there are none"
         );
         assert!(self.congested || self.outgoing.iter().all(Batch::is_empty), "parcels were not published");
-        let mut census = Census { hints: self.wheel.check(), ..Census::default() };
+        let mut counts = InvariantCounts { hints: self.wheel.check(), ..InvariantCounts::default() };
         let mut queued = 0;
         for id in self.conns.ids() {
             let Some(conn) = self.conns.get(id) else { continue };
             conn.check(id);
-            census.connections += 1;
-            census.pending += usize::from(conn.seat.as_ref().is_some_and(|seat| seat.is_pending()));
+            counts.connections += 1;
+            counts.pending += usize::from(conn.permit.as_ref().is_some_and(|permit| permit.is_pending()));
             if let Some(outbox) = &conn.outbox {
                 outbox.check();
                 queued += outbox.memory();
-                census.queued_disco += outbox.disco.len();
-                census.queued_other += outbox.other.len();
+                counts.queued_disco += outbox.disco.len();
+                counts.queued_other += outbox.other.len();
                 let is_link = matches!(conn.stage, Stage::Linked(_));
                 let most = if is_link { LINK_DEPTH } else { self.shared.settings.queue_depth };
                 let deepest = outbox.disco.len().max(outbox.other.len());
@@ -84,7 +84,7 @@ impl<N: Net> Shard<N> {
             }
             match &conn.stage {
                 Stage::Switched(switched) => {
-                    census.members += 1;
+                    counts.members += 1;
                     self.check_member(id, switched);
                 }
                 Stage::Linked(linked) => {
@@ -98,13 +98,13 @@ impl<N: Net> Shard<N> {
         }
         queued += self.spare_outboxes.iter().map(|outbox| outbox.memory()).sum::<usize>();
         assert_eq!(self.queued, queued, "the memory of all outboxes is counted");
-        census.waiting_bytes = queued;
+        counts.waiting_bytes = queued;
         let routes: usize = self.locals.iter().flatten().map(|local| local.routes.len()).sum();
         assert_eq!(self.routes, routes, "all routes are counted");
-        census.routes = routes;
+        counts.routes = routes;
         for (key, index) in &self.local_by_key {
             let Some(local) = &self.locals[*index] else { panic!("a key without a place") };
-            census.keys += 1;
+            counts.keys += 1;
             for id in local.connections.iter() {
                 let switched = self.conns.get(id).and_then(|conn| conn.switched());
                 assert_eq!(
@@ -117,15 +117,15 @@ impl<N: Net> Shard<N> {
         assert!(self.free_locals.iter().all(|index| self.locals[*index].is_none()), "a place is not free");
         assert_eq!(
             self.locals.len(),
-            census.keys + self.free_locals.len(),
+            counts.keys + self.free_locals.len(),
             "each place has a key or is free"
         );
         for id in &self.watchers {
             let switched = self.conns.get(*id).and_then(|conn| conn.switched());
             assert!(switched.is_some_and(|switched| switched.watch.is_some()), "{id:?} does not watch");
-            census.watchers += 1;
+            counts.watchers += 1;
         }
-        census
+        counts
     }
 
     fn check_member(&self, id: ConnId, switched: &Switched) {
@@ -151,6 +151,6 @@ impl<S> Conn<S> {
         assert_eq!(self.blocked, waits, "{id:?}: something waits, and only for the socket");
         assert_eq!(self.interest, self.wanted(BODY_CREDIT), "{id:?}: what is watched is what is wanted");
         let late = self.armed_at.saturating_sub(self.next_deadline());
-        assert!(late <= crate::timer::TICK_MS, "{id:?} would be looked at {late} ms too late");
+        assert!(late <= crate::shard::timer::TICK_MS, "{id:?} would be looked at {late} ms too late");
     }
 }

@@ -1,14 +1,14 @@
-//! How a connection ends, and who has to be told.
+//! The end of a connection, and the notices that it causes.
 
-use crate::conn::{Conn, Ending, NEVER, Stage, Transport};
-use crate::frame::Key;
 use crate::id::ConnId;
-use crate::net::{Net, Stream};
-use crate::pending::Phase;
-use crate::seam::{Event, Reason, Totals};
-use crate::stats::Drop;
-use crate::switchboard::Left;
-use crate::websocket;
+use crate::io::epoll::{Net, Stream};
+use crate::limits::pending::Phase;
+use crate::messages::{Event, Reason, Totals};
+use crate::shard::conn::{Conn, Ending, NEVER, Stage, Transport};
+use crate::stats::counter::DropReason;
+use crate::switchboard::table::Left;
+use crate::wire::frame::Key;
+use crate::wire::websocket;
 
 use super::Shard;
 use super::turn::{DEPARTURE, NOTICE};
@@ -90,7 +90,7 @@ impl<N: Net> Shard<N> {
             Stage::Switched(mut switched) => {
                 (ending.key, ending.totals) = (Some(switched.member.key), switched.totals);
                 let tls = conn.tls;
-                self.end_struggles(id, &mut switched);
+                self.end_impairments(id, &mut switched);
                 self.count_out(&switched, tls);
                 if switched.watch.is_some() {
                     self.stop_watching(id);
@@ -160,7 +160,7 @@ impl<N: Net> Shard<N> {
         let Some(mut outbox) = self.conns.get_mut(id).and_then(|conn| conn.outbox.take()) else { return };
         for disco in [true, false] {
             while let Some(len) = outbox.queue_mut(disco).drop_oldest() {
-                self.count_drop(Drop::GoneDisconnected, key, disco, len);
+                self.count_drop(DropReason::GoneDisconnected, key, disco, len);
             }
         }
         if let Some(conn) = self.conns.get_mut(id) {

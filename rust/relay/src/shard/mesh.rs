@@ -1,17 +1,17 @@
-//! The other nodes of the region (`docs/protocol/mesh.md`): watchers of ours, links of ours, packets from afar.
+//! The region's other nodes (`docs/protocol/mesh.md`): watchers, links, and packets of keys on other nodes.
 
 use std::collections::HashMap;
 
-use crate::conn::{Linked, Stage};
-use crate::frame::{self, Gone, Key};
 use crate::id::ConnId;
-use crate::mailbox::Parcel;
-use crate::net::Net;
-use crate::seam::{Event, Reason};
-use crate::stats::Drop;
-use crate::switchboard::{Forwarders, Left};
+use crate::io::epoll::Net;
+use crate::messages::{Event, Reason};
+use crate::shard::conn::{Linked, Stage};
+use crate::shard::mailbox::RoutedPacket;
+use crate::stats::counter::DropReason;
+use crate::switchboard::table::{Forwarders, Left};
+use crate::wire::frame::{self, Gone, Key};
 
-use super::{Errand, Shard};
+use super::{Shard, ShardMessage};
 
 /// Bytes of announcements that are written to a watcher at a time.
 const FEED: usize = 64 * 1024;
@@ -66,7 +66,7 @@ impl<N: Net> Shard<N> {
     // Watchers: nodes that dialled us.
 
     /// A mesh peer wants to hear of every client that is here, and that comes and goes.
-    pub(super) fn watch(&mut self, id: ConnId) {
+    pub(super) fn watch_conns(&mut self, id: ConnId) {
         let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
         if switched.member.key == self.shared.settings.server_key {
             return;
@@ -93,7 +93,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn announce(&mut self, key: &Key) {
         for shard in self.shared.switchboard.watching() {
             if shard != self.index {
-                self.outgoing[shard].errands.push(Errand::Changed(*key));
+                self.outgoing[shard].messages.push(ShardMessage::Changed(*key));
             }
         }
         self.tell_watchers(key);
@@ -154,7 +154,9 @@ impl<N: Net> Shard<N> {
     /// A mesh peer wants every connection of a key closed.
     pub(super) fn close_peer(&mut self, key: &Key) {
         match self.shared.switchboard.find(key).map(|peer| peer.shard()) {
-            Some(shard) if shard != self.index => self.outgoing[shard].errands.push(Errand::ClosePeer(*key)),
+            Some(shard) if shard != self.index => {
+                self.outgoing[shard].messages.push(ShardMessage::ClosePeer(*key))
+            }
             Some(_) => self.close_key(key),
             None => {}
         }
@@ -174,11 +176,11 @@ impl<N: Net> Shard<N> {
         let active = self.shared.switchboard.find_here(to).filter(|_| *from != [0; 32]);
         if let Some(active) = active {
             self.note_remote(from, active);
-            self.deliver(&Parcel { to: active, key: to, from, packet });
+            self.deliver(&RoutedPacket { to: active, key: to, from, packet });
             return;
         }
         let disco = frame::is_disco(packet);
-        self.count_drop(Drop::UnknownDestinationOnForward, to, disco, packet.len());
+        self.count_drop(DropReason::UnknownDestinationOnForward, to, disco, packet.len());
         if disco {
             self.not_here(id, to);
         }
@@ -281,7 +283,7 @@ impl<N: Net> Shard<N> {
         }
         for shard in 0..self.outgoing.len() {
             if shard != self.index {
-                self.outgoing[shard].errands.push(Errand::LeftRegion(*key));
+                self.outgoing[shard].messages.push(ShardMessage::LeftRegion(*key));
             }
         }
         self.tell_of_remote(key);
@@ -298,7 +300,7 @@ impl<N: Net> Shard<N> {
         if to.shard() == self.index {
             self.tell_gone(to, key, Gone::Disconnected);
         } else {
-            self.outgoing[to.shard()].errands.push(Errand::PeerGone { to, key: *key });
+            self.outgoing[to.shard()].messages.push(ShardMessage::PeerGone { to, key: *key });
         }
     }
 }

@@ -1,37 +1,43 @@
-//! One shard: a thread's worth of connections, and the tick that moves their bytes.
+//! One shard: the connections of one thread, and the tick that moves their bytes.
 //!
-//! A tick takes what is ready and never waits: commands, other shards' parcels, readable and writable connections,
-//! expired deadlines; then everything that was queued for a receiver leaves in as few writes as there can be.
-//! How much one tick does is bounded (`turn`), and what is more is carried over to the next.
-//! It runs over any [`Net`] with a given time, so tests drive the same code as production.
+//! A tick never waits. It runs commands, takes other shards' packets, handles readable and writable connections and
+//! expired deadlines, and then writes each receiver's queue in as few writes as possible. The work of a tick is bounded
+//! (`turn`); the rest is carried over to the next tick. The shard runs over any [`Net`] with a given time, so tests
+//! drive the same code as production.
 //!
-//! Read on in the order of a connection's life: `accept`, `arrive` (to the first head), `introduce` (to the
-//! switch), `receive` (bytes in), `relay` (what a frame does), `send` (bytes out), `close`. `mesh` is the other nodes,
-//! `limit` the rate limit, `struggle` says who has a hard time, `census` keeps count of who is there, `round` goes
-//! through all of them, and `shared` is what all shards have in common.
+//! Read in the order of a connection's life: `accept`, `arrive` (PROXY header, client hello), `stage` (before login),
+//! `switch` (to the key's shard), `receive` (bytes in), `relay` (what a frame does), `send` (bytes out), `close`.
+//! `mesh` handles the region's other nodes, `throttle` the rate limit, `impairment` limited clients, `metrics` the
+//! counts of members, `sweep` jobs over all members, `shed` the memory limit; `shared` holds what all shards share.
 
 mod accept;
 mod arrive;
-mod census;
-#[cfg(any(test, feature = "stepping"))]
+#[cfg(any(test, feature = "sim"))]
 mod check;
 mod close;
-mod introduce;
-mod limit;
+pub(crate) mod conn;
+pub(crate) mod connections;
+mod impairment;
+pub(crate) mod mailbox;
 mod mesh;
+mod metrics;
+pub(crate) mod queue;
 mod receive;
 mod relay;
-mod round;
 mod send;
 mod shared;
 mod shed;
-mod struggle;
+mod stage;
+mod sweep;
+mod switch;
 #[cfg(test)]
 mod tests;
+mod throttle;
+pub(crate) mod timer;
 mod turn;
 
-#[cfg(any(test, feature = "stepping"))]
-pub use check::Census;
+#[cfg(any(test, feature = "sim"))]
+pub use check::InvariantCounts;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -39,21 +45,22 @@ use std::hash::RandomState;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use crate::conn::{Conn, Local, NEVER, Stage};
-use crate::frame::{self, Gone, Key};
 use crate::id::{ConnId, Slots};
-use crate::mailbox::{Batch, Offered};
-use crate::net::{Net, Ready};
-use crate::queue::Outbox;
-use crate::seam::{Command, Event, Listener, ListenerId};
-use crate::stats::Counters;
-use crate::timer::Wheel;
+use crate::io::epoll::{Net, Ready};
+use crate::io::listener::{Listener, ListenerId};
+use crate::messages::{Command, Event};
+use crate::shard::conn::{Conn, Local, NEVER, Stage};
+use crate::shard::mailbox::{Batch, Offered};
+use crate::shard::queue::Outbox;
+use crate::shard::timer::Wheel;
+use crate::stats::counter::Counters;
+use crate::wire::frame::{self, Gone, Key};
 
-use self::limit::{InForce, Throttled};
 use self::mesh::RemoteSources;
-use self::round::{Round, Task};
 pub use self::shared::Settings;
-pub(crate) use self::shared::{Errand, Port, Shared, sum};
+pub(crate) use self::shared::{ShardHandle, ShardMessage, Shared, sum};
+use self::sweep::{Sweep, Task};
+use self::throttle::{InForce, Throttled};
 use self::turn::Turn;
 pub(crate) use self::turn::Waits;
 pub use self::turn::Work;
@@ -86,7 +93,7 @@ pub(crate) struct Shard<N: Net> {
     /// When listeners that were let be for want of descriptors are tried again.
     accept_again_at: u64,
     /// What waits for the other shards, by shard.
-    outgoing: Vec<Batch<Errand<N::Stream>>>,
+    outgoing: Vec<Batch<ShardMessage<N::Stream>>>,
     /// A mailbox was full: nothing is read from senders until it is not.
     congested: bool,
     handshakes_left: usize,
@@ -102,7 +109,7 @@ pub(crate) struct Shard<N: Net> {
     /// Whom packets of keys at other nodes were sent to, as far as they came in over this shard's connections.
     remote_sources: RemoteSources,
     /// What is being done to all members, the oldest first.
-    rounds: VecDeque<Round>,
+    sweeps: VecDeque<Sweep>,
     /// Links that have ended, and those of their keys that the table has still to hear of.
     lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
@@ -158,7 +165,7 @@ impl<N: Net> Shard<N> {
             wheel: Wheel::new(now),
             watchers: Vec::new(),
             remote_sources: RemoteSources::default(),
-            rounds: VecDeque::new(),
+            sweeps: VecDeque::new(),
             lost_links: VecDeque::new(),
             unfinished: Vec::new(),
             queued: 0,
@@ -187,7 +194,7 @@ impl<N: Net> Shard<N> {
         self.drops_told = 0;
         self.begin_turn();
         self.share_room();
-        let ticks = &self.port().ticks;
+        let ticks = &self.handle().ticks;
         ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
             // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
@@ -195,8 +202,8 @@ impl<N: Net> Shard<N> {
                 self.writable(id);
             }
         }
-        self.obey();
-        self.collect();
+        self.run_commands();
+        self.drain_mailboxes();
         for event in ready {
             match *event {
                 Ready::Listener(id) => self.accept(id),
@@ -212,7 +219,7 @@ impl<N: Net> Shard<N> {
         self.resume_throttled();
         self.resume_unfinished();
         self.forget_lost_links();
-        self.advance_round();
+        self.advance_sweep();
         self.depart();
         self.flush_some();
         self.make_room(0);
@@ -240,21 +247,21 @@ impl<N: Net> Shard<N> {
 
     /// Whether something came since the last tick that no descriptor tells of.
     pub(crate) fn has_mail(&self) -> bool {
-        let port = self.port();
+        let handle = self.handle();
         !self.unfinished.is_empty()
             || !self.dirty.is_empty()
             || self.turn.is_unfinished(self.congested)
-            || !self.rounds.is_empty()
+            || !self.sweeps.is_empty()
             || !self.lost_links.is_empty()
-            || !port.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-            || port.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
+            || !handle.commands.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            || handle.mailboxes.iter().any(|mailbox| !mailbox.is_empty())
             || (self.congested && self.may_publish())
     }
 
     /// Whether another shard has made room for what waits here for it.
     fn may_publish(&self) -> bool {
-        let waits = self.outgoing.iter().zip(&self.shared.ports).filter(|(batch, _)| !batch.is_empty());
-        waits.map(|(_, port)| &port.mailboxes[self.index]).any(|mailbox| !mailbox.is_full())
+        let waits = self.outgoing.iter().zip(&self.shared.handles).filter(|(batch, _)| !batch.is_empty());
+        waits.map(|(_, handle)| &handle.mailboxes[self.index]).any(|mailbox| !mailbox.is_full())
     }
 
     /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
@@ -285,17 +292,17 @@ impl<N: Net> Shard<N> {
         self.index
     }
 
-    fn port(&self) -> &Port<N::Stream> {
-        &self.shared.ports[self.index]
+    fn handle(&self) -> &ShardHandle<N::Stream> {
+        &self.shared.handles[self.index]
     }
 
     fn counters(&self) -> &Counters {
-        &self.port().counters
+        &self.handle().counters
     }
 
-    fn obey(&mut self) {
+    fn run_commands(&mut self) {
         let commands =
-            std::mem::take(&mut *self.port().commands.lock().unwrap_or_else(PoisonError::into_inner));
+            std::mem::take(&mut *self.handle().commands.lock().unwrap_or_else(PoisonError::into_inner));
         for command in commands {
             match command {
                 Command::Listen(id, listener) => self.listen(id, listener),
@@ -318,34 +325,34 @@ impl<N: Net> Shard<N> {
                 Command::Link { conn, first } => self.link(conn, &first),
                 Command::Close(conn, reason) => self.close(conn, reason),
                 Command::Evict(conn) => self.end_evicted(conn),
-                Command::ToKey(key, act) => self.act_on_key(&key, &act),
-                Command::ToAll { act, spare_mesh_peers } => {
-                    self.begin_round(Task::Act { act, spare_mesh_peers });
+                Command::ToKey(key, action) => self.act_on_key(&key, &action),
+                Command::ToAll { action, spare_mesh_peers } => {
+                    self.begin_sweep(Task::MemberAction { action, spare_mesh_peers });
                 }
-                Command::Report(report) => self.begin_round(Task::Report(report)),
+                Command::Report(report) => self.begin_sweep(Task::Report(report)),
             }
         }
     }
 
-    /// Looks into the mailboxes: parcels first, because an errand may say that their sender has left.
-    fn collect(&mut self) {
+    /// Empties the mailboxes: packets first, because a message may say that their sender has left.
+    fn drain_mailboxes(&mut self) {
         let mut batch = Batch::default();
-        for from in 0..self.shared.ports.len() {
-            let sender_waits = self.port().mailboxes[from].collect(&mut batch);
+        for from in 0..self.shared.handles.len() {
+            let sender_waits = self.handle().mailboxes[from].collect(&mut batch);
             if sender_waits {
-                self.shared.ports[from].waker.wake();
+                self.shared.handles[from].waker.wake();
             }
-            for parcel in batch.parcels() {
-                self.receive_for(&parcel);
+            for routed in batch.routed_packets() {
+                self.receive_for(&routed);
             }
-            for errand in batch.errands.drain(..) {
-                match errand {
-                    Errand::Adopt(conn, old) => self.adopt(conn, old),
-                    Errand::PeerGone { to, key } => self.tell_gone(to, &key, Gone::Disconnected),
-                    Errand::Changed(key) => self.tell_watchers(&key),
-                    Errand::LeftRegion(key) => self.tell_of_remote(&key),
-                    Errand::ClosePeer(key) => self.close_key(&key),
-                    Errand::ToKey(order) => self.act_on_key(&order.0, &order.1),
+            for message in batch.messages.drain(..) {
+                match message {
+                    ShardMessage::Adopt(conn, old) => self.adopt(conn, old),
+                    ShardMessage::PeerGone { to, key } => self.tell_gone(to, &key, Gone::Disconnected),
+                    ShardMessage::Changed(key) => self.tell_watchers(&key),
+                    ShardMessage::LeftRegion(key) => self.tell_of_remote(&key),
+                    ShardMessage::ClosePeer(key) => self.close_key(&key),
+                    ShardMessage::ToKey(order) => self.act_on_key(&order.0, &order.1),
                 }
             }
             batch.clear();
@@ -359,9 +366,9 @@ impl<N: Net> Shard<N> {
             if batch.is_empty() {
                 continue;
             }
-            let port = &self.shared.ports[to];
-            match port.mailboxes[self.index].offer(batch) {
-                Offered::Taken { was_empty: true } => port.waker.wake(),
+            let handle = &self.shared.handles[to];
+            match handle.mailboxes[self.index].offer(batch) {
+                Offered::Taken { was_empty: true } => handle.waker.wake(),
                 Offered::Taken { was_empty: false } => {}
                 Offered::Full => self.congested = true,
             }
@@ -401,7 +408,7 @@ impl<N: Net> Shard<N> {
             self.plan_keep_alive(id);
         }
         self.sample_rtt(id);
-        self.look_at_strains(id);
+        self.check_impairments(id);
         self.arm(id);
     }
 

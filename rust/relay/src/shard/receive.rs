@@ -1,12 +1,12 @@
-//! Bytes in: from the socket, through TLS, to whatever the connection's stage does with them.
+//! Bytes in: from the socket, through TLS, to the connection's stage.
 
-use crate::conn::{Conn, NEVER, Stage, Transport};
-use crate::frame::{self, BadFrame, HEADER, Writer};
 use crate::id::ConnId;
-use crate::net::{Net, Stream};
-use crate::seam::{Reason, Role};
-use crate::tls::{MAX_PARTIAL, Progress};
-use crate::websocket::{self, Flow};
+use crate::io::epoll::{Net, Stream};
+use crate::messages::{Reason, Role};
+use crate::shard::conn::{Conn, NEVER, Stage, Transport};
+use crate::tls::session::{MAX_PARTIAL, Progress};
+use crate::wire::frame::{self, BadFrame, HEADER, Writer};
+use crate::wire::websocket::{self, Flow};
 
 use super::turn::{BYTES_SHIFT, FRAME, READ};
 use super::{BODY_CREDIT, READ_BUDGET, Shard};
@@ -78,17 +78,19 @@ impl<N: Net> Shard<N> {
         };
         match conn.stage {
             Stage::Switched(_) | Stage::Linked(_) if self.congested => return self.settle(id),
-            Stage::Hello | Stage::Handshake if self.handshakes_left == 0 => return self.note_handshake(id),
+            Stage::ClientHello | Stage::Handshake if self.handshakes_left == 0 => {
+                return self.note_handshake(id);
+            }
             Stage::Linked(_) => self.heard_from(id),
-            Stage::Hello | Stage::Handshake => self.handshakes_left -= 1,
+            Stage::ClientHello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
         let now = self.now;
         if let Some(conn) = self.conns.get_mut(id)
             && !conn.speaks_derp()
-            && let Some(seat) = &mut conn.seat
+            && let Some(permit) = &mut conn.permit
         {
-            seat.heard(now);
+            permit.heard(now);
         }
         let mut buffers = std::mem::take(&mut self.buffers);
         let result = self.read(id, &mut buffers);
@@ -323,7 +325,7 @@ impl<N: Net> Shard<N> {
                 self.turn.spend(FRAME);
                 if writer == Writer::Client {
                     self.counters().unknown_frames.add(1);
-                    self.speak(id);
+                    self.mark_active(id);
                 }
                 at += HEADER;
                 continue;
@@ -360,8 +362,8 @@ impl<S> Conn<S> {
         self.deadline = NEVER;
         match &self.stage {
             Stage::Lingering(ending) => ending.reason.clone(),
-            Stage::Hello if self.input.is_empty() => Reason::code("eof"),
-            Stage::Hello | Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
+            Stage::ClientHello if self.input.is_empty() => Reason::code("eof"),
+            Stage::ClientHello | Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
             Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
             Stage::Frame { .. } => Reason::with("eof", "in the login"),
             Stage::Body { .. } => Reason::with("eof", "in the request body"),

@@ -1,12 +1,12 @@
-//! What a frame of a logged-in connection does (`docs/protocol/relay.md`).
+//! The effect of each frame of a member (`docs/protocol/relay.md`).
 
-use crate::bucket::Rate;
-use crate::frame::{self, Gone, Inbound, Key, Type};
 use crate::id::ConnId;
-use crate::mailbox::Parcel;
-use crate::net::Net;
-use crate::seam::Event;
-use crate::stats::Drop;
+use crate::io::epoll::Net;
+use crate::limits::bucket::Rate;
+use crate::messages::Event;
+use crate::shard::mailbox::RoutedPacket;
+use crate::stats::counter::DropReason;
+use crate::wire::frame::{self, Gone, Inbound, Key, Type};
 
 use super::turn::{LOOK_UP, NEW_ROUTE};
 use super::{DROPS_TOLD_A_TICK, Shard};
@@ -20,13 +20,13 @@ const NOT_HERE: Rate = Rate { per_second: 1.0, burst: 3.0 };
 
 impl<N: Net> Shard<N> {
     pub(super) fn relay(&mut self, id: ConnId, frame: Inbound<'_>) {
-        self.speak(id);
+        self.mark_active(id);
         match frame {
             Inbound::Send { to, packet } => self.send_packet(id, to, packet),
             Inbound::Forward { from, to, packet } => self.forward(id, from, to, packet),
             Inbound::Preferred(home) => self.note_preferred(id, home),
             Inbound::Ping(data) => self.pong(id, data),
-            Inbound::Watch => self.watch(id),
+            Inbound::Watch => self.watch_conns(id),
             Inbound::ClosePeer(key) => self.close_peer(key),
             Inbound::Present(key) => self.found_at(id, key),
             Inbound::Gone(key) => self.forget_at(id, key),
@@ -35,7 +35,7 @@ impl<N: Net> Shard<N> {
     }
 
     /// The connection of a key that spoke last is the one that gets its packets.
-    pub(super) fn speak(&mut self, id: ConnId) {
+    pub(super) fn mark_active(&mut self, id: ConnId) {
         let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
         let Some(local) = self.locals.get_mut(switched.local).and_then(Option::as_mut) else { return };
         if local.connections.last() != Some(id) {
@@ -55,7 +55,7 @@ impl<N: Net> Shard<N> {
         switched.totals.bytes_in += packet.len() as u64;
         let (from, local, hint) = (switched.member.key, switched.local, switched.last_route);
         let Some((route, active)) = self.route(local, hint, to) else {
-            self.count_drop(Drop::UnknownDestination, to, disco, packet.len());
+            self.count_drop(DropReason::UnknownDestination, to, disco, packet.len());
             if disco {
                 self.not_here(id, to);
             }
@@ -66,7 +66,7 @@ impl<N: Net> Shard<N> {
         {
             switched.last_route = route;
         }
-        self.deliver(&Parcel { to: active, key: to, from: &from, packet });
+        self.deliver(&RoutedPacket { to: active, key: to, from: &from, packet });
     }
 
     /// The connection that gets packets for `to` now, and the index of the route to it, which notes that it does.
@@ -105,29 +105,29 @@ impl<N: Net> Shard<N> {
     }
 
     /// Queues a packet for whatever gets the packets of `key`.
-    pub(super) fn deliver(&mut self, parcel: &Parcel<'_>) {
-        let shard = parcel.to.shard();
+    pub(super) fn deliver(&mut self, routed: &RoutedPacket<'_>) {
+        let shard = routed.to.shard();
         if shard == self.index {
-            self.receive_for(parcel);
+            self.receive_for(routed);
             return;
         }
         self.counters().packets_crossed.add(1);
-        self.outgoing[shard].post(parcel);
-        if self.shared.ports[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
+        self.outgoing[shard].post(routed);
+        if self.shared.handles[shard].mailboxes[self.index].is_filled_by(&self.outgoing[shard]) {
             self.publish();
         }
     }
 
     /// Queues a packet for a connection of this shard.
-    pub(super) fn receive_for(&mut self, parcel: &Parcel<'_>) {
+    pub(super) fn receive_for(&mut self, routed: &RoutedPacket<'_>) {
         if self.shared.settings.count_senders {
-            self.note_sender(parcel);
+            self.note_sender(routed);
         }
-        self.enqueue(parcel);
+        self.enqueue(routed);
     }
 
     /// Counts a dropped packet, and says so where somebody is looking for the drops of its destination.
-    pub(super) fn count_drop(&mut self, why: Drop, to: &Key, disco: bool, bytes: usize) {
+    pub(super) fn count_drop(&mut self, why: DropReason, to: &Key, disco: bool, bytes: usize) {
         self.counters().dropped(why, disco, bytes);
         let watched = &self.shared.settings.verbose_drops;
         if !watched.is_empty() && watched.contains(to) && self.drops_told < DROPS_TOLD_A_TICK {

@@ -2,16 +2,16 @@
 
 use std::io::IoSlice;
 
-use crate::conn::{Conn, Stage, Transport};
-use crate::frame::{self, HEADER, KEY, Type};
 use crate::id::ConnId;
-use crate::mailbox::Parcel;
-use crate::net::{Net, Stream};
-use crate::queue::{Outbox, Taken};
-use crate::seam::{Event, Reason};
-use crate::stats::Drop;
-use crate::tls::{HANDSHAKE_ROOM, TlsError, sealed_len};
-use crate::websocket;
+use crate::io::epoll::{Net, Stream};
+use crate::messages::{Event, Reason};
+use crate::shard::conn::{Conn, Stage, Transport};
+use crate::shard::mailbox::RoutedPacket;
+use crate::shard::queue::{Outbox, Taken};
+use crate::stats::counter::DropReason;
+use crate::tls::session::{HANDSHAKE_ROOM, TlsError, sealed_len};
+use crate::wire::frame::{self, HEADER, KEY, Type};
+use crate::wire::websocket;
 
 use super::receive::is_transient;
 use super::{ANSWER_BACKLOG, SPARE_OUTBOXES, Shard};
@@ -42,8 +42,8 @@ enum Written {
 impl<N: Net> Shard<N> {
     /// Queues a packet for a connection of this shard. A full queue drops its oldest, but only once the socket
     /// takes no more.
-    pub(super) fn enqueue(&mut self, parcel: &Parcel<'_>) {
-        let &Parcel { to, key, from, packet } = parcel;
+    pub(super) fn enqueue(&mut self, routed: &RoutedPacket<'_>) {
+        let &RoutedPacket { to, key, from, packet } = routed;
         let disco = frame::is_disco(packet);
         let depth = self.shared.settings.queue_depth;
         let is_full = |conn: &Conn<N::Stream>| {
@@ -59,7 +59,7 @@ impl<N: Net> Shard<N> {
         }
         // Under way from another shard, it may meet a connection that has left since and only says its last words.
         let Some(conn) = self.conns.get_mut(to).filter(|conn| !conn.is_closing()) else {
-            self.count_drop(Drop::GoneDisconnected, key, disco, packet.len());
+            self.count_drop(DropReason::GoneDisconnected, key, disco, packet.len());
             return;
         };
         let mut evicted = Vec::new();
@@ -86,7 +86,7 @@ impl<N: Net> Shard<N> {
             self.counters().packets_forwarded_out.add(1);
         }
         for len in evicted {
-            self.count_drop(Drop::QueueHead, key, disco, len);
+            self.count_drop(DropReason::QueueHead, key, disco, len);
         }
         self.mark_dirty(to);
     }
@@ -94,15 +94,15 @@ impl<N: Net> Shard<N> {
     /// Queues bytes that are never dropped; `false` where the connection is gone or is closing.
     pub(super) fn control(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let is_websocket = self.conns.get(id).is_some_and(|conn| conn.websocket.is_some());
-        self.urge(id, |control| append(control, is_websocket, &[bytes]))
+        self.queue_control(id, |control| append(control, is_websocket, &[bytes]))
     }
 
     /// The same for bytes that are WebSocket frames themselves.
     pub(super) fn raw(&mut self, id: ConnId, bytes: &[u8]) -> bool {
-        self.urge(id, |control| control.extend_from_slice(bytes))
+        self.queue_control(id, |control| control.extend_from_slice(bytes))
     }
 
-    fn urge(&mut self, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    fn queue_control(&mut self, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let Some(conn) = self.conns.get_mut(id) else { return false };
         if conn.is_closing() {
             return false;

@@ -1,4 +1,4 @@
-//! What the shards of a process share: settings, who is where, and the ports through which they are reached.
+//! What the shards of a process share: settings, who is where, and the handles through which they are reached.
 //!
 //! Everything here may be used from any thread; a shard's own state is in [`Shard`](super::Shard).
 
@@ -6,17 +6,18 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::certificates::CertificateStore;
-use crate::conn::Conn;
-use crate::crowd::Crowd;
-use crate::frame::Key;
 use crate::id::ConnId;
-use crate::mailbox::Mailbox;
-use crate::seam::{Act, Command, EventQueue, Waker};
-use crate::stats::{Counters, Drops};
-use crate::switchboard::Switchboard;
+use crate::io::waker::Waker;
+use crate::limits::connection_limiter::ConnectionLimiter;
+use crate::messages::{Command, EventQueue, MemberAction};
+use crate::shard::conn::Conn;
+use crate::shard::mailbox::Mailbox;
+use crate::stats::counter::{Counters, Drops};
+use crate::switchboard::table::Switchboard;
+use crate::tls::certificates::CertificateStore;
+use crate::wire::frame::Key;
 
-use super::struggle::Told;
+use super::impairment::Told;
 use super::turn::Work;
 
 /// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
@@ -59,7 +60,7 @@ pub struct Settings {
     /// How long a link to another node may be silent, which its keep-alives prevent.
     pub link_silence: u64,
     /// Most connections that have not logged in; beyond it the most silent ones make room.
-    pub max_introducing: usize,
+    pub max_before_login: usize,
     /// Between two looks at the round trip of one connection; 0: it is not looked at.
     pub rtt_interval: u64,
     /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
@@ -74,7 +75,7 @@ pub struct Settings {
 }
 
 /// What a shard asks another to do.
-pub(crate) enum Errand<S> {
+pub(crate) enum ShardMessage<S> {
     /// Take over this connection, which was known by that name: its key lives with you.
     Adopt(Box<Conn<S>>, ConnId),
     /// Tell a connection of yours that a key has left.
@@ -86,13 +87,13 @@ pub(crate) enum Errand<S> {
     /// Close every connection of a key of yours.
     ClosePeer(Key),
     /// Do this to every connection of a key of yours.
-    ToKey(Box<(Key, Act)>),
+    ToKey(Box<(Key, MemberAction)>),
 }
 
 /// A shard as the others and Python see it.
-pub(crate) struct Port<S> {
+pub(crate) struct ShardHandle<S> {
     /// One a sending shard.
-    pub(crate) mailboxes: Vec<Mailbox<Errand<S>>>,
+    pub(crate) mailboxes: Vec<Mailbox<ShardMessage<S>>>,
     pub(crate) commands: Mutex<Vec<Command>>,
     pub(crate) waker: Waker,
     pub(crate) counters: Counters,
@@ -110,21 +111,21 @@ pub(crate) struct Port<S> {
 pub(crate) struct Shared<S> {
     pub(crate) settings: Settings,
     pub(crate) certificates: Arc<CertificateStore>,
-    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) limiter: Arc<ConnectionLimiter>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
     /// Of all shards, as a client may come back to another one.
     told: Mutex<Told>,
-    pub(crate) ports: Vec<Port<S>>,
+    pub(crate) handles: Vec<ShardHandle<S>>,
     /// New keys so far.
     placed: AtomicUsize,
 }
 
 impl<S> Shared<S> {
     pub(crate) fn new(settings: Settings, certificates: Arc<CertificateStore>) -> std::io::Result<Self> {
-        let ports = (0..settings.shards)
+        let handles = (0..settings.shards)
             .map(|_| {
-                Ok(Port {
+                Ok(ShardHandle {
                     mailboxes: (0..settings.shards).map(|_| Mailbox::new(settings.mailbox)).collect(),
                     commands: Mutex::default(),
                     waker: Waker::new()?,
@@ -137,15 +138,15 @@ impl<S> Shared<S> {
             })
             .collect::<std::io::Result<_>>()?;
         let switchboard = Switchboard::new(settings.shards);
-        let crowd = Crowd::new(settings.max_introducing);
+        let limiter = ConnectionLimiter::new(settings.max_before_login);
         Ok(Self {
             settings,
             certificates,
-            crowd,
+            limiter,
             switchboard,
             events: EventQueue::new()?,
             told: Mutex::default(),
-            ports,
+            handles,
             placed: AtomicUsize::new(0),
         })
     }
@@ -158,16 +159,16 @@ impl<S> Shared<S> {
         const CROWDED: u32 = 850;
         if let Some(turn) = self.placed.fetch_add(1, Ordering::Relaxed).checked_div(self.settings.keys_a_turn)
         {
-            return turn % self.ports.len();
+            return turn % self.handles.len();
         }
-        let load = |shard: &usize| self.ports[*shard].load.load(Ordering::Relaxed);
+        let load = |shard: &usize| self.handles[*shard].load.load(Ordering::Relaxed);
         if let Some(near) = near.filter(|near| load(near) < CROWDED) {
             return near;
         }
-        let roomy = (0..self.ports.len())
+        let roomy = (0..self.handles.len())
             .filter(|shard| load(shard) < FULL)
-            .max_by_key(|shard| (load(shard), self.ports.len() - shard));
-        roomy.or_else(|| (0..self.ports.len()).min_by_key(load)).unwrap_or(0)
+            .max_by_key(|shard| (load(shard), self.handles.len() - shard));
+        roomy.or_else(|| (0..self.handles.len()).min_by_key(load)).unwrap_or(0)
     }
 
     /// Whether the users of a key may be told of a struggle now; if so, they are.
@@ -178,7 +179,7 @@ impl<S> Shared<S> {
     /// Hands each connection's commands to its shard, in order.
     pub(crate) fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
         let mut batches: Vec<Vec<Command>> = Vec::new();
-        batches.resize_with(self.ports.len(), Vec::new);
+        batches.resize_with(self.handles.len(), Vec::new);
         for (conn, command) in commands {
             // A name of no shard names nobody.
             if let Some(batch) = batches.get_mut(conn.shard()) {
@@ -192,26 +193,29 @@ impl<S> Shared<S> {
 
     /// Hands commands to one shard and wakes it.
     pub(crate) fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
-        let Some(port) = self.ports.get(shard) else { return };
-        let mut queue = port.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(handle) = self.handles.get(shard) else { return };
+        let mut queue = handle.commands.lock().unwrap_or_else(PoisonError::into_inner);
         queue.extend(commands);
         let has_work = !queue.is_empty();
         drop(queue);
         if has_work {
-            port.waker.wake();
+            handle.waker.wake();
         }
     }
 
     /// Each counter, summed over the shards.
     pub(crate) fn counters(&self) -> Vec<(&'static str, u64)> {
-        sum(self.ports.iter().map(|port| port.counters.snapshot().collect()), |total: &mut (_, u64), more| {
-            total.1 = total.1.wrapping_add(more.1);
-        })
+        sum(
+            self.handles.iter().map(|handle| handle.counters.snapshot().collect()),
+            |total: &mut (_, u64), more| {
+                total.1 = total.1.wrapping_add(more.1);
+            },
+        )
     }
 
     /// Drops by reason and kind, summed over the shards.
     pub(crate) fn drops(&self) -> Vec<Drops> {
-        sum(self.ports.iter().map(|port| port.counters.drops().collect()), |total: &mut Drops, more| {
+        sum(self.handles.iter().map(|handle| handle.counters.drops().collect()), |total: &mut Drops, more| {
             total.packets += more.packets;
             total.bytes += more.bytes;
         })

@@ -9,11 +9,11 @@
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 
-use crate::conn::Stage;
 use crate::id::ConnId;
-use crate::net::Net;
-use crate::seam::Reason;
-use crate::stats::Drop;
+use crate::io::epoll::Net;
+use crate::messages::Reason;
+use crate::shard::conn::Stage;
+use crate::stats::counter::DropReason;
 
 use super::Shard;
 use super::turn::ROUTE_FORGOTTEN;
@@ -32,20 +32,20 @@ struct Waiting {
 impl<N: Net> Shard<N> {
     /// Learns how much may wait here: what the others leave.
     pub(super) fn share_room(&mut self) {
-        let others = self.shared.ports.iter().enumerate().filter(|(index, _)| *index != self.index);
-        let elsewhere: usize = others.map(|(_, port)| port.queued.load(Ordering::Relaxed)).sum();
+        let others = self.shared.handles.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let elsewhere: usize = others.map(|(_, handle)| handle.queued.load(Ordering::Relaxed)).sum();
         self.most_queued = self.shared.settings.max_queued_bytes.saturating_sub(elsewhere);
-        let others = self.shared.ports.iter().enumerate().filter(|(index, _)| *index != self.index);
-        let elsewhere: usize = others.map(|(_, port)| port.routes.load(Ordering::Relaxed)).sum();
+        let others = self.shared.handles.iter().enumerate().filter(|(index, _)| *index != self.index);
+        let elsewhere: usize = others.map(|(_, handle)| handle.routes.load(Ordering::Relaxed)).sum();
         let most = self.shared.settings.max_routes;
         // What one shard took while the others had none, it gives back when they want their share.
-        self.most_routes = most.saturating_sub(elsewhere).max(most / self.shared.ports.len());
+        self.most_routes = most.saturating_sub(elsewhere).max(most / self.shared.handles.len());
     }
 
     /// Tells the others how much is held here.
     pub(super) fn tell_held(&self) {
-        self.port().queued.store(self.queued, Ordering::Relaxed);
-        self.port().routes.store(self.routes, Ordering::Relaxed);
+        self.handle().queued.store(self.queued, Ordering::Relaxed);
+        self.handle().routes.store(self.routes, Ordering::Relaxed);
     }
 
     /// Makes room for routes: the senders with the most forget their oldest, down to a common level.
@@ -159,7 +159,7 @@ impl<N: Net> Shard<N> {
         outbox.give_back();
         outbox.recount(&mut self.queued);
         for (disco, len) in dropped {
-            self.count_drop(Drop::QueueHead, &key, disco, len);
+            self.count_drop(DropReason::QueueHead, &key, disco, len);
         }
         self.unblock_if_empty(id);
     }

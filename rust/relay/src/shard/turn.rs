@@ -11,10 +11,10 @@
 
 use std::collections::VecDeque;
 
-use crate::conn::Stage;
 use crate::id::ConnId;
-use crate::net::Net;
-use crate::seam::Reason;
+use crate::io::epoll::Net;
+use crate::messages::Reason;
+use crate::shard::conn::Stage;
 
 use super::{READ_BUDGET, Shard};
 

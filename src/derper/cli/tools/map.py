@@ -11,10 +11,10 @@ from rich.text import Text
 
 from derper import log
 from derper.cli import settingsfile
+from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS, SETTINGS
 from derper.cli.goflags import Flag, Parsed, boolean, integer, parse_or_exit, string
 from derper.cli.settings import config_from
-from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
 from derper.config import Config
 from derper.errors import ConfigError, DerperError
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _config(line: Parsed) -> Config:
-    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), Surroundings.of_this_process())
+    return config_from(settingsfile.under(line, SETTINGS, DERPER_FLAGS), Environment.of_this_process())
 
 
 def _show(line: Parsed, config: Config) -> int:

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from derper import log
 from derper.cli import flags, ineffective, settingsfile
+from derper.cli.environment import Environment
 from derper.cli.flags import ACME_EAB_KEY, DERPER_FLAGS, SETTINGS, VERSION
 from derper.cli.goflags import Flag, Parsed, boolean, parse_or_exit
 from derper.cli.settings import TAILSCALED_SOCKET, config_from
-from derper.cli.surroundings import Surroundings
 from derper.cli.tools import common
 from derper.config import CertMode, Config, SecretsServer
 from derper.errors import DerperError
@@ -58,12 +58,12 @@ def main(words: Sequence[str]) -> int:
     """Run with the words behind the tool's name."""
     line = parse_or_exit("derper settings", (*DERPER_FLAGS, JSON), words)
     try:
-        around = Surroundings.of_this_process()
+        environment = Environment.of_this_process()
         whole = settingsfile.under(line, SETTINGS, DERPER_FLAGS)
-        config = config_from(whole, around)  # what cannot be is said as the server would say it
-        for warning in ineffective.warnings(whole, config, around.environ):
+        config = config_from(whole, environment)  # what cannot be is said as the server would say it
+        for warning in ineffective.warnings(whole, config, environment.environ):
             common.say(f"derper settings: {warning}")
-        found = [*_flags(line, whole, _resolved(config, whole), around), *_environment(around)]
+        found = [*_flags(line, whole, _resolved(config, whole), environment), *_environment(environment)]
     except (DerperError, OSError) as error:
         common.say(f"derper settings: {log.in_one_line(error)}")
         return 1
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _flags(line: Parsed, whole: Parsed, resolved: dict[str, str], around: Surroundings) -> Iterator[Setting]:
+def _flags(line: Parsed, whole: Parsed, resolved: dict[str, str], environment: Environment) -> Iterator[Setting]:
     for flag in sorted(DERPER_FLAGS, key=lambda flag: flag.name):
         if flag.name == VERSION.name:
             continue
@@ -89,7 +89,7 @@ def _flags(line: Parsed, whole: Parsed, resolved: dict[str, str], around: Surrou
             source = line[SETTINGS]
         else:
             variable = _OVERRIDES.get(flag.name, "")
-            source = variable if value != given and around.environ.get(variable) else "default"
+            source = variable if value != given and environment.environ.get(variable) else "default"
         yield Setting(f"-{flag.name}", _shown(flag.name, value, source), source)
 
 
@@ -118,9 +118,9 @@ def _resolved(config: Config, whole: Parsed) -> dict[str, str]:
     return {name: "" if value is None else str(value) for name, value in found.items()}
 
 
-def _environment(around: Surroundings) -> Iterator[Setting]:
+def _environment(environment: Environment) -> Iterator[Setting]:
     for name in _VARIABLES:
-        if value := around.environ.get(name):
+        if value := environment.environ.get(name):
             yield Setting(name, _shown(name, value, "environment"), "environment")
 
 

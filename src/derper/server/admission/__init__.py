@@ -2,5 +2,5 @@
 
 Read `answers` first (what a check says, and how several become one), then the checks themselves: `tailscaled`, `url`,
 which ask by `turns`.
-`door` puts those together that an operator asked for. Nothing here knows connections: the introducer asks.
+`policy` puts those together that an operator asked for. Nothing here knows connections: the connections asks.
 """

@@ -13,7 +13,7 @@ from derper.errors import ConfigError, ProtocolError
 from derper.host import files
 from derper.host.serialized import Serialized
 from derper.protocol.keys import NodePublic
-from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, refused
+from derper.server.admission.answers import KNOWN, Answer, Cause, ClientIdentity, refused
 
 MAX_BYTES: Final = 16 << 20  # some 200,000 keys
 LOOK_AGAIN_SECONDS: Final = 0.5
@@ -37,11 +37,11 @@ class AllowList:
         # Of two at a time, the one that read the file first could be the last to put its keys in force.
         self._reload_serialized = Serialized(self._reload)
 
-    async def ask(self, applicant: Applicant) -> Answer:
+    async def ask(self, client: ClientIdentity) -> Answer:
         """Say whether a key is on the list."""
-        if applicant.key in self.keys:
+        if client.key in self.keys:
             return KNOWN
-        reason = f"peer {applicant.key} not in {self._path}"
+        reason = f"peer {client.key} not in {self._path}"
         return refused(Cause.ALLOW_KEYS, reason, "its key is not on the relay's list")
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from derper.protocol.keys import NodePublic
 
 
 @dataclass(frozen=True, slots=True)
-class Applicant:
+class ClientIdentity:
     """A client that has proved its key, as far as a check may want to know it."""
 
     key: NodePublic
@@ -23,7 +23,7 @@ class Applicant:
     was_known: bool = False  # a check has said so before, so a "no" had better be certain
 
 
-class Standing(Enum):
+class Decision(Enum):
     """How a client stands with a check."""
 
     KNOWN = auto()
@@ -48,7 +48,7 @@ class Cause(StrEnum):
 class Answer:
     """What one check, or all of them, say of a client."""
 
-    standing: Standing
+    decision: Decision
     reason: str = ""  # for the log; whole after "client rejected:"
     told: str = ""  # for the client's user, without anything of our insides
     is_waived: bool = False  # there was no answer, and the operator wants it to admit then
@@ -57,37 +57,37 @@ class Answer:
     @property
     def admits(self) -> bool:
         """Whether a client may log in."""
-        return self.standing is Standing.KNOWN or self.is_waived
+        return self.decision is Decision.KNOWN or self.is_waived
 
     @property
-    def farewell(self) -> bytes:
+    def rejection_frame(self) -> bytes:
         """The frame that tells the client's user why it may not stay."""
         return Health(f"this relay does not take this device: {self.told}").encode()
 
 
-KNOWN = Answer(Standing.KNOWN)
+KNOWN = Answer(Decision.KNOWN)
 
 
 def refused(cause: Cause, reason: str, told: str) -> Answer:
     """Say no."""
-    return Answer(Standing.REFUSED, reason, told, cause=cause)
+    return Answer(Decision.REFUSED, reason, told, cause=cause)
 
 
 def unknown(reason: str, *, is_waived: bool = False) -> Answer:
     """Say that there is no answer."""
-    return Answer(Standing.UNKNOWN, reason, "it cannot be verified at the moment", is_waived)
+    return Answer(Decision.UNKNOWN, reason, "it cannot be verified at the moment", is_waived)
 
 
 def not_asked(reason: str) -> Answer:
     """Return the answer for a client that nobody was asked about; never admits."""
     told = "too many devices are logging in at the moment; this one tries again by itself"
-    return Answer(Standing.NOT_ASKED, f"too many logins at once: {reason}", told, cause=Cause.NOT_ASKED)
+    return Answer(Decision.NOT_ASKED, f"too many logins at once: {reason}", told, cause=Cause.NOT_ASKED)
 
 
 class Check(Protocol):
     """Something that knows clients. It bounds its own time, and never raises for what others do."""
 
-    async def ask(self, applicant: Applicant) -> Answer:
+    async def ask(self, client: ClientIdentity) -> Answer:
         """Say how a client stands."""
 
     async def close(self) -> None:
@@ -96,10 +96,10 @@ class Check(Protocol):
 
 def any_of(answers: Sequence[Answer]) -> Answer:
     """One that knows the client is enough; who had no answer might have known it."""
-    for wanted in (lambda answer: answer.standing is Standing.KNOWN, lambda answer: answer.is_waived):
+    for wanted in (lambda answer: answer.decision is Decision.KNOWN, lambda answer: answer.is_waived):
         if found := next(filter(wanted, answers), None):
             return found
-    without = [answer for answer in answers if answer.standing in (Standing.UNKNOWN, Standing.NOT_ASKED)]
+    without = [answer for answer in answers if answer.decision in (Decision.UNKNOWN, Decision.NOT_ASKED)]
     deciding = without or answers
     reason = "; ".join(dict.fromkeys(answer.reason for answer in deciding))
-    return Answer(deciding[0].standing, reason, deciding[0].told, cause=deciding[0].cause)
+    return Answer(deciding[0].decision, reason, deciding[0].told, cause=deciding[0].cause)

@@ -14,8 +14,8 @@ from structlog.typing import FilteringBoundLogger
 from derper.dataplane import DataPlane
 from derper.protocol.keys import NodePublic
 from derper.server.admission.allowlist import AllowList
-from derper.server.admission.answers import Applicant
-from derper.server.admission.door import Door
+from derper.server.admission.answers import ClientIdentity
+from derper.server.admission.policy import AdmissionPolicy
 from derper.server.life.reload import Facts, Reload, reload_all
 
 _log: FilteringBoundLogger = structlog.get_logger()
@@ -27,11 +27,11 @@ IDLE_SECONDS: Final = 1.0
 
 
 class Review:
-    """The standing review of one server. `interval` in seconds; 0: time alone asks nobody."""
+    """The decision review of one server. `interval` in seconds; 0: time alone asks nobody."""
 
-    def __init__(self, plane: DataPlane, door: Door, interval: float) -> None:
+    def __init__(self, plane: DataPlane, policy: AdmissionPolicy, interval: float) -> None:
         self._plane = plane
-        self._door = door
+        self._policy = policy
         self._interval = interval
         self._turns = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,10 +39,10 @@ class Review:
     def start(self) -> None:
         """Begin, as far as there is something to ask, and warn of daemons that are not reachable."""
         self._spawn(self._warn_of_unreachable())
-        if self._interval > 0 and self._door.asks_others:
+        if self._interval > 0 and self._policy.asks_others:
             self._spawn(self._go_round())
-        if self._door.allow_list is not None:
-            self._spawn(self._watch_list(self._door.allow_list))
+        if self._policy.allow_list is not None:
+            self._spawn(self._watch_list(self._policy.allow_list))
 
     async def stop(self) -> None:
         """Ask no more."""
@@ -56,7 +56,7 @@ class Review:
         Raises:
             ConfigError: it cannot be read, and the old one stays in force.
         """
-        allow_list = self._door.allow_list
+        allow_list = self._policy.allow_list
         if allow_list is None:
             return {}
         if removed := await allow_list.reload():
@@ -64,7 +64,7 @@ class Review:
         return {"keys": len(allow_list.keys), "removed": len(removed)}
 
     async def _warn_of_unreachable(self) -> None:
-        for text in await self._door.unreachable():
+        for text in await self._policy.unreachable():
             _log.warning(text)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -77,10 +77,10 @@ class Review:
         while True:
             clients = await self._clients()
             begun, apart = loop.time(), self._interval / max(len(clients), 1)
-            for number, applicant in enumerate(clients.values(), 1):
+            for number, client in enumerate(clients.values(), 1):
                 await asyncio.sleep(begun + number * apart - loop.time())
                 await self._turns.acquire()
-                self._spawn(self._ask_about(applicant))
+                self._spawn(self._ask_about(client))
             if not clients:
                 await asyncio.sleep(min(self._interval, IDLE_SECONDS))
 
@@ -96,22 +96,22 @@ class Review:
                 await self._turns.acquire()
                 self._spawn(self._ask_about(clients[key]))
 
-    async def _clients(self) -> dict[NodePublic, Applicant]:
+    async def _clients(self) -> dict[NodePublic, ClientIdentity]:
         """Give everyone who is here, one connection a key, but the mesh peers."""
         members = [(member, member.who()) for member in await self._plane.members()]
         mesh_peers = {who.peer for member, who in members if member.is_mesh_peer}
         return {
-            who.peer: Applicant(who.peer, str(who.endpoint.ip), was_known=True)
+            who.peer: ClientIdentity(who.peer, str(who.endpoint.ip), was_known=True)
             for _, who in members
             if who.peer not in mesh_peers and who.endpoint is not None
         }
 
-    async def _ask_about(self, applicant: Applicant) -> None:
+    async def _ask_about(self, client: ClientIdentity) -> None:
         """Ask, with a turn that was taken, and act on a refusal."""
         try:
-            answer = await self._door.review(applicant)
+            answer = await self._policy.review(client)
         finally:
             self._turns.release()
         if answer is not None:
-            _log.warning("client no longer admitted", key=applicant.key, remote=applicant.ip, reason=answer.reason)
-            self._plane.close_key(applicant.key, "refused", answer.reason, frames=answer.farewell)
+            _log.warning("client no longer admitted", key=client.key, remote=client.ip, reason=answer.reason)
+            self._plane.close_key(client.key, "refused", answer.reason, frames=answer.rejection_frame)

@@ -18,7 +18,7 @@ from derper.host import outgoing
 from derper.host.deadline import deadline
 from derper.protocol import gojson
 from derper.protocol.keys import NodePublic
-from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, not_asked, refused, unknown
+from derper.server.admission.answers import KNOWN, Answer, Cause, ClientIdentity, not_asked, refused, unknown
 from derper.server.admission.turns import NoTurnError, Turns
 
 HOST: Final = "local-tailscaled.sock"
@@ -45,20 +45,20 @@ class Tailscaled:
         self._turns = Turns(IN_FLIGHT)
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, applicant: Applicant) -> Answer:
+    async def ask(self, client: ClientIdentity) -> Answer:
         """Say whether the daemon knows a client; a client that gets no turn is not asked about."""
         try:
-            async with self._turns.turn(applicant):
-                return await self._ask(applicant)
+            async with self._turns.turn(client):
+                return await self._ask(client)
         except NoTurnError as error:
             return not_asked(str(error))
 
-    async def _ask(self, applicant: Applicant) -> Answer:
+    async def _ask(self, client: ClientIdentity) -> Answer:
         try:
             async with deadline(SECONDS):
-                await self._get(f"/localapi/v0/whois?addr=nodekey%3A{applicant.key.hex()}")
+                await self._get(f"/localapi/v0/whois?addr=nodekey%3A{client.key.hex()}")
         except NoSuchPeerError:
-            return await self._not_found(applicant)
+            return await self._not_found(client)
         except TimeoutError:
             return unknown(f"failed to query local tailscaled status: {self._socket} did not answer in {SECONDS:.0f} s")
         except NetworkError as error:
@@ -95,7 +95,7 @@ class Tailscaled:
             return f"localClient.Status: {log.in_one_line(error)}"
         if key is None:
             return f"localClient.Status: the tailscaled at {self._socket} has no node key; log it in"
-        answer = await self._ask(Applicant(key, "::1"))
+        answer = await self._ask(ClientIdentity(key, "::1"))
         return None if answer.admits else f"verifyClient for self nodekey: {answer.reason}"
 
     async def close(self) -> None:
@@ -103,9 +103,9 @@ class Tailscaled:
         if self._session is not None:
             await self._session.close()
 
-    async def _not_found(self, applicant: Applicant) -> Answer:
-        reason = f"peer {applicant.key} not authorized (not found in local tailscaled)"
-        if applicant.was_known and (state := await self._state()) != _RUNNING:
+    async def _not_found(self, client: ClientIdentity) -> Answer:
+        reason = f"peer {client.key} not authorized (not found in local tailscaled)"
+        if client.was_known and (state := await self._state()) != _RUNNING:
             # While it starts it knows nobody yet.
             return unknown(f"{reason}: it is not running but in state {state}")
         return refused(Cause.TAILSCALED, reason, "the relay's tailnet does not know it")

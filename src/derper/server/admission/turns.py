@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 from typing import Final, TypeAlias
 
-from derper.server.admission.answers import Applicant
+from derper.server.admission.answers import ClientIdentity
 
 WAIT_SECONDS: Final = 10.0
 """How long a client waits for a turn. Real clients wait longer for the end of their login, and come again."""
@@ -37,7 +37,7 @@ class Turns:
         self._known = _Line()
 
     @asynccontextmanager
-    async def turn(self, applicant: Applicant) -> AsyncIterator[None]:
+    async def turn(self, client: ClientIdentity) -> AsyncIterator[None]:
         """Wait for a turn, and hold it for the block.
 
         Raises:
@@ -46,7 +46,7 @@ class Turns:
         if self._free:
             self._free -= 1
         else:
-            await self._wait("" if applicant.was_known else network_of(applicant.ip))
+            await self._wait("" if client.was_known else network_of(client.ip))
         try:
             yield
         finally:

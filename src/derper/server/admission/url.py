@@ -19,7 +19,7 @@ from derper.errors import ProtocolError
 from derper.host import outgoing
 from derper.host.deadline import deadline
 from derper.protocol import gojson
-from derper.server.admission.answers import KNOWN, Answer, Applicant, Cause, not_asked, refused, unknown
+from derper.server.admission.answers import KNOWN, Answer, Cause, ClientIdentity, not_asked, refused, unknown
 from derper.server.admission.turns import NoTurnError, Turns
 from derper.server.bounded_log import BoundedLog
 
@@ -52,22 +52,22 @@ class UrlCheck:
             level=logging.WARNING,
         )
 
-    async def ask(self, applicant: Applicant) -> Answer:
+    async def ask(self, client: ClientIdentity) -> Answer:
         """Say whether the controller allows a client; a client that gets no turn is not asked about."""
         try:
-            async with self._turns.turn(applicant):
-                return await self._ask(applicant)
+            async with self._turns.turn(client):
+                return await self._ask(client)
         except NoTurnError as error:
             return not_asked(str(error))
 
-    async def _ask(self, applicant: Applicant) -> Answer:
-        question = gojson.compact({"NodePublic": str(applicant.key), "Source": applicant.ip})
+    async def _ask(self, client: ClientIdentity) -> Answer:
+        question = gojson.compact({"NodePublic": str(client.key), "Source": client.ip})
         response: aiohttp.ClientResponse | None = None
         try:
             async with deadline(SECONDS):
                 response = await self._post(question)
                 async with response:
-                    return await self._verdict(response, applicant)
+                    return await self._verdict(response, client)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if outgoing.is_own_shortage(error):
                 return not_asked(log.in_one_line(error))
@@ -75,7 +75,7 @@ class UrlCheck:
             reason = f"no answer in {SECONDS:.0f} s" if slow else log.in_one_line(error)
             if response is not None:
                 return unknown(f"admission controller: its answer broke off: {reason}")
-            return self._unreachable(applicant, reason)
+            return self._unreachable(client, reason)
 
     async def close(self) -> None:
         """Let go of the session."""
@@ -83,9 +83,9 @@ class UrlCheck:
         if self._session is not None:
             await self._session.close()
 
-    def _unreachable(self, applicant: Applicant, reason: str) -> Answer:
+    def _unreachable(self, client: ClientIdentity, reason: str) -> Answer:
         if self._fails_open:
-            self._admitted.write("unverified", key=applicant.key, remote=applicant.ip, url=self._shown, reason=reason)
+            self._admitted.write("unverified", key=client.key, remote=client.ip, url=self._shown, reason=reason)
         return unknown(f"admission controller unreachable: {self._shown}: {reason}", is_waived=self._fails_open)
 
     async def _post(self, question: bytes) -> aiohttp.ClientResponse:
@@ -124,7 +124,7 @@ class UrlCheck:
             traces=[trace],
         )
 
-    async def _verdict(self, response: aiohttp.ClientResponse, applicant: Applicant) -> Answer:
+    async def _verdict(self, response: aiohttp.ClientResponse, client: ClientIdentity) -> Answer:
         status = response.status
         if status != HTTPStatus.OK:
             reason = f"admission controller: {status} {response.reason}"
@@ -137,7 +137,7 @@ class UrlCheck:
         except ProtocolError as error:
             return unknown(f"admission controller: its answer makes no sense ({error})")
         if not allows:
-            reason = f"admission controller: {applicant.key}/{applicant.ip} not allowed"
+            reason = f"admission controller: {client.key}/{client.ip} not allowed"
             return refused(Cause.CONTROLLER, reason, _TOLD)
         return KNOWN
 

@@ -12,7 +12,7 @@ from typing import Final, Self, TypeAlias
 from urllib.parse import urlencode
 
 from derper.config import IPAddress, IPNetwork
-from derper.dataplane import Member
+from derper.dataplane import MemberSnapshot
 from derper.errors import ProtocolError
 from derper.goquote import quote
 from derper.protocol.frames import Endpoint, PeerFlags
@@ -36,14 +36,14 @@ class BadQueryError(ValueError):
 class Client:
     """One connection."""
 
-    member: Member
+    member: MemberSnapshot
     key: NodePublic
     remote: Endpoint
     flags: PeerFlags
     app_name: str
 
     @classmethod
-    def of(cls, member: Member) -> Self:
+    def of(cls, member: MemberSnapshot) -> Self:
         """Read what the data plane tells of it."""
         who = member.who()
         return cls(member, who.peer, who.endpoint or Endpoint(ip_address("::"), 0), who.flags, who.app_name)
@@ -162,7 +162,7 @@ class Query:
         """Give the query string of the same clients in another order."""
         return f"?{urlencode(sorted([*(entry for entry in self._given if entry[0] != 'sort'), ('sort', order)]))}"
 
-    def select(self, members: Iterable[Member]) -> Page:
+    def select(self, members: Iterable[MemberSnapshot]) -> Page:
         """Answer it."""
         found = [client for client in map(Client.of, members) if self._finds(client)]
         placed = sorted(((self._place(client), client) for client in found), key=lambda entry: entry[0])

@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from derper.dataplane import Conn, DataPlane, Member
+from derper.dataplane import Conn, DataPlane, MemberSnapshot
 from derper.server.debug.clients import BadQueryError, Page, Query
 from derper.web import look
 
@@ -76,10 +76,10 @@ class MemberPages:
         return self._html(_table(query, page, now))
 
     def _index(self, *, as_json: bool) -> web.Response:
-        census = self._plane.census()
+        table_counts = self._plane.table_counts()
         if as_json:
-            return self._json(f'{{"conns":{census.connections},"keys":{census.keys_local}}}\n')
-        return self._html(_INDEX.format(conns=f"{census.connections:,}", keys=f"{census.keys_local:,}"))
+            return self._json(f'{{"conns":{table_counts.connections},"keys":{table_counts.keys_local}}}\n')
+        return self._html(_INDEX.format(conns=f"{table_counts.connections:,}", keys=f"{table_counts.keys_local:,}"))
 
     async def traffic(self, request: web.Request) -> web.StreamResponse:
         """Tell every two seconds of each connection whose bytes have moved, until the reader leaves."""
@@ -108,7 +108,7 @@ class MemberPages:
         return web.Response(text=text, content_type="text/html", headers=self._headers)
 
 
-def _moved(members: Iterable[Member], before: dict[Conn, int]) -> Iterator[str]:
+def _moved(members: Iterable[MemberSnapshot], before: dict[Conn, int]) -> Iterator[str]:
     for member in members:
         if member.sent + member.received > before.get(member.conn, -1):
             line = {"Sent": member.sent, "Recv": member.received, "Key": str(member.who().peer)}

@@ -1,6 +1,6 @@
 """From where each family has its numbers (docs/protocol/metrics.md); what it is called and counts is in `families`.
 
-Gathered when somebody asks and kept nowhere: the data plane and the introducer count, this only names. A family that
+Gathered when somebody asks and kept nowhere: the data plane and the connections count, this only names. A family that
 belongs to a part which does not run is left out, rather than shown as zero.
 """
 
@@ -16,10 +16,10 @@ from derper.metrics.exposition import Family, Histogram, Labelled, Value
 from derper.server.admission.answers import Cause
 from derper.server.certificates import tls as certificates
 from derper.server.certificates.tls import Certificates
+from derper.server.connections import ConnectionHandler
 from derper.server.debug.families import KINDS, PLAIN_COUNTERS, RELAY, SERVER
 from derper.server.http import bootstrap
 from derper.server.http.bootstrap import BootstrapDns
-from derper.server.introduce import Introducer
 from derper.server.mesh import LINKS, Mesh
 
 METRICS: Final = (
@@ -50,7 +50,7 @@ class Metrics:
     def __init__(  # noqa: PLR0913, PLR0917  all who count something
         self,
         plane: DataPlane,
-        introducer: Introducer,
+        connections: ConnectionHandler,
         dns: BootstrapDns,
         mesh: Mesh,
         shown: Certificates | None,
@@ -61,7 +61,7 @@ class Metrics:
         self._bootstrap = dns
         self._certificates = shown
         self._has_rate_config = config.relay.rate_file is not None
-        self._introducer = introducer
+        self._connections = connections
         self._serves_tls = config.serves_tls
 
     def families(self) -> Iterator[Family]:
@@ -75,10 +75,10 @@ class Metrics:
         yield from self._tls(counters)
         yield _by_label("derper_connections_rejected", {"per_ip": counters["connections_rejected_per_ip"]})
         yield _now("derper_pending_connections", self._plane.pending_connections())
-        evicted = {"pending": counters["connections_evicted"], "tunnel": self._introducer.tunnels_evicted}
+        evicted = {"pending": counters["connections_evicted"], "tunnel": self._connections.tunnels_evicted}
         yield _by_label("derper_connections_evicted", evicted)
-        yield _by_label("derper_logins_rejected", {cause: self._introducer.logins_rejected[cause] for cause in Cause})
-        yield _now("derper_logins_unverified", self._introducer.logins_unverified)
+        yield _by_label("derper_logins_rejected", {cause: self._connections.logins_rejected[cause] for cause in Cause})
+        yield _now("derper_logins_unverified", self._connections.logins_unverified)
         yield _now("derper_log_lines_dropped", log.dropped())
         yield from self._limits(counters)
         yield from self._stun()
@@ -98,21 +98,21 @@ class Metrics:
         return found
 
     def _introduced(self) -> Iterator[Family]:
-        yield _now("derp_accepts", self._introducer.derp_accepts)
-        yield _now("derp_websocket_accepts", self._introducer.websocket_accepts)
+        yield _now("derp_accepts", self._connections.derp_accepts)
+        yield _now("derp_websocket_accepts", self._connections.websocket_accepts)
 
     def _present(self, counters: dict[str, int]) -> Iterator[Family]:
-        census = self._plane.census()
+        table_counts = self._plane.table_counts()
         gauges = {
-            "current_connections": census.connections,
+            "current_connections": table_counts.connections,
             "current_home_connections": counters["current_home_connections"],
             "current_notideal_connections": counters["current_notideal_connections"],
-            "clients_local": census.keys_local,
-            "clients_total": census.keys_total,
-            "clients_remote": census.keys_total - census.keys_local,
-            "watchers": census.watchers,
-            "current_dup_client_keys": census.duplicate_keys,
-            "current_dup_client_conns": census.duplicate_connections,
+            "clients_local": table_counts.keys_local,
+            "clients_total": table_counts.keys_total,
+            "clients_remote": table_counts.keys_total - table_counts.keys_local,
+            "watchers": table_counts.watchers,
+            "current_dup_client_keys": table_counts.duplicate_keys,
+            "current_dup_client_conns": table_counts.duplicate_connections,
         }
         for name, value in gauges.items():
             yield _now(f"derp_{name}", value)
@@ -138,10 +138,10 @@ class Metrics:
 
     def _tls(self, counters: dict[str, int]) -> Iterator[Family]:
         members = Counter({"1.2": counters["current_tls12_connections"], "1.3": counters["current_tls13_connections"]})
-        yield _by_label("derper_tls_request_version", self._introducer.tls_requests)
-        active = members + self._introducer.tls_being_served()
+        yield _by_label("derper_tls_request_version", self._connections.tls_requests)
+        active = members + self._connections.tls_being_served()
         # A version that was seen stays, at zero: a gauge that vanishes keeps its last value in a graph.
-        seen = dict.fromkeys(self._introducer.tls_requests, 0) | active
+        seen = dict.fromkeys(self._connections.tls_requests, 0) | active
         yield _by_label("derper_tls_active_version", seen)
         if self._serves_tls:
             for what in ("accepted", "rejected"):

@@ -47,15 +47,15 @@ class Overview:
 
     def live(self) -> dict[str, object]:
         """Give the figures that change: `at` in seconds of a clock that only goes on, values, and running totals."""
-        counters, census = self.plane.counters(), self.plane.census()
+        counters, table_counts = self.plane.counters(), self.plane.table_counts()
         values: dict[str, object] = {
             "uptime": _uptime(),
-            "connections": census.connections,
-            "keys": census.keys_local,
-            "keys_elsewhere": census.keys_total - census.keys_local,
+            "connections": table_counts.connections,
+            "keys": table_counts.keys_local,
+            "keys_elsewhere": table_counts.keys_total - table_counts.keys_local,
             "home": counters["current_home_connections"],
-            "watchers": census.watchers,
-            "duplicates": census.duplicate_connections,
+            "watchers": table_counts.watchers,
+            "duplicates": table_counts.duplicate_connections,
         }
         values |= {f"dropped {drops.reason} {drops.kind}": drops.packets for drops in self.plane.drops()}
         totals = {

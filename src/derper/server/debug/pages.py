@@ -17,7 +17,7 @@ from aiohttp import web
 from derper.config import Config
 from derper.dataplane import DataPlane
 from derper.metrics import exposition, expvar, process
-from derper.server.admission.door import Door
+from derper.server.admission.policy import AdmissionPolicy
 from derper.server.debug.members import MemberPages
 from derper.server.debug.metrics import Metrics
 from derper.server.debug.overview import Overview
@@ -37,7 +37,7 @@ class DebugPages:
 
     config: Config
     metrics: Metrics
-    door: Door
+    policy: AdmissionPolicy
     plane: DataPlane
     overview: Overview
 
@@ -105,7 +105,7 @@ class DebugPages:
         )
 
     async def _check(self, _request: web.Request) -> web.Response:
-        if found := [*self.metrics.contradictions(), *await self.door.faults(), *self.overview.problems()]:
+        if found := [*self.metrics.contradictions(), *await self.policy.faults(), *self.overview.problems()]:
             return web.Response(status=500, text=", ".join(found), headers=headers.DEBUG)
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=headers.DEBUG)
 

@@ -43,10 +43,10 @@ async def drain(plane: DataPlane, *, taken_over: bool, still: Callable[[], bool]
     if spread:
         await _send_away(plane, clients, spread, still)
     plane.close_all(REASON, frames=_restarting())
-    await _until(lambda: plane.census().connections <= len(members) - len(clients), LAST_WORDS)
+    await _until(lambda: plane.table_counts().connections <= len(members) - len(clients), LAST_WORDS)
     plane.close_all(REASON, spare_mesh_peers=False)
-    await _until(lambda: plane.census().connections == 0, LAST_WORDS)
-    _log.info("drained", left=plane.census().connections, seconds=round(time.monotonic() - began, 1))
+    await _until(lambda: plane.table_counts().connections == 0, LAST_WORDS)
+    _log.info("drained", left=plane.table_counts().connections, seconds=round(time.monotonic() - began, 1))
 
 
 async def _send_away(plane: DataPlane, clients: list[Conn], seconds: float, still: Callable[[], bool]) -> None:

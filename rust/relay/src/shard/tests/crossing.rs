@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::harness::{ALL, Over, PING, PREFERRED, Room, disco, frame, from, gone, packet, settings};
-use crate::certificates::CertificateStore;
 use crate::shard::{Settings, shared::Shared};
-use crate::stepping::{Guest, Party};
+use crate::sim::{LoginKind, Party};
+use crate::tls::certificates::CertificateStore;
 
 #[test]
 fn packets_cross_between_any_two_shards_in_order() {
@@ -31,7 +31,7 @@ fn all_connections_of_a_key_live_on_one_shard() {
     for seed in 0..50 {
         let mut room = Room::with(settings(4), seed);
         let conns: Vec<_> =
-            (0..4).map(|shard| room.world.join(&[7; 32], Guest::Client, shard, 3 - shard)).collect();
+            (0..4).map(|shard| room.world.join(&[7; 32], LoginKind::Client, shard, 3 - shard)).collect();
         room.world.run();
         let shards: Vec<_> =
             conns.iter().filter_map(|conn| room.world.conn(*conn)).map(|conn| conn.shard()).collect();
@@ -134,7 +134,7 @@ fn a_clock_that_one_shard_has_read_earlier_than_another_does_no_harm() {
         let mut room = Room::with(settings(2), seed);
         let busy = room.join_at(Over::Plain, 2, 1, 1);
         // Accepted on shard 0, at home on shard 1, which is awake for another's sake; time passes between any steps.
-        let a = room.world.join(&[1; 32], Guest::Client, 0, 1);
+        let a = room.world.join(&[1; 32], LoginKind::Client, 0, 1);
         room.say(a, &[frame(PREFERRED, &[1]), packet(9, &disco(1)).repeat(5)].concat());
         for _ in 0..100 {
             room.say(busy, &frame(PING, b"12345678"));

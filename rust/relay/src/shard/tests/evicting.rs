@@ -1,15 +1,15 @@
 //! Too many connections before login: silent ones make room, and new ones wait when none may be evicted.
 
 use super::harness::{ALL, Over, Room, key, settings};
-use crate::seam::{Command, Event};
+use crate::messages::{Command, Event};
 use crate::shard::Settings;
-use crate::stepping::{Ending, Guest, Party, introduction, member};
+use crate::sim::{Ending, LoginKind, Party, introduction, member};
 
 const MOST: usize = 20;
-const GRACE: u64 = crate::pending::GRACE;
+const GRACE: u64 = crate::limits::pending::GRACE;
 
 fn room(shards: usize) -> Room {
-    Room::with(Settings { max_introducing: MOST, setup_timeout: 300_000, ..settings(shards) }, 1)
+    Room::with(Settings { max_before_login: MOST, setup_timeout: 300_000, ..settings(shards) }, 1)
 }
 
 /// Connections of one byte each, by turns on all shards, and no more.
@@ -76,8 +76,8 @@ fn a_client_on_its_way_in_is_not_evicted_for_a_flood_of_silent_ones() {
     let mut crowd = flood(&mut room, Over::Tls13, 1, MOST);
     room.world.pass(GRACE);
     let client = room.connect(Over::Tls13, 0);
-    room.world.introduce(client, usize::MAX);
-    let login = introduction(&key(1), Guest::Client);
+    room.world.expect_login(client, usize::MAX);
+    let login = introduction(&key(1), LoginKind::Client);
     room.say(client, &login[..10]);
     for _ in 0..20 {
         room.world.pass(800);
@@ -110,7 +110,8 @@ fn many_clients_of_one_address_log_in_slowly_while_a_flood_comes_from_as_many_ad
     room.world.pass(GRACE);
     let clients: Vec<_> = (0..10).map(|n| (room.world.connect(false, n % 2), n)).collect();
     room.world.run();
-    let logins: Vec<_> = clients.iter().map(|(_, n)| introduction(&key(*n as u8), Guest::Client)).collect();
+    let logins: Vec<_> =
+        clients.iter().map(|(_, n)| introduction(&key(*n as u8), LoginKind::Client)).collect();
     for step in 0..2 {
         // Two round trips of 800 ms, and the flood goes on between them.
         room.world.pass(400);
@@ -118,7 +119,7 @@ fn many_clients_of_one_address_log_in_slowly_while_a_flood_comes_from_as_many_ad
         room.world.pass(400);
         for ((party, n), login) in clients.iter().zip(&logins) {
             if step == 0 {
-                room.world.introduce(*party, n % 2);
+                room.world.expect_login(*party, n % 2);
             }
             let half = login.len() / 2;
             room.world.send(*party, if step == 0 { &login[..half] } else { &login[half..] });
@@ -144,8 +145,10 @@ fn a_login_that_comes_before_the_command_to_evict_it_stands() {
     room.world.run();
     flood(&mut room, Over::Plain, 1, MOST - 1);
     room.world.hold(1, true);
-    room.world
-        .submit([(conn, Command::Switch { conn, member: member(&key(9), Guest::Client), first: vec![] })]);
+    room.world.submit([(
+        conn,
+        Command::Switch { conn, member: member(&key(9), LoginKind::Client), first: vec![] },
+    )]);
     // None but the first is past its grace.
     flood(&mut room, Over::Plain, 1, 1);
     room.world.hold(1, false);

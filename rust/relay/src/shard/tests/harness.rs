@@ -7,12 +7,12 @@ use rustls::client::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, RootCertStore};
 
-use crate::certificates::{Certificate, Serves};
-use crate::frame::{HEADER, KEY, Key};
-use crate::seam::{Event, Reason};
+use crate::messages::{Event, Reason};
 use crate::shard::Settings;
-pub(super) use crate::stepping::settings;
-use crate::stepping::{Guest, Party, World, introduction};
+pub(super) use crate::sim::settings;
+use crate::sim::{LoginKind, Party, World, introduction};
+use crate::tls::certificates::{Certificate, Serves};
+use crate::wire::frame::{HEADER, KEY, Key};
 
 pub(super) const SEND: u8 = 0x04;
 pub(super) const RECV: u8 = 0x05;
@@ -123,8 +123,8 @@ impl Room {
     /// The same, accepted by one shard and at home in another.
     pub(super) fn join_at(&mut self, over: Over, name: u8, shard: usize, home: usize) -> Party {
         let party = self.connect(over, shard);
-        self.world.introduce(party, home);
-        self.say(party, &introduction(&key(name), Guest::Client));
+        self.world.expect_login(party, home);
+        self.say(party, &introduction(&key(name), LoginKind::Client));
         self.world.run();
         assert!(self.world.is_switched(party), "{name} is not logged in: {:?}", self.world.events());
         party

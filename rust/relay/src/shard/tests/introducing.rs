@@ -2,9 +2,9 @@
 
 use super::harness::{ALL, Over, Room, frame, from, key, packet, settings};
 use crate::id::ConnId;
-use crate::seam::{Command, Event};
+use crate::messages::{Command, Event};
 use crate::shard::Settings;
-use crate::stepping::{Guest, Party, member};
+use crate::sim::{LoginKind, Party, member};
 
 const HEAD: &[u8] = b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\n";
 const CLIENT_INFO: u8 = 0x02;
@@ -30,7 +30,7 @@ fn frame_of(room: &mut Room) -> Option<(u8, Vec<u8>)> {
 }
 
 fn switch(room: &mut Room, conn: ConnId, name: u8, first: &[u8]) {
-    let member = member(&key(name), Guest::Client);
+    let member = member(&key(name), LoginKind::Client);
     room.world.submit([(conn, Command::Switch { conn, member, first: first.to_vec() })]);
 }
 
@@ -267,7 +267,7 @@ fn whoever_takes_too_long_is_let_go() {
 fn a_connection_that_lingers_too_long_is_let_go() {
     let mut room = Room::with(settings(1), 3);
     let (_, conn) = arrived(&mut room, Over::Plain);
-    room.world.submit([(conn, Command::Close(conn, crate::seam::Reason::code("answered")))]);
+    room.world.submit([(conn, Command::Close(conn, crate::messages::Reason::code("answered")))]);
     room.world.pass(1_900);
     assert!(room.endings().is_empty());
     room.world.pass(300);
@@ -295,7 +295,7 @@ fn an_answer_is_written_whole_before_the_connection_closes_and_its_reason_is_kep
         // What the client sends on is thrown away, so that no reset overtakes the answer.
         room.say(party, b"more");
         let write = Command::Write { conn, bytes: vec![b'a'; 200_000], tell_drained: false };
-        let reason = crate::seam::Reason::code("answered");
+        let reason = crate::messages::Reason::code("answered");
         room.world.submit([(conn, write), (conn, Command::Close(conn, reason))]);
         assert_eq!(room.hear(party).len(), 200_000, "{over:?}");
         room.say(party, b"and more");

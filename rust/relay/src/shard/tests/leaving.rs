@@ -1,8 +1,8 @@
 //! How connections end, with their reasons, and that a name never means somebody else.
 
 use super::harness::{ALL, KEEP_ALIVE, Over, PREFERRED, Room, disco, frame, from, gone, key, packet};
-use crate::seam::{Command, Event, Reason};
-use crate::stepping::{Ending, Guest, introduction};
+use crate::messages::{Command, Event, Reason};
+use crate::sim::{Ending, LoginKind, introduction};
 
 #[test]
 fn an_ended_or_broken_stream_ends_the_connection() {
@@ -25,8 +25,8 @@ fn an_ended_or_broken_stream_ends_the_connection() {
 fn a_link_that_falls_silent_ends_and_one_that_is_kept_alive_does_not() {
     let mut room = Room::new(1);
     let link = room.world.connect(false, 0);
-    room.world.introduce(link, 0);
-    room.say(link, &introduction(&key(9), Guest::Node));
+    room.world.expect_login(link, 0);
+    room.say(link, &introduction(&key(9), LoginKind::Node));
     for _ in 0..10 {
         room.world.pass(60_000);
         room.say(link, &frame(KEEP_ALIVE, b""));

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::harness::{Over, PING, Room, frame, key, packet};
-use crate::bucket::Rate;
-use crate::seam::{Command, Event, Limits, Struggle};
-use crate::stepping::Party;
+use crate::limits::bucket::Rate;
+use crate::messages::{Command, Event, Impairment, Limits};
+use crate::sim::Party;
 
 /// Payload bytes a second.
 const SLOW: Rate = Rate { per_second: 10_000.0, burst: 70_000.0 };
@@ -27,9 +27,9 @@ fn got(room: &mut Room, party: Party) -> usize {
 }
 
 /// Who struggles with what, and whether that is over.
-fn struggles(room: &mut Room) -> Vec<(u8, Struggle, bool)> {
+fn struggles(room: &mut Room) -> Vec<(u8, Impairment, bool)> {
     let told = room.world.events().into_iter().filter_map(|event| match event {
-        Event::Struggling { key, how, is_over, .. } => Some((key[0], how, is_over)),
+        Event::ClientImpaired { key, how, is_over, .. } => Some((key[0], how, is_over)),
         _ => None,
     });
     told.collect()
@@ -108,9 +108,9 @@ fn a_client_that_its_limit_holds_back_for_ten_seconds_is_told_of_and_so_is_the_e
     room.world.pass(9_900);
     assert_eq!(struggles(&mut room), []);
     room.world.pass(400);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
     room.world.pass(40_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
 }
 
 #[test]
@@ -120,19 +120,19 @@ fn who_goes_on_struggling_is_told_of_once_and_once_more_after_a_minute() {
     let sender = room.join(Over::Plain, 1);
     room.say(sender, &packets(1, 300));
     room.world.pass(11_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
     // It stops for long enough, and begins again within the minute.
     room.world.pass(33_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
     room.world.skip(1_000);
     room.say(sender, &packets(1, 700));
     room.world.pass(20_000);
     assert_eq!(struggles(&mut room), []);
     room.world.pass(11_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
     room.world.reset(sender);
     room.world.run();
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
 }
 
 #[test]
@@ -142,16 +142,16 @@ fn who_comes_back_to_another_shard_is_told_no_sooner() {
     let sender = room.join_at(Over::Plain, 1, 0, 0);
     room.say(sender, &packets(1, 300));
     room.world.pass(11_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
     room.world.reset(sender);
     room.world.run();
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, true)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
     let again = room.join_at(Over::Plain, 1, 1, 1);
     room.say(again, &packets(1, 900));
     room.world.pass(45_000);
     assert_eq!(struggles(&mut room), []);
     room.world.pass(20_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Limited, false)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn two_connections_that_take_a_key_from_each_other_all_the_time_are_told_of() {
         }
         told.extend(struggles(&mut room));
     }
-    assert_eq!(told, [(1, Struggle::Fighting, false)]);
+    assert_eq!(told, [(1, Impairment::Fighting, false)]);
     room.world.pass(20_000);
-    assert_eq!(struggles(&mut room), [(1, Struggle::Fighting, true)]);
+    assert_eq!(struggles(&mut room), [(1, Impairment::Fighting, true)]);
     assert!(room.frames(first).len() > 20 && room.frames(second).len() > 20, "both are served");
 }

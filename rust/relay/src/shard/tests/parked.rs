@@ -2,8 +2,8 @@
 
 use super::harness::{ALL, Over, Room};
 use crate::id::ConnId;
-use crate::seam::{Command, Event, Reason};
-use crate::stepping::Party;
+use crate::messages::{Command, Event, Reason};
+use crate::sim::Party;
 
 const HEAD: &[u8] = b"CONNECT a.test:443 HTTP/1.1\r\n\r\n";
 const CREDIT: usize = 64 * 1024;

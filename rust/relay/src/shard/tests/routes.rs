@@ -2,7 +2,7 @@
 
 use super::harness::{Over, Room, gone, packet, settings};
 use crate::shard::Settings;
-use crate::stepping::Party;
+use crate::sim::Party;
 
 const MOST: usize = 64;
 

@@ -1,7 +1,7 @@
 //! Bytes out: queues that are bounded, what is dropped and when, slow sockets, write timeouts, keep-alives.
 
 use super::harness::{ALL, KEEP_ALIVE, Over, PING, PONG, Room, disco, frame, from, packet};
-use crate::stepping::Ending;
+use crate::sim::Ending;
 
 #[test]
 fn a_blocked_receiver_keeps_its_newest_packets_and_hears_disco_first() {

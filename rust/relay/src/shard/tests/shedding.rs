@@ -2,7 +2,7 @@
 
 use super::harness::{Over, Room, disco, from, packet};
 use crate::shard::Settings;
-use crate::stepping::settings;
+use crate::sim::settings;
 
 const PACKET: usize = 1_000;
 /// A packet as it waits: header, sender's key, packet.
@@ -69,10 +69,10 @@ fn both_kinds_of_packets_make_room() {
         room.say(a, &packet(2, &numbered(number)));
     }
     room.world.run();
-    let census = room.world.check();
-    assert!(census.queued_other * FRAME + census.queued_disco * (5 + 32 + 62) <= 4 * FRAME, "{census:?}");
-    assert!(census.queued_other > 0, "{census:?}");
-    assert_eq!(room.world.dropped("queue_head").0 as usize, 40 - census.queued_other - census.queued_disco);
+    let counts = room.world.check();
+    assert!(counts.queued_other * FRAME + counts.queued_disco * (5 + 32 + 62) <= 4 * FRAME, "{counts:?}");
+    assert!(counts.queued_other > 0, "{counts:?}");
+    assert_eq!(room.world.dropped("queue_head").0 as usize, 40 - counts.queued_other - counts.queued_disco);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a TLS peer may do, and what it may not.
 
 use super::harness::{Over, Room, from, packet};
-use crate::stepping::{Ending, Sealer};
+use crate::sim::{Ending, Sealer};
 
 const BOTH: [Over; 2] = [Over::Tls12, Over::Tls13];
 

@@ -1,9 +1,9 @@
 //! The bound on the work of one tick: others are looked at between, and everything is done in the end.
 
 use super::harness::{Over, Room, from, gone, key, packet, settings};
-use crate::frame::Key;
 use crate::shard::{Settings, Work};
-use crate::stepping::{Guest, Party};
+use crate::sim::{LoginKind, Party};
+use crate::wire::frame::Key;
 
 const CROWD: u8 = 100;
 /// Keys of a pair that has nothing to do with the crowd.
@@ -113,7 +113,7 @@ fn a_key_that_comes_back_while_its_end_is_put_off_is_not_said_to_have_left() {
         room.world.reset(*party);
     }
     let again: Key = key(1);
-    let back = room.world.join(&again, Guest::Client, 0, 0);
+    let back = room.world.join(&again, LoginKind::Client, 0, 0);
     room.world.send(back, &packet(2, b"again"));
     room.world.run();
     let frames = room.frames(b);

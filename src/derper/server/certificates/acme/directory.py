@@ -50,7 +50,7 @@ class OrderError(NetworkError):
 
 
 class ChallengeError(OrderError):
-    """The CA found that a host is not proved to be ours; another way may do."""
+    """The CA found that a host is not proved to be ours; another solver may do."""
 
 
 class Ca:
@@ -190,7 +190,7 @@ def _signing(key: PrivateKey) -> tuple[JWK, JWASignature]:
 
 @contextlib.contextmanager
 def _blamed(what: str) -> Iterator[None]:
-    """Make one error of all those that a CA, the way to it, or the library's reading of it can cause."""
+    """Make one error of all those that a CA, the solver to it, or the library's reading of it can cause."""
     try:
         yield
     except (OrderError, ConfigError):

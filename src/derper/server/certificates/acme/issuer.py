@@ -1,7 +1,7 @@
-"""Every host's certificate from start to end: taken from disk, ordered when there is none, renewed, shown.
+"""The certificate of each host: loaded from disk, ordered if there is none, renewed, and served.
 
-A `Keeper` looks after one host, so what asks for a host's certificate at the same time shares one order. What is good
-is shown whatever the CA does; while there is nothing to show, handshakes fail, and the log says why.
+A `HostManager` manages one host, so concurrent requests for its certificate share one order. A valid certificate is
+served whatever the CA does. While there is none, handshakes fail and the log gives the reason.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from derper.host import roots
 from derper.host.worker import Blocking, T, Worker
 from derper.server.certificates import pem
 from derper.server.certificates.acme import renewal, tailscale_names
-from derper.server.certificates.acme.challenges import OverDns, OverHttp, OverTls, Tokens, Way
 from derper.server.certificates.acme.directory import Ca, OrderError, external_key
 from derper.server.certificates.acme.order import Issued, Orders
+from derper.server.certificates.acme.solvers import ChallengeSolver, Dns01Solver, Http01Solver, TlsAlpn01Solver, Tokens
 from derper.server.certificates.acme.store import Store
 from derper.server.certificates.pem import Certificate, Host
 from derper.server.certificates.sources import Clock, Show, Status, is_within
@@ -45,8 +45,8 @@ SHORT_LIVED: Final = "shortlived"  # the profile of certificates for addresses
 
 
 @dataclass(frozen=True, slots=True)
-class _Shop:
-    """What all keepers share."""
+class _Shared:
+    """What all managers share."""
 
     orders: Orders
     store: Store
@@ -66,9 +66,9 @@ class Issuer:
         self._tls = config.tls
         store = Store(directory)
         ca = Ca(self._tls.acme, config.roots, config.proxies, store)
-        orders = Orders(ca, _ways(config, show, tokens), Worker("ACME"))
-        self._shop = _Shop(orders, store, show, clock, Worker("certificate files"))
-        self._keepers: dict[Host, Keeper] = {}
+        orders = Orders(ca, _solvers(config, show, tokens), Worker("ACME"))
+        self._shared = _Shared(orders, store, show, clock, Worker("certificate files"))
+        self._managers: dict[Host, HostManager] = {}
         self._full = False
 
     async def load(self) -> None:
@@ -81,49 +81,49 @@ class Issuer:
         if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
         host = pem.host_of(self._tls)
-        keeper = self._keepers[host] = self._keeper(host, on_demand=host == tailscale_names.DEFAULT_NAME)
-        await keeper.load()
-        if keeper.never_orders:
-            _log.error(keeper.never_orders)
-        elif keeper.certificate is None:
+        manager = self._managers[host] = self._keeper(host, on_demand=host == tailscale_names.DEFAULT_NAME)
+        await manager.load()
+        if manager.never_orders:
+            _log.error(manager.never_orders)
+        elif manager.certificate is None:
             _log.warning("there is no certificate yet: handshakes fail until the CA has issued one", host=host)
 
     def start(self) -> None:
         """Order and renew from now on."""
-        for keeper in self._keepers.values():
-            keeper.start()
+        for manager in self._managers.values():
+            manager.start()
 
     async def stop(self) -> None:
         """Order nothing more."""
-        for keeper in self._keepers.values():
-            await keeper.stop()
+        for manager in self._managers.values():
+            await manager.stop()
 
     async def reload(self) -> Facts:
         """Try at once what is waiting to be tried again, and ask for the CA's suggestions."""
-        for keeper in self._keepers.values():
-            keeper.hurry()
-        return {"certificates": len(self._keepers)}
+        for manager in self._managers.values():
+            manager.hurry()
+        return {"certificates": len(self._managers)}
 
     def wanted(self, name: str | None, local: IPAddress) -> None:
         """Order what a client asked for, if it is something that we serve."""
         host = self._served_as(name, local)
         if host is None:
             return
-        keeper = self._keepers.get(host)
-        if keeper is None:
+        manager = self._managers.get(host)
+        if manager is None:
             if not self._has_room():
                 return
-            keeper = self._keepers[host] = self._keeper(host, on_demand=True)
-            keeper.start()
-        keeper.want()
+            manager = self._managers[host] = self._keeper(host, on_demand=True)
+            manager.start()
+        manager.want()
 
     def status(self) -> list[Status]:
         """Say how each host's certificate is; of hosts that were only asked for, those that have one."""
-        return [keeper.status() for keeper in self._keepers.values() if keeper.certificate or not keeper.on_demand]
+        return [manager.status() for manager in self._managers.values() if manager.certificate or not manager.on_demand]
 
-    def _keeper(self, host: Host, *, on_demand: bool) -> "Keeper":
+    def _keeper(self, host: Host, *, on_demand: bool) -> "HostManager":
         reason = tailscale_names.reason_not_to_order(host, self._tls.acme.directory)
-        return Keeper(host, self._shop, on_demand=on_demand, never_orders=reason)
+        return HostManager(host, self._shared, on_demand=on_demand, never_orders=reason)
 
     def _served_as(self, name: str | None, local: IPAddress) -> Host | None:
         if name is None:
@@ -139,13 +139,13 @@ class Issuer:
 
     def _has_room(self) -> bool:
         """See that one more fits, in the place of one that never got a certificate if need be."""
-        on_demand = [keeper for keeper in self._keepers.values() if keeper.on_demand]
+        on_demand = [manager for manager in self._managers.values() if manager.on_demand]
         if len(on_demand) < MOST_ON_DEMAND:
             return True
-        idle = next((keeper for keeper in on_demand if keeper.is_idle), None)
+        idle = next((manager for manager in on_demand if manager.is_idle), None)
         if idle is not None:
             idle.end()
-            del self._keepers[idle.host]
+            del self._managers[idle.host]
             return True
         if not self._full:
             self._full = True
@@ -153,15 +153,15 @@ class Issuer:
         return False
 
 
-class Keeper:
+class HostManager:
     """Looks after the certificate of one host."""
 
-    def __init__(self, host: Host, shop: _Shop, *, on_demand: bool, never_orders: str = "") -> None:
+    def __init__(self, host: Host, shared: _Shared, *, on_demand: bool, never_orders: str = "") -> None:
         self.host = host
         self.on_demand = on_demand  # what has no certificate is ordered only when a client asks
         self.never_orders = never_orders  # why it only serves what is on disk; empty: it orders
         self.certificate: Certificate | None = None
-        self._shop = shop
+        self._shared = shared
         self._task: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
         self._hurried = False
@@ -187,8 +187,8 @@ class Keeper:
         clock is behind, as at a boot without a network, and no order could succeed. A host that is ordered on demand
         takes a valid one only, because a present certificate is renewed without a client's request.
         """
-        kept = await self._on_disk(partial(self._shop.store.load, self.host))
-        if kept is not None and not (self.on_demand and kept.date_problem(self._shop.clock())):
+        kept = await self._on_disk(partial(self._shared.store.load, self.host))
+        if kept is not None and not (self.on_demand and kept.date_problem(self._shared.clock())):
             with suppress(ConfigError):
                 self._adopt(kept)
 
@@ -224,7 +224,7 @@ class Keeper:
         begins, ends = (None, None) if self.certificate is None else (self.certificate.begins, self.certificate.ends)
         if self.never_orders:
             return Status(str(self.host), ends, problem=self.never_orders, begins=begins)
-        renews = self._next_order(self._shop.clock())
+        renews = self._next_order(self._shared.clock())
         return Status(str(self.host), ends, renews, self._failures, self._problem, begins)
 
     async def _keep(self) -> None:
@@ -237,7 +237,7 @@ class Keeper:
                 self._not_before = self._ask_at = None
             await self._ask()
             await self._save()
-            now = self._shop.clock()
+            now = self._shared.clock()
             wait = self._next_order(now) - now
             if not self._is_wanted or wait > timedelta():
                 seconds = min(wait, LOOK_AGAIN).total_seconds() if self._is_wanted else None
@@ -260,18 +260,18 @@ class Keeper:
     def _wait(self, pause: timedelta) -> None:
         """Order nothing until `pause` has passed."""
         self._pause = pause
-        self._not_before = self._shop.clock() + pause
+        self._not_before = self._shared.clock() + pause
 
     async def _renew(self) -> None:
         """Order a certificate, unless another process that shares the directory did so."""
-        now = self._shop.clock()
-        kept = await self._on_disk(partial(self._shop.store.load, self.host))
+        now = self._shared.clock()
+        kept = await self._on_disk(partial(self._shared.store.load, self.host))
         try:
             if kept is not None and self._is_newer(kept, now):
                 self._adopt(kept)
                 return
             _log.info("ordering a certificate", host=self.host)
-            issued = await self._shop.orders.obtain(self.host, None if isinstance(self.host, str) else SHORT_LIVED)
+            issued = await self._shared.orders.obtain(self.host, None if isinstance(self.host, str) else SHORT_LIVED)
             self._adopt(self._checked(issued))
         except (OrderError, ConfigError) as error:
             self._failed(error)
@@ -294,12 +294,12 @@ class Keeper:
         """Believe nothing: what cannot be served must not take the place of what can."""
         source = "that the CA issued"
         certificate = pem.parse(issued.chain, source, issued.key, "of the order", self.host)
-        pem.check_dates(certificate, source, self._shop.clock(), "the CA is at fault")
+        pem.check_dates(certificate, source, self._shared.clock(), "the CA is at fault")
         return certificate
 
     def _adopt(self, certificate: Certificate) -> None:
         serves = Serves.name(self.host) if isinstance(self.host, str) else Serves.local_ip(self.host)
-        self._shop.show(serves, certificate)
+        self._shared.show(serves, certificate)
         self.certificate = certificate
         self._is_wanted = not self.never_orders
         self._failures, self._problem, self._not_before = 0, "", None
@@ -321,14 +321,14 @@ class Keeper:
 
     async def _ask(self) -> None:
         """Ask when the CA wants the certificate renewed, at the times that it says."""
-        now = self._shop.clock()
+        now = self._shared.clock()
         if self.certificate is None or now > self.certificate.ends or self.never_orders:
             return
         if self._ask_at is not None and is_within(self._ask_at - MOST_APART, MOST_APART, now):
             return
         try:
             leaf = DER_cert_to_PEM_cert(self.certificate.chain[0])
-            suggested, again = await self._shop.orders.suggestion(leaf.encode())
+            suggested, again = await self._shared.orders.suggestion(leaf.encode())
         except (OrderError, ConfigError, TimeoutError) as error:
             _log.info("the CA says nothing of renewal", host=self.host, reason=str(error))
             self._ask_at = now + ASK_AGAIN
@@ -342,7 +342,7 @@ class Keeper:
         """Keep a new certificate on disk; while that fails it is served all the same, and tried again."""
         if self._unsaved is None:
             return
-        issued, store = self._unsaved, self._shop.store
+        issued, store = self._unsaved, self._shared.store
         try:
             await self._on_disk(partial(store.save, self.host, issued.key, issued.chain))
         except ConfigError as error:
@@ -353,15 +353,17 @@ class Keeper:
 
     async def _on_disk(self, call: Blocking[T]) -> T:
         try:
-            return await self._shop.disk.run(call, DISK_SECONDS)
+            return await self._shared.disk.run(call, DISK_SECONDS)
         except TimeoutError:
             raise ConfigError("the certificate directory is too slow") from None
 
 
-def _ways(config: Config, show: Show, tokens: Tokens | None) -> list[Way]:
-    """Give the ways by which hosts can be proved here, the likeliest first."""
+def _solvers(config: Config, show: Show, tokens: Tokens | None) -> list[ChallengeSolver]:
+    """Give the solvers by which hosts can be proved here, the likeliest first."""
     hook = config.tls.acme.dns_hook
-    over_http: list[Way] = [OverHttp(tokens)] if tokens is not None and config.http_address is not None else []
+    over_http: list[ChallengeSolver] = (
+        [Http01Solver(tokens)] if tokens is not None and config.http_address is not None else []
+    )
     if hook is not None:
-        return [OverDns(hook), *over_http]
-    return [OverTls(show), *over_http]
+        return [Dns01Solver(hook), *over_http]
+    return [TlsAlpn01Solver(show), *over_http]

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from derper.host.worker import Blocking, T, Worker
-from derper.server.certificates.acme.challenges import Way
 from derper.server.certificates.acme.directory import Ca, ChallengeError, OrderError
+from derper.server.certificates.acme.solvers import ChallengeSolver
 from derper.server.certificates.pem import Host
 
 CALL_SECONDS: Final = 120.0  # for one step, which is some requests
@@ -35,13 +35,13 @@ class Issued:
 class Orders:
     """Places orders with one CA."""
 
-    def __init__(self, ca: Ca, ways: Sequence[Way], worker: Worker) -> None:
+    def __init__(self, ca: Ca, solvers: Sequence[ChallengeSolver], worker: Worker) -> None:
         self._ca = ca
-        self._ways = list(ways)
+        self._solvers = list(solvers)
         self._worker = worker
 
     async def obtain(self, host: Host, profile: str | None) -> Issued:
-        """Get a certificate for a host, in one way after the other; the one that does is the first the next time.
+        """Get a certificate for a host, in one solver after the other; the one that does is the first the next time.
 
         The profile is asked for where the CA has it.
 
@@ -49,32 +49,32 @@ class Orders:
             OrderError: there is none to be had now.
             ConfigError: something of ours keeps us from asking.
         """
-        ways = [way for way in self._ways if way.proves(host)]
-        if not ways:
-            raise OrderError("there is no way to prove it: port 80 is not served")
+        solvers = [solver for solver in self._solvers if solver.proves(host)]
+        if not solvers:
+            raise OrderError("there is no solver to prove it: port 80 is not served")
         refused: ChallengeError | None = None
-        for way in ways:
+        for solver in solvers:
             try:
-                issued = await self._order(host, profile, way)
+                issued = await self._order(host, profile, solver)
             except ChallengeError as error:
                 reason = f"{refused}; {error}" if refused else str(error)
                 refused = ChallengeError(reason, error.retry_after)
             else:
-                self._ways.sort(key=lambda other: other is not way)
+                self._solvers.sort(key=lambda other: other is not solver)
                 return issued
-        raise refused or OrderError("no way was tried")
+        raise refused or OrderError("no solver was tried")
 
     async def suggestion(self, chain: bytes) -> tuple[datetime | None, datetime]:
         """Say when the CA wants a certificate renewed, if it says so, and when to ask again."""
         return await self._call(partial(self._ca.suggestion, chain))
 
-    async def _order(self, host: Host, profile: str | None, way: Way) -> Issued:
+    async def _order(self, host: Host, profile: str | None, solver: ChallengeSolver) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             offered = profile if profile in await self._call(self._ca.profiles) else None
             order = await self._call(partial(self._ca.begin, _request(host, key), offered))
             for authorization in order.authorizations:
-                await self._prove(host, authorization, way)
+                await self._prove(host, authorization, solver)
             order = await self._call(partial(self._ca.finalize, order))
             async with asyncio.timeout(ISSUE_SECONDS):
                 while (chain := await self._call(partial(self._ca.fetch, order, _FETCH_SECONDS))) is None:
@@ -89,20 +89,20 @@ class Orders:
             raise
         return Issued(key, chain)
 
-    async def _prove(self, host: Host, authorization: messages.AuthorizationResource, way: Way) -> None:
+    async def _prove(self, host: Host, authorization: messages.AuthorizationResource, solver: ChallengeSolver) -> None:
         if authorization.body.identifier.value.lower() != str(host):
             raise OrderError(f"the CA wants {authorization.body.identifier.value} to be proved")
         if authorization.body.status == messages.STATUS_VALID:
             return
-        challenge = next((body for body in authorization.body.challenges if body.chall.typ == way.kind), None)
+        challenge = next((body for body in authorization.body.challenges if body.chall.typ == solver.kind), None)
         if challenge is None or not isinstance(challenge.chall, known.KeyAuthorizationChallenge):
-            raise ChallengeError(f"the CA does not offer {way.kind}")
+            raise ChallengeError(f"the CA does not offer {solver.kind}")
         key = await self._call(lambda: self._ca.account_key)
-        async with way.present(host, challenge.chall, key):
+        async with solver.present(host, challenge.chall, key):
             await self._call(partial(self._ca.answer, challenge))
-            await self._wait_for_proof(authorization, way)
+            await self._wait_for_proof(authorization, solver)
 
-    async def _wait_for_proof(self, authorization: messages.AuthorizationResource, way: Way) -> None:
+    async def _wait_for_proof(self, authorization: messages.AuthorizationResource, solver: ChallengeSolver) -> None:
         async with asyncio.timeout(PROOF_SECONDS):
             looks = 0
             while True:
@@ -112,7 +112,7 @@ class Orders:
                 if body.status == messages.STATUS_VALID:
                     return
                 if body.status not in (messages.STATUS_PENDING, messages.STATUS_PROCESSING):
-                    raise ChallengeError(f"{way.kind}: {_why(body)}")
+                    raise ChallengeError(f"{solver.kind}: {_why(body)}")
 
     async def _call(self, call: Blocking[T]) -> T:
         return await self._worker.run(call, CALL_SECONDS)

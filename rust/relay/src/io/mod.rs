@@ -1,0 +1,7 @@
+//! The system's side: sockets and epoll, datagrams, listeners, and waking a thread that sleeps.
+
+pub(crate) mod datagrams;
+pub(crate) mod epoll;
+pub(crate) mod listener;
+pub(crate) mod sleep_flag;
+pub(crate) mod waker;

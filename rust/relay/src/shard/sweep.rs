@@ -1,0 +1,126 @@
+//! What is done with every member of a shard: so many a tick, however many there are.
+//!
+//! A sweep goes through the slots once. Who comes in behind it is not in it, who comes in before it is.
+
+use std::sync::Arc;
+
+use crate::id::ConnId;
+use crate::io::epoll::Net;
+use crate::messages::{Event, MemberAction, MemberSnapshot, Role};
+use crate::wire::frame::Key;
+
+use super::{Shard, ShardMessage};
+
+/// Slots looked at in one tick, to say how their members stand.
+const REPORTED_A_TICK: usize = 256;
+/// The same where each member is written to, which costs a system call.
+const ACTED_ON_A_TICK: usize = 64;
+
+/// What is done to each.
+pub(super) enum Task {
+    /// Its standing goes into this report.
+    Report(u64),
+    /// This is done to it; mesh peers may be spared.
+    MemberAction { action: MemberAction, spare_mesh_peers: bool },
+}
+
+/// A way through all slots.
+pub(super) struct Sweep {
+    task: Task,
+    /// The slot that is next.
+    at: usize,
+}
+
+impl<N: Net> Shard<N> {
+    pub(super) fn begin_sweep(&mut self, task: Task) {
+        self.sweeps.push_back(Sweep { task, at: 0 });
+    }
+
+    /// Goes on with the oldest sweep.
+    pub(super) fn advance_sweep(&mut self) {
+        let Some(mut sweep) = self.sweeps.pop_front() else { return };
+        let slice = match sweep.task {
+            Task::Report(_) => REPORTED_A_TICK,
+            Task::MemberAction { .. } => ACTED_ON_A_TICK,
+        };
+        let mut ids = std::mem::take(&mut self.scratch);
+        ids.extend(self.conns.ids_among(sweep.at, slice));
+        sweep.at += slice;
+        let is_last = sweep.at >= self.conns.len();
+        match &sweep.task {
+            Task::Report(report) => {
+                let members = ids.drain(..).filter_map(|id| self.standing(id)).collect();
+                self.events.push(Event::Members { report: *report, members, is_last });
+            }
+            Task::MemberAction { action, spare_mesh_peers } => {
+                for id in ids.drain(..) {
+                    let role = self.conns.get(id).and_then(|conn| Some(conn.switched()?.member.role));
+                    if role == Some(Role::Client) || (role.is_some() && !spare_mesh_peers) {
+                        self.act(id, action);
+                    }
+                }
+            }
+        }
+        self.scratch = ids;
+        if !is_last {
+            self.sweeps.push_front(sweep);
+        }
+    }
+
+    fn standing(&self, id: ConnId) -> Option<MemberSnapshot> {
+        let conn = self.conns.get(id)?;
+        let switched = conn.switched()?;
+        let local = self.locals.get(switched.local)?.as_ref()?;
+        Some(MemberSnapshot {
+            conn: id,
+            member: switched.member.clone(),
+            age_ms: self.now - switched.since_ms,
+            is_active: local.connections.last() == Some(id),
+            is_duplicate: local.connections.len() > 1,
+            is_home: switched.home,
+            tls: conn.tls,
+            is_websocket: conn.websocket.is_some(),
+            totals: switched.totals,
+            wire: conn.wire,
+            senders: local.senders.as_ref().map_or(0, |senders| senders.estimate()),
+        })
+    }
+
+    /// Does something to every connection of a key that lives here.
+    ///
+    /// A connection that is to be closed is followed: it may have been on its way here when this was said. So every
+    /// shard is told, and each passes it on to the key's own, behind the connection.
+    pub(super) fn act_on_key(&mut self, key: &Key, action: &MemberAction) {
+        let ids = self.connections_of(key);
+        if ids.is_empty()
+            && matches!(action, MemberAction::Close(..))
+            && let Some(shard) = self.shared.switchboard.find(key).map(|peer| peer.shard())
+            && shard != self.index
+        {
+            self.outgoing[shard].messages.push(ShardMessage::ToKey(Box::new((*key, action.clone()))));
+        }
+        for id in ids {
+            self.act(id, action);
+        }
+    }
+
+    /// The connections of a key of this shard.
+    pub(super) fn connections_of(&self, key: &Key) -> Vec<ConnId> {
+        let local = self.local_by_key.get(key).and_then(|index| self.locals[*index].as_ref());
+        local.map_or_else(Vec::new, |local| local.connections.iter().collect())
+    }
+
+    fn act(&mut self, id: ConnId, action: &MemberAction) {
+        match action {
+            MemberAction::Write(frames) => {
+                self.control(id, &Arc::clone(frames));
+            }
+            MemberAction::Close(last_words, reason) => {
+                if !last_words.is_empty() {
+                    self.control(id, last_words);
+                }
+                self.close(id, reason.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What would make one tick too long is done in several.
+
+use super::harness::{Over, Room, frame, from, key, packet, settings};
+use crate::messages::{Command, Event, MemberAction};
+use crate::shard::Settings;
+use crate::sim::LoginKind;
+
+const PRESENT: u8 = 0x09;
+const HEALTH: u8 = 0x14;
+
+/// A key unlike those of the harness.
+fn distant(n: u32) -> [u8; 32] {
+    let mut distant = [0xdd; 32];
+    distant[..4].copy_from_slice(&n.to_be_bytes());
+    distant
+}
+
+#[test]
+fn a_link_with_many_keys_is_forgotten_some_keys_a_tick_and_packets_go_on() {
+    let mut room = Room::with(Settings { mesh_max_keys: 100_000, ..settings(2) }, 0);
+    let (a, b) = (room.join_at(Over::Plain, 1, 0, 0), room.join_at(Over::Plain, 2, 0, 1));
+    let link = room.world.join(&key(9), LoginKind::Node, 0, 0);
+    room.world.run();
+    let all: Vec<u8> = (0..5_000).flat_map(|n| frame(PRESENT, &distant(n))).collect();
+    room.world.send(link, &all);
+    room.world.run();
+    assert_eq!(room.world.board().keys_total, 5_002);
+    room.world.reset(link);
+    let (mut before, mut looks) = (5_002, 0);
+    while room.world.step() {
+        let now = room.world.board().keys_total;
+        assert!(before - now <= 1_024, "{} keys in one tick", before - now);
+        if now < before {
+            looks += 1;
+            room.say(a, &packet(2, b"meanwhile"));
+        }
+        before = now;
+    }
+    assert_eq!(before, 2);
+    assert_eq!(room.frames(b), vec![from(1, b"meanwhile"); looks]);
+    assert!(looks >= 5, "{looks}");
+}
+
+#[test]
+fn a_frame_for_all_is_written_to_some_a_tick_and_to_everybody_once() {
+    let mut room = Room::new(1);
+    let parties: Vec<_> = (0..200).map(|n| room.world.join(&distant(n), LoginKind::Client, 0, 0)).collect();
+    room.world.run();
+    let text = frame(HEALTH, b"soon");
+    room.world.tell_all(|| Command::ToAll {
+        action: MemberAction::Write(text.clone().into()),
+        spare_mesh_peers: true,
+    });
+    let (mut before, mut ticks) = (0, 0);
+    while room.world.step() {
+        let now = parties.iter().filter(|party| room.world.has_heard(**party)).count();
+        assert!(now - before <= 64, "{} in one tick", now - before);
+        ticks += usize::from(now > before);
+        before = now;
+    }
+    assert!(ticks >= 4, "{ticks}");
+    for party in parties {
+        assert_eq!(room.world.receive(party), text);
+    }
+}
+
+#[test]
+fn a_report_has_everybody_once_in_parts_of_which_the_last_says_so() {
+    let mut room = Room::new(2);
+    for n in 0..600 {
+        room.world.join(&distant(n), LoginKind::Client, 0, (n % 2) as usize);
+    }
+    room.world.run();
+    room.world.events();
+    room.world.tell_all(|| Command::Report(7));
+    room.world.run();
+    let (mut keys, mut last) = (Vec::new(), 0);
+    for event in room.world.events() {
+        let Event::Members { report, members, is_last } = event else { panic!("{event:?}") };
+        assert!(report == 7 && members.len() <= 256);
+        last += usize::from(is_last);
+        keys.extend(members.into_iter().map(|standing| standing.member.key));
+    }
+    keys.sort_unstable();
+    let mut wanted: Vec<_> = (0..600).map(distant).collect();
+    wanted.sort_unstable();
+    assert_eq!((keys, last), (wanted, 2));
+}

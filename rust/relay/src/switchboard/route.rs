@@ -1,0 +1,248 @@
+//! The routes of one sender, and the receivers that get PeerGone when it leaves.
+//!
+//! A route is found by the destination's key and holds the destination's [`Peer`], so routing takes no lock. It also
+//! records which connections were sent a packet, because they are notified when the sender's key leaves the region
+//! (`docs/protocol/relay.md`, Peer gone). Routes live as long as the sender's key is here, or until there are too many:
+//! then the oldest are forgotten.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::id::ConnId;
+use crate::switchboard::table::Peer;
+use crate::wire::frame::Key;
+
+/// Most destinations that are remembered for one sender; the oldest is forgotten.
+const MAX_ROUTES: usize = 65_536;
+/// With fewer routes than this none is looked at for whether it still leads anywhere.
+const FIRST_SWEEP: usize = 256;
+/// Most connections of one destination that are remembered; only one that reconnects all the time has so many.
+const MAX_TOLD: usize = 8;
+
+/// The way to one destination.
+#[derive(Debug)]
+pub(crate) struct Route {
+    to: Key,
+    pub(crate) peer: Arc<Peer>,
+    /// The connection that was sent a packet last; nobody before the first packet.
+    last_told: ConnId,
+    /// Those before it, the latest last; most destinations have none.
+    told_before: Vec<ConnId>,
+}
+
+impl Route {
+    /// Remembers that `conn` was sent a packet.
+    pub(crate) fn note(&mut self, conn: ConnId) {
+        if self.last_told == conn {
+            return;
+        }
+        self.told_before.retain(|known| *known != conn);
+        if self.told_before.len() == MAX_TOLD - 1 {
+            self.told_before.remove(0);
+        }
+        let before = std::mem::replace(&mut self.last_told, conn);
+        if before != ConnId::NOBODY {
+            self.told_before.push(before);
+        }
+    }
+
+    fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
+        let last = (self.last_told != ConnId::NOBODY).then_some(self.last_told);
+        self.told_before.iter().copied().chain(last)
+    }
+}
+
+/// All routes of one sender.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    routes: Vec<Route>,
+    by_key: HashMap<Key, u32>,
+    /// Indices into `routes`, oldest first; as long as `routes`.
+    by_age: VecDeque<u32>,
+    /// With so many routes, those that lead nowhere any more are looked for.
+    sweep_at: usize,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self { routes: Vec::new(), by_key: HashMap::new(), by_age: VecDeque::new(), sweep_at: FIRST_SWEEP }
+    }
+}
+
+impl Routes {
+    pub(crate) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// The route to `to`, `hint` being the index of the last one used; its index.
+    pub(crate) fn find(&self, to: &Key, hint: usize) -> Option<usize> {
+        match self.routes.get(hint) {
+            Some(route) if route.to == *to => Some(hint),
+            _ => self.by_key.get(to).map(|index| *index as usize),
+        }
+    }
+
+    /// The route at an index that [`find`](Self::find) or [`insert`](Self::insert) gave just now.
+    pub(crate) fn at(&mut self, index: usize) -> &mut Route {
+        &mut self.routes[index]
+    }
+
+    /// Adds a route, or points an old one to where its key is now; its index, and whether an older was forgotten.
+    pub(crate) fn insert(&mut self, to: &Key, peer: Arc<Peer>) -> (usize, bool) {
+        let route = Route { to: *to, peer, last_told: ConnId::NOBODY, told_before: Vec::new() };
+        if let Some(&index) = self.by_key.get(to) {
+            // Its connections were of an earlier stay of that key, and have all ended.
+            self.routes[index as usize] = route;
+            return (index as usize, false);
+        }
+        if self.routes.len() >= self.sweep_at {
+            self.sweep();
+        }
+        let forgets = self.routes.len() >= MAX_ROUTES;
+        let oldest = if forgets { self.by_age.pop_front() } else { None };
+        let index = match oldest {
+            Some(index) => {
+                self.by_key.remove(&self.routes[index as usize].to);
+                self.routes[index as usize] = route;
+                index
+            }
+            None => {
+                self.routes.push(route);
+                (self.routes.len() - 1) as u32
+            }
+        };
+        self.by_key.insert(*to, index);
+        self.by_age.push_back(index);
+        (index as usize, forgets)
+    }
+
+    /// Forgets the destinations that have left, before there are twice as many routes as the last time.
+    fn sweep(&mut self) {
+        self.keep(usize::MAX, |route| route.peer.active() != ConnId::NOBODY);
+    }
+
+    /// Forgets the oldest routes until `most` are left, and gives their memory back; how many were forgotten.
+    pub(crate) fn cut_to(&mut self, most: usize) -> usize {
+        let before = self.routes.len();
+        self.keep(most, |_| true);
+        self.routes.shrink_to_fit();
+        before - self.routes.len()
+    }
+
+    /// Keeps the latest `most` routes, of these the ones that `is_kept` says.
+    fn keep(&mut self, most: usize, is_kept: impl Fn(&Route) -> bool) {
+        let mut routes: Vec<_> = std::mem::take(&mut self.routes).into_iter().map(Some).collect();
+        let by_age = std::mem::take(&mut self.by_age);
+        let forgotten = by_age.len().saturating_sub(most);
+        self.routes = by_age
+            .into_iter()
+            .skip(forgotten)
+            .filter_map(|index| routes[index as usize].take())
+            .filter(is_kept)
+            .collect();
+        self.by_key = self.routes.iter().zip(0..).map(|(route, index)| (route.to, index)).collect();
+        self.by_age = (0..self.routes.len() as u32).collect();
+        self.sweep_at = (2 * self.routes.len()).max(FIRST_SWEEP);
+    }
+
+    /// The destinations, that of the route at `last` first, then the one that was found last, and so on.
+    pub(crate) fn latest(&self, last: usize) -> impl Iterator<Item = Key> + '_ {
+        let newest =
+            self.by_age.iter().rev().map(|index| *index as usize).filter(move |index| *index != last);
+        let last = self.routes.get(last).map(|route| route.to);
+        last.into_iter().chain(newest.map(|index| self.routes[index].to))
+    }
+
+    /// Every connection that was sent a packet.
+    pub(crate) fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.routes.iter().flat_map(Route::told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switchboard::table::Switchboard;
+
+    fn key(n: usize) -> Key {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_ne_bytes());
+        key
+    }
+
+    #[test]
+    fn a_sender_with_too_many_partners_forgets_the_oldest() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        for n in 0..MAX_ROUTES {
+            assert!(!routes.insert(&key(n), arrive(&board, n)).1);
+        }
+        let (index, forgot) = routes.insert(&key(MAX_ROUTES), arrive(&board, MAX_ROUTES));
+        assert!(forgot);
+        assert_eq!(routes.find(&key(0), 0), None);
+        assert_eq!(routes.find(&key(MAX_ROUTES), 0), Some(index));
+        assert_eq!(routes.find(&key(1), index), Some(1));
+    }
+
+    fn arrive(board: &Switchboard, n: usize) -> Arc<Peer> {
+        let peer = board.claim(&key(n), |_| 0);
+        board.arrive(&key(n), ConnId::from_u64(n as u64 + 1), Arc::from([]));
+        peer
+    }
+
+    #[test]
+    fn destinations_that_have_left_are_forgotten_before_they_become_many() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        let (stays, _) = routes.insert(&key(0), arrive(&board, 0));
+        routes.at(stays).note(ConnId::from_u64(1));
+        for n in 1..100_000 {
+            let (index, _) = routes.insert(&key(n), arrive(&board, n));
+            routes.at(index).note(ConnId::from_u64(n as u64 + 1));
+            board.release(&key(n), ConnId::NOBODY);
+        }
+        assert!(routes.routes.len() <= FIRST_SWEEP, "{} routes for one destination", routes.routes.len());
+        let index = routes.find(&key(0), usize::MAX).expect("it is still there");
+        assert_eq!(routes.at(index).told().collect::<Vec<_>>(), [ConnId::from_u64(1)]);
+    }
+
+    #[test]
+    fn the_latest_destinations_are_kept_when_there_have_to_be_fewer() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        for n in 0..100 {
+            let (index, _) = routes.insert(&key(n), arrive(&board, n));
+            routes.at(index).note(ConnId::from_u64(n as u64 + 1));
+        }
+        assert_eq!((routes.cut_to(200), routes.len()), (0, 100));
+        assert_eq!((routes.cut_to(10), routes.len()), (90, 10));
+        assert_eq!(routes.find(&key(89), 0), None);
+        assert_eq!(routes.told().collect::<Vec<_>>(), (91..=100).map(ConnId::from_u64).collect::<Vec<_>>());
+        assert_eq!(routes.latest(usize::MAX).next(), Some(key(99)));
+        assert_eq!(routes.insert(&key(0), arrive(&board, 0)), (10, false));
+    }
+
+    #[test]
+    fn a_destination_that_came_back_is_told_of_anew() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        let (index, _) = routes.insert(&key(1), board.claim(&key(1), |_| 0));
+        routes.at(index).note(ConnId::from_u64(1));
+        routes.at(index).note(ConnId::from_u64(2));
+        routes.at(index).note(ConnId::from_u64(1));
+        assert_eq!(routes.told().collect::<Vec<_>>(), [ConnId::from_u64(2), ConnId::from_u64(1)]);
+        assert_eq!(routes.insert(&key(1), board.claim(&key(1), |_| 0)), (index, false));
+        assert_eq!(routes.told().count(), 0);
+    }
+
+    #[test]
+    fn a_destination_that_reconnects_all_the_time_costs_no_more_memory() {
+        let board = Switchboard::new(1);
+        let mut routes = Routes::default();
+        let (index, _) = routes.insert(&key(1), board.claim(&key(1), |_| 0));
+        for n in 1..1_000 {
+            routes.at(index).note(ConnId::from_u64(n));
+        }
+        assert_eq!(routes.told().count(), MAX_TOLD);
+    }
+}

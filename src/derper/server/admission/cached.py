@@ -1,0 +1,43 @@
+"""What a check has said of a client before, for the time in which it says nothing (`-verify-cache`)."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Final
+
+from derper.protocol.keys import NodePublic
+from derper.server.admission.answers import KNOWN, Answer, Check, ClientIdentity, Decision
+
+MOST_KEYS: Final = 100_000
+
+
+class CachedCheck:
+    """A check whose last "yes" stands in for so many seconds while there is no answer, and never after a "no".
+
+    A client that the check did not ask about is refused as any other: it goes first among the clients that wait.
+    """
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self._check = check
+        self._seconds = seconds
+        self._known = OrderedDict[NodePublic, float]()  # since when, the oldest first
+
+    async def ask(self, client: ClientIdentity) -> Answer:
+        """Say how a client stands, now or, without an answer, when it was known last."""
+        now = asyncio.get_running_loop().time()
+        was_known = now - self._known.get(client.key, -self._seconds) < self._seconds
+        answer = await self._check.ask(replace(client, was_known=client.was_known or was_known))
+        if answer.decision is Decision.UNKNOWN:
+            return KNOWN if was_known else answer
+        if answer.decision is Decision.NOT_ASKED:
+            return answer
+        self._known.pop(client.key, None)
+        if answer.decision is Decision.KNOWN:
+            self._known[client.key] = now
+            if len(self._known) > MOST_KEYS:
+                self._known.popitem(last=False)
+        return answer
+
+    async def close(self) -> None:
+        """Let go of what the check holds."""
+        await self._check.close()

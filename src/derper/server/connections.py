@@ -1,0 +1,312 @@
+"""Connections from their first request head until they are switched: HTTP, tunnels, upgrades and logins.
+
+Every event of the data plane is dispatched here. A connection is a `PendingConnection` until it is switched or closed;
+`_pending` is all that Python holds of connections. A bug while one of them is served closes only that one.
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, replace
+from http import HTTPMethod, HTTPStatus
+from ipaddress import ip_address
+from urllib.parse import unquote
+
+from derper.dataplane import (
+    AcceptFailed,
+    ClientImpaired,
+    Closed,
+    Conn,
+    Data,
+    DataPlane,
+    Drained,
+    Dropped,
+    Event,
+    Frame,
+    Head,
+    HeadTooLarge,
+    LoginInfo,
+    Notice,
+    Remote,
+    StunFailed,
+    Switched,
+    Unserved,
+)
+from derper.errors import ProtocolError
+from derper.protocol.frames import Endpoint
+from derper.protocol.login import MAX_CLIENT_INFO
+from derper.protocol.reader import HEADER_LEN, RawFrame, whole_frame
+from derper.protocol.upgrade import DerpUpgrade, HeadError, Refusal, RequestHead, WebSocketUpgrade, decide
+from derper.server.admission.answers import Answer, Cause, ClientIdentity
+from derper.server.certificates.tls import Certificates
+from derper.server.connection_log import ConnectionLog
+from derper.server.http.connection import HttpConnection, HttpServer, last_answer, plain_answer
+from derper.server.http.forwarded import Forwarding
+from derper.server.http.tunnels import Tunnel, Tunnels
+from derper.server.impairments import ImpairmentNotices
+from derper.server.login import LoggedIn, Login
+from derper.server.mesh import Mesh
+
+_METHODS = frozenset(HTTPMethod)
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """What is served over HTTP."""
+
+    main: HttpServer
+    beside: HttpServer | None  # the plain listener's, where the main one speaks TLS
+    tunnels: Tunnels
+    forwarding: Forwarding
+
+
+@dataclass(slots=True)
+class PendingConnection:
+    """A connection that is not switched yet."""
+
+    remote: Remote
+    http: HttpConnection | None = None  # while it is served pages
+    not_ideal: bool = False  # it would rather be on another node
+    tls: str | None = None  # the version under its last request
+    number: int = 0  # among all that ever came to log in
+    tunnel: Tunnel | None = None  # from its CONNECT on
+    asking: asyncio.Task[None] | None = None  # while admission is asked about it
+    is_rejected: bool = False  # admission turned it away, and the log says why
+
+    def leave_http(self) -> None:
+        """End what was served on it: from here on it is something else."""
+        if self.http is not None:
+            self.http.connection_lost()
+            self.http = None
+
+    def leave(self) -> None:
+        """End what is done for it."""
+        self.leave_http()
+        if self.tunnel is not None:
+            self.tunnel.client_gone()
+        if self.asking is not None:
+            self.asking.cancel()
+
+
+class ConnectionHandler:
+    """Introduces every connection of a data plane but those that we dialled ourselves."""
+
+    def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh, certificates: Certificates | None) -> None:
+        self.derp_accepts = 0
+        self.websocket_accepts = 0
+        self.tls_requests: Counter[str] = Counter()  # by version
+        self.logins_rejected: Counter[str] = Counter()  # by cause
+        self.logins_unverified = 0  # admitted without an answer
+        self._plane = plane
+        self._mesh = mesh
+        self._web = web
+        self._login = login
+        self._certificates = certificates  # there with TLS
+        self._pending: dict[Conn, PendingConnection] = {}
+        self._lines = ConnectionLog()
+        self._impairments = ImpairmentNotices(plane)
+
+    def on_event(self, event: Event) -> None:
+        """Act on one event; never raises."""
+        if isinstance(event, Notice):
+            self._take_notice(event)
+            return
+        try:
+            if not self._mesh.takes(event):
+                self._act_on(event)
+        except ProtocolError as error:
+            self._plane.close(event.conn, "protocol_error", str(error))
+        except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
+            self._lines.bug(type(event).__name__)
+            self._plane.close(event.conn, "bug")
+
+    @property
+    def tunnels_evicted(self) -> int:
+        """The number of CONNECT tunnels that were closed to make room for others."""
+        return self._web.tunnels.evicted
+
+    def stop(self) -> None:
+        """End what is still being served."""
+        self._lines.stop()
+        self._impairments.stop()
+        for pending in self._pending.values():
+            pending.leave()
+        self._pending.clear()
+
+    def tls_being_served(self) -> Counter[str]:
+        """Count the connections over TLS, by its version, that have a request open and do not relay yet."""
+        pending = self._pending.values()
+        return Counter(
+            pending.tls for pending in pending if pending.tls and (pending.http is None or pending.http.is_serving)
+        )
+
+    def _act_on(self, event: Event) -> None:
+        match event:
+            case Head():
+                self._introduce(event)
+            case Frame():
+                self._log_in(event.conn, self._pending[event.conn], RawFrame(event.type, event.payload))
+            case Data():
+                self._served(event.conn).received(event.data)
+            case Drained():
+                self._served(event.conn).drained()
+            case Switched():
+                self._pending.pop(event.conn, None)
+            case ClientImpaired():
+                self._impairments.heard(event)
+            case Closed():
+                self._say_goodbye(event)
+            case HeadTooLarge():
+                self._pending.setdefault(event.conn, PendingConnection(event.remote))
+                self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")
+
+    def _introduce(self, event: Head) -> None:
+        pending = self._pending.setdefault(event.conn, PendingConnection(event.remote))
+        try:
+            head = RequestHead.parse(event.head)
+        except ProtocolError as error:
+            status = error.status if isinstance(error, HeadError) else HTTPStatus.BAD_REQUEST
+            self._refuse(event.conn, HTTPStatus(status), "bad_request", str(error))
+            return
+        pending.tls = event.tls
+        pending.remote, head = self._web.forwarding.client(event.remote, head)
+        if event.tls:
+            self.tls_requests[event.tls] += 1
+        if head.method == "CONNECT":
+            self._connect(event, pending, head)
+            return
+        if not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
+            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a target that means nothing here")
+            return
+        if head.method not in _METHODS:
+            # To every page it is one more method that is neither GET nor HEAD, and aiohttp would not take it.
+            head = replace(head, method="POST")
+        http = self._web.main if event.tls or self._web.beside is None else self._web.beside
+        derp = decide(head) if unquote(head.path) == "/derp" and http.relays else None
+        match derp:
+            case DerpUpgrade():
+                self._accept(pending)
+                pending.not_ideal = derp.ideal_node is not None
+                self._plane.write(event.conn, derp.answer(self._login.server_key) + self._login.greeting)
+                self._await_login(event, pending)
+            case WebSocketUpgrade(offers_derp=True):
+                self._accept(pending)
+                self.websocket_accepts += 1
+                self._plane.write(event.conn, derp.answer())
+                self._plane.begin_websocket(event.conn)
+                self._plane.write(event.conn, self._login.greeting)
+                self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
+            case WebSocketUpgrade():
+                self._plane.write(event.conn, derp.answer())
+                self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
+            case _:
+                self._serve(event.conn, pending, http).request_received(head, derp)
+
+    def _serve(self, conn: Conn, pending: PendingConnection, http: HttpServer) -> HttpConnection:
+        """Give what serves the pending pages, made when it is not there or was there for somebody else."""
+        if pending.http is not None and pending.http.remote != pending.remote:
+            pending.leave_http()  # a proxy goes on for another client
+        if pending.http is None:
+            pending.http = http.connect(self._plane, conn, pending.remote)
+        return pending.http
+
+    def _connect(self, event: Head, pending: PendingConnection, head: RequestHead) -> None:
+        pending.leave_http()
+        outcome = self._web.tunnels.open(event.conn, head, pending.remote.ip, tls=event.tls is not None)
+        if isinstance(outcome, Refusal):
+            self._plane.write(event.conn, last_answer(outcome))
+            self._plane.close(event.conn, "connect_refused", outcome.body.strip())
+        else:
+            pending.tunnel = outcome
+
+    def _accept(self, pending: PendingConnection) -> None:
+        """Count a connection that goes on to log in; what was served on it before is over."""
+        self.derp_accepts += 1
+        pending.number = self.derp_accepts
+        pending.leave_http()
+
+    def _await_login(self, event: Head, pending: PendingConnection) -> None:
+        """Go on with the client's first frame; one that knows our key already has sent it right behind its request."""
+        frame = whole_frame(event.ahead)
+        if frame is None:
+            self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
+        else:
+            self._plane.skip(event.conn, HEADER_LEN + len(frame.payload))
+            self._log_in(event.conn, pending, frame)
+
+    def _log_in(self, conn: Conn, pending: PendingConnection, frame: RawFrame) -> None:
+        try:
+            client = self._login.open(frame)
+        except ProtocolError as error:
+            self.logins_rejected[Cause.INVALID] += 1
+            self._plane.close(conn, "login_failed", str(error))
+            return
+        if client.refusal is not None:
+            self._turn_away(conn, pending, client, client.refusal)
+        elif client.mesh_peer or self._login.policy.is_open:
+            self._let_in(conn, pending, client)
+        else:
+            pending.asking = asyncio.get_running_loop().create_task(self._ask(conn, pending, client))
+
+    async def _ask(self, conn: Conn, pending: PendingConnection, client: LoggedIn) -> None:
+        """Let a client in or turn it away, once admission has said which; it waits, parked, and nobody else does."""
+        try:
+            answer = await self._login.policy.ask(ClientIdentity(client.key, pending.remote.ip))
+            if conn not in self._pending:
+                return
+            if answer.admits:
+                self.logins_unverified += answer.is_waived
+                self._let_in(conn, pending, client)
+            else:
+                self._turn_away(conn, pending, client, answer)
+        except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
+            self._lines.bug("admission")
+            self._plane.close(conn, "bug")
+
+    def _let_in(self, conn: Conn, pending: PendingConnection, client: LoggedIn) -> None:
+        self._lines.logged_in(client.key, pending.remote.ip, mesh_peer=client.mesh_peer)
+        remote = Endpoint(ip_address(pending.remote.ip), pending.remote.port)
+        presence = client.presence(remote, not_ideal=pending.not_ideal)
+        login_info = LoginInfo(client.mesh_peer, client.version, pending.number)
+        self._plane.switch(conn, presence, login_info, first=client.answer)
+
+    def _turn_away(self, conn: Conn, pending: PendingConnection, client: LoggedIn, answer: Answer) -> None:
+        """Tell a client why, in the frame that real clients show to their user, and close.
+
+        Without ServerInfo: a program that waits for it has not logged in, whatever else it reads.
+        """
+        self.logins_rejected[answer.cause] += 1
+        self._lines.rejected(client.key, pending.remote.ip, answer)
+        pending.is_rejected = True
+        self._plane.write(conn, answer.rejection_frame)
+        self._plane.close(conn, "refused", answer.reason)
+
+    def _say_goodbye(self, event: Closed) -> None:
+        pending = self._pending.pop(event.conn, None)
+        if pending is not None:
+            pending.leave()
+        is_tunnel = pending is not None and pending.tunnel is not None and pending.tunnel.is_open
+        self._lines.ended(event, was_rejected=pending is not None and pending.is_rejected, was_tunnel=is_tunnel)
+
+    def _served(self, conn: Conn) -> HttpConnection | Tunnel:
+        pending = self._pending[conn]
+        served = pending.tunnel or pending.http
+        if served is None:
+            raise RuntimeError(f"connection {conn} sends data that nobody has asked for")
+        return served
+
+    def _refuse(self, conn: Conn, status: HTTPStatus, code: str, detail: str = "") -> None:
+        self._plane.write(conn, plain_answer(status))
+        self._plane.close(conn, code, detail)
+
+    def _take_notice(self, event: Notice) -> None:
+        match event:
+            case AcceptFailed():
+                self._lines.accept_failed(event.error)
+            case StunFailed():
+                self._lines.stun_failed(event.error)
+            case Unserved():
+                # The log hears of it with the connection's end.
+                if self._certificates is not None:
+                    self._certificates.missed(event)
+            case Dropped():
+                self._lines.dropped(event)
