@@ -20,7 +20,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def heads() -> Iterator[bytes]:
-    """Give request heads, and login frames behind one."""
+    """Yield request heads, one followed by a login frame."""
     requests = [exchange["request"].encode() for exchange in load("http")["exchanges"] if "request" in exchange]
     for request in requests:
         yield b"\0\0" + request
@@ -29,7 +29,7 @@ def heads() -> Iterator[bytes]:
 
 
 def frames() -> Iterator[bytes]:
-    """Give what clients, mesh peers and nodes say once they are logged in."""
+    """Yield frames of logged-in clients, mesh peers and nodes."""
     vectors = load("frames")
     for case in vectors["client_to_server"]:
         yield (b"\1" if case["login"] == "mesh" else b"\0") + b"\0\0" + bytes.fromhex(case["frame"])
@@ -46,7 +46,7 @@ def frames() -> Iterator[bytes]:
 
 
 def tls() -> Iterator[bytes]:
-    """Give what begins a handshake, well or badly."""
+    """Yield beginnings of handshakes, valid and invalid."""
     yield b"\0\0" + b"GET / HTTP/1.1\r\n\r\n"
     # The first bytes of a ClientHello, whole and in small records.
     hello = bytes.fromhex("01000035 0303") + bytes(32) + bytes.fromhex("00 0002 1301 0100 000a 000a0004 0002001d 0000")
@@ -56,7 +56,7 @@ def tls() -> Iterator[bytes]:
 
 
 def records() -> Iterator[bytes]:
-    """Give what is said in records: an operation, a length, content; and again."""
+    """Yield records: an operation, a length, content; repeated."""
     login = b"GET /derp HTTP/1.1\r\n\r\n" + b"\2\0\0\0\x21" + bytes(32) + b"\0"
     said = [(0, login), (0, b"\4\0\0\0\x21" + bytes(33)), (1, b"\x18\0\0\1\1"), (2, b"\1\0"), (4, b"\4\0"), (7, b"")]
     for piece in (0, 1):
@@ -66,13 +66,13 @@ def records() -> Iterator[bytes]:
 
 
 def websocket() -> Iterator[bytes]:
-    """Give what WebSocket clients say."""
+    """Yield frames of WebSocket clients."""
     for case in load("http")["websocket"]:
         yield b"\0\0" + b"".join(bytes.fromhex(sent) for sent in case.get("client_sends", []) if isinstance(sent, str))
 
 
 def stun() -> Iterator[bytes]:
-    """Give datagrams."""
+    """Yield datagrams."""
     for case in load("stun")["datagrams"]:
         yield bytes.fromhex(case["datagram"])
 

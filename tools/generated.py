@@ -8,7 +8,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 def section(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Give a table under its heading."""
+    """Return a table under its heading."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join([f"## {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines), ""])
 

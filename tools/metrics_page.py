@@ -32,7 +32,7 @@ This page lets you look up each metric of `/debug/varz` ([access rules](protocol
 
 
 def page() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     text = REFERENCE.read_text("utf-8")
     known = {
         *re.findall(r"`(\w+)`", "".join(row for row in text.splitlines(keepends=True) if "| ours: " not in row)),
@@ -43,13 +43,13 @@ def page() -> str:
 
 
 def section(program: str, metrics: Sequence[Metric], known: set[str]) -> str:
-    """Give the table of one program; `known` are the families that the reference has, too."""
+    """Return the table of one program; `known` are the families that the reference has, too."""
     rows = [row(metric, ours=metric.name not in known) for metric in metrics]
     return generated.section(program, ("name", "type", "labels", "what it is"), rows)
 
 
 def row(metric: Metric, *, ours: bool) -> tuple[str, str, str, str]:
-    """Give a family's line."""
+    """Return a family's line."""
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     kind = str(metric.type) if metric.type else "untyped"
     return f"`{metric.name}`", kind, labels, f"{metric.told}{' *(ours)*' if ours else ''}"

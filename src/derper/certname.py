@@ -10,12 +10,12 @@ from cryptography import x509
 
 
 def plain(name: str) -> str:
-    """Give a DNS name in the one spelling in which it is compared."""
+    """Normalize a DNS name for comparison."""
     return name.removesuffix(".").lower()
 
 
 def is_for(leaf: x509.Certificate, host: str | IPv4Address | IPv6Address) -> bool:
-    """Tell whether a certificate is for this DNS name or address, which may be text, too.
+    """Return whether a certificate is for this DNS name or address, which may be text, too.
 
     A `*` in the certificate stands for one whole label.
     """

@@ -23,7 +23,7 @@ def conceal(secret: str, source: str) -> None:
 
 
 def redacted(text: str) -> str:
-    """Give a text without known secrets, private keys, and what URLs have in front of the host and behind the path."""
+    """Remove known secrets, private keys, and the user and query parts of URLs from a text."""
     for secret, instead in _known.items():
         if secret in text:
             text = text.replace(secret, instead)

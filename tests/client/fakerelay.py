@@ -74,7 +74,7 @@ async def let_in(stream: asyncio.StreamReader, out: asyncio.StreamWriter, info: 
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """Give a URL where each connection is served so; those that are left in the end are cut."""
+    """Yield a URL whose connections are served by this function; the rest are cut at the end."""
     served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def until_gone(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
@@ -94,7 +94,7 @@ async def listening(
 
 @asynccontextmanager
 async def fake_relay(*plays: Play, info: ServerInfo | None = None) -> AsyncIterator[str]:
-    """Give a URL at which each connection meets the next play; all further ones meet the last."""
+    """Return a URL at which each connection meets the next play; all further ones meet the last."""
     waiting = list(plays)
 
     async def serve(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
@@ -107,7 +107,7 @@ async def fake_relay(*plays: Play, info: ServerInfo | None = None) -> AsyncItera
 
 @asynccontextmanager
 async def raw_server(answer: bytes, *, until: bytes = b"\r\n\r\n", hang_up: bool = True) -> AsyncIterator[str]:
-    """Give a URL at which these bytes are the answer to the first that ends so."""
+    """Return a URL at which these bytes are the answer to the first that ends so."""
 
     async def serve(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
         await (stream.readuntil(until) if until else stream.read(1))

@@ -34,7 +34,7 @@ def region(*nodes: Node) -> Region:
 
 @contextmanager
 def silent(family: socket.AddressFamily = socket.AF_INET) -> Iterator[int]:
-    """Give a port at which no connection is ever taken: its queue is full."""
+    """Return a port at which no connection is ever taken: its queue is full."""
     host = "::1" if family == socket.AF_INET6 else HOST
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(family))

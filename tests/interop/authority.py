@@ -53,11 +53,11 @@ class Authority:
         return certificate.serial_number
 
     def key_identifier(self) -> x509.AuthorityKeyIdentifier:
-        """Give what makes a certificate say by whose key it is signed."""
+        """Return the extension that names the issuer's key."""
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
     def revocation_list(self, *serials: int) -> bytes:
-        """Give the list of these certificates, signed, in DER."""
+        """Return the list of these certificates, signed, in DER."""
         now = datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
         builder = builder.last_update(now - _DAY).next_update(now + _DAY)

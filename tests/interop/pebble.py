@@ -109,7 +109,7 @@ class Pebble:
         self._ask(f"https://{HOST}:{self._admin}/set-renewal-info/", wish)
 
     def orders(self) -> int:
-        """Say how many certificates were asked for so far."""
+        """Return how many certificates were asked for so far."""
         return self.log().count("Added order ")
 
     def log(self) -> str:

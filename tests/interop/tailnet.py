@@ -210,7 +210,7 @@ class Node(Daemon):
         return NodePrivate.from_text(profile["Config"]["PrivateNodeKey"])
 
     def fetch(self, ip: str, port: int) -> bytes:
-        """Give all that comes from a TCP port of another node."""
+        """Read a TCP port of another node until its end."""
         with subprocess.Popen(
             self._command("nc", ip, str(port)), executable=program("tailscaled"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -38,13 +38,13 @@ class FakeNode:
         self.port: int = self._listener.getsockname()[1]
 
     def tcp(self) -> socket.socket:
-        """Give the next connection, without a word said."""
+        """Accept the next connection and send nothing."""
         sock, _ = self._listener.accept()
         sock.settimeout(SECONDS)
         return sock
 
     def connection(self) -> Wire:
-        """Give the next connection after its TLS handshake."""
+        """Return the next connection after its TLS handshake."""
         return Wire(self._tls.wrap_socket(self.tcp(), server_side=True))
 
     def link(self) -> "Incoming":
@@ -101,15 +101,15 @@ class Incoming:
         return frame
 
     def next(self) -> FromClient | None:
-        """Give the node's next frame."""
+        """Return the node's next frame."""
         return decode_from_client(self.frame(), mesh_peer=True)
 
     def announce(self, *keys: NodePublic) -> None:
-        """Say that these are here."""
+        """Announce these keys."""
         self.wire.send(b"".join(PeerPresent(key).encode() for key in keys))
 
     def forwarded(self) -> ForwardPacket:
-        """Give the next frame, which has to be a packet for a client here."""
+        """Return the next frame, which has to be a packet for a client here."""
         frame = self.next()
         if not isinstance(frame, ForwardPacket):
             raise WireError(f"wanted a forwarded packet, got {frame}")

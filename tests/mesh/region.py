@@ -129,7 +129,7 @@ class Region:
         ]
 
     def ours(self, at: int) -> OurNode:
-        """Give a node that has to be one of ours."""
+        """Return a node that has to be one of ours."""
         node = self.nodes[at]
         assert isinstance(node, OurNode)
         return node

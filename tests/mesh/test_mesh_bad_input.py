@@ -39,7 +39,7 @@ def fake(tmp_path: Path) -> Iterator[FakeNode]:
 
 
 def ours_beside(fake: FakeNode, tmp_path: Path, **plane: float) -> OurNode:
-    """Give a node that dials the fake one."""
+    """Return a node that dials the fake one."""
     return OurNode(
         tmp_path / "ours", free_port(), fake.authority, f"{HOST}:{fake.port}", "-shards", "2", tuning={"plane": plane}
     )

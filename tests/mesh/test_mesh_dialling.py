@@ -43,7 +43,7 @@ def dialler(tmp_path: Path, authority: Authority, mesh_with: str) -> OurNode:
 
 
 def tries(node: OurNode, number: int) -> list[str]:
-    """Give what the node logged from one failed try to another, that many."""
+    """Return the node's log lines between failed attempts."""
     lines: list[str] = []
     at = 0
     for _ in range(number):
@@ -54,7 +54,7 @@ def tries(node: OurNode, number: int) -> list[str]:
 
 
 def has_one_line_a_try(node: OurNode) -> bool:
-    """Tell whether there is nothing else in its log since it serves."""
+    """Return whether its log has no other line since it serves."""
     lines = node.log().splitlines()
     serving = next(at for at, line in enumerate(lines) if "event=serving" in line)
     return all(re.search(TRYING_AGAIN, line) for line in lines[serving + 1 :])
@@ -184,7 +184,7 @@ def test_one_line_a_try_says_that_the_other_node_does_not_know_the_mesh_key(
 
 
 def links(node: OurNode) -> dict[str, int]:
-    """Give the links of a node by their states, as its metrics have them."""
+    """Return the links of a node by their states, as its metrics have them."""
     with node.door.connect() as wire:
         wire.send(request("GET", "/debug/varz", "Connection: close"))
         text = read_answer(wire).body.decode()

@@ -41,7 +41,7 @@ class Player:
         self.wire.send(sent)
 
     def recorded(self, received: bytes) -> list[Said]:
-        """Give the frames that the client got then."""
+        """Return the frames that the client got then."""
         reader = self._readers[0]
         reader.feed(received[head_length(received) or 0 :])
         frames = []
@@ -50,7 +50,7 @@ class Player:
         return frames
 
     def received(self, number: int, *, after_head: bool) -> list[Said]:
-        """Give so many frames that it gets now."""
+        """Return this number of frames that it gets now."""
         if after_head:
             self.wire.head()
         reader = self._readers[1]

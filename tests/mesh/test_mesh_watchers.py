@@ -39,7 +39,7 @@ def present(client: Client, flags: PeerFlags = PeerFlags.REGULAR, app_name: str 
 
 
 def told_of(watcher: Client, *keys: NodePublic, frames: int) -> list[FromServer]:
-    """Give so many of the next frames that are about these keys; those of earlier tests are still leaving."""
+    """Return the next frames about these keys; keys of earlier tests may still be leaving."""
     told: list[FromServer] = []
     while len(told) < frames:
         frame = watcher.next()

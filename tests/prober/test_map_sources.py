@@ -52,7 +52,7 @@ class Control:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer((HOST, 0), Answering)
         self.url = f"http://{HOST}:{self._server.server_port}"

@@ -43,12 +43,12 @@ class Prometheus:
         return told["data"]
 
     def values(self, expression: str) -> list[float]:
-        """Give an expression's values, without those that are of too few samples to be numbers."""
+        """Return an expression's values without NaN."""
         values = [float(row["value"][1]) for row in self.ask("query", query=expression)["result"]]
         return [value for value in values if not isnan(value)]
 
     def wait_for(self, expression: str) -> list[float]:
-        """Give an expression's values once it has any."""
+        """Return an expression's values once it has any."""
         deadline = monotonic() + SECONDS
         while True:
             try:

@@ -65,7 +65,7 @@ def shelf() -> Iterator[tuple[Shelf, str]]:
             self.wfile.write(Shelf.content or b"")
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer((HOST, 0), Serving) as server:
         Thread(target=server.serve_forever, daemon=True).start()

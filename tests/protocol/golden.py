@@ -39,7 +39,7 @@ def node(digits: str) -> NodePublic:
 
 
 def portions(data: bytes, how: str) -> Iterator[bytes]:
-    """Give `data` whole, byte by byte, or with more bytes after it (three, too few for a header)."""
+    """Return `data` whole, byte by byte, or with more bytes after it (three, too few for a header)."""
     match how:
         case "whole":
             yield data

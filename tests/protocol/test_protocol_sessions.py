@@ -47,7 +47,7 @@ class Session:
         return self._names[key]
 
     def words(self, frame: FromClient | FromServer | None) -> str:
-        """Say a frame in the recording's words."""
+        """Describe a frame in the recording's words."""
         assert frame is not None
         match frame:
             case SendPacket(destination, packet):

@@ -49,7 +49,7 @@ class RelayAddress:
     tls: ssl.SSLContext | None = None
 
     def tcp(self, receive_buffer: int | None = None) -> socket.socket:
-        """Give a connected socket before any TLS; a small receive buffer makes it block its sender early."""
+        """Return a connected socket before any TLS; a small receive buffer makes it block its sender early."""
         sock = socket.socket()
         sock.settimeout(SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -59,7 +59,7 @@ class RelayAddress:
         return sock
 
     def connect(self, receive_buffer: int | None = None) -> "Wire":
-        """Give a connection that bytes can be sent on."""
+        """Return a connection ready for bytes."""
         sock = self.tcp(receive_buffer)
         return Wire(sock if self.tls is None else self.tls.wrap_socket(sock, server_hostname=HOST))
 
@@ -81,7 +81,7 @@ class Wire:
             self.sock.sendall(data)
 
     def some(self) -> bytes:
-        """Give the next bytes, or none when the stream has ended."""
+        """Return the next bytes, or none at the end of the stream."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
@@ -93,11 +93,11 @@ class Wire:
             raise WireError(f"the server neither sent anything nor closed within {SECONDS:.0f} s") from None
 
     def rest(self) -> bytes:
-        """Give all that comes until the server closes."""
+        """Return all that comes until the server closes."""
         return b"".join(iter(self.some, b""))
 
     def head(self) -> bytes:
-        """Give the next HTTP head, its blank line included."""
+        """Return the next HTTP head, its blank line included."""
         data = b""
         while (length := head_length(data)) is None:
             came = self.some()
@@ -108,7 +108,7 @@ class Wire:
         return data[:length]
 
     def exactly(self, length: int) -> bytes:
-        """Give so many bytes."""
+        """Return this number of bytes."""
         data = b""
         while len(data) < length:
             came = self.some()
@@ -133,7 +133,7 @@ class Wire:
         return self.sock.selected_alpn_protocol()
 
     def finish(self) -> None:
-        """Say that nothing more is sent, as a program that dies does: without a word of TLS."""
+        """Shut down the sending side without a TLS close, as a killed program does."""
         socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def reset(self) -> None:
@@ -190,12 +190,12 @@ class Client:
         return server
 
     def client_info(self, info: ClientInfo | None = None) -> bytes:
-        """Give the frame that logs in here."""
+        """Return the frame that logs in here."""
         assert self._box is not None, "upgrade first"
         return client_info_frame(self.key, info or ClientInfo(can_ack_pings=True), self._box, os.urandom(NONCE_LEN))
 
     def log_in(self, info: ClientInfo | None = None) -> None:
-        """Say who this is and read the answer."""
+        """Log in and read the answer."""
         self.wire.send(self.client_info(info))
         self.welcome()
 
@@ -206,7 +206,7 @@ class Client:
         self._reader.allow(SERVER_LIMITS)
 
     def frame(self) -> RawFrame:
-        """Give the next frame of any type."""
+        """Return the next frame of any type."""
         while (frame := self._reader.next_frame()) is None:
             data = self.wire.some()
             if not data:
@@ -215,14 +215,14 @@ class Client:
         return frame
 
     def next(self) -> FromServer:
-        """Give the next frame that means something, keep-alives apart."""
+        """Return the next frame other than a keep-alive."""
         while True:
             frame = decode_from_server(self.frame())
             if frame is not None and not isinstance(frame, KeepAlive):
                 return frame
 
     def packet(self) -> RecvPacket:
-        """Give the next frame, which must be a packet."""
+        """Return the next frame, which must be a packet."""
         frame = self.next()
         if not isinstance(frame, RecvPacket):
             raise WireError(f"wanted a packet, got {frame}")
@@ -240,7 +240,7 @@ class Client:
             raise WireError(f"wanted the pong, got {frame}")
 
     def fence(self, data: bytes = b"the end.") -> list[FromServer]:
-        """Give all that came for what was sent so far: the frames before a packet that it sends to itself.
+        """Return all frames received before a packet that the client sends to itself.
 
         A ping would not do: its answer overtakes packets.
         """

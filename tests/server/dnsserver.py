@@ -38,7 +38,7 @@ def _free_port() -> int:
 
 
 def resolver_at(port: int) -> Resolver:
-    """Give a resolver that asks there alone."""
+    """Return a resolver that asks only this server."""
     resolver = Resolver(configure=False)
     resolver.nameservers, resolver.port = [HOST], port
     resolver.timeout = 1.0

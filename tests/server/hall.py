@@ -24,7 +24,7 @@ class Hall:
         self._started = 0
 
     def get(self, name: str, make: Make) -> Server:
-        """Give the server of that name; a new one when there is none, or when a test has ended it."""
+        """Return the server of that name; a new one when there is none, or when a test has ended it."""
         server = self._servers.get(name)
         if server is None or not server.alive:
             self._started += 1

@@ -36,7 +36,7 @@ def read_answer(wire: Wire, method: str = "GET") -> Answer:
 
 
 def request(method: str, target: str, *headers: str, version: str = "1.1", body: bytes = b"") -> bytes:
-    """Give the bytes of a request; with a body, its length is among the headers."""
+    """Return the bytes of a request; with a body, its length is among the headers."""
     lines = [f"{method} {target} HTTP/{version}", "Host: derp.example.test", *headers]
     if body:
         lines.append(f"Content-Length: {len(body)}")

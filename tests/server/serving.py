@@ -133,7 +133,7 @@ class Server:
         return self._door
 
     def new_context(self) -> ssl.SSLContext:
-        """Give TLS settings of its own to a client, to be changed by it."""
+        """Return TLS settings that a test may change."""
         return client_context(self.certificate)
 
     @property
@@ -142,14 +142,14 @@ class Server:
         return RelayAddress(self.port)
 
     def mark(self) -> int:
-        """Say where the log ends now: a place to look on from."""
+        """Return the log's current end, for later searches."""
         return len(self._lines)
 
     def log(self, since: int = 0) -> str:
         return "".join(self._lines[since:])
 
     def logged(self, pattern: str, since: int = 0, seconds: float = SECONDS) -> re.Match[str]:
-        """Give the first line from `since` on that has the pattern in it, once it is there."""
+        """Return the first line from `since` on that has the pattern in it, once it is there."""
         deadline = time.monotonic() + seconds
         wanted, at = re.compile(pattern), since
         with self._said:
@@ -162,14 +162,14 @@ class Server:
                     raise ServerError(f"the server did not log {pattern!r}, but:\n{self.log(since)[-4000:]}")
 
     def counted(self) -> dict[str, Any]:
-        """Give a tuned server's counters as they are now."""
+        """Return a tuned server's counters as they are now."""
         since = self.mark()
         self.process.send_signal(signal.SIGUSR2)
         counted: dict[str, Any] = json.loads(self.logged(r"^counted (.*)", since)[1])
         return counted
 
     def memory(self) -> int:
-        """Give the bytes of memory that it holds."""
+        """Return the bytes of memory that it holds."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
@@ -191,7 +191,7 @@ class Server:
         return code
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Tell it to stop; gives the exit code. One that does not is killed, and an error."""
+        """Stop the process and return its exit code; kill it and fail if it does not stop."""
         if not self.alive:
             raise ServerError(f"the server had ended with {self.process.returncode} before:\n{self.log()[-4000:]}")
         self.process.send_signal(how)

@@ -61,7 +61,7 @@ class TunedPlane(DataPlane):
 
 
 def login_with_a_bug_for(key: str) -> type[Login]:
-    """Give a login that fails for one key as no login should."""
+    """Return a login with a bug for one key."""
 
     class FaultyLogin(Login):
         def open(self, frame: RawFrame) -> LoggedIn:

@@ -68,7 +68,7 @@ def streams(frames: Iterable[Frame]) -> dict[tuple[object, ...], list[Frame]]:
 
 
 def world(*, shards: int, seed: int) -> _sim.World:
-    """Give the real one, under the model's rules."""
+    """Return the real switchboard under the model's rules."""
     return _sim.World(
         shards=shards,
         seed=seed,

@@ -164,7 +164,7 @@ class History:
         self.both.say(conn, frames)
 
     def possible(self) -> list[Callable[[Choose], None]]:
-        """Give the events that can happen now; what is there twice should happen twice as often."""
+        """Return the events that can happen now; what is there twice should happen twice as often."""
         events: list[Callable[[Choose], None]] = [self.connect, self.pass_time]
         if len(self.both.conns) < 4:
             events += [self.connect, self.connect]

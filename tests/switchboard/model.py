@@ -152,7 +152,7 @@ class Switchboard:
                     ways |= {STRAIGHT - self.stays}
 
     def tell_if_gone(self, key: Key) -> None:
-        """Tell whoever was sent packets of this key that it has left the region, if it has."""
+        """Send PeerGone to the receivers of this key's packets if the key has left the region."""
         if key in self.local or key in self.forwarders:
             return
         for conn in self.members():

@@ -31,7 +31,7 @@ _COMMAND: Final = (
 
 class _Files(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Browser:
@@ -72,7 +72,7 @@ class Browser:
         return self.evaluate(f"{function}({', '.join(json.dumps(argument) for argument in arguments)})")
 
     def evaluate(self, expression: str) -> Any:  # noqa: ANN401  whatever JSON says
-        """Give the value of an expression in the page, or what it promises."""
+        """Return the value of an expression in the page, or what it promises."""
         answer = self._ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")

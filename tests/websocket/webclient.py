@@ -37,7 +37,7 @@ def url_of(door: RelayAddress) -> str:
 
 
 def masked(first_byte: int, payload: bytes = b"", *, mask: bytes = _MASK, length: int | None = None) -> bytes:
-    """Give a client's frame, whatever its first byte says; `length` is what it claims instead of the payload's."""
+    """Return a client's frame, whatever its first byte says; `length` is what it claims instead of the payload's."""
     claimed = len(payload) if length is None else length
     if claimed < 126:
         header = bytes([first_byte, 0x80 | claimed])
@@ -70,7 +70,7 @@ class ByHand(Wire):
         assert self.answer.startswith(b"HTTP/1.1 101 "), self.answer
 
     def next(self) -> Frame:
-        """Give the server's next frame of any kind."""
+        """Return the server's next frame of any kind."""
         first, second = self.wire.exactly(2)
         assert second < 0x80, "a server's frames have no mask"
         length = second
@@ -167,7 +167,7 @@ class WebClient(Client):
 
 
 def packet_of(size: int, seed: int = 0) -> bytes:
-    """Give a packet of that size, of which no two parts are alike."""
+    """Return a packet of that size, of which no two parts are alike."""
     return b"".join((seed + at).to_bytes(4, "big") for at in range(0, size, 4))[:size]
 
 

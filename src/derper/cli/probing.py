@@ -87,7 +87,7 @@ DERPPROBE_FLAGS: Final[tuple[Flag[Any], ...]] = (
 
 
 def config_from(line: Parsed, environment: Environment) -> ProberConfig:
-    """Give the prober's configuration; raises `ConfigError` for what cannot be."""
+    """Return the prober's configuration; raise `ConfigError` if it is invalid."""
     file = Path(line[MESH_PSK_FILE]) if line[MESH_PSK_FILE] else None
     if line[JSON] and not line[ONCE]:
         raise ConfigError("-json says how the results of -once are printed; give -once too")

@@ -28,7 +28,7 @@ _TYPES: Final[dict[type, str]] = {
 
 
 def under(line: Parsed, flag: Flag[str], flags: Iterable[Flag[Any]]) -> Parsed:
-    """Give a command line over the file that it names with this flag; the line as it is when it names none.
+    """Return the command line merged over the settings file that this flag names, or unchanged without one.
 
     Raises:
         ConfigError: as `read` does.
@@ -37,7 +37,7 @@ def under(line: Parsed, flag: Flag[str], flags: Iterable[Flag[Any]]) -> Parsed:
 
 
 def read(path: Path, flags: Iterable[Flag[Any]]) -> dict[str, object]:
-    """Give the values of the flags that the file names, by the flags' names.
+    """Return the values of the flags that the file names, by the flags' names.
 
     Raises:
         ConfigError: it cannot be read, is no TOML, or has an entry that is no flag or not of its type.

@@ -25,7 +25,7 @@ class TokenBucket:
         self._then = now
 
     def take(self, packet_len: int, now: float) -> bool:
-        """Tell whether a packet of this length may go now, and if so, count it."""
+        """Return whether a packet of this length may be sent now; if so, count it."""
         self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
         self._then = now
         cost = packet_len + OVERHEAD

@@ -211,7 +211,7 @@ class Connection:
         await self._stream.write(frame)
 
     async def close(self) -> None:
-        """Say goodbye and end it."""
+        """Close the connection in every layer."""
         await self._stream.close()
 
 

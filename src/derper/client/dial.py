@@ -25,7 +25,7 @@ _Attempt = Callable[[], Awaitable[socket.socket]]
 
 
 async def connect(node: Node) -> socket.socket:
-    """Give a connected socket that does not block.
+    """Return a connected socket that does not block.
 
     Raises:
         NetworkError: no address, or none that answers; it says what each attempt met.
@@ -37,7 +37,7 @@ async def connect(node: Node) -> socket.socket:
 
 
 async def connect_within(node: Node, seconds: float) -> socket.socket:
-    """Give what `connect` gives, or a `NetworkError` when the time is over."""
+    """Return the result of `connect`; raise `NetworkError` after the timeout."""
     try:
         async with asyncio.timeout(seconds):
             return await connect(node)
@@ -46,7 +46,7 @@ async def connect_within(node: Node, seconds: float) -> socket.socket:
 
 
 async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
-    """Give all the addresses that `connect` would try.
+    """Return all the addresses that `connect` would try.
 
     Raises:
         NetworkError: there is none.
@@ -65,7 +65,7 @@ async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
 
 
 async def addresses_over(node: Node, version: Literal[4, 6]) -> list[str]:
-    """Give the addresses of one family, none when the map switches it off or the host is an address of the other.
+    """Return the addresses of one family, none when the map switches it off or the host is an address of the other.
 
     Raises:
         NetworkError: the name has none.

@@ -206,7 +206,7 @@ class _Resolver(AbstractResolver):
         self._target = target
 
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-        """Give the node's addresses, IPv6 first; `family` is always both."""
+        """Return the node's addresses, IPv6 first; `family` is always both."""
         del family
         return [
             ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)

@@ -85,7 +85,7 @@ class Target:
 
 
 def is_address(host: str) -> bool:
-    """Tell an IP address from a name."""
+    """Return whether the host is an IP address."""
     try:
         ip_address(host)
     except ValueError:

@@ -47,7 +47,7 @@ class TlsInfo:
 
 
 def context_for(target: Target, given: ssl.SSLContext | None) -> ssl.SSLContext:
-    """Give the settings for one handshake.
+    """Return the settings for one handshake.
 
     Args:
         target: the relay; `InsecureForTests` and `CertName` count.
@@ -111,7 +111,7 @@ def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: d
 
 
 def pin_of(certificate: bytes) -> str:
-    """Give the `CertName` that pins a certificate (DER)."""
+    """Return the `CertName` that pins a certificate (DER)."""
     return PIN + hashlib.sha256(certificate).hexdigest()
 
 
@@ -122,7 +122,7 @@ def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:
 
 
 def presented_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
-    """Give the certificates that the peer presented, in its order, DER.
+    """Return the certificates that the peer presented, in its order, DER.
 
     Python 3.13 has a method for it. 3.11 and 3.12 have the same one a layer deeper, without a public name; they change
     no more, so it will not go away there.
@@ -135,7 +135,7 @@ def presented_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
 
 
 def failure(error: OSError) -> str:
-    """Say in a few words why a handshake failed."""
+    """Describe in a few words why a handshake failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:

@@ -139,7 +139,7 @@ class MemberSnapshot(NamedTuple):
     senders: int  # about how many keys have sent to its key; 0 where that is not counted
 
     def who(self) -> PeerPresent:
-        """Give its key, address, flags and app name."""
+        """Return its key, address, flags and app name."""
         return PeerPresent.from_payload(self.presence[HEADER_LEN:])
 
 

@@ -21,7 +21,7 @@ __all__ = ["native"]
 
 
 def _release(of: str) -> str:
-    """Give a version without what Cargo and Python write differently."""
+    """Normalize a version, as Cargo and Python spell pre-releases differently."""
     found = re.match(r"\d+(?:\.\d+)*", of)
     return found[0] if found else ""
 

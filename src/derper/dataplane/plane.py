@@ -281,7 +281,7 @@ class DataPlane:
         self._will_flush()
 
     def consumed(self, conn: Conn, length: int) -> None:
-        """Say that so many bytes of a body or of a stream were used; at most 64 KiB are ahead of this."""
+        """Report that this number of bytes of a body or stream was used; at most 64 KiB are delivered ahead."""
         self._native.consumed(conn, length)
         self._will_flush()
 
@@ -342,7 +342,7 @@ class DataPlane:
         self._native.close_all(frames, code, detail, spare_mesh_peers)
 
     async def members(self) -> list[MemberSnapshot]:
-        """Say how every switched connection stands, in no order; they come and go while they are looked at."""
+        """Return a snapshot of every switched connection, in no order; connections may come and go meanwhile."""
         number = next(self._report_numbers)
         report = _Report(self._shard_count, asyncio.get_running_loop().create_future())
         self._reports[number] = report
@@ -355,24 +355,24 @@ class DataPlane:
         return members
 
     def counters(self) -> dict[str, int]:
-        """Give all counters, and the numbers that the shards keep of now; metrics by their names without `derp_`."""
+        """Return all counters and gauges of the shards by their metric names without `derp_`."""
         return dict(self._native.counters())
 
     def stun_counters(self) -> dict[str, int]:
-        """Give STUN's counters by the names of their metrics, with the label's value behind; zeros without STUN."""
+        """Return STUN's counters by metric name and label value; zeros without STUN."""
         return dict(self._native.stun_counters())
 
     def drops(self) -> list[Drops]:
-        """Give the dropped packets by reason and kind."""
+        """Return the dropped packets by reason and kind."""
         return [Drops(*login_info) for login_info in self._native.drops()]
 
     def histograms(self) -> list[HistogramSnapshot]:
-        """Give all histograms by the names of their metrics, without `derp_`."""
+        """Return all histograms by the names of their metrics, without `derp_`."""
         raw = self._native.histograms()
         return [HistogramSnapshot(name, tuple(bounds), tuple(counts), total) for name, bounds, counts, total in raw]
 
     def average_queue_ms(self) -> float:
-        """Say how many milliseconds packets wait in queues of late."""
+        """Return the recent average wait of packets in queues, in milliseconds."""
         return self._native.average_queue_ms()
 
     def audit(self) -> Audit:

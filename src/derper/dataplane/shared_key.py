@@ -11,7 +11,7 @@ class SharedKeyDeriver:
         self._native = native.SharedKeyDeriver(private.raw)
 
     def shared_with(self, theirs: NodePublic) -> bytes:
-        """Give the 32 bytes that only these two can make.
+        """Return the 32-byte shared key.
 
         Raises:
             ValueError: a key of low order, with which anybody could.

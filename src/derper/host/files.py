@@ -48,7 +48,7 @@ def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
 
 
 def rename(path: Path, to: Path, what: str) -> None:
-    """Give a file another name in its directory, in the place of what has that name."""
+    """Rename a file within its directory, replacing a file of that name."""
     try:
         path.replace(to)
         _sync_directory(to.parent)

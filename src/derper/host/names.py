@@ -31,7 +31,7 @@ class Names:
         self._hosts = _read_hosts(hosts)
 
     async def addresses(self, name: str, seconds: float) -> list[IPAddress]:
-        """Give a name's addresses of both families, at least one, in the order of the answers.
+        """Return a name's addresses of both families, at least one, in the order of the answers.
 
         Raises:
             NetworkError: it has none, or nobody says so in time.
@@ -47,7 +47,7 @@ class Names:
         return found
 
     async def texts(self, name: str, seconds: float) -> list[str]:
-        """Give a name's TXT records, their parts joined; none, if somebody who knows says that it has none.
+        """Return a name's TXT records, their parts joined; empty if an authoritative answer says that there are none.
 
         Raises:
             NetworkError: nobody says so in time.
@@ -87,7 +87,7 @@ def _system_resolver() -> Resolver:
 
 
 def _read_hosts(path: Path) -> dict[str, list[IPAddress]]:
-    """Give the hosts file's addresses by name; what cannot be read in it is passed over, as the system does."""
+    """Return the hosts file's addresses by name; invalid lines are ignored, as the system does."""
     found: defaultdict[str, list[IPAddress]] = defaultdict(list)
     try:
         lines = path.read_text("utf-8", "replace").splitlines()

@@ -46,7 +46,7 @@ def session(
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, what: str, most: int, proxy: str | None = None) -> bytes:
-    """Give the body of at most so many bytes that a GET is answered with. `what` begins the sentence of an error.
+    """Return the body of a GET, of bounded length. `what` begins the error's sentence.
 
     It is asked through the `proxy`, if there is one.
 

@@ -40,7 +40,7 @@ class Proxies:
         return cls(found, tuple(filter(None, entries))), unusable
 
     def of(self, url: str) -> str | None:
-        """Give the proxy for a URL; None: ask directly. This machine is always asked directly."""
+        """Return the proxy for a URL, or None for a direct request. Loopback addresses never use a proxy."""
         parts = urlsplit(url)
         proxy, host = self.by_scheme.get(parts.scheme), (parts.hostname or "").rstrip(".")
         if proxy is None or host == "localhost":

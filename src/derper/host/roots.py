@@ -11,7 +11,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 
 
 def load(roots: TrustedRoots) -> list[bytes]:
-    """Give the roots in DER.
+    """Return the roots in DER.
 
     Raises:
         ConfigError: the file that was named cannot be read.
@@ -26,7 +26,7 @@ def load(roots: TrustedRoots) -> list[bytes]:
 
 
 def context(roots: TrustedRoots) -> ssl.SSLContext:
-    """Give the settings of a TLS client that trusts them; they are read once, here.
+    """Return the settings of a TLS client that trusts them; they are read once, here.
 
     Raises:
         ConfigError: the file that was named cannot be read.

@@ -22,7 +22,7 @@ class Worker:
         self._turn = asyncio.Lock()
 
     async def run(self, call: Blocking[T], seconds: float) -> T:
-        """Give what the call gives, or raise what it raises.
+        """Return the call's result or raise its exception.
 
         Raises:
             TimeoutError: it takes longer than this, its turn not included.

@@ -43,7 +43,7 @@ class Histogram:
     sum: int
 
     def cumulative(self) -> Iterator[tuple[str, int]]:
-        """Give each bound and how many values are at most that, the last one being all."""
+        """Return each bound with the number of values up to it; the last counts all."""
         return zip([*map(str, self.bounds), "+Inf"], accumulate(self.counts), strict=True)
 
 

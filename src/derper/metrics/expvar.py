@@ -12,7 +12,7 @@ _STRINGS: Final = ("version",)  # families whose first label is all that is told
 
 
 def variables(families: Iterable[Family]) -> dict[str, object]:
-    """Give the object's members, sorted by name."""
+    """Return the object's members, sorted by name."""
     top: dict[str, object] = {}
     groups: dict[str, dict[str, object]] = {}
     for family in families:

@@ -54,13 +54,13 @@ def uptime() -> float:
 
 
 def server_families() -> Iterator[Family]:
-    """Give what the reference says of its relay's process."""
+    """Return the reference's metrics of the relay process."""
     yield Family(FILE_DESCRIPTORS, _open_files())
     yield from program_families()
 
 
 def program_families() -> Iterator[Family]:
-    """Give what the reference says of any of its programs."""
+    """Return the reference's metrics of any of its programs."""
     yield Family(_STARTED, int(_start))
     yield Family(_UPTIME, int(uptime()))
     boot = re.search(r"^btime (\d+)$", _read("stat"), re.MULTILINE)
@@ -70,7 +70,7 @@ def program_families() -> Iterator[Family]:
 
 
 def library_families() -> Iterator[Family]:
-    """Give what Prometheus' client libraries say of any process."""
+    """Return the process metrics of Prometheus' client libraries."""
     values = {sample.name: sample.value for metric in _collector.collect() for sample in metric.samples}
     values["process_virtual_memory_max_bytes"] = _most_memory()
     values |= {f"process_network_{way}_bytes_total": total for way, total in _network_bytes().items()}
@@ -80,7 +80,7 @@ def library_families() -> Iterator[Family]:
 
 
 def command_line() -> list[str]:
-    """Give the words that the program was started with, without secrets."""
+    """Return the command line without secrets."""
     return list(map(redacted, sys.argv))
 
 

@@ -27,5 +27,5 @@ _ADVICE: Final = {
 
 
 def advice(kind: Kind) -> str:
-    """Give it as a sentence or two."""
+    """Return the advice as one or two sentences."""
     return _ADVICE[kind]

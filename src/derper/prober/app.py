@@ -80,7 +80,7 @@ async def probe_once(config: ProberConfig, keys: Keys) -> list[Probe]:
 
 
 def map_probe_of(config: ProberConfig, keys: Keys, schedule: Schedule | None = None) -> MapProbe:
-    """Give the probe of the map, with all that its probes need; to be called in the loop that they will run in."""
+    """Return the probe of the map, with all that its probes need; to be called in the loop that they will run in."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOK_UPS, "look-up"))
     trust = Trust.load(config.roots)
     tunnel = None if config.bandwidth.tun is None else Tunnel(config.bandwidth.tun)

@@ -35,14 +35,14 @@ class Transferred:
     octets: int = 0
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Give its samples."""
+        """Return its samples."""
         yield "derp_bw_probe_size_bytes", ("", {}, self.size)
         yield "derp_bw_transfer_time_seconds_total", ("", {}, self.seconds)
         if self.through_tun:
             yield "derp_bw_bytes_total", ("", {}, self.octets)
 
     def told(self) -> str:
-        """Say how fast it was, over all runs."""
+        """Describe the throughput over all runs."""
         return f"{self.octets / self.seconds / 1e6:,.1f} MB/s" if self.seconds else ""
 
     def carried(self, octets: int) -> None:

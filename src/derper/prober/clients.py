@@ -75,7 +75,7 @@ class Clients:
         self._secret = keys.secret
 
     def key(self, probe: str, end: End) -> NodePrivate:
-        """Give the key of one end of a probe."""
+        """Return the key of one end of a probe."""
         if self._secret is None:
             return NodePrivate.from_entropy(os.urandom(KEY_LEN))
         derived = hmac.digest(self._secret.raw, f"derpprobe {probe} {end}".encode(), hashlib.sha256)

@@ -57,7 +57,7 @@ METRICS: Final = (
 
 
 def families(probes: Iterable[Probe]) -> Iterator[Family]:
-    """Give all families that have a sample."""
+    """Return all families that have a sample."""
     rows: dict[str, list[Sample]] = {metric.name: [] for metric in METRICS}
     for probe in probes:
         labels = probe.all_labels

@@ -45,7 +45,7 @@ class Planner:
     tunnel: Tunnel | None
 
     def probes(self, derp_map: DerpMap) -> Iterator[Probe]:
-        """Give a new probe of each kind for all that the map names, region by region, node by node."""
+        """Return a new probe of each kind for all that the map names, region by region, node by node."""
         for region in derp_map.regions.values():
             if self.config.region not in ("", region.code, str(region.id)):
                 continue
@@ -111,7 +111,7 @@ class MapProbe:
         self.probes: list[Probe] = []  # those of the last map
 
     def probe(self) -> Probe:
-        """Give the probe."""
+        """Return the probe."""
         return Probe(MAP_PROBE, Kind.MAP, self._planner.config.intervals.derp_map, {}, self._fetch)
 
     async def _fetch(self) -> None:

@@ -62,10 +62,10 @@ class Measure(Protocol):
     """What a probe counts beside its runs."""
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Give the name of a family, without prefix, and a sample of it; a family's samples come in a row."""
+        """Return the name of a family, without prefix, and a sample of it; a family's samples come in a row."""
 
     def told(self) -> str:
-        """Say what was measured in a few words; empty when nothing was."""
+        """Describe the measurement in a few words; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Probe:
 
     @property
     def all_labels(self) -> dict[str, str]:
-        """Give its labels with name and class, sorted."""
+        """Return its labels with name and class, sorted."""
         return dict(sorted({**self.labels, "name": self.name, "class": str(self.kind)}.items()))
 
     @property

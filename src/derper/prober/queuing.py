@@ -46,7 +46,7 @@ class Delays:
         self.latest.append(seconds)
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Give its samples."""
+        """Return its samples."""
         yield "derp_qd_probe_dropped_packets", ("", {}, self.dropped)
         bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
         for bound, so_far in zip(bounds, accumulate(self.counts), strict=True):
@@ -55,7 +55,7 @@ class Delays:
         yield "derp_qd_probe_delays_seconds", ("_count", {}, sum(self.counts))
 
     def told(self) -> str:
-        """Say how long the latest packets took, by percentiles."""
+        """Describe the latest packets' latency by percentiles."""
         if not self.latest:
             return ""
         ordered = sorted(self.latest)

@@ -27,7 +27,7 @@ class Schedule:
         return [self._alive[name][0] for name in sorted(self._alive)]
 
     def find(self, name: str) -> Probe | None:
-        """Give the probe of that name."""
+        """Return the probe of that name."""
         return self._alive[name][0] if name in self._alive else None
 
     def add(self, probe: Probe, *, delay: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class Schedule:
         self._alive.clear()
 
     def delay(self, probe: Probe) -> float:
-        """Say in how many seconds it starts: by its name, so that it keeps its place over a restart of the prober."""
+        """Return the delay of its first run in seconds: derived from its name, so that a restart keeps the schedule."""
         if not self._spread:
             return 0.0
         share = int.from_bytes(hashlib.sha256(probe.name.encode()).digest()[:4]) / 2**32

@@ -73,7 +73,7 @@ content="{refresh}"><title>{title}</title><style>{style}</style></head>
 
 
 def page(probes: Sequence[Probe], now: datetime, *, may_run: bool, uptime: str) -> str:
-    """Give the page; `may_run`: the reader may have probes run."""
+    """Return the page; `may_run`: the reader may start probes."""
     bad = sum(probe.status is Status.FAILED for probe in probes)
     waiting = sum(probe.status is Status.UNKNOWN for probe in probes)
     summary = f"{len(probes)} probes, {bad} failed" + (f", {waiting} not run yet" if waiting else "")
@@ -158,7 +158,7 @@ def _at(last: Run) -> datetime:
 
 
 def _brief(seconds: float) -> str:
-    """Give a latency in as many digits as anybody reads."""
+    """Format a latency with three significant digits."""
     return latency(round(seconds, 3 if seconds >= _LONG else 5))
 
 

@@ -74,7 +74,7 @@ def check_dates(chain: Sequence[x509.Certificate], now: datetime) -> None:
 
 
 def list_url(certificate: x509.Certificate) -> str:
-    """Give where the first revocation list is that the certificate names, if it names one."""
+    """Return the URL of the first revocation list that the certificate names, if any."""
     try:
         points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     except x509.ExtensionNotFound:
@@ -99,7 +99,7 @@ def _issuers_key_id(certificate: x509.Certificate) -> bytes | None:
 
 
 def must_name_list(certificate: x509.Certificate) -> bool:
-    """Tell whether one of this issuer and age names a revocation list when all is well."""
+    """Return whether one of this issuer and age names a revocation list when all is well."""
     names = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     is_of_lets_encrypt = any(name.value == "Let's Encrypt" for name in names)
     return is_of_lets_encrypt and certificate.not_valid_before_utc >= _NAMES_LISTS_SINCE

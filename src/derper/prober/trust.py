@@ -29,6 +29,6 @@ class Trust:
         return cls(context, tuple(ders))
 
     def named(self, name: x509.Name) -> list[x509.Certificate]:
-        """Give those that may have this subject; only they are read, as some systems trust what is hard to read."""
+        """Return the roots that may have this subject; only these are parsed, as some systems trust unparsable ones."""
         encoded = name.public_bytes()
         return [x509.load_der_x509_certificate(der) for der in self.ders if encoded in der]

@@ -121,7 +121,7 @@ class Tunnel:
             out.transport.abort()
 
     def _dispatch(self, packet: bytes) -> None:
-        """Give a packet that the kernel sent to the probe whose it is."""
+        """Pass a packet from the kernel to its probe."""
         if len(packet) < _IPV4_HEADER or packet[_ADDRESSES] != self._sent or packet[_PROTOCOL] != _TCP:
             return
         header = (packet[0] & 0xF) * 4
@@ -158,6 +158,6 @@ async def _receive(stream: asyncio.StreamReader, size: int, carried: Callable[[i
 
 
 def _pattern(at: int, length: int) -> bytes:
-    """Give bytes of an endless pattern that both ends know: `length` of them, at most 65,536."""
+    """Return bytes of an endless pattern that both ends know: `length` of them, at most 65,536."""
     at %= _CHUNK
     return (_block[at:] + _block[:at])[:length]

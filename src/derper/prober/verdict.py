@@ -17,7 +17,7 @@ from derper.prober.probe import Probe, Run
 
 
 def exit_code(probes: Sequence[Probe]) -> int:
-    """Give 1 when any probe is bad."""
+    """Return 1 when any probe is bad."""
     return 0 if all(probe.record.last and probe.record.last.ok for probe in probes) else 1
 
 
@@ -34,7 +34,7 @@ def show(probes: Sequence[Probe], *, as_json: bool) -> None:
 
 
 def latency(seconds: float) -> str:
-    """Give a latency as the reference writes it: `11.642535ms`."""
+    """Return a latency as the reference writes it: `11.642535ms`."""
     return format_duration(round(seconds * 1e9))
 
 

@@ -81,7 +81,7 @@ NO_FLAGS = PeerFlags(0)
 
 
 def is_app_name(name: str) -> bool:
-    """Tell whether a client may call its program so: at most 32 bytes of printable ASCII, or nothing."""
+    """Return whether this is a valid application name: at most 32 bytes of printable ASCII, or empty."""
     return len(name) <= MAX_APP_NAME and name.isascii() and (not name or name.isprintable())
 
 

@@ -310,7 +310,7 @@ class MeshKey:
 
 
 def admits_to_mesh(ours: MeshKey | None, presented: MeshKey | None) -> bool:
-    """Tell whether a client that presents a mesh key is a mesh peer: both sides have the same one, not zero.
+    """Return whether a client that presents a mesh key is a mesh peer: both sides have the same one, not zero.
 
     A wrong mesh key is no error; its bearer is an ordinary client (docs/protocol/protocol.md, Login).
     """

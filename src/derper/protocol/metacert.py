@@ -107,7 +107,7 @@ def find(chain: Iterable[bytes]) -> MetaCertificate | None:
 
 
 def is_meta(certificate: bytes) -> bool:
-    """Tell whether a certificate, in DER, calls itself a meta certificate: such a one is no part of a chain."""
+    """Return whether a certificate in DER has a meta certificate's name; such a certificate is not part of a chain."""
     try:
         return _serial_and_common_name(certificate)[1].startswith(COMMON_NAME_PREFIX)
     except ProtocolError:

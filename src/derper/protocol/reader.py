@@ -63,7 +63,7 @@ def frame_bytes(frame_type: int, payload: bytes) -> bytes:
 
 
 def whole_frame(data: bytes) -> RawFrame | None:
-    """Give the frame that `data` begins with, if all of it is there: no limit is asked, since it cannot be longer."""
+    """Return the frame that `data` begins with, if all of it is there: no limit is asked, since it cannot be longer."""
     if len(data) < HEADER_LEN:
         return None
     frame_type, length = _HEADER.unpack_from(data)

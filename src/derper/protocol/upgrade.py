@@ -113,7 +113,7 @@ class RequestHead:
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def get(self, name: str) -> str:
-        """Give a header's first value, or "" when it is absent; the name's case does not matter."""
+        """Return a header's first value, or "" when it is absent; the name's case does not matter."""
         wanted = name.lower()
         for header, value in self.headers:
             if header == wanted:
@@ -121,12 +121,12 @@ class RequestHead:
         return ""
 
     def get_all(self, name: str) -> list[str]:
-        """Give all values of a header in their order."""
+        """Return all values of a header in their order."""
         wanted = name.lower()
         return [value for header, value in self.headers if header == wanted]
 
     def tokens(self, name: str) -> list[str]:
-        """Give the comma-separated parts of all values of a header."""
+        """Return the comma-separated parts of all values of a header."""
         return [part.strip(" \t") for value in self.get_all(name) for part in value.split(",")]
 
     @property
@@ -177,7 +177,7 @@ class DerpUpgrade:
     ideal_node: str | None  # the region's first node, from a client that is not on it
 
     def answer(self, server_key: NodePublic) -> bytes:
-        """Give what goes out before ServerKey: the 101 head, or nothing with fast start."""
+        """Return what goes out before ServerKey: the 101 head, or nothing with fast start."""
         if self.fast_start:
             return b""
         return _switching(
@@ -196,7 +196,7 @@ class WebSocketUpgrade:
     offers_derp: bool  # else the client only learns by a closing frame that no subprotocol of its list is spoken here
 
     def answer(self) -> bytes:
-        """Give the 101 head, and for a client that does not offer `derp` the closing frame: close after it."""
+        """Return the 101 head, and for a client that does not offer `derp` the closing frame: close after it."""
         accept = base64.b64encode(hashlib.sha1(self.key.encode("ascii") + _WEBSOCKET_GUID).digest())  # noqa: S324  RFC 6455 wants SHA-1
         chosen = (("Sec-Websocket-Protocol", SUBPROTOCOL),) if self.offers_derp else ()
         head = _switching(
@@ -223,7 +223,7 @@ class Refusal:
 
 
 def decide(head: RequestHead) -> DerpUpgrade | WebSocketUpgrade | Refusal:
-    """Tell what a request for `/derp` gets.
+    """Decide how a request for `/derp` is answered.
 
     Very old clients say `Upgrade: WebSocket` and mean DERP: a WebSocket is only who names the subprotocol. Method,
     version and the Connection header do not matter for DERP; they do for WebSocket.

@@ -202,7 +202,7 @@ class ConnectionHandler:
                 self._serve(event.conn, pending, http).request_received(head, derp)
 
     def _serve(self, conn: Conn, pending: PendingConnection, http: HttpServer) -> HttpConnection:
-        """Give what serves the pending pages, made when it is not there or was there for somebody else."""
+        """Return the HTTP server side of a connection; replace it if its client changed."""
         if pending.http is not None and pending.http.remote != pending.remote:
             pending.leave_http()  # a proxy goes on for another client
         if pending.http is None:
@@ -270,7 +270,7 @@ class ConnectionHandler:
         self._plane.switch(conn, presence, login_info, first=client.answer)
 
     def _turn_away(self, conn: Conn, pending: PendingConnection, client: LoggedIn, answer: Answer) -> None:
-        """Tell a client why, in the frame that real clients show to their user, and close.
+        """Send a client the reason in a Health frame, which real clients show to their user, and close.
 
         Without ServerInfo: a program that waits for it has not logged in, whatever else it reads.
         """

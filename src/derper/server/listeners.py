@@ -161,7 +161,7 @@ class HandedOver:
 
 
 def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
-    """Give a listening, non-blocking socket; with no host, one for both families, or for IPv4 where there is no IPv6.
+    """Return a listening, non-blocking socket; with no host, one for both families, or for IPv4 where there is no IPv6.
 
     `flag` is where the operator chooses the port.
 
@@ -175,7 +175,7 @@ def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
 
 
 def bind_stun(address: ListenAddress) -> socket.socket:
-    """Give a bound, non-blocking UDP socket, for the families of `listen`.
+    """Return a bound, non-blocking UDP socket, for the families of `listen`.
 
     Raises:
         ConfigError: the address cannot be had.

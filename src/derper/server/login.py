@@ -30,7 +30,7 @@ class LoggedIn:
     answer: bytes  # the ServerInfo frame
 
     def presence(self, remote: Endpoint, *, not_ideal: bool) -> PeerPresent:
-        """Say how the other nodes of the region are told of it."""
+        """Return the PeerPresent frame by which other nodes learn of it."""
         flags = NO_FLAGS
         if self.mesh_peer:
             flags |= PeerFlags.MESH_PEER

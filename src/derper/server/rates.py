@@ -59,12 +59,12 @@ class Limits:
     warnings: tuple[str, ...] = ()  # about members without effect, a sentence each
 
     def of(self, key: NodePublic) -> Rate | None:
-        """Give the limit of one client."""
+        """Return the limit of one client."""
         return self.per_key.get(key, self.default)
 
 
 def load(path: Path) -> Limits:
-    """Give the limits in a file.
+    """Return the limits in a file.
 
     Raises:
         ConfigError: the file cannot be read, or is not JSON of that shape.
@@ -120,7 +120,7 @@ class ClientRates:
         return facts
 
     def server_info(self, key: NodePublic) -> ServerInfo:
-        """Say what a client is told of itself."""
+        """Return the limit that ServerInfo announces to a client."""
         limit = self._limits.of(key) if self._announces else None
         if limit is None:
             return ServerInfo()

@@ -46,7 +46,7 @@ class Secret:
 
 
 def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = None) -> bytes:
-    """Give the secret from the cache, or else wait for the server to give it; not for use within a running loop.
+    """Return the secret from the cache, or else wait for the server to give it; not for use within a running loop.
 
     Args:
         server: where it is, and its cache.
@@ -136,7 +136,7 @@ class _Cache:
             _check_place(self._path)
 
     def read(self) -> Secret | None:
-        """Give the secret, if it is there."""
+        """Return the secret, if it is there."""
         if self._path is None or not self._path.exists():
             return None
         try:

@@ -22,7 +22,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...]
 
     def header(self, name: str) -> str:
-        """Give a header's value, or nothing."""
+        """Return a header's value, or nothing."""
         return next((value for header, value in self.headers if header == name.lower()), "")
 
 

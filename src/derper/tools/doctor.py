@@ -86,7 +86,7 @@ class Examination:
     http_port: int = _HTTP_PORT
 
     async def run(self) -> AsyncIterator[Finding]:
-        """Give the findings, as they come."""
+        """Return the findings, as they come."""
         connects = False
         async for finding in self._way():
             connects |= finding.check.startswith("TCP") and finding.state is State.GOOD
@@ -155,7 +155,7 @@ class Examination:
         return _good("certificate", says)
 
     async def _shown(self) -> list[bytes]:
-        """Give the chain without trusting it."""
+        """Return the presented chain without verifying it."""
         anybody = replace(self.target, node=replace(self.target.node, insecure_for_tests=True))
         try:
             stream = await self._stream(anybody)

@@ -22,7 +22,7 @@ _EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which is nobody el
 
 
 def entry(config: Config, region: Region, node_name: str) -> Region:
-    """Give the region with this server as its node.
+    """Return the region with this server as its node.
 
     Raises:
         ConfigError: the settings do not say enough for clients to find it.
@@ -39,7 +39,7 @@ def entry(config: Config, region: Region, node_name: str) -> Region:
 
 
 def remarks(config: Config) -> list[str]:
-    """Say what an operator has to know who pastes the entry."""
+    """Return the remarks for an operator about the entry."""
     said = []
     if not config.serves_tls:
         said.append("this server speaks plain HTTP: clients reach it only through a TLS proxy, taken to be on port 443")
@@ -49,13 +49,13 @@ def remarks(config: Config) -> list[str]:
 
 
 def policy(region: Region) -> str:
-    """Give the member of a Tailscale policy file."""
+    """Return the member of a Tailscale policy file."""
     written = json.dumps({"derpMap": {"Regions": {str(region.id): region.to_json()}}}, indent=2)
     return written.removeprefix("{\n").removesuffix("\n}") + ",\n"
 
 
 def headscale(region: Region) -> str:
-    """Give the file that Headscale's `derp.paths` names."""
+    """Return the file that Headscale's `derp.paths` names."""
     lines = ["regions:", f"  {region.id}:"]
     about = {name: value for name, value in region.to_json().items() if name != "Nodes"}
     lines += [f"    {name.lower()}: {_yaml(value)}" for name, value in about.items()]

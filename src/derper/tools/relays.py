@@ -17,7 +17,7 @@ FETCH_SECONDS = 20.0
 
 
 async def targets(word: str, *, region: str = "", cert_name: str = "", stun_port: int = 0) -> list[tuple[str, Target]]:
-    """Give the relays, each with what to call it.
+    """Return the relays with their display names.
 
     Args:
         word: `name`, `name:port`, an address, the URL of a relay, the path or the URL of a DERP map.

@@ -24,7 +24,7 @@ class Traffic:
     packet_rate: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Give it for a script."""
+        """Return the rows as JSON for scripts."""
         return asdict(self)
 
 
@@ -42,7 +42,7 @@ class Watch:
         self._then = 0.0
 
     async def look(self) -> list[Traffic]:
-        """Give the connections, those that move most first.
+        """Return the connections, those that move most first.
 
         Raises:
             NetworkError: the server cannot be reached or refuses.

@@ -32,7 +32,7 @@ async def may_see(request: web.Request, access: DebugAccess | None) -> bool:
 
 
 def remote_address(request: web.Request) -> IPAddress | None:
-    """Give the other end's address."""
+    """Return the client's address."""
     try:
         return unmapped(ip_address(request.remote or ""))
     except ValueError:
@@ -54,7 +54,7 @@ def is_trusted(address: IPAddress, access: DebugAccess) -> bool:
 
 
 def unmapped(address: IPAddress) -> IPAddress:
-    """Give an IPv4-mapped address as IPv4."""
+    """Convert an IPv4-mapped address to IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 

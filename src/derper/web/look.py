@@ -15,7 +15,7 @@ LIVE_SCRIPT: Final = (files(__package__) / "live.js").read_text("utf-8")
 
 
 def page(title: str, body: str, *, style: str, script: str = "", live: str = "") -> str:
-    """Give a whole page.
+    """Return a whole page.
 
     Args:
         title: as text.
@@ -35,12 +35,12 @@ def page(title: str, body: str, *, style: str, script: str = "", live: str = "")
 
 
 def card(title: str, content: str, *, wide: bool = False) -> str:
-    """Give a part of a page with a heading of its own."""
+    """Return a part of a page with a heading of its own."""
     return f'<section class="card{" wide" if wide else ""}">\n<h2>{html.escape(title)}</h2>\n{content}\n</section>\n'
 
 
 def table(heads: Mapping[str, str], rows: Iterable[Sequence[str]], *, empty: str) -> str:
-    """Give a table. `heads` are the columns' names and what stands above them, which may be a link.
+    """Return a table. `heads` are the columns' names and their headings, which may be links.
 
     `empty` is what stands in the place of a table without rows.
     """
@@ -53,7 +53,7 @@ def table(heads: Mapping[str, str], rows: Iterable[Sequence[str]], *, empty: str
 
 
 def columns(*names: str) -> dict[str, str]:
-    """Give heads that say no more than the columns' names."""
+    """Return headings that are the columns' names."""
     return {name: html.escape(name) for name in names}
 
 

@@ -8,6 +8,6 @@ from pebble import Pebble
 
 @pytest.fixture(scope="session")
 def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
-    """Give one Pebble for all tests; it is hard to please with nonces."""
+    """Yield one Pebble for all tests; it rejects many nonces."""
     with Pebble(tmp_path_factory.mktemp("pebble"), nonce_rejects=30) as started:
         yield started

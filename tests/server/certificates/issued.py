@@ -22,7 +22,7 @@ NAME: Final = "derp.example.test"
 async def having(
     folder: Path, pebble: Pebble, *flags: str, name: str = NAME, wait: bool = True
 ) -> AsyncIterator[Server]:
-    """Give a server for a name, once it has a certificate."""
+    """Return a server for a name, once it has a certificate."""
     config = config_of(folder, "-hostname", name, "-certdir", str(folder / "certs"), *pebble.flags, *flags)
     async with serving(config) as server:
         if wait:
@@ -47,7 +47,7 @@ async def until(server: Server, wanted: Callable[[Status], bool], host: str | No
 
 
 async def leaf(server: Server, sni: str | None = NAME, context: ssl.SSLContext | None = None) -> x509.Certificate:
-    """Give the certificate that a client sees; with a context, one that it trusts."""
+    """Return the certificate that a client sees; with a context, one that it trusts."""
     if context is None:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -61,7 +61,7 @@ async def leaf(server: Server, sni: str | None = NAME, context: ssl.SSLContext |
 
 
 async def another_leaf(server: Server, first: x509.Certificate) -> x509.Certificate:
-    """Give what clients see once it is not this any more."""
+    """Wait until clients see another certificate and return it."""
     async with asyncio.timeout(SECONDS):
         while (seen := await leaf(server)) == first:  # noqa: ASYNC110  nothing tells of it but asking again
             await asyncio.sleep(0.05)
@@ -69,7 +69,7 @@ async def another_leaf(server: Server, first: x509.Certificate) -> x509.Certific
 
 
 async def asking_for(server: Server, sni: str) -> x509.Certificate | None:
-    """Give the certificate that a client sees that asks for this, which may be an address; None: it is refused."""
+    """Return the certificate that a client sees that asks for this, which may be an address; None: it is refused."""
     process = await asyncio.create_subprocess_exec(
         *("openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-servername", sni),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

@@ -113,7 +113,7 @@ class LyingCa:
             do_GET = do_HEAD = do_POST = answer  # noqa: N815  as the base class calls them
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         return Handler
 

@@ -12,7 +12,7 @@ from derper.server.certificates.pem import Host
 
 
 def make(host: Host, begins: datetime, life: timedelta) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
-    """Give a key and a chain in PEM, as an order gives them."""
+    """Return a key and a chain in PEM, as an order gives them."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = {role: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, role)]) for role in ("leaf", "authority")}
     subject = x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)

@@ -39,7 +39,7 @@ def config(folder: Path, ca: LyingCa) -> Config:
 
 @asynccontextmanager
 async def failing(folder: Path, ca: LyingCa) -> AsyncIterator[tuple[Issuer, Status]]:
-    """Give an issuer that has failed to get a certificate from it."""
+    """Return an issuer that has failed to get a certificate from it."""
     shown: list[tuple[Serves, object]] = []
     made = Issuer(config(folder, ca), lambda *item: shown.append(item), NoTokens(), utc_now)
     await made.load()

@@ -172,7 +172,7 @@ async def test_addresses_are_shuffled_at_each_resolving_and_not_at_each_request(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a question up soon, for tests in which nobody answers."""
+    """Shorten the timeout, for tests without an answer."""
     monkeypatch.setattr(bootstrap, "LOOK_UP", 0.3)
 
 

@@ -22,7 +22,7 @@ CLIENTS = 40
 
 
 def ending(client: Client) -> list[object]:
-    """Give what a client hears until its connection ends, keep-alives aside."""
+    """Return the frames that a client receives until its connection ends, without keep-alives."""
     heard: list[object] = []
     try:
         while True:

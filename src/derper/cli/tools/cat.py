@@ -152,7 +152,7 @@ class _Talk:
 
 
 async def _standard_input() -> AsyncIterator[bytes]:
-    """Give what comes, without holding the loop up; a file, which cannot be waited for, is read in a thread."""
+    """Yield input without blocking the loop; a regular file, which epoll cannot watch, is read in a thread."""
     mode = os.fstat(sys.stdin.fileno()).st_mode
     if not (sys.stdin.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         while data := await asyncio.to_thread(os.read, sys.stdin.fileno(), _CHUNK):

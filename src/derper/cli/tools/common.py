@@ -19,7 +19,7 @@ _WIDE = 160  # columns where nobody looks: lines stay whole for whatever reads t
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Give a parser with what every tool takes."""
+    """Return a parser with what every tool takes."""
     made = argparse.ArgumentParser(f"derper {name}", description=description, allow_abbrev=False)
     made.add_argument("--json", action="store_true", help="print JSON for a script")
     return made
@@ -43,12 +43,12 @@ def options_after_the_action() -> argparse.ArgumentParser:
 
 
 def console() -> Console:
-    """Give where tables go: standard output, in colours on a terminal that has them."""
+    """Return the console for tables: standard output, in colours if the terminal has them."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def say(text: str) -> None:
-    """Say something beside the result, on standard error."""
+    """Print a remark on standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 

@@ -38,7 +38,7 @@ class AllowList:
         self._reload_serialized = Serialized(self._reload)
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Say whether a key is on the list."""
+        """Return whether a key is on the list."""
         if client.key in self.keys:
             return KNOWN
         reason = f"peer {client.key} not in {self._path}"

@@ -69,12 +69,12 @@ KNOWN = Answer(Decision.KNOWN)
 
 
 def refused(cause: Cause, reason: str, told: str) -> Answer:
-    """Say no."""
+    """Reject."""
     return Answer(Decision.REFUSED, reason, told, cause=cause)
 
 
 def unknown(reason: str, *, is_waived: bool = False) -> Answer:
-    """Say that there is no answer."""
+    """Return that there is no answer."""
     return Answer(Decision.UNKNOWN, reason, "it cannot be verified at the moment", is_waived)
 
 
@@ -88,7 +88,7 @@ class Check(Protocol):
     """Something that knows clients. It bounds its own time, and never raises for what others do."""
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Say how a client stands."""
+        """Return the decision about a client."""
 
     async def close(self) -> None:
         """Let go of what it holds."""

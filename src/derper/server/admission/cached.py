@@ -23,7 +23,7 @@ class CachedCheck:
         self._known = OrderedDict[NodePublic, float]()  # since when, the oldest first
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Say how a client stands, now or, without an answer, when it was known last."""
+        """Return the decision about a client; without an answer, the last one."""
         now = asyncio.get_running_loop().time()
         was_known = now - self._known.get(client.key, -self._seconds) < self._seconds
         answer = await self._check.ask(replace(client, was_known=client.was_known or was_known))

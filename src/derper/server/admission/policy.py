@@ -47,11 +47,11 @@ class AdmissionPolicy:
         return len(self._kinds) > (self.allow_list is not None)
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Say whether a client may in."""
+        """Return whether a client may log in."""
         return await (self._ask_any(client) if self._any_kind else self._ask_all(client))
 
     async def review(self, client: ClientIdentity) -> Answer | None:
-        """Give the refusal of a client that is in, if it would be refused now; one that nobody knows of stays."""
+        """Return the rejection of a connected client, if it would be rejected now; unknown clients stay."""
         if self._any_kind:
             answer = await self._ask_any(client)
             return answer if answer.decision is Decision.REFUSED else None
@@ -67,7 +67,7 @@ class AdmissionPolicy:
         return [text for text in found if text is not None]
 
     async def faults(self) -> list[str]:
-        """Say what keeps the daemons from being asked (docs/protocol/http.md, /debug/check)."""
+        """Return the errors that prevent asking the daemons (docs/protocol/http.md, /debug/check)."""
         found = await asyncio.gather(*(daemon.prove() for daemon in self._tailscaleds))
         return [fault for fault in found if fault is not None]
 

@@ -97,7 +97,7 @@ class Review:
                 self._spawn(self._ask_about(clients[key]))
 
     async def _clients(self) -> dict[NodePublic, ClientIdentity]:
-        """Give everyone who is here, one connection a key, but the mesh peers."""
+        """Return all clients, one connection a key, without mesh peers."""
         members = [(member, member.who()) for member in await self._plane.members()]
         mesh_peers = {who.peer for member, who in members if member.is_mesh_peer}
         return {

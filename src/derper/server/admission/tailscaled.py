@@ -46,7 +46,7 @@ class Tailscaled:
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Say whether the daemon knows a client; a client that gets no turn is not asked about."""
+        """Return whether the daemon knows a client; a client that gets no turn is not asked about."""
         try:
             async with self._turns.turn(client):
                 return await self._ask(client)
@@ -118,7 +118,7 @@ class Tailscaled:
             return f"unknown ({log.in_one_line(error)})"
 
     async def _status(self) -> tuple[str, NodePublic | None]:
-        """Give the daemon's state and its node key."""
+        """Return the daemon's state and its node key."""
         state, key = "", None
         status = await self._get("/localapi/v0/status?peers=false")
         try:
@@ -134,7 +134,7 @@ class Tailscaled:
         return state, None if key is None or key.is_zero else key
 
     async def _get(self, path: str) -> bytes:
-        """Give the JSON object at a path.
+        """Return the JSON object at a path.
 
         Raises:
             NoSuchPeerError: 404.
@@ -166,7 +166,7 @@ class Tailscaled:
 
 
 def _cause(response: aiohttp.ClientResponse, body: bytes) -> str:
-    """Say why there is no answer, in the daemon's words where it has some: a text, or JSON with the member `error`."""
+    """Return why there is no answer, in the daemon's words if it sent any: text, or JSON with the member `error`."""
     said = body.decode("utf-8", "replace").strip()
     try:
         texts = [value for name, value in gojson.members(body) if name == "error" and isinstance(value, str) and value]

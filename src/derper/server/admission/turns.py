@@ -87,7 +87,7 @@ class Turns:
         self._leave(longest, turn)
 
     def _pass_on(self) -> None:
-        """Give a turn that has become free to the next client."""
+        """Pass a free turn on to the next client."""
         while self._waiting:
             network = "" if self._known else next(iter(self._lines))
             line = self._lines[network] if network else self._known

@@ -53,7 +53,7 @@ class UrlCheck:
         )
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Say whether the controller allows a client; a client that gets no turn is not asked about."""
+        """Return whether the controller allows a client; a client that gets no turn is not asked about."""
         try:
             async with self._turns.turn(client):
                 return await self._ask(client)

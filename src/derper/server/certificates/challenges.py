@@ -33,7 +33,7 @@ class Challenges:
         self._answers.pop(token, None)
 
     def answer(self, host: str, token: str) -> str | Refusal:
-        """Give the key authorization, or what is said instead; `host` is the Host header as it was sent.
+        """Return the key authorization, or what is said instead; `host` is the Host header as it was sent.
 
         The words of the refusals are those that monitoring of the Go server may look for.
         """

@@ -127,7 +127,7 @@ class ManualFiles:
         """Nothing can be done for whom the files are not."""
 
     def status(self) -> list[Status]:
-        """Say how the certificate is."""
+        """Return the certificate's state."""
         begins, ends = (None, None) if self._certificate is None else (self._certificate.begins, self._certificate.ends)
         failures = int(bool(self._problem))
         return [Status(self._tls.hostname, ends, failures=failures, problem=self._problem, begins=begins)]
@@ -263,7 +263,7 @@ def make_self_signed(ip: IPAddress, now: datetime) -> tuple[bytes, bytes]:
 
 
 def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
-    """Give the certificate that is to follow, made if there is none that will do."""
+    """Return the next certificate; make one if no stored one fits."""
     try:
         following = pem.load(pair.next.certificate, pair.next.key, ip)
         pem.check_dates(following, pair.next.certificate, now)
@@ -275,7 +275,7 @@ def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
 
 
 def _state_of(pair: Pair) -> _State:
-    """Give what changes when somebody writes or replaces a file."""
+    """Return a value that changes when the file is written or replaced."""
     return tuple(_look_at(path) for path in (pair.certificate, pair.key))
 
 

@@ -72,7 +72,7 @@ def host_of(tls: Tls) -> Host:
 
 
 def load(certificate_path: Path, key_path: Path, host: Host) -> Certificate:
-    """Give what is in two files, or in one that holds both; it is for this host, whatever its dates.
+    """Return what is in two files, or in one that holds both; it is for this host, whatever its dates.
 
     Raises:
         ConfigError: the files cannot serve the host.
@@ -134,7 +134,7 @@ def parse_chain(data: bytes, source: Path | str) -> list[x509.Certificate]:
 
 
 def parse_key(data: bytes, path: Path) -> PrivateKey:
-    """Give the first private key in a file's PEM blocks.
+    """Return the first private key in a file's PEM blocks.
 
     Raises:
         ConfigError: there is none that serves.

@@ -18,7 +18,7 @@ Clock: TypeAlias = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """Give the time."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
@@ -39,7 +39,7 @@ class Status:
     begins: datetime | None = None  # None: there is none yet
 
     def left(self, now: datetime) -> timedelta:
-        """Say how long it is still good."""
+        """Return the remaining lifetime."""
         return timedelta() if self.ends is None else self.ends - now
 
     def invalid(self, now: datetime) -> str:
@@ -69,7 +69,7 @@ class Source(Protocol):
         """Look again, because the operator asks for it; what cannot be shown is a `ConfigError`, and the old stays."""
 
     def wanted(self, name: str | None, local: IPAddress) -> None:
-        """Hear of a client that could not be shown anything: what it asked for, and where it came to."""
+        """Note a client that no certificate matches: the name that it asked for and the address that it reached."""
 
     def status(self) -> list[Status]:
-        """Say how each host's certificate is."""
+        """Return the state of each host's certificate."""

@@ -122,11 +122,11 @@ class Certificates:
         return facts
 
     def missed(self, client: Unserved) -> None:
-        """Hear of a client that was refused, as no certificate is for it."""
+        """Note a client that was rejected because no certificate matches."""
         self._source.wanted(client.name, ip_address(client.local))
 
     def status(self) -> list[Status]:
-        """Say how each host's certificate is."""
+        """Return the state of each host's certificate."""
         return self._source.status()
 
     def problems(self) -> list[str]:
@@ -135,7 +135,7 @@ class Certificates:
         return [f"{status.host}: {reason}" for status in self.status() if (reason := status.invalid(now))]
 
     def families(self) -> Iterator[Family]:
-        """Give the metrics of certificates, by host."""
+        """Return the metrics of certificates, by host."""
         found = self.status()
         ends = {status.host: round(status.ends.timestamp()) for status in found if status.ends is not None}
         now = self._clock()
@@ -212,5 +212,5 @@ def _cure(status: Status, now: datetime) -> str:
 
 
 def meta_certificate(server_key: NodePublic, now: datetime) -> bytes:
-    """Give a meta certificate (docs/protocol/protocol.md), in DER."""
+    """Return a meta certificate (docs/protocol/protocol.md), in DER."""
     return metacert.build(server_key, ed25519.Ed25519PrivateKey.generate(), now - META_LIFE, now + META_LIFE)

@@ -29,7 +29,7 @@ class Actions:
         self._plane = plane
 
     def routes(self) -> list[web.RouteDef]:
-        """Give them for the admin listener."""
+        """Return the routes of the admin listener."""
         return [
             web.post("/drain", self._drain),
             web.post("/disconnect", self._disconnect),

@@ -220,7 +220,7 @@ class _Turned(asyncio.Protocol):
 
 
 def read_token(path: Path) -> bytes:
-    """Give the token in a file.
+    """Return the token in a file.
 
     Raises:
         ConfigError: it cannot be read, or could be guessed.

@@ -55,7 +55,7 @@ class Client:
         return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
 
     def as_json(self, now: datetime) -> dict[str, object]:
-        """Give the members of its JSON object, in the reference's order; `now` is when it stood like that."""
+        """Return the members of its JSON object in the reference's order; `now` is the time of the snapshot."""
         member, totals, age = self.member, self.member.totals, timedelta(seconds=self.member.age)
         return {
             "connNum": member.number,
@@ -147,7 +147,7 @@ class Query:
 
     @property
     def title(self) -> str:
-        """Say in words what was asked for."""
+        """Describe the query in words."""
         match self.filter:
             case "key":
                 words = f"connections for {self.key}"
@@ -159,7 +159,7 @@ class Query:
         return f"{words} with app {' or '.join(app or '(none)' for app in self.apps)}" if self.apps else words
 
     def sorted_by(self, order: str) -> str:
-        """Give the query string of the same clients in another order."""
+        """Return the query string of the same clients in another order."""
         return f"?{urlencode(sorted([*(entry for entry in self._given if entry[0] != 'sort'), ('sort', order)]))}"
 
     def select(self, members: Iterable[MemberSnapshot]) -> Page:

@@ -82,7 +82,7 @@ class MemberPages:
         return self._html(_INDEX.format(conns=f"{table_counts.connections:,}", keys=f"{table_counts.keys_local:,}"))
 
     async def traffic(self, request: web.Request) -> web.StreamResponse:
-        """Tell every two seconds of each connection whose bytes have moved, until the reader leaves."""
+        """Yield every two seconds the connections whose byte counts changed, until the reader leaves."""
         if self._streams >= MOST_STREAMS:
             return web.Response(status=503, text=f"{MOST_STREAMS} streams are open already\n", headers=self._headers)
         response = web.StreamResponse(headers={**self._headers, "Content-Type": "text/plain; charset=utf-8"})

@@ -46,7 +46,7 @@ class Overview:
     certificates: Certificates | None
 
     def live(self) -> dict[str, object]:
-        """Give the figures that change: `at` in seconds of a clock that only goes on, values, and running totals."""
+        """Return the live figures: `at` in seconds of a monotonic clock, values, and running totals."""
         counters, table_counts = self.plane.counters(), self.plane.table_counts()
         values: dict[str, object] = {
             "uptime": _uptime(),

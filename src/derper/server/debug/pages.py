@@ -42,15 +42,15 @@ class DebugPages:
     overview: Overview
 
     def public_routes(self) -> list[web.RouteDef]:
-        """Give the routes for the public ports, where not everybody may see the pages."""
+        """Return the routes for the public ports, where not everybody may see the pages."""
         return self._routes(self._guarded)
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes for a listener that has judged its requests before."""
+        """Return the routes for a listener that has judged its requests before."""
         return self._routes(lambda page, **_: page)
 
     def _routes(self, guarded: Callable[..., Handler]) -> list[web.RouteDef]:
-        """Give the routes below `/debug`, the last of which takes all that is left there."""
+        """Return the routes below `/debug`, the last of which takes all that is left there."""
         return [
             web.route("*", "/debug", _go_to_index),
             web.route("*", "/debug/", guarded(self._index)),

@@ -80,11 +80,11 @@ class BootstrapDns:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the page's route."""
+        """Return the page's route."""
         return [web.route("*", "/bootstrap-dns", self._show)]
 
     def families(self) -> Iterator[Family]:
-        """Give what was counted."""
+        """Return what was counted."""
         for name, metric in _COUNTERS.items():
             yield Family(metric, self._counts[name])
         yield Family(_ASKED, len(self._asked))

@@ -27,14 +27,14 @@ aiohttp raises in both when the connection ends before. A head and the end of it
 
 
 def plain_answer(status: HTTPStatus) -> bytes:
-    """Give a whole answer to what is no request; the connection closes after it."""
+    """Return a whole answer to what is no request; the connection closes after it."""
     text = f"{status.value} {status.phrase}"
     head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     return (head + text).encode("ascii")
 
 
 def last_answer(refusal: Refusal) -> bytes:
-    """Give a whole answer for a request that never reaches aiohttp; the connection closes after it."""
+    """Return a whole answer for a request that never reaches aiohttp; the connection closes after it."""
     phrase = HTTPStatus(refusal.status).phrase
     headers = (
         *refusal.headers,

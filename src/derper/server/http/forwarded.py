@@ -23,7 +23,7 @@ class Forwarding:
     trusted: Sequence[IPNetwork]
 
     def client(self, remote: Remote, head: RequestHead) -> tuple[Remote, RequestHead]:
-        """Give who really asks, and the head without what said so.
+        """Return the client's address, and the head without the header that named it.
 
         The header lists a client and the proxies behind it, each of which adds whom it heard: read from its end, the
         first one that is no trusted proxy is the client, whatever stands before it. A trusted proxy that does not say

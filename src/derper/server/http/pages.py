@@ -37,7 +37,7 @@ _DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
 
 
 def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """Give the application for the main listener; `further` are the routes of parts that have their own modules."""
+    """Return the application for the main listener; `further` are the routes of parts that have their own modules."""
     routes = [
         web.route("*", "/derp", _derp),
         web.route("*", "/derp/probe", _probe),
@@ -52,7 +52,7 @@ def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.
 
 
 def application_of(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """Give an application with these routes that treats paths and headers as all of ours do."""
+    """Return an application with these routes that treats paths and headers as all of ours do."""
     app = web.Application(middlewares=[_any_path])
     app.on_response_prepare.append(_drop_server_header)
     app.router.add_routes(routes)
@@ -73,7 +73,7 @@ async def _any_path(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _plain(path: str) -> str:
-    """Give a path without empty parts and without `.` and `..`; it begins with exactly one slash."""
+    """Return a path without empty parts and without `.` and `..`; it begins with exactly one slash."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -109,7 +109,7 @@ async def _derp(request: web.Request) -> web.Response:
 
 
 def refuse(refusal: Refusal) -> web.Response:
-    """Give the answer that a refusal is."""
+    """Return the response for a rejection."""
     return web.Response(status=refusal.status, body=refusal.body.encode(), headers=dict(refusal.headers))
 
 
@@ -143,7 +143,7 @@ async def _robots(_request: web.Request) -> web.Response:
 
 
 def home(config: Config) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Give the handler of the home page, which is at every path that is nobody else's."""
+    """Return the handler of the home page, which serves every path without a route of its own."""
     place = config.pages.home
     note = _ABUSE if _TAILSCALES.fullmatch(config.tls.hostname) else ""
     note += "" if config.relay.enabled else _DISABLED

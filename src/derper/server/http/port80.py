@@ -21,7 +21,7 @@ _USE_HTTPS: Final = Refusal(400, "Use HTTPS\n")
 def application(
     config: Config, debug: Iterable[web.AbstractRouteDef], challenges: Challenges | None
 ) -> web.Application:
-    """Give the application; `debug` are the routes of the debug pages, `challenges` are there with ACME."""
+    """Return the application; `debug` are the routes of the debug pages, `challenges` are there with ACME."""
 
     async def challenge(request: web.Request) -> web.Response:
         assert challenges is not None  # noqa: S101  the route stands only then

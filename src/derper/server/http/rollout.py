@@ -31,12 +31,12 @@ def is_inside(caller: IPAddress | None, percent: int) -> bool:
 
 
 def fraction(caller: IPAddress) -> float:
-    """Give the caller's place between 0 and 1."""
+    """Return the caller's place between 0 and 1."""
     return (first_number(caller) % _MANTISSA) / _MANTISSA
 
 
 def first_number(caller: IPAddress) -> int:
-    """Give the first 64 bits of the generator that this address seeds: PCG with DXSM output."""
+    """Return the first 64 bits of the generator that this address seeds: PCG with DXSM output."""
     octets = caller.packed if caller.version == 6 else bytes(10) + b"\xff\xff" + caller.packed  # noqa: PLR2004  (IPv6)
     seed = int.from_bytes(octets[:8], "little") << 64 | int.from_bytes(octets[8:], "little")
     state = (seed * _MULTIPLIER + _INCREMENT) & _STATE

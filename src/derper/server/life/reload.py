@@ -43,7 +43,7 @@ async def reload_all(items: Iterable[Reload]) -> dict[str, str]:
 
 
 def action(reload: Callable[[], Awaitable[Mapping[str, str]]]) -> web.RouteDef:
-    """Give the admin listener's route that does the same, and tells what failed: `{"the rate limits": "why"}`."""
+    """Return the admin listener's route for the same; it answers with the failures: `{"the rate limits": "why"}`."""
 
     async def answer(_request: web.Request) -> web.Response:
         failed = await reload()

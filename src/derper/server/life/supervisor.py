@@ -30,7 +30,7 @@ class Supervisor:
         self._ticks: list[int] = []
 
     def tell(self, *states: str) -> None:
-        """Say this; a manager that does not listen costs nothing but a line in the log."""
+        """Send these lines to the service manager; a failure costs one log line."""
         if self._address is None:
             return
         # An abstract address is written with an @ in the place of its first zero byte.
@@ -43,7 +43,7 @@ class Supervisor:
                 _log.warning("the service manager does not listen", reason=error.strerror)
 
     def ready(self) -> None:
-        """Say that clients are served, to the server that this one succeeds, too."""
+        """Notify the service manager, and a predecessor, that clients are served."""
         self.tell("READY=1", "STATUS=serving")
         if self._ready_fd is not None:
             with contextlib.suppress(OSError):  # it has gone meanwhile
@@ -53,7 +53,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Say that settings are read again, and then that they are in force."""
+        """Notify the service manager of the start and the end of a reload."""
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             yield
@@ -61,7 +61,7 @@ class Supervisor:
             self.ready()
 
     async def watch(self, plane: DataPlane) -> None:
-        """Give signs of life for as long as everything lives; returns at once where nobody asks for them."""
+        """Send watchdog notifications while everything is alive; return at once if no watchdog is set."""
         if self._watchdog is None or self._address is None:
             return
         while True:
@@ -69,7 +69,7 @@ class Supervisor:
             await asyncio.sleep(self._watchdog / 3)
 
     def give_sign(self, plane: DataPlane) -> None:
-        """Give one, unless a shard has not ticked since the last look."""
+        """Send one notification, unless a shard has not ticked since the last check."""
         ticks, before = plane.pulse(), self._ticks
         stuck = [shard for shard, (now, then) in enumerate(zip(ticks, before, strict=False)) if now == then]
         self._ticks = ticks

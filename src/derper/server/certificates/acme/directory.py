@@ -74,7 +74,7 @@ class Ca:
         return key
 
     def profiles(self) -> frozenset[str]:
-        """Give the names of the profiles that it offers."""
+        """Return the names of the profiles that the CA offers."""
         with _blamed("its directory"):
             return frozenset(self._open().directory["meta"].profiles or ())
 
@@ -87,7 +87,7 @@ class Ca:
             return ca.new_order(csr, profile)
 
     def answer(self, challenge: messages.ChallengeBody) -> None:
-        """Say that a challenge can be looked at."""
+        """Notify the CA that a challenge is ready."""
         with _blamed("the challenge"):
             ca = self._open()
             ca.answer_challenge(challenge, challenge.chall.response(self.account_key))
@@ -108,7 +108,7 @@ class Ca:
                 return order  # fetching it asks again
 
     def fetch(self, order: messages.OrderResource, seconds: float) -> bytes | None:
-        """Give the chain in PEM; None: it is not there yet."""
+        """Return the chain in PEM, or None if it is not ready."""
         with _blamed("the certificate"):
             try:
                 # The library takes a time without a zone, and a second until its first look.
@@ -119,7 +119,7 @@ class Ca:
             return chain.encode()
 
     def suggestion(self, chain: bytes) -> tuple[datetime | None, datetime]:
-        """Say when the CA wants a certificate renewed, if it says so, and when to ask again."""
+        """Return the renewal time that the CA suggests, if any, and when to ask again."""
         with _blamed("the renewal information"):
             when, again = self._open().renewal_time(chain)
             if when is not None and when.tzinfo is None:
@@ -168,7 +168,7 @@ class Ca:
 
 
 def external_key(settings: Acme) -> bytes:
-    """Give the key of the external account, from its file if it has one.
+    """Return the key of the external account, read from its file if one is set.
 
     Raises:
         ConfigError: the file does not hold it.

@@ -118,7 +118,7 @@ class Issuer:
         manager.want()
 
     def status(self) -> list[Status]:
-        """Say how each host's certificate is; of hosts that were only asked for, those that have one."""
+        """Return the state of each certificate; hosts ordered on demand are listed once they have one."""
         return [manager.status() for manager in self._managers.values() if manager.certificate or not manager.on_demand]
 
     def _keeper(self, host: Host, *, on_demand: bool) -> "HostManager":
@@ -209,7 +209,7 @@ class HostManager:
                 await self._task
 
     def want(self) -> None:
-        """Hear that a client has asked for the host."""
+        """Note that a client asked for the host."""
         if self.certificate is None and not self._is_wanted and not self.never_orders:
             self._is_wanted = True
             self._poked.set()
@@ -220,7 +220,7 @@ class HostManager:
         self._poked.set()
 
     def status(self) -> Status:
-        """Say how it is."""
+        """Return its state."""
         begins, ends = (None, None) if self.certificate is None else (self.certificate.begins, self.certificate.ends)
         if self.never_orders:
             return Status(str(self.host), ends, problem=self.never_orders, begins=begins)
@@ -359,7 +359,7 @@ class HostManager:
 
 
 def _solvers(config: Config, show: Show, tokens: Tokens | None) -> list[ChallengeSolver]:
-    """Give the solvers by which hosts can be proved here, the likeliest first."""
+    """Return the solvers that work here, the most likely first."""
     hook = config.tls.acme.dns_hook
     over_http: list[ChallengeSolver] = (
         [Http01Solver(tokens)] if tokens is not None and config.http_address is not None else []

@@ -65,7 +65,7 @@ class Orders:
         raise refused or OrderError("no solver was tried")
 
     async def suggestion(self, chain: bytes) -> tuple[datetime | None, datetime]:
-        """Say when the CA wants a certificate renewed, if it says so, and when to ask again."""
+        """Return the renewal time that the CA suggests, if any, and when to ask again."""
         return await self._call(partial(self._ca.suggestion, chain))
 
     async def _order(self, host: Host, profile: str | None, solver: ChallengeSolver) -> Issued:
@@ -119,7 +119,7 @@ class Orders:
 
 
 def _request(host: Host, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Give the request for a certificate, in PEM."""
+    """Return the request for a certificate, in PEM."""
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     if isinstance(host, str):
         return crypto_util.make_csr(pem, domains=[host])

@@ -10,12 +10,12 @@ LEAST_GAP = timedelta(hours=1)
 
 
 def margin(life: timedelta) -> timedelta:
-    """Say how long before its end a certificate is due: 30 days, and a third of a life of less than 90."""
+    """Return how long before its end a certificate is renewed: 30 days, or a third of a lifetime below 90 days."""
     return min(MONTH, life / 3)
 
 
 def due(begins: datetime, ends: datetime, spread: float, suggested: datetime | None = None) -> datetime:
-    """Say when to renew.
+    """Return the time of renewal.
 
     `spread` (0 to 1) brings the time forward by up to a thirtieth of the margin, so that a fleet does not come at once.
     What the CA suggests (RFC 9773) comes first, but no later than when half of the margin is left: it may be wrong.
@@ -27,6 +27,6 @@ def due(begins: datetime, ends: datetime, spread: float, suggested: datetime | N
 
 
 def retry_after(failures: int, asked: timedelta | None = None) -> timedelta:
-    """Say how long to wait after so many failed orders in a row; a CA may ask for more, up to a day."""
+    """Return the delay after this number of failed orders in a row; a CA may ask for more, up to a day."""
     usual = min(FIRST_RETRY * (1 << min(failures - 1, 10)), LAST_RETRY)
     return usual if asked is None else max(usual, min(asked, timedelta(days=1)))

@@ -48,7 +48,7 @@ class TlsAlpn01(known.KeyAuthorizationChallenge):
     typ = response_cls.typ
 
     def validation(self, account_key: JWK, *, name: str = "", **_others: object) -> Certificate:
-        """Give the certificate that is shown to the CA and to nobody else."""
+        """Return the certificate that only the CA is shown."""
         digest = hashlib.sha256(self.key_authorization(account_key).encode()).digest()
         return _challenge_certificate(name, digest)
 

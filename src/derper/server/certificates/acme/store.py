@@ -60,7 +60,7 @@ class Store:
             self._pair(host).replace(chain, sec1(key))
 
     def account_key(self) -> PrivateKey:
-        """Give the key of our account at the CA, a new one if there is none.
+        """Return the key of our account at the CA; make one if there is none.
 
         Raises:
             ConfigError: its file cannot be used.
