@@ -433,7 +433,7 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k"], "-acme-eab-key"),
         (["-certmode", "gcp", "-acme-email", "a@b.test", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
         (["-acme-directory", "https://ca.test/", "-acme-eab-kid", "k", "-acme-eab-key", "!"], "base64"),
-        (["-acme-eab-key", "aa", "-acme-eab-key-file", "k"], "leave one of them out"),
+        (["-acme-eab-key", "aa", "-acme-eab-key-file", "k"], "remove one of them"),
         (["-acme-directory", "http://ca.test/directory"], "-acme-directory"),
         (["-hostname", "../x"], "-hostname"),
         (["-hostname", "é.test"], "xn--"),

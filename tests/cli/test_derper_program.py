@@ -154,7 +154,7 @@ def test_a_signal_before_the_servers_loop_has_taken_it_over_exits_0(tmp_path: Pa
 def test_a_stray_word_is_ignored_with_a_line_even_when_it_is_a_tools_name(tmp_path: Path) -> None:
     done = run_with_loop(tmp_path, "return 0", "-dev", "keygen", "more")
     assert (done.returncode, done.stdout) == (0, "")
-    assert 'level=warning event="words that are no flags are ignored' in done.stderr
+    assert 'level=warning event="arguments that are not flags are ignored' in done.stderr
     assert 'words="keygen more"' in done.stderr
     assert run_with_loop(tmp_path, "return 0", "-dev").stderr == ""
 

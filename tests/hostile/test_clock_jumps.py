@@ -84,7 +84,7 @@ def test_a_clock_that_jumps_both_ways(beside: Beside, wire: Wire) -> None:
 
     def attack(target: Target) -> str:
         jump(target)
-        target.relay.wait_for_log("ends soon")
+        target.relay.wait_for_log("expires soon")
         return "it shows the same certificate"
 
     beside(JUMP_NAME, attack, wire=wire, go=False, start=start).ours.is_unharmed()
@@ -98,7 +98,7 @@ def test_the_next_certificate_on_a_full_disk(beside: Beside, disk: Path) -> None
     def attack(target: Target) -> str:
         fill(disk)
         jump(target)
-        target.relay.wait_for_log("next self-signed certificate cannot be made.*No space left on device")
+        target.relay.wait_for_log("cannot create the next self-signed certificate.*No space left on device")
         assert not list(disk.glob(".*")), "half of a file was left behind"
         return "it shows the same certificate"
 

@@ -101,7 +101,7 @@ def test_a_certificate_cut_short_leaves_the_old_one_in_force(beside: Beside) -> 
             else:
                 certificate.write_bytes(whole[:length])
             os.kill(target.relay.pid, signal.SIGHUP)
-            target.relay.wait_for_log(f"(?s)(not reloaded, the old one stays.*){{{number}}}")
+            target.relay.wait_for_log(f"(?s)(reload failed; the previous state stays in force.*){{{number}}}")
             target.door.connect().close()
         certificate.write_bytes(whole)
         return "it served the old one"

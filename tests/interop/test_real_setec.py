@@ -67,7 +67,7 @@ def test_a_server_that_comes_late_or_refuses_is_waited_for_before_anything_is_se
     assert waiting.stderr is not None
     try:
         lines = iter(waiting.stderr.readline, "")
-        assert any("no secret yet, asking again" in line for line in lines)
+        assert any("secret not available yet; retrying" in line for line in lines)
         with setec(tmp_path / "other.log", port, name="another/secret"):
             assert any('reason="404 Not Found' in line for line in lines)
         with setec(tmp_path / "setec.log", port):
@@ -83,7 +83,7 @@ def test_a_start_that_waits_for_its_secret_can_be_stopped(tmp_path: Path, how: s
     command = Server(tmp_path / "server", *flags(free_port(), tmp_path / "cache")).command
     waiting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert waiting.stderr is not None
-    assert any("no secret yet, asking again" in line for line in iter(waiting.stderr.readline, ""))
+    assert any("secret not available yet; retrying" in line for line in iter(waiting.stderr.readline, ""))
     waiting.send_signal(how)
     _, said = waiting.communicate(timeout=10)
     assert waiting.returncode == 0

@@ -119,7 +119,7 @@ def test_a_file_is_fetched_through_our_relay(tailnet: Tailnet, file_port: int) -
 def test_the_real_client_hears_why_it_is_refused(tailnet: Tailnet) -> None:
     verdict = check("refused", tailnet.relay.url, "-pin", tailnet.relay.pin)
     assert verdict.ok, verdict.error
-    told = "this relay does not take this device: the relay's operator does not allow it"
+    told = "this relay rejected this device: the relay's operator does not allow it"
     assert verdict.notes["problem"] == told
 
 
@@ -140,17 +140,14 @@ def test_a_tailscaled_says_who_may_connect_and_its_restart_is_ridden_out(tailnet
         context = client_context(relay.certificate)
         assert page(relay, "/debug/check") == "derp.Server ConsistencyCheck okay"
         stranger = NodePrivate.from_entropy(os.urandom(32))
-        told = "this relay does not take this device: the relay's tailnet does not know it"
+        told = "this relay rejected this device: the relay's tailnet does not know it"
         assert problem_of(relay, stranger) == told
         relay.wait_for_log(rf'"peer {stranger.public()} not authorized \(not found in local tailscaled\)"')
         with Client.join(RelayAddress(relay.port, context), known) as staying:
             staying.ping()
             alpha.stop()
             assert problem_of(relay, known) is None  # by what was said before
-            assert (
-                problem_of(relay, stranger)
-                == "this relay does not take this device: it cannot be verified at the moment"
-            )
+            assert problem_of(relay, stranger) == "this relay rejected this device: it cannot be verified at the moment"
             alpha.start()
             alpha.wait_until("it is back", lambda: alpha.status()["BackendState"] == "Running")
             assert problem_of(relay, stranger) == told

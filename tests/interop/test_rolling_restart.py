@@ -81,7 +81,7 @@ def test_one_node_alone_hands_all_its_clients_over_to_its_successor(tmp_path: Pa
     with fleet(server.port, roots=authority.file) as clients:
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGUSR2)
-        successor = int(server.logged(r"the successor serves.* pid=(\d+)", mark, seconds=30)[1])
+        successor = int(server.logged(r"the successor is serving.* pid=(\d+)", mark, seconds=30)[1])
         assert server.process.wait(30) == 0
     os.kill(successor, signal.SIGTERM)
     server.closed_its_log()

@@ -81,7 +81,7 @@ def test_a_million_keys_over_one_link_cost_bounded_memory_and_are_forgotten_with
             ours.knows(MANY + 2)
             assert ours.memory() - before < MANY * KEY_BYTES
             bystanders.relay_on()
-        ours.logged("no link to a node")
+        ours.logged("mesh link down; retrying")
         assert ours.knows(2)["keys_local"] == 2
         assert ours.memory() - before < MANY * KEY_BYTES / 2
 
@@ -148,7 +148,7 @@ def test_a_frame_that_no_node_sends_ends_the_link_and_a_new_one_is_made(fake: Fa
         with fake.link() as link:
             link.wire.offer(b"\x09\xff\xff\xff\xff" + bytes(100))
             assert link.wire.rest() == b""
-        ours.logged("no link to a node, trying again.*protocol_error")
+        ours.logged("mesh link down; retrying.*protocol_error")
         fake.link().wire.close()
 
 
@@ -156,7 +156,7 @@ def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Pat
     with ours_beside(fake, tmp_path, link_silence=0.2) as ours:
         with fake.link() as link:
             assert link.wire.rest() == b""
-        ours.logged("no link to a node, trying again.*silent")
+        ours.logged("mesh link down; retrying.*silent")
         fake.link().wire.close()
 
 

@@ -24,7 +24,7 @@ from derper.protocol.frames import ForwardPacket
 from derper.protocol.keys import MeshKey
 from derper.server.identity import key_file_bytes
 
-TRYING_AGAIN = "event=.no link to a node, trying again.*"
+TRYING_AGAIN = "event=.mesh link down; retrying.*"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_name_before_the_slash_is_verified_and_the_one_behind_it_dialled(
     ):
         assert link.head.get("Host") == f"derp.region.test:{fake.port}"
         assert link.mesh_key == MESH_KEY
-        linked = ours.logged("event=.linked to a node.*")
+        linked = ours.logged("event=.mesh link up.*")
         assert f"node=derp.region.test:{fake.port}/{HOST}" in linked[0]
         assert f"key={fake.private.public()}" in linked[0]
         remote = new_key().public()
@@ -204,9 +204,9 @@ def test_links_are_counted_by_how_they_stand(authority: Authority, tmp_path: Pat
     ):
         with ourselves.connection() as wire:
             Incoming(wire, private).greet()
-            ours.logged("not dialled again")
+            ours.logged("not dialling it again")
         with fake.link():
-            ours.logged("event=.linked to a node")
+            ours.logged("event=.mesh link up")
             ours.logged(TRYING_AGAIN)
             states = links(ours)
             assert (states["up"], states["ourselves"]) == (1, 1)
@@ -227,5 +227,5 @@ def test_a_node_that_dials_itself_gives_up_whatever_name_it_has(authority: Autho
         with fake.connection() as wire:
             Incoming(wire, private).greet()
             assert wire.rest() == b""
-        ours.logged("not dialled again")
-        assert "trying again" not in ours.log()
+        ours.logged("not dialling it again")
+        assert "mesh link down; retrying" not in ours.log()

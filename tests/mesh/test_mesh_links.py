@@ -13,8 +13,8 @@ from region import Region, introduce
 from derper.protocol.frames import PeerGone
 
 LINK_SECONDS = 1.0
-LINKED = r"event=.linked to a node.*"
-LOST = r"event=.no link to a node, trying again.*"
+LINKED = r"event=.mesh link up.*"
+LOST = r"event=.mesh link down; retrying.*"
 
 
 @pytest.fixture(scope="module", params=["ours2+ours", "ours2+go"])
@@ -34,9 +34,9 @@ def region(pair: Region) -> Iterator[Region]:
 def test_a_node_gives_up_on_itself_and_on_nobody_else(region: Region) -> None:
     ours = region.ours(0)
     own = rf"node={HOST}:{ours.port}\b"
-    ours.logged("this one; it is not dialled again.*" + own)
-    assert not [line for line in ours.log().splitlines() if "trying again" in line and own in line]
-    assert len([line for line in ours.log().splitlines() if "not dialled again" in line]) == 1
+    ours.logged("this server itself; not dialling it again.*" + own)
+    assert not [line for line in ours.log().splitlines() if "mesh link down; retrying" in line and own in line]
+    assert len([line for line in ours.log().splitlines() if "not dialling it again" in line]) == 1
 
 
 def test_a_region_is_whole_again_after_the_other_node_died(region: Region) -> None:

@@ -107,15 +107,15 @@ def test_every_address_of_a_name_is_a_node_as_the_name_is_now(enclave: Enclave, 
         enclave.name(*addresses[:2])
         for node in nodes:
             stack.enter_context(node)
-        one.logged(f"linked to a node.*/{addresses[1]}")
-        two.logged(f"linked to a node.*/{addresses[0]}")
+        one.logged(f"mesh link up.*/{addresses[1]}")
+        two.logged(f"mesh link up.*/{addresses[0]}")
         for node, address in zip(nodes[:2], addresses, strict=False):
-            node.logged(f"not dialled again.*/{address}")
+            node.logged(f"not dialling it again.*/{address}")
 
         enclave.name(*addresses)
         for node in (one, two):
-            node.logged(f"linked to a node.*/{addresses[2]}")
-        three.logged(f"not dialled again.*/{addresses[2]}")
+            node.logged(f"mesh link up.*/{addresses[2]}")
+        three.logged(f"not dialling it again.*/{addresses[2]}")
         assert addresses[2] not in "".join(line for line in one.log().splitlines() if "not dialled" in line)
 
         since = one.mark()

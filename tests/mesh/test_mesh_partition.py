@@ -76,7 +76,7 @@ def cable(tmp_path: Path) -> Iterator[Cable]:
 def test_a_node_that_is_cut_off_sends_its_clients_away_at_once(cable: Cable, *, is_cut: bool) -> None:
     cable.other.start()
     cable.ours.start()
-    cable.ours.logged("linked to a node")
+    cable.ours.logged("mesh link up")
     with ExitStack() as stack:
         clients = [stack.enter_context(Client.join(cable.door)) for _ in range(CLIENTS)]
         if is_cut:

@@ -54,10 +54,10 @@ def test_nodes_come_and_go_with_the_file_and_those_that_stay_are_not_disturbed(
         first, second = f"{HOST}:{one.port}", f"{HOST}:{two.port}"
         assert "mesh_nodes=1" in reload(node, settings, mesh_with=first)
         with one.link() as kept:
-            node.logged(f"event=.linked to a node.*{first}")
+            node.logged(f"event=.mesh link up.*{first}")
             assert "mesh_nodes=2" in reload(node, settings, mesh_with=[first, second])
             with two.link() as left:
-                node.logged(f"event=.linked to a node.*{second}")
+                node.logged(f"event=.mesh link up.*{second}")
                 reload(node, settings, mesh_with=[first])
                 assert left.wire.some() == b""
             with Client.join(node.door) as client:

@@ -76,7 +76,7 @@ def test_a_bad_file_at_sighup_is_told_and_the_old_limit_stays(tmp_path: Path) ->
         file.write_text("{")
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
-        server.logged('not reloaded, the old one stays" what="the rate limits"', mark)
+        server.logged('reload failed; the previous state stays in force" what="the rate limits"', mark)
         with Client.join(server.door) as sender, Client.join(server.door) as receiver:
             assert relayed(sender, receiver, 20) >= (20 * PACKET - rates.SMALLEST_BURST) / RATE * 0.95
 
@@ -268,11 +268,11 @@ def test_who_is_limited_or_fights_with_a_twin_is_told_and_told_when_it_is_over(t
         try:
             told = sender.next()
             assert isinstance(told, Health)
-            assert "limits how much" in told.problem
+            assert "limits this device's sending rate" in told.problem
             assert time.monotonic() - begun > 9
             told = one.next()
             assert isinstance(told, Health)
-            assert "another device has this one's key" in told.problem
+            assert "another device uses the same node key" in told.problem
             assert twin.next() == told
         finally:
             stop.set()

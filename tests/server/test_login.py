@@ -193,7 +193,7 @@ def test_a_client_of_a_refused_application_may_not_log_in(recorded: Recorded) ->
             client.upgrade()
             client.wire.send(client.client_info(ClientInfo(app_name=name)))
             assert client.next() == Health(
-                f"this relay does not take this device: the application '{name}' is not allowed here"
+                f"this relay rejected this device: the application '{name}' is not allowed here"
             )
             assert client.wire.rest() == b""
         server.logged(rf'event="connection closed" .*reason=refused detail=.*{name}', since)

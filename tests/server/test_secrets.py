@@ -71,7 +71,7 @@ def test_a_cache_of_no_use_is_as_none_with_a_line_in_the_log(tmp_path: Path, log
     path = tmp_path / "cache"
     path.write_text(text)
     assert load(path) == ASKED
-    assert "the secrets cache is of no use" in [line["event"] for line in log]
+    assert "the secrets cache is unusable" in [line["event"] for line in log]
     log.clear()
     assert load(path) == ASKED
     assert log == []  # it was written anew
@@ -94,7 +94,7 @@ def test_a_cache_that_cannot_be_written_does_not_keep_a_server_from_starting(
 
     monkeypatch.setattr(files, "write", fail)
     assert load(tmp_path / "cache") == ASKED
-    assert "the secret is not kept" in [line["event"] for line in log]
+    assert "cannot store the secret in the cache" in [line["event"] for line in log]
 
 
 def test_without_a_cache_the_server_is_asked_each_time() -> None:

@@ -122,7 +122,7 @@ async def test_a_drain_ends_the_server_in_order(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "it sends its clients away and ends\n")
         while not isinstance(await client.receive(), Disconnected):
             pass
-        relay.wait_for_log("told to drain by the operator")
+        relay.wait_for_log("drain requested by the operator")
         with pytest.raises(RelayError, match="did not log"):  # waits until it has ended
             await asyncio.to_thread(relay.wait_for_log, "never logged")
     with pytest.raises(RelayError, match="died with exit code 0"):

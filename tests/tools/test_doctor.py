@@ -225,7 +225,7 @@ def test_a_relay_that_refuses_its_clients_is_red_at_the_login_alone(tmp_path: Pa
         "STUN": "note",
     }  # fmt: skip
     assert "--key" in checks["login"]["advice"]
-    assert "it says: " in checks["login"]["says"]
+    assert "rejected this client: " in checks["login"]["says"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_both_forms_say_the_same_ready_to_paste() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ((), 1, "give the -hostname"),
+        ((), 1, "set the -hostname"),
         (("-hostname", "192.0.2.1", "-certmode", "manual", "-certdir", "/nowhere"), 1, "there is no certificate"),
         (("-hostname", "x.test", "-for", "yaml"), 1, "-for is 'yaml'"),
         (("-hostname", "x.test", "-region-id", "0"), 1, "-region-id is 0"),
@@ -106,7 +106,7 @@ def test_a_key_file_is_one_that_the_server_starts_with(tmp_path: Path) -> None:
         relay.wait_for_log(re.escape(public))
     again = inline("keygen", str(file))
     assert again.returncode == 1
-    assert "keys are not written over" in again.stderr
+    assert "keys are never overwritten" in again.stderr
 
 
 def test_without_a_file_the_key_is_printed_and_nothing_else() -> None:

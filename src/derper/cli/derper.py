@@ -45,7 +45,7 @@ def _serve(line: Parsed) -> int:
         structlog.get_logger().warning(warning)
     if line.rest:
         structlog.get_logger().warning(
-            "words that are no flags are ignored; a tool's name comes first", words=" ".join(line.rest)
+            "arguments that are not flags are ignored; a tool's name must come first", words=" ".join(line.rest)
         )
     # Later still, because it loads the data plane, which a bad setting does not need.
     from derper.server.app import run  # noqa: PLC0415

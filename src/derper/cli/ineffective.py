@@ -33,7 +33,7 @@ RULES: Final = (
     Rule(
         (flags.LISTEN, flags.CONFIG, flags.MESH_PSK_FILE, flags.SECRETS_URL),
         lambda config, _: config.dev,
-        f"-dev listens on :3340 with a new key and reads the mesh key from {MESH_KEY_VARIABLE}; leave one of them out",
+        f"-dev listens on :3340 with a new key and reads the mesh key from {MESH_KEY_VARIABLE}; remove one of them",
     ),
     Rule(
         (flags.CERT_MODE,),
@@ -111,13 +111,13 @@ RULES: Final = (
     Rule(
         (flags.MESH_PSK_FILE,),
         lambda config, line: not config.dev and bool(line[flags.SECRETS_URL]),
-        "the mesh key comes from -secrets-url; leave one of them out",
+        "the mesh key comes from -secrets-url; remove one of them",
     ),
     Rule(
         (flags.VERIFY_CLIENTS, flags.VERIFY_CLIENT_URL, flags.ALLOW_KEYS, flags.DISALLOW_APP_NAMES, flags.RATE_CONFIG,
          flags.ANNOUNCE_LIMITS),
         lambda config, _: not config.relay.enabled,
-        "-derp=false admits no clients; leave one of them out",
+        "-derp=false admits no clients; remove one of them",
     ),
 )  # fmt: skip
 

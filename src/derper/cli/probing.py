@@ -27,27 +27,29 @@ DERP_MAP = string(
     "`URL` of the DERP map, https://, http:// or file://; local for the local tailscaled's",
 )
 LISTEN = string("listen", ":8030", "`address` of the status page")
-ONCE = boolean("once", "run each probe once, print what is good and what is bad, and exit: with 1 when any is bad")
+ONCE = boolean("once", "run each probe once, print the good and the bad ones, and exit with 1 if any is bad")
 JSON = boolean("json", "with -once: print JSON on standard output")
 SPREAD = boolean("spread", "spread the probes over time", default=True)
 INTERVAL = duration("interval", _USUAL_INTERVAL, "how often the DERP map is fetched")
-MESH_INTERVAL = duration("mesh-interval", _USUAL_INTERVAL, "how often a packet is sent between two nodes; 0 for never")
-STUN_INTERVAL = duration("stun-interval", _USUAL_INTERVAL, "how often STUN is asked; 0 for never")
-TLS_INTERVAL = duration("tls-interval", _USUAL_INTERVAL, "how often certificates are looked at; 0 for never")
-BW_INTERVAL = duration("bw-interval", 0, "how often bandwidth is measured; 0 for never")
+MESH_INTERVAL = duration(
+    "mesh-interval", _USUAL_INTERVAL, "how often a packet is sent between two nodes; 0 disables it"
+)
+STUN_INTERVAL = duration("stun-interval", _USUAL_INTERVAL, "how often STUN is probed; 0 disables it")
+TLS_INTERVAL = duration("tls-interval", _USUAL_INTERVAL, "how often certificates are checked; 0 disables it")
+BW_INTERVAL = duration("bw-interval", 0, "how often bandwidth is measured; 0 disables it")
 BW_PROBE_SIZE_BYTES = integer("bw-probe-size-bytes", 1_000_000, "how many `bytes` a bandwidth probe sends")
 BW_TUN_IPV4_ADDR = string(
     "bw-tun-ipv4-addr",
     "",
-    "measure bandwidth as TCP in TCP, through a TUN device with this `address`, of whose /30 it makes use",
+    "measure bandwidth as TCP in TCP through a TUN device with this `address` and its /30",
 )
 QD_PACKETS_PER_SECOND = integer(
-    "qd-packets-per-second", 0, "measure queuing delay all the time with so many `packets` a second; 0 for never"
+    "qd-packets-per-second", 0, "measure queuing delay continuously with this many `packets` a second; 0 disables it"
 )
 QD_PACKET_TIMEOUT = duration(
-    "qd-packet-timeout", 5, "how late a packet counts as dropped where queuing delay is measured"
+    "qd-packet-timeout", 5, "age at which a packet counts as dropped when queuing delay is measured"
 )
-REGION_CODE = string("region-code", "", "probe the `region` of this code or number alone")
+REGION_CODE = string("region-code", "", "probe only the `region` with this code or number")
 MESH_PSK_FILE = string(
     "mesh-psk-file", "", "`file` with the mesh key of the nodes, 64 hex digits; the prober logs in with it"
 )

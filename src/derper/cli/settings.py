@@ -102,7 +102,7 @@ def _key_file(line: Parsed, environment: Environment) -> Path:
         return Path(line[flags.CONFIG])
     if environment.is_root:
         return ROOTS_KEY_FILE
-    raise ConfigError("there is no place for the server's key; name a file with -c, as only root has a default one")
+    raise ConfigError("no key file is set; set one with -c (only root has a default)")
 
 
 def _tls(line: Parsed, environment: Environment, *, matters: bool) -> Tls:
@@ -141,11 +141,11 @@ def _acme(line: Parsed, mode: CertMode) -> Acme:
 def _check_tls(tls: Tls) -> None:
     """What only matters once TLS is served."""
     if tls.directory is None:
-        raise ConfigError("there is no directory for certificates; name one with -certdir")
+        raise ConfigError("no certificate directory is set; set one with -certdir")
     if not tls.hostname:
         raise ConfigError("TLS needs a host name; give it with -hostname")
     if tls.acme.ip_certificates and tls.mode is not CertMode.LETSENCRYPT:
-        raise ConfigError(f"-acme-ip-certs needs -certmode=letsencrypt, and that is {tls.mode}; leave one of them out")
+        raise ConfigError(f"-acme-ip-certs needs -certmode=letsencrypt, and that is {tls.mode}; remove one of them")
     by_ip = tls.mode is CertMode.MANUAL or (tls.mode is CertMode.LETSENCRYPT and tls.acme.ip_certificates)
     if tls.ip is not None and not by_ip:
         raise ConfigError(f"-hostname is the IP address {tls.ip}, which needs -certmode=manual or -acme-ip-certs")
@@ -153,7 +153,7 @@ def _check_tls(tls: Tls) -> None:
     if tls.mode is CertMode.GCP and not (acme.email and acme.eab_kid and (acme.eab_key or acme.eab_key_file)):
         raise ConfigError("-certmode=gcp needs -acme-email, -acme-eab-kid and -acme-eab-key")
     if acme.eab_key and acme.eab_key_file:
-        raise ConfigError("-acme-eab-key and -acme-eab-key-file are both given; leave one of them out")
+        raise ConfigError("-acme-eab-key and -acme-eab-key-file are both given; remove one of them")
     if tls.mode is not CertMode.MANUAL:
         if acme.binds_an_account and acme.eab_key:
             eab_key(acme.eab_key, "-acme-eab-key")
@@ -286,7 +286,7 @@ def _admin(line: Parsed, environment: Environment) -> Admin | None:
     token_file = Path(token) if token else None
     if not place:
         if token_file is not None:
-            raise ConfigError("-admin-token-file is of no use without -admin; give that, too, or leave it out")
+            raise ConfigError("-admin-token-file has no effect without -admin; set -admin or remove it")
         return None
     kind, _, path = place.partition(":")
     if kind == "unix":
@@ -327,7 +327,7 @@ def _proxies(line: Parsed, flag: Flag[str]) -> tuple[IPNetwork, ...]:
         return networks(line[flag])
     except ValueError as error:
         raise ConfigError(
-            f"-{flag.name} has a network that is none ({error}); write each as '192.0.2.0/24' or as an address"
+            f"-{flag.name} has an invalid network ({error}); write each as '192.0.2.0/24' or as an address"
         ) from None
 
 

@@ -47,7 +47,8 @@ def read(path: Path, flags: Iterable[Flag[Any]]) -> dict[str, object]:
             document = tomllib.load(file)
     except OSError as error:
         raise ConfigError(
-            f"the settings {path} cannot be read ({error.strerror}); check that the file is there and ours"
+            f"the settings {path} cannot be read ({error.strerror}); "
+            "check that the file exists and that this user may read it"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"the settings {path} are not TOML: {error}") from error

@@ -242,7 +242,7 @@ class DerpClient:
         began = loop.time()
         try:
             if not await self._write(Ping(data).encode()):
-                raise NetworkError("there is no connection to ping over")
+                raise NetworkError("there is no connection for a ping")
             async with asyncio.timeout(seconds):
                 await answered
         except TimeoutError as error:

@@ -180,10 +180,10 @@ class Connection:
             await _send_pending(stream, session)
             data = await stream.read()
             if not data:
-                raise NetworkError(f"{target} hung up during the login: it may not admit this client")
+                raise NetworkError(f"{target} closed the connection during login; it may not admit this client")
             session.feed(data)
         if isinstance(message, Health):
-            raise NetworkError(f"{target} does not let this client in; it says: {message.problem}")
+            raise NetworkError(f"{target} rejected this client: {message.problem}")
         if not isinstance(message, ServerInfo) or session.server_key is None:
             raise AssertionError("the first message of a session is ServerInfo")
         connected = Connected(
@@ -200,7 +200,7 @@ class Connection:
                 async with asyncio.timeout(SILENCE_SECONDS):
                     data = await self._stream.read()
             except TimeoutError as error:
-                raise NetworkError(f"the relay has said nothing for {SILENCE_SECONDS:g} s") from error
+                raise NetworkError(f"the relay sent nothing for {SILENCE_SECONDS:g} s") from error
             if not data:
                 raise NetworkError("the relay closed the connection")
             self._session.feed(data)

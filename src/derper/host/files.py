@@ -20,7 +20,7 @@ def read(path: Path, what: str, *, most: int = MAX_BYTES) -> bytes:
             data = file.read(most + 1)
     except OSError as error:
         raise ConfigError(
-            f"{what} {path} cannot be read ({error.strerror}); check that it is there and ours"
+            f"{what} {path} cannot be read ({error.strerror}); check that it exists and that this user may read it"
         ) from error
     if len(data) > most:
         raise ConfigError(f"{what} {path} has more than {most:,} bytes; check that the path is right")
@@ -60,7 +60,7 @@ def _remedy(error: OSError) -> str:
     """Return what the operator has to do after a failed write."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "free some space there"
-    return "give a place that this user may write to"
+    return "use a path that this user may write to"
 
 
 def _sync_directory(path: Path) -> None:

@@ -59,7 +59,7 @@ class MapSource:
         except _UnreachableError as error:
             if self._last is None or _clock() - self._last_at > KEPT_SECONDS:
                 raise
-            _log.warning("the DERP map cannot be fetched, going on with the last one", reason=log.in_one_line(error))
+            _log.warning("cannot fetch the DERP map; using the last one", reason=log.in_one_line(error))
             return self._last
         try:
             derp_map = DerpMap.from_json(data)

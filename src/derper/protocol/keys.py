@@ -46,7 +46,7 @@ def _from_hex(digits: str, what: str) -> bytes:
         raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got {len(digits)} characters")
     # Checked by hand because bytes.fromhex also takes spaces between digits.
     if not _HEX_DIGITS.issuperset(digits):
-        raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got a character that is none")
+        raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got another character")
     return bytes.fromhex(digits)
 
 

@@ -149,7 +149,7 @@ class Server:
     async def hand_over(self) -> bool:
         """Start a successor on the same sockets, or wait for the one that is starting; return whether it serves."""
         if self._config.key_file is None:
-            _log.error("with -dev there is no successor: it would have another key")
+            _log.error("cannot hand over with -dev: the successor would have another key")
             return False
         if self._is_draining and self._successor is None:
             _log.error("no successor is started: this server is stopping")

@@ -28,19 +28,19 @@ class ConnectionLog:
     def __init__(self) -> None:
         self._gone = BoundedLog("client gone", "more clients gone")
         self._rejected = BoundedLog("client rejected", "more clients rejected", level=logging.WARNING)
-        self._closed = BoundedLog(
-            "connection closed", "more connections closed before anybody logged in", bounds=_SCANS
-        )
+        self._closed = BoundedLog("connection closed", "more connections closed before login", bounds=_SCANS)
         self._bugs = BoundedLog(
-            "this is a bug; the connection is closed", "more connections closed by a bug", level=logging.ERROR
+            "internal error (a bug in derper); closing the connection",
+            "more connections closed by a bug",
+            level=logging.ERROR,
         )
         self._dropped = BoundedLog("packet dropped", "more packets dropped")
         self._accept_failed = BoundedLog(
-            "cannot accept connections, trying again in a second", "accepting connections failed again",
+            "cannot accept connections; retrying in 1 s", "accepting connections failed again",
             level=logging.ERROR, bounds=_OUTAGES,
         )  # fmt: skip
         self._stun_failed = BoundedLog(
-            "cannot read STUN requests, going on", "reading STUN requests failed again",
+            "cannot read STUN requests; retrying", "reading STUN requests failed again",
             level=logging.ERROR, bounds=_OUTAGES,
         )  # fmt: skip
 

@@ -90,7 +90,7 @@ def _is_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigError(f"the key file {path} cannot be looked for ({error.strerror}); correct the path") from error
+        raise ConfigError(f"the key file {path} cannot be accessed ({error.strerror}); correct the path") from error
     return True
 
 

@@ -1,8 +1,7 @@
-"""What clients are told of their own hard times (docs/limits.md).
+"""Health messages to impaired clients (docs/limits.md).
 
-The data plane says who struggles, after ten seconds of it and once a minute at most; here are the words. A client
-shows one problem at a time, so each message has all that its key struggles with; an empty one says that it is
-over.
+The data plane reports an impairment after ten seconds, and at most once a minute. A client shows one Health message
+at a time, so each message lists all impairments of its key; an empty message ends them.
 """
 
 from typing import Final
@@ -13,24 +12,24 @@ from derper.protocol.keys import NodePublic
 from derper.server.bounded_log import BoundedLog
 
 _PROBLEMS: Final = {
-    "limited": "this relay limits how much this device may send, and it wants to send more",
-    "fighting": "another device has this one's key, and they take each other's packets; log one of them in anew",
+    "limited": "this relay limits this device's sending rate, and the device is over the limit",
+    "fighting": "another device uses the same node key, so both lose packets; log out and in again on one of them",
 }
 
 
 class ImpairmentNotices:
-    """Who struggles now, by key; as many as the data plane says, and forgotten when it says so.
+    """Impairments by key, kept until the data plane reports their end.
 
-    All connections of a key are told, because those that fight for it are different devices, each with a user.
+    All connections of a key are notified: those that fight over it are different devices, each with a user.
     """
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        self._lines = BoundedLog("client struggles", "more clients struggle")
+        self._lines = BoundedLog("client impaired", "more clients struggle")
         self._now: dict[NodePublic, set[tuple[Conn, str]]] = {}
 
     def heard(self, event: ClientImpaired) -> None:
-        """Take what the data plane says, and tell whom it is about."""
+        """Record a change and notify the key's connections."""
         key, struggle = NodePublic(event.key), (event.conn, event.how)
         struggles = self._now.setdefault(key, set())
         if event.is_over:

@@ -67,7 +67,7 @@ class Listening:
             try:
                 self.sockets[STUN] = handed.datagrams() or bind_stun(config.stun_address)
             except ConfigError as error:
-                _log.error("STUN is not answered", reason=str(error))
+                _log.error("cannot serve STUN", reason=str(error))
         if config.http_address is not None:
             beside = handed.stream(HTTP, config.http_address.port, config.relay.tcp)
             self.sockets[HTTP] = beside or listen(config.http_address, config.relay.tcp, _HTTP_PORT)

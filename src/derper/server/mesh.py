@@ -187,7 +187,7 @@ class Mesh:
                     addresses = set(await _addresses(peer.dial_host))
                 except NetworkError as error:
                     reason = log.in_one_line(error)
-                    _log.warning("cannot look the region's nodes up", name=peer.dial_host, reason=reason)
+                    _log.warning("cannot resolve the name of a mesh node", name=peer.dial_host, reason=reason)
                 else:
                     for address in kept.keys() - addresses:
                         kept.pop(address).cancel()
@@ -211,15 +211,15 @@ class Mesh:
                 except _OurselvesError:
                     raise
                 except Exception:  # noqa: BLE001  whatever it is, the link is tried again
-                    _log.exception("this is a bug; the link is tried again", node=name)
+                    _log.exception("internal error (a bug in derper); retrying the mesh link", node=name)
                     reason = "bug"
                 self.links[name] = LinkState.DOWN
-                _log.warning("no link to a node, trying again", node=name, reason=reason)
+                _log.warning("mesh link down; retrying", node=name, reason=reason)
                 await asyncio.sleep(RETRY_SECONDS)
         except _OurselvesError:
             self._reserve_places(name, [])
             self.links[name] = LinkState.OURSELVES
-            _log.info("a node of the region is this one; it is not dialled again", node=name)
+            _log.info("mesh node is this server itself; not dialling it again", node=name)
         except asyncio.CancelledError:
             self._reserve_places(name, [])
             del self.links[name]
@@ -242,7 +242,7 @@ class Mesh:
                 raise NetworkError(f"no answer within {STEP_SECONDS:.0f} s") from error
             self.links[name] = LinkState.UP
             self._linked[name] = call.place
-            _log.info("linked to a node", node=name, key=key)
+            _log.info("mesh link up", node=name, key=key)
             closed = await _next(call, Closed, None)
             return f"{closed.code} {closed.detail}".strip()
         finally:
@@ -269,7 +269,7 @@ class Mesh:
             call.is_abandoned = True
             raise
         if not dialled.conn:
-            raise NetworkError("the system has no room for another connection")
+            raise NetworkError("too many open files or not enough memory for another connection")
         return call
 
     async def _log_in(self, peer: MeshPeer, call: _Call) -> NodePublic:
@@ -296,7 +296,7 @@ class Mesh:
             await _next(call, Linked)
         except NetworkError as error:
             raise NetworkError(
-                f"it took our login and let us watch nothing; is its mesh key another? ({error})"
+                f"it accepted the login but sent no clients; check that both nodes use the same mesh key ({error})"
             ) from error
         return key
 

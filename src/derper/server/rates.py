@@ -1,7 +1,7 @@
-"""The rate limits of clients, as their file says them (docs/protocol/relay.md, Rate limit; docs/limits.md).
+"""The rate limits of clients, read from a file (docs/protocol/relay.md, Rate limit; docs/limits.md).
 
-The file is the Go server's, with members of ours beside its own. What is in force the data plane holds to; with
-`-announce-limits` clients are told, in ServerInfo, and then hold to it themselves.
+The file has the Go server's format, with further members of ours. The data plane enforces the limits; with
+`-announce-limits` ServerInfo also announces them to clients, which then limit themselves.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from derper.server.identity import Identity
 from derper.server.life.reload import Facts
 
 SMALLEST_BURST: Final = 65_568
-"""Payload bytes of the biggest frame: with less, it could never pass."""
+"""Payload bytes of the largest frame, which a smaller burst would never admit."""
 SMALLEST_TOLD_BURST: Final = SMALLEST_BURST + 5
-"""A client counts the header, too, and drops for good what is over its burst."""
+"""A client also counts the header, and drops a packet over its burst."""
 
 MAX_BYTES: Final = 16 << 20
 MAX_VALUES: Final = 1_000_000
 TOLD_A_TURN: Final = 64
-"""Clients that are told of new limits before others get a say: each costs a box."""
+"""Clients notified of new limits in one turn of the loop: each costs a box."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
@@ -51,7 +51,7 @@ _MAX_TOLD: Final = (1 << 63) - 1  # what a client's integer takes
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a file says, in payload bytes; `None` for no limit."""
+    """A file's limits in payload bytes; `None` for no limit."""
 
     default: Rate | None = None
     per_key: Mapping[NodePublic, Rate | None] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def load(path: Path) -> Limits:
 
 
 class ClientRates:
-    """The limits in force, from a file or none."""
+    """The limits in force, from a file or unlimited."""
 
     def __init__(self, plane: DataPlane, identity: Identity, relay: Relay) -> None:
         self._plane = plane
@@ -95,7 +95,7 @@ class ClientRates:
         self._limits = Limits()
 
     def load(self) -> Facts:
-        """Put what the file says in force; a file that cannot be is a `ConfigError`, and changes nothing."""
+        """Read the file and apply it; an invalid file raises `ConfigError` and changes nothing."""
         return self._put_in_force(self._limits if self._path is None else load(self._path))
 
     def _put_in_force(self, limits: Limits) -> Facts:
@@ -171,7 +171,7 @@ def _idle_bursts(members: Sequence[tuple[str, object]], *pairs: tuple[str, str])
 
 
 def _rate(members: Iterable[tuple[str, object]], rate_name: str, burst_name: str) -> Rate | None:
-    """The limit that two members make; of several of one name the last counts."""
+    """Build the limit from two members; of several with one name the last counts."""
     rate, burst = _last(members, rate_name), _last(members, burst_name)
     return Rate(float(rate), float(max(burst, SMALLEST_BURST))) if rate else None
 

@@ -79,7 +79,7 @@ async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: floa
             except NetworkError as error:
                 reason = log.in_one_line(error)
                 if reason != said or time.monotonic() > said_at + SAY_AGAIN_SECONDS:
-                    _log.warning("no secret yet, asking again", url=server.url, name=server.name, reason=reason)
+                    _log.warning("secret not available yet; retrying", url=server.url, name=server.name, reason=reason)
                     said, said_at = reason, time.monotonic()
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
@@ -144,7 +144,7 @@ class _Cache:
             entry = self._entries.get(self._name)
             return None if entry is None else _kept(entry)
         except (ConfigError, ProtocolError, ValueError, RecursionError) as error:
-            _log.warning("the secrets cache is of no use", file=self._path, reason=log.in_one_line(error))
+            _log.warning("the secrets cache is unusable", file=self._path, reason=log.in_one_line(error))
             return None
 
     def write(self, secret: Secret) -> None:
@@ -156,7 +156,7 @@ class _Cache:
         try:
             files.write(self._path, gojson.compact(self._entries | {self._name: entry}), _WHAT)
         except ConfigError as error:
-            _log.warning("the secret is not kept", reason=str(error))
+            _log.warning("cannot store the secret in the cache", reason=str(error))
 
 
 def _check_place(path: Path) -> None:

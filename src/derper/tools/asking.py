@@ -63,6 +63,6 @@ async def read_head(stream: Stream) -> bytes:
     while (length := head_length(data)) is None:
         came = await stream.read()
         if not came:
-            raise NetworkError("it hung up instead of answering")
+            raise NetworkError("it closed the connection instead of answering")
         data += came
     return data[:length]

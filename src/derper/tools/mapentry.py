@@ -29,10 +29,10 @@ def entry(config: Config, region: Region, node_name: str) -> Region:
     """
     tls = config.tls
     if tls.hostname in ("", _EXAMPLE):
-        raise ConfigError("nothing says what clients call this server; give the -hostname that it runs with")
+        raise ConfigError("the server's host name is unknown; set the -hostname that it runs with")
     port = config.listeners.main.port
     if config.serves_tls and port == 0:
-        raise ConfigError("the kernel chooses the port of -a; give the one that clients are to come to")
+        raise ConfigError("-a has port 0, which the kernel chooses; set the port that clients connect to")
     pin = _pin(tls) if config.serves_tls else ""
     node = mapnode.node_of(config, pin, port=port, region_id=region.id, name=node_name)
     return replace(region, nodes=(node,))

@@ -15,11 +15,8 @@ from verifier import ALLOW, REFUSE, Question, at_a_url, http, knock
 from derper.protocol import NodePrivate
 from derper.server.admission import turns, url
 
-REFUSED = "this relay does not take this device: the relay's operator does not allow it"
-BUSY = (
-    "this relay does not take this device: "
-    "too many devices are logging in at the moment; this one tries again by itself"
-)
+REFUSED = "this relay rejected this device: the relay's operator does not allow it"
+BUSY = "this relay rejected this device: too many devices are logging in now; this device will retry by itself"
 
 
 async def test_a_flood_of_logins_at_a_slow_controller_admits_none(tmp_path: Path) -> None:

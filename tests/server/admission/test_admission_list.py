@@ -19,7 +19,7 @@ from derper.server.admission.allowlist import LOOK_AGAIN_SECONDS, load
 
 ONE, OTHER = (NodePrivate(bytes([number] * 32)) for number in (7, 8))
 MESH_KEY = MeshKey(bytes(range(32)))
-TOLD = "this relay does not take this device: its key is not on the relay's list"
+TOLD = "this relay rejected this device: its key is not on the relay's list"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_a_list_has_a_key_a_line_and_comments(tmp_path: Path) -> None:
 def test_a_line_that_is_no_key_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
     path = tmp_path / "keys"
     path.write_text(f"{ONE.public()}\n{line}\n", "latin-1")
-    with pytest.raises(ConfigError, match=f"{path} have a line 2 that is none"):
+    with pytest.raises(ConfigError, match=f"{path} have a line 2 that is invalid"):
         load(path)
 
 
@@ -111,14 +111,14 @@ async def test_a_list_that_goes_bad_puts_nobody_out_and_is_told_once(
             file.unlink()
         else:
             file.write_text("nodekey:\n")
-        said = await log_says(log, "not reloaded, the old one stays")
+        said = await log_says(log, "reload failed; the previous state stays in force")
         assert said["what"] == "the allowed keys"
         await stays(client)
         assert await knock(server, ONE) is None
         log.clear()
         listing(file, ONE, OTHER)
         await log_says(log, "reloaded")
-        assert [line["event"] for line in log].count("not reloaded, the old one stays") == 0
+        assert [line["event"] for line in log].count("reload failed; the previous state stays in force") == 0
 
 
 async def test_all_kinds_of_check_have_to_agree_and_the_list_is_asked_first(tmp_path: Path) -> None:

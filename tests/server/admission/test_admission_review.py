@@ -53,7 +53,7 @@ async def test_a_connected_client_that_is_refused_later_is_told_and_put_out(
             client = await Client.log_in(server, private=ONE)
             mood.answer = http(REFUSE)
             assert await is_put_out(client) == (
-                "this relay does not take this device: the relay's operator does not allow it"
+                "this relay rejected this device: the relay's operator does not allow it"
             )
     said = await log_says(log, "client no longer admitted")
     assert (said["key"], said["remote"]) == (ONE.public(), "127.0.0.1")

@@ -85,7 +85,7 @@ async def test_a_client_that_the_daemon_does_not_know_is_refused_and_told_so(
 ) -> None:
     async with judged(tmp_path, NOT_FOUND) as (server, verifier):
         told = await knock(server, PRIVATE)
-        assert told == "this relay does not take this device: the relay's tailnet does not know it"
+        assert told == "this relay rejected this device: the relay's tailnet does not know it"
         assert len(verifier.asked) == 1
     assert rejection(log) == f"peer {PRIVATE.public()} not authorized (not found in local tailscaled)"
 

@@ -65,7 +65,7 @@ async def test_a_refused_client_is_told_why_and_the_log_names_its_key_address_an
 ) -> None:
     async with judged(tmp_path, http(REFUSE)) as (server, _):
         told = await knock(server, PRIVATE)
-        assert told == "this relay does not take this device: the relay's operator does not allow it"
+        assert told == "this relay rejected this device: the relay's operator does not allow it"
         assert await server.sample('derper_logins_rejected{reason="controller"}') == 1
     said = line(log, "client rejected")
     assert (said["key"], said["remote"]) == (PRIVATE.public(), "127.0.0.1")
@@ -159,7 +159,7 @@ async def test_an_unreachable_controller_rejects_when_it_is_to_fail_closed(
     flags = ("-verify-client-url", "http://me:s3cret@127.0.0.1:1/verify?t=s3cret", "-verify-client-url-fail-open=false")
     async with asking(tmp_path, *flags) as server:
         told = await knock(server, PRIVATE)
-        assert told == "this relay does not take this device: it cannot be verified at the moment"
+        assert told == "this relay rejected this device: it cannot be verified at the moment"
         assert await server.sample('derper_logins_rejected{reason="no_answer"}') == 1
     reason = line(log, "client rejected")["reason"]
     assert "admission controller unreachable: http://127.0.0.1:1/verify: " in reason
@@ -188,7 +188,7 @@ async def test_a_mesh_peer_is_asked_nothing(tmp_path: Path) -> None:
 async def test_a_refused_application_is_told_so_before_anybody_is_asked(tmp_path: Path, log: list[EventDict]) -> None:
     async with judged(tmp_path, http(ALLOW), "-disallow-app-names", "bad") as (server, verifier):
         told = await knock(server, app_name="bad")
-        assert told == "this relay does not take this device: the application 'bad' is not allowed here"
+        assert told == "this relay rejected this device: the application 'bad' is not allowed here"
         assert await server.sample('derper_logins_rejected{reason="app_name"}') == 1
         assert verifier.asked == []
     assert line(log, "client rejected")["reason"] == "disallowed app name 'bad'"

@@ -53,7 +53,7 @@ async def test_the_next_self_signed_certificate_is_announced(tmp_path: Path) -> 
     with capture_logs() as right_again:
         await files.look()
     for lines in (ahead, right_again):
-        assert any("ends soon" in line["event"] for line in lines), lines
+        assert any("expires soon" in line["event"] for line in lines), lines
 
 
 def test_uptime_does_not_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ async def test_another_sites_page_can_have_a_browser_change_nothing(place: str, 
         (["-admin=192.0.2.1:9090"], "needs -admin-token-file"),
         (["-admin=unix"], "RuntimeDirectory=derper"),
         (["-admin=socket"], "is not one; write"),
-        (["-admin-token-file=x"], "of no use without -admin"),
+        (["-admin-token-file=x"], "has no effect without -admin"),
     ],
 )
 def test_a_place_that_cannot_be_is_a_sentence(flags: list[str], said: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def succeeded(server: Server) -> Iterator[int]:
     """Let a successor take a running server's place; it is stopped in the end."""
     mark = server.mark()
     os.kill(server.process.pid, signal.SIGUSR2)
-    successor = int(server.logged(r"the successor serves.* pid=(\d+)", mark)[1])
+    successor = int(server.logged(r"the successor is serving.* pid=(\d+)", mark)[1])
     try:
         yield successor
     finally:
@@ -93,7 +93,7 @@ def test_a_successor_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
         settings.write_text("hoem = 'blank'")
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGUSR2)
-        server.logged("the successor did not start; this process goes on", mark)
+        server.logged("the successor did not start; this process keeps serving", mark)
         client.ping()
         with Client.join(server.door) as another:
             another.ping()
@@ -147,7 +147,7 @@ def test_two_orders_to_hand_over_start_one_successor(tmp_path: Path) -> None:
         os.kill(server.process.pid, signal.SIGUSR2)
         with Client.join(server.door) as client:
             client.ping()
-    assert int(server.logged(r"the successor serves.* pid=(\d+)")[1]) == successor
+    assert int(server.logged(r"the successor is serving.* pid=(\d+)")[1]) == successor
     assert server.process.wait(SECONDS) == 0
     with Client.join(server.door) as one, Client.join(server.door) as other:
         one.send(other.key, b"on the only server")

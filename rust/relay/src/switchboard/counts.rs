@@ -22,7 +22,7 @@ pub struct TableCounts {
     pub keys_total: usize,
     /// Keys with two or more connections.
     pub duplicate_keys: usize,
-    /// Connections of such keys.
+    /// Connections of keys with more than one connection.
     pub duplicate_connections: usize,
     /// Connections that watch.
     pub watchers: usize,

@@ -64,7 +64,7 @@ def _peer(text: str | None) -> NodePublic | None:
     try:
         return NodePublic.from_text(text) if text else None
     except ProtocolError as error:
-        raise ConfigError(f"{text} is no key ({error}); the other side says its own when it starts") from error
+        raise ConfigError(f"{text} is no key ({error}); the other side prints its key when it starts") from error
 
 
 class _Talk:

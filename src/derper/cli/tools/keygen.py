@@ -43,5 +43,5 @@ async def _make(asked: argparse.Namespace) -> int:
 
 def _write(path: Path, text: str, what: str) -> None:
     if path.exists():
-        raise ConfigError(f"{path} is there already; keys are not written over: move it away, or give another name")
+        raise ConfigError(f"{path} already exists and keys are never overwritten; move it away or choose another name")
     files.write(path, text.encode("ascii"), what)

@@ -100,7 +100,7 @@ def load(path: Path) -> frozenset[NodePublic]:
                 keys.add(NodePublic.from_text(text.decode("utf-8", "replace")))
             except ProtocolError as error:
                 raise ConfigError(
-                    f"{_WHAT} {path} have a line {number} that is none ({error}); write 'nodekey:' and 64 hex digits"
+                    f"{_WHAT} {path} have a line {number} that is invalid ({error}); write 'nodekey:' and 64 hex digits"
                 ) from error
     return frozenset(keys)
 

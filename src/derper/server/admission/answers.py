@@ -1,4 +1,4 @@
-"""What a check says of a client, and how the words of several checks become one.
+"""A check's decision about a client, and how the decisions of several checks are combined.
 
 Pure. An `Answer` has four values, because "no", "I cannot say" and "nobody was asked" mean different things: the first
 keeps a client out and puts one out that is in, the second may be passed over, and never puts anybody out. The third is
@@ -16,15 +16,15 @@ from derper.protocol.keys import NodePublic
 
 @dataclass(frozen=True, slots=True)
 class ClientIdentity:
-    """A client that has proved its key, as far as a check may want to know it."""
+    """A client that proved its key, with the facts that checks use."""
 
     key: NodePublic
     ip: str
-    was_known: bool = False  # a check has said so before, so a "no" had better be certain
+    was_known: bool = False  # a check has admitted it before
 
 
 class Decision(Enum):
-    """How a client stands with a check."""
+    """A check's decision about a client."""
 
     KNOWN = auto()
     REFUSED = auto()
@@ -46,13 +46,13 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one check, or all of them, say of a client."""
+    """The decision of one check, or of all."""
 
     decision: Decision
     reason: str = ""  # for the log; whole after "client rejected:"
-    told: str = ""  # for the client's user, without anything of our insides
-    is_waived: bool = False  # there was no answer, and the operator wants it to admit then
-    cause: Cause = Cause.NO_ANSWER  # means nothing of a client that is known
+    told: str = ""  # for the client's user, without internals
+    is_waived: bool = False  # no answer, and the operator chose to fail open
+    cause: Cause = Cause.NO_ANSWER  # without meaning for a known client
 
     @property
     def admits(self) -> bool:
@@ -61,8 +61,8 @@ class Answer:
 
     @property
     def rejection_frame(self) -> bytes:
-        """The frame that tells the client's user why it may not stay."""
-        return Health(f"this relay does not take this device: {self.told}").encode()
+        """The Health frame that shows the client's user the reason."""
+        return Health(f"this relay rejected this device: {self.told}").encode()
 
 
 KNOWN = Answer(Decision.KNOWN)
@@ -80,22 +80,22 @@ def unknown(reason: str, *, is_waived: bool = False) -> Answer:
 
 def not_asked(reason: str) -> Answer:
     """Return the answer for a client that nobody was asked about; never admits."""
-    told = "too many devices are logging in at the moment; this one tries again by itself"
+    told = "too many devices are logging in now; this device will retry by itself"
     return Answer(Decision.NOT_ASKED, f"too many logins at once: {reason}", told, cause=Cause.NOT_ASKED)
 
 
 class Check(Protocol):
-    """Something that knows clients. It bounds its own time, and never raises for what others do."""
+    """A source of decisions. It bounds its own time and never raises for another program's fault."""
 
     async def ask(self, client: ClientIdentity) -> Answer:
         """Return the decision about a client."""
 
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Close its connections and files."""
 
 
 def any_of(answers: Sequence[Answer]) -> Answer:
-    """One that knows the client is enough; who had no answer might have known it."""
+    """Combine answers of one kind: one that knows the client is enough; a missing answer is not a rejection."""
     for wanted in (lambda answer: answer.decision is Decision.KNOWN, lambda answer: answer.is_waived):
         if found := next(filter(wanted, answers), None):
             return found

@@ -151,10 +151,12 @@ class ManualFiles:
             # Whoever replaces two files leaves them at odds for a moment: only what stays so is worth a word.
             if state == self._doubtful:
                 self._seen, self._problem = state, str(error)
-                _log.error("the certificate's files have changed and cannot be used, the old one stays", reason=error)
+                _log.error(
+                    "cannot use the changed certificate files; the previous certificate is still served", reason=error
+                )
             self._doubtful = state
         else:
-            _log.info("the certificate's files have changed, serving the new one", **facts)
+            _log.info("certificate files changed; serving the new certificate", **facts)
             self._log_node()
 
     async def _see_to_the_next(self, ip: IPAddress, present: Certificate) -> None:
@@ -171,10 +173,10 @@ class ManualFiles:
             if self._due_since is not None and time.monotonic() - self._due_since >= CLOCK_SETTLES_SECONDS:
                 await self._run(self._pair.take_next)
                 facts = await self.reload()
-                _log.warning("the next self-signed certificate has taken over", **facts)
+                _log.warning("serving the next self-signed certificate", **facts)
                 return
         except ConfigError as error:
-            _log.error("the next self-signed certificate cannot be made", days_left=left.days, reason=str(error))
+            _log.error("cannot create the next self-signed certificate", days_left=left.days, reason=str(error))
             self._told = now
             return
         self._told = now
@@ -209,7 +211,7 @@ class ManualFiles:
 def pair_of(tls: Tls) -> Pair:
     """Where the certificate and its key lie: the host name without what has no place in a file name."""
     if tls.directory is None:
-        raise ConfigError("there is no directory for certificates; name one with -certdir")
+        raise ConfigError("no certificate directory is set; set one with -certdir")
     return Pair.named(tls.directory, re.sub(r"[^a-zA-Z0-9.-]", "", tls.hostname))
 
 

@@ -101,7 +101,7 @@ def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path 
             self_signed=leaf.issuer == leaf.subject,
         )
     except ValueError as error:  # fields are parsed when they are asked for
-        raise ConfigError(f"the certificate {chain_from} cannot be understood; replace the file") from error
+        raise ConfigError(f"the certificate {chain_from} cannot be parsed; replace the file") from error
 
 
 def check_leaf_is_first(
@@ -145,9 +145,9 @@ def parse_key(data: bytes, path: Path) -> PrivateKey:
     try:
         key = load_pem_private_key(block[0], password=None)
     except TypeError as error:
-        raise ConfigError(f"the private key {path} is locked with a password; store it without one") from error
+        raise ConfigError(f"the private key {path} is encrypted with a password; store it unencrypted") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"the private key {path} cannot be understood; replace the file") from error
+        raise ConfigError(f"the private key {path} cannot be parsed; replace the file") from error
     if isinstance(key, rsa.RSAPrivateKey) and not RSA_LEAST_BITS <= key.key_size <= RSA_MOST_BITS:
         raise ConfigError(
             f"the private key {path} is an RSA key of {key.key_size} bits, and TLS takes {RSA_LEAST_BITS} to "
@@ -157,7 +157,7 @@ def parse_key(data: bytes, path: Path) -> PrivateKey:
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
         return key
-    raise ConfigError(f"the private key {path} is of a kind that TLS clients do not take; use ECDSA P-256 or RSA")
+    raise ConfigError(f"the private key {path} has a type that TLS clients do not accept; use ECDSA P-256 or RSA")
 
 
 def _belongs_to(key: PrivateKey, leaf: x509.Certificate) -> bool:

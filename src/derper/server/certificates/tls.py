@@ -194,7 +194,7 @@ class Certificates:
             return
         self._warned[status.host] = now
         _log.warning(
-            "a certificate ends soon", host=status.host, ends=status.ends, days_left=round(status.left(now) / _DAY, 1),
+            "certificate expires soon", host=status.host, ends=status.ends, days_left=round(status.left(now) / _DAY, 1),
             **({"problem": status.problem} if status.problem else {}),
         )  # fmt: skip
 

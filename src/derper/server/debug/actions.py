@@ -38,7 +38,7 @@ class Actions:
 
     async def _drain(self, _request: web.Request) -> web.Response:
         """Do what SIGTERM does; asked again, end at once, as it does then."""
-        _log.info("told to drain by the operator")
+        _log.info("drain requested by the operator")
         os.kill(os.getpid(), signal.SIGTERM)
         return web.json_response({"draining": True}, status=202)
 
@@ -57,8 +57,8 @@ class Actions:
             )
         (key,) = found
         here = connected.count(key)
-        self._plane.close_key(key, "operator", "disconnected by the operator")
-        _log.info("disconnected by the operator", key=key, connections=here)
+        self._plane.close_key(key, "operator", "client disconnected by the operator")
+        _log.info("client disconnected by the operator", key=key, connections=here)
         return web.json_response({"key": str(key), "connections": here}, status=200 if here else 404)
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -67,7 +67,7 @@ class Actions:
         if len(text) > LONGEST_TEXT:
             return web.Response(status=400, text=f"text: wanted at most {LONGEST_TEXT:,} characters\n")
         self._plane.write_all(Health(text).encode())
-        _log.info("told all clients by the operator", text=text)
+        _log.info("message sent to all clients by the operator", text=text)
         return web.json_response({"text": text})
 
 

@@ -192,7 +192,7 @@ class AdminListener:
             # Read each time: a token that is taken out of the file opens nothing from that moment on.
             wanted = await asyncio.to_thread(read_token, self._admin.token_file)
         except ConfigError as error:
-            _log.error("the admin token cannot be read", reason=str(error))
+            _log.error("cannot read the admin token", reason=str(error))
             return False
         return hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), wanted)
 
@@ -253,7 +253,7 @@ def _bind_unix(path: Path) -> socket.socket:
         sock.close()
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"cannot listen on the admin socket {path} ({reason}); give a place that this user may write to"
+            f"cannot listen on the admin socket {path} ({reason}); use a path that this user may write to"
         ) from error
     return sock
 

@@ -1,6 +1,7 @@
-"""What the relay counts: each family's name, type, labels and meaning (docs/protocol/metrics.md). No numbers.
+"""The relay's metric families: name, type, labels and help (docs/protocol/metrics.md). No values.
 
-Those of bootstrap DNS, certificates, links and the process stand where they are counted; `metrics` has them all.
+Families of bootstrap DNS, certificates, links and the process are defined where they are counted; `metrics` collects
+all.
 """
 
 from typing import Final
@@ -10,48 +11,56 @@ from derper.metrics.exposition import Metric, Type
 KINDS: Final = ("disco", "other")
 
 PLAIN_COUNTERS: Final = {
-    "bytes_received": "Bytes of these packets, without headers",
+    "bytes_received": "Bytes of these packets, without frame headers",
     "packets_sent": "Packets written to clients",
-    "bytes_sent": "Bytes of these packets, without headers",
-    "packets_forwarded_out": "Packets that were to be forwarded to another node of the region",
-    "packets_forwarded_in": "Packets that another node forwarded to here",
+    "bytes_sent": "Bytes of these packets, without frame headers",
+    "packets_forwarded_out": "Packets sent for forwarding by another node of the region",
+    "packets_forwarded_in": "Packets that another node forwarded to this one",
     "got_ping": "Pings read",
     "sent_pong": "Pongs written",
-    "peer_gone_disconnected_frames": "Times that somebody was told that a peer has disconnected, watchers too",
-    "peer_gone_not_here_frames": "Times that a sender was told that nobody here has the key that it wants",
-    "multiforwarder_created": "Keys to which a second node of the region began to forward",
-    "multiforwarder_deleted": "Keys for which a single one was left again",
-    "packet_forwarder_delete_other_value": "Ways to a key that were given up when they were not in use any more",
-    "sclient_write_timeouts": "Connections closed because their peer took no bytes for `-tcp-write-timeout`",
-    "total_dup_client_conns": "Logins whose key was connected already",
-    "home_moves_in": "Clients that made this their home relay, later than 5 s after they had logged in",
-    "home_moves_out": "Clients for which it ceased to be that, in the same way",
+    "peer_gone_disconnected_frames": "PeerGone frames sent because a peer disconnected, also to watchers",
+    "peer_gone_not_here_frames": "PeerGone frames sent because the destination key is not connected here",
+    "multiforwarder_created": "Keys that gained a second forwarding node",
+    "multiforwarder_deleted": "Keys that lost their second forwarding node",
+    "packet_forwarder_delete_other_value": "Forwarders removed while another one was in use",
+    "sclient_write_timeouts": "Connections closed because their peer accepted no bytes for `-tcp-write-timeout`",
+    "total_dup_client_conns": "Logins with a key that was already connected",
+    "home_moves_in": "Clients that made this their home relay more than 5 s after login",
+    "home_moves_out": "Clients that chose another home relay more than 5 s after login",
 }
-"""Those whose names in the data plane are the metrics', without `derp_`."""
+"""Counters whose data-plane names are the metric names without `derp_`."""
 
 _GAUGES: Final = {
-    "current_connections": "Connections that are logged in, those of other nodes and second ones of a key included",
-    "current_home_connections": "Those whose client says that this is its home relay",
-    "current_notideal_connections": "Those whose client says that it would rather be at another node of the region",
-    "clients_local": "Different keys that are connected here",
-    "clients_total": "Different keys that are known in the region",
-    "clients_remote": "The difference of the two",
-    "watchers": "Connections that watch who is here",
+    "current_connections": "Logged-in connections, including mesh peers and further connections of one key",
+    "current_home_connections": "Connections whose client uses this as its home relay",
+    "current_notideal_connections": "Connections whose client prefers another node of the region",
+    "clients_local": "Distinct keys connected to this node",
+    "clients_total": "Distinct keys known in the region",
+    "clients_remote": "Distinct keys connected to other nodes of the region only",
+    "watchers": "Connections that watch clients come and go",
     "current_dup_client_keys": "Keys with more than one connection",
-    "current_dup_client_conns": "Connections of such keys",
+    "current_dup_client_conns": "Connections of keys with more than one connection",
 }
 
 _DROP_LABELS: Final = ("reason", "kind")
 
 RELAY: Final = (
-    Metric("derp_accepts", Type.COUNTER, "Connections that asked to relay, also those that then could not log in"),
-    Metric("derp_websocket_accepts", Type.COUNTER, "Those of them that speak WebSocket"),
+    Metric(
+        "derp_accepts",
+        Type.COUNTER,
+        "Connections that requested a DERP upgrade, including those that then failed to log in",
+    ),
+    Metric("derp_websocket_accepts", Type.COUNTER, "DERP upgrades over WebSocket"),
     *(Metric(f"derp_{name}", Type.GAUGE, told) for name, told in _GAUGES.items()),
-    Metric("derp_packets_received", Type.COUNTER, "Packets that clients sent; forwarded ones are not among them"),
-    Metric("derp_packets_received_kind", Type.COUNTER, "The same packets by kind: disco, other", ("kind",)),
+    Metric(
+        "derp_packets_received", Type.COUNTER, "Packets received from clients, without packets forwarded by other nodes"
+    ),
+    Metric(
+        "derp_packets_received_kind", Type.COUNTER, "Packets received from clients by kind: disco, other", ("kind",)
+    ),
     *(Metric(f"derp_{name}", Type.COUNTER, told) for name, told in PLAIN_COUNTERS.items()),
     Metric("derp_unknown_frames", Type.COUNTER, "Always 0, as in the reference"),
-    Metric("derper_unknown_frames", Type.COUNTER, "Frames of types that mean nothing here, read and thrown away"),
+    Metric("derper_unknown_frames", Type.COUNTER, "Frames of unknown types, ignored"),
     Metric(
         "derper_connections_closed_for_memory",
         Type.COUNTER,
@@ -78,19 +87,33 @@ RELAY: Final = (
         "derp_packets_dropped", Type.COUNTER, "DERP packets dropped by reason and by kind", _DROP_LABELS, has_help=True
     ),
     Metric("derp_bytes_dropped", Type.COUNTER, "DERP bytes dropped by reason and by kind", _DROP_LABELS, has_help=True),
-    Metric("derp_average_queue_duration_ms", None, "Milliseconds that packets waited in a queue, a moving average"),
+    Metric(
+        "derp_average_queue_duration_ms",
+        None,
+        "Moving average of the time that packets wait in a queue, in milliseconds",
+    ),
     Metric(
         "derp_tcp_rtt",
         Type.COUNTER,
-        "Round trips of connections as the kernel knows them, every 10 s, each in one bucket; not cumulative",
+        "Round-trip times of connections from the kernel, sampled every 10 s; buckets are not cumulative",
         ("le",),
     ),
     Metric("derp_buffered_write_frames", Type.HISTOGRAM, "Frames in one write to a client"),
-    Metric("derp_mesh_update_batch_size", Type.HISTOGRAM, "Changes in one batch to a watcher"),
+    Metric("derp_mesh_update_batch_size", Type.HISTOGRAM, "Changes in one batch sent to a watcher"),
     Metric("derp_mesh_update_loop_count", Type.HISTOGRAM, "Batches written to a watcher in a row"),
-    Metric("derp_rate_limit_per_client_bytes_per_second", None, "What a client may send a second; with `-rate-config`"),
-    Metric("derp_rate_limit_per_client_burst_bytes", None, "What may come at once beyond that; with `-rate-config`"),
-    Metric("derp_rate_limit_per_client_waited", Type.COUNTER, "Frames that had to wait for it; with `-rate-config`"),
+    Metric(
+        "derp_rate_limit_per_client_bytes_per_second",
+        None,
+        "Bytes a second that one client may send; only with `-rate-config`",
+    ),
+    Metric(
+        "derp_rate_limit_per_client_burst_bytes", None, "Burst size of one client in bytes; only with `-rate-config`"
+    ),
+    Metric(
+        "derp_rate_limit_per_client_waited",
+        Type.COUNTER,
+        "Frames delayed by the limit of one client; only with `-rate-config`",
+    ),
     Metric(
         "derper_rate_limit_total_waited",
         Type.COUNTER,
@@ -99,13 +122,18 @@ RELAY: Final = (
 )
 
 SERVER: Final = (
-    Metric("derper_tls_request_version", None, "Requests over TLS, by its version", ("version",)),
-    Metric("derper_tls_active_version", Type.GAUGE, "Those that are being served now, relaying included", ("version",)),
-    Metric("tls_listener_accepted_connections", Type.COUNTER, "Connections that the TLS listener took; with TLS"),
+    Metric("derper_tls_request_version", None, "HTTP requests over TLS by TLS version", ("version",)),
+    Metric(
+        "derper_tls_active_version",
+        Type.GAUGE,
+        "TLS connections being served, including relayed clients, by TLS version",
+        ("version",),
+    ),
+    Metric("tls_listener_accepted_connections", Type.COUNTER, "Connections accepted by the TLS listener"),
     Metric(
         "tls_listener_rejected_connections",
         Type.COUNTER,
-        "Those over `-accept-connection-limit`, closed at once; with TLS",
+        "Connections closed at accept because of `-accept-connection-limit`",
     ),
     Metric(
         "derper_connections_rejected",
@@ -138,8 +166,8 @@ SERVER: Final = (
         Type.COUNTER,
         "Log lines dropped because nobody read standard error in time, or it could not be written",
     ),
-    Metric("stun_requests", Type.COUNTER, "Datagrams to the STUN port, by what became of them", ("disposition",)),
-    Metric("stun_addrfamily", Type.COUNTER, "Good STUN requests, by the family of their sender's address", ("family",)),
-    Metric("stun_no_local_addr", Type.COUNTER, "STUN answers whose sending address the kernel had to choose"),
-    Metric("stun_kernel_drops", Type.COUNTER, "Datagrams that the kernel dropped before they were read"),
+    Metric("stun_requests", Type.COUNTER, "Datagrams received on the STUN port by disposition", ("disposition",)),
+    Metric("stun_addrfamily", Type.COUNTER, "Valid STUN requests by address family of the sender", ("family",)),
+    Metric("stun_no_local_addr", Type.COUNTER, "STUN answers sent from an address chosen by the kernel"),
+    Metric("stun_kernel_drops", Type.COUNTER, "Datagrams that the kernel dropped before the relay read them"),
 )

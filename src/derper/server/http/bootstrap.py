@@ -103,7 +103,7 @@ class BootstrapDns:
             try:
                 await self.resolve()
             except Exception:  # noqa: BLE001  a bug here may not end the rounds
-                _log.exception("this is a bug; the names are resolved again in a while")
+                _log.exception("internal error (a bug in derper); resolving the bootstrap names again later")
             await asyncio.sleep(INTERVAL)
 
     async def _addresses(self, names: Names, wanted: tuple[BootstrapName, ...], old: Answers) -> Answers:
@@ -126,7 +126,7 @@ class BootstrapDns:
             elif not isinstance(result, NetworkError):
                 raise result
             else:
-                _log.warning("a bootstrap name cannot be resolved", name=entry.name, reason=str(result))
+                _log.warning("cannot resolve a bootstrap name", name=entry.name, reason=str(result))
                 if entry.name in old:
                     answers[entry.name] = old[entry.name]
         return answers
@@ -138,7 +138,7 @@ class BootstrapDns:
             try:
                 return percent_in(await names.texts(entry.rollout_txt, LOOK_UP))
             except NetworkError as error:
-                _log.warning("a roll-out cannot be read, it stays as it was", name=entry.name, reason=str(error))
+                _log.warning("cannot read a roll-out; keeping the last percentage", name=entry.name, reason=str(error))
                 return self._percents.get(entry.name, 0)
 
         percents = await asyncio.gather(*map(of, self._unpublished_names))

@@ -36,7 +36,7 @@ async def reload_all(items: Iterable[Reload]) -> dict[str, str]:
             facts = await item.again()
         except ConfigError as error:
             failed[item.what] = str(error)
-            _log.error("not reloaded, the old one stays", what=item.what, reason=str(error))
+            _log.error("reload failed; the previous state stays in force", what=item.what, reason=str(error))
         else:
             _log.info("reloaded", what=item.what, **facts)
     return failed

@@ -45,9 +45,9 @@ async def start(sockets: Mapping[str, socket]) -> int | None:
             with suppress(ProcessLookupError):
                 os.kill(successor, signal.SIGKILL)
     if serves:
-        _log.info("the successor serves", pid=successor)
+        _log.info("the successor is serving", pid=successor)
         return successor
-    _log.error("the successor did not start; this process goes on", pid=successor)
+    _log.error("the successor did not start; this process keeps serving", pid=successor)
     await asyncio.to_thread(os.waitpid, successor, 0)
     return None
 

@@ -40,7 +40,7 @@ class Supervisor:
             try:
                 sock.sendto("\n".join(states).encode(), address)
             except OSError as error:
-                _log.warning("the service manager does not listen", reason=error.strerror)
+                _log.warning("cannot notify the service manager", reason=error.strerror)
 
     def ready(self) -> None:
         """Notify the service manager, and a predecessor, that clients are served."""
@@ -74,6 +74,6 @@ class Supervisor:
         stuck = [shard for shard, (now, then) in enumerate(zip(ticks, before, strict=False)) if now == then]
         self._ticks = ticks
         if stuck:
-            _log.error("a shard does not tick; the service manager gets no sign of life", shards=stuck)
+            _log.error("a shard is stuck; not sending the watchdog notification", shards=stuck)
         else:
             self.tell("WATCHDOG=1")

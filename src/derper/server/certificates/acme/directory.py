@@ -185,7 +185,7 @@ def _signing(key: PrivateKey) -> tuple[JWK, JWASignature]:
         return JWKEC(key=key), _CURVES[key.curve.name]
     if isinstance(key, rsa.RSAPrivateKey):
         return JWKRSA(key=key), RS256
-    raise ConfigError("the key of the ACME account is of a kind that CAs do not take; ECDSA P-256 or RSA is wanted")
+    raise ConfigError("the key of the ACME account has a type that CAs do not accept; use ECDSA P-256 or RSA")
 
 
 @contextlib.contextmanager

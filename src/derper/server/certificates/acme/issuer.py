@@ -61,7 +61,7 @@ class Issuer:
     def __init__(self, config: Config, show: Show, tokens: Tokens | None, clock: Clock) -> None:
         directory = config.tls.directory
         if directory is None:
-            raise ConfigError("there is no directory for certificates; name one with -certdir")
+            raise ConfigError("no certificate directory is set; set one with -certdir")
         self._config = config
         self._tls = config.tls
         store = Store(directory)
@@ -86,7 +86,7 @@ class Issuer:
         if manager.never_orders:
             _log.error(manager.never_orders)
         elif manager.certificate is None:
-            _log.warning("there is no certificate yet: handshakes fail until the CA has issued one", host=host)
+            _log.warning("no certificate yet: TLS handshakes fail until the CA issues one", host=host)
 
     def start(self) -> None:
         """Order and renew from now on."""
@@ -138,7 +138,7 @@ class Issuer:
         return self._tls.acme.ip_certificates and self._tls.mode is CertMode.LETSENCRYPT
 
     def _has_room(self) -> bool:
-        """See that one more fits, in the place of one that never got a certificate if need be."""
+        """See that one more fits, in the place of one that never certificate issued if need be."""
         on_demand = [manager for manager in self._managers.values() if manager.on_demand]
         if len(on_demand) < MOST_ON_DEMAND:
             return True
@@ -149,7 +149,7 @@ class Issuer:
             return True
         if not self._full:
             self._full = True
-            _log.warning("clients ask for more hosts than certificates are ordered for", most=MOST_ON_DEMAND)
+            _log.warning("clients request more hosts than certificates are ordered for", most=MOST_ON_DEMAND)
         return False
 
 
@@ -279,7 +279,7 @@ class HostManager:
         self._unsaved = issued
         self._wait(min(renewal.LEAST_GAP, self._life / 6))
         await self._save()
-        _log.info("got a certificate", host=self.host, ends=self.certificate and self.certificate.ends)
+        _log.info("certificate issued", host=self.host, ends=self.certificate and self.certificate.ends)
 
     @property
     def _life(self) -> timedelta:
@@ -314,7 +314,7 @@ class HostManager:
         if self.certificate is None:
             self._is_wanted = not self.on_demand
         _log.error(
-            "no certificate could be had from the CA", host=self.host, reason=self._problem,
+            "certificate order failed", host=self.host, reason=self._problem,
             again_in=f"{pause.total_seconds():.0f} s",
             **({"the_present_one_ends": self.certificate.ends} if self.certificate else {}),
         )  # fmt: skip
@@ -330,11 +330,11 @@ class HostManager:
             leaf = DER_cert_to_PEM_cert(self.certificate.chain[0])
             suggested, again = await self._shared.orders.suggestion(leaf.encode())
         except (OrderError, ConfigError, TimeoutError) as error:
-            _log.info("the CA says nothing of renewal", host=self.host, reason=str(error))
+            _log.info("cannot fetch renewal information from the CA", host=self.host, reason=str(error))
             self._ask_at = now + ASK_AGAIN
             return
         if suggested != self._suggested:
-            _log.debug("the CA suggests when to renew", host=self.host, at=suggested)
+            _log.debug("the CA suggests a renewal time", host=self.host, at=suggested)
         self._suggested = suggested
         self._ask_at = min(max(again, now + renewal.FIRST_RETRY), now + MOST_APART)
 
@@ -347,7 +347,7 @@ class HostManager:
             await self._on_disk(partial(store.save, self.host, issued.key, issued.chain))
         except ConfigError as error:
             self._problem = str(error)
-            _log.error("the new certificate is served, but not kept", host=self.host, reason=self._problem)
+            _log.error("the new certificate is served but cannot be stored", host=self.host, reason=self._problem)
         else:
             self._unsaved, self._problem = None, ""
 
@@ -355,7 +355,7 @@ class HostManager:
         try:
             return await self._shared.disk.run(call, DISK_SECONDS)
         except TimeoutError:
-            raise ConfigError("the certificate directory is too slow") from None
+            raise ConfigError("reading the certificate directory timed out") from None
 
 
 def _solvers(config: Config, show: Show, tokens: Tokens | None) -> list[ChallengeSolver]:

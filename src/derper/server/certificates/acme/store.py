@@ -44,7 +44,7 @@ class Store:
                 return None
             certificate = pem.load(certificate_path, key_path, host)
         except (ConfigError, OSError) as error:
-            _log.warning("the certificate that was kept is of no use", host=host, reason=str(error))
+            _log.warning("the stored certificate is unusable", host=host, reason=str(error))
             return None
         return certificate
 
