@@ -14,7 +14,7 @@ const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
 
 impl ConnId {
     /// The name that no connection ever has.
-    pub const NOBODY: Self = Self(0);
+    pub const NONE: Self = Self(0);
 
     /// A name as it came over the seam; any number will do, a wrong one merely names nobody.
     #[must_use]
@@ -149,7 +149,7 @@ mod tests {
         let here = slots.insert(());
         let there = ConnId::new(1, here.generation(), here.slot() as u32);
         assert_eq!(slots.get(there), None);
-        assert_eq!(slots.get(ConnId::NOBODY), None);
+        assert_eq!(slots.get(ConnId::NONE), None);
         assert_eq!(slots.get(ConnId::from_u64(u64::MAX)), None);
     }
 
@@ -159,6 +159,6 @@ mod tests {
         let id = slots.insert(());
         slots.slots[id.slot()].generation = GENERATION_MASK as u32;
         slots.free.push(0);
-        assert_ne!(slots.insert(()), ConnId::NOBODY);
+        assert_ne!(slots.insert(()), ConnId::NONE);
     }
 }

@@ -139,7 +139,7 @@ mod interleavings {
 
     fn batch(mark: u8) -> Batch<()> {
         let mut batch = Batch::default();
-        batch.post(&RoutedPacket { to: ConnId::NOBODY, key: &[0; 32], from: &[0; 32], packet: &[mark] });
+        batch.post(&RoutedPacket { to: ConnId::NONE, key: &[0; 32], from: &[0; 32], packet: &[mark] });
         batch
     }
 

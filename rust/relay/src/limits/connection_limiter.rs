@@ -46,7 +46,7 @@ impl ConnectionLimiter {
     pub(crate) fn permit(self: &Arc<Self>) -> Box<Permit> {
         Box::new(Permit {
             limiter: Arc::clone(self),
-            id: ConnId::NOBODY,
+            id: ConnId::NONE,
             place: Place::None,
             quiet_until: 0,
             origin: None,

@@ -4,7 +4,7 @@
 
 use crate::shard::conn::NEVER;
 
-/// What takes up half of this is told.
+/// What takes up half of this is reported.
 const SPAN: u64 = 10_000;
 
 /// How a span is going.
@@ -15,22 +15,22 @@ pub(crate) struct DutyCycle {
     /// Milliseconds of it that were taken up, those until `until` included.
     taken: u64,
     until: u64,
-    /// Somebody was told that it goes on.
-    told: bool,
+    /// Somebody was reported that it goes on.
+    reported: bool,
 }
 
 impl Default for DutyCycle {
     fn default() -> Self {
-        Self { since: NEVER, taken: 0, until: 0, told: false }
+        Self { since: NEVER, taken: 0, until: 0, reported: false }
     }
 }
 
 /// What a look at the end of a span found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Finding {
-    /// It goes on, and nobody was told.
+    /// It goes on, and nobody was reported.
     Begun,
-    /// It is over, and somebody was told that it went on.
+    /// It is over, and somebody was reported that it went on.
     Over,
 }
 
@@ -45,7 +45,7 @@ impl DutyCycle {
     }
 
     /// Gives back what was taken up and has not passed yet.
-    pub(crate) fn give_back(&mut self, now: u64) {
+    pub(crate) fn release_future(&mut self, now: u64) {
         self.taken -= self.until.saturating_sub(now).min(self.taken);
         self.until = self.until.min(now);
     }
@@ -56,24 +56,24 @@ impl DutyCycle {
     }
 
     /// Looks whether the span is over and what it was.
-    pub(crate) fn look(&mut self, now: u64) -> Option<Finding> {
+    pub(crate) fn check(&mut self, now: u64) -> Option<Finding> {
         if now < self.due() {
             return None;
         }
         let ahead = self.until.saturating_sub(now).min(self.taken);
-        let is_strained = 2 * (self.taken - ahead) >= now - self.since;
+        let is_impaired = 2 * (self.taken - ahead) >= now - self.since;
         self.since = if self.taken == 0 { NEVER } else { now };
         self.taken = ahead;
-        match (is_strained, self.told) {
+        match (is_impaired, self.reported) {
             (true, false) => Some(Finding::Begun),
             (false, true) => Some(Finding::Over),
             _ => None,
         }
     }
 
-    /// Remembers what somebody was told; whether that is something new.
-    pub(crate) fn tell(&mut self, goes_on: bool) -> bool {
-        std::mem::replace(&mut self.told, goes_on) != goes_on
+    /// Remembers what somebody was reported; whether that is something new.
+    pub(crate) fn set_reported(&mut self, reported: bool) -> bool {
+        std::mem::replace(&mut self.reported, reported) != reported
     }
 }
 
@@ -88,13 +88,13 @@ mod tests {
         for second in 1..=10 {
             duty_cycle.take(second * 1_000, second * 1_000 + 500);
         }
-        assert_eq!(duty_cycle.look(10_999), None);
-        assert_eq!(duty_cycle.look(11_000), Some(Finding::Begun));
-        assert!(duty_cycle.tell(true) && !duty_cycle.tell(true));
+        assert_eq!(duty_cycle.check(10_999), None);
+        assert_eq!(duty_cycle.check(11_000), Some(Finding::Begun));
+        assert!(duty_cycle.set_reported(true) && !duty_cycle.set_reported(true));
         duty_cycle.take(12_000, 16_000);
-        assert_eq!(duty_cycle.look(duty_cycle.due()), Some(Finding::Over));
-        assert!(duty_cycle.tell(false));
-        assert_eq!(duty_cycle.look(duty_cycle.due()), None);
+        assert_eq!(duty_cycle.check(duty_cycle.due()), Some(Finding::Over));
+        assert!(duty_cycle.set_reported(false));
+        assert_eq!(duty_cycle.check(duty_cycle.due()), None);
         assert_eq!(duty_cycle.due(), NEVER);
     }
 
@@ -103,9 +103,9 @@ mod tests {
         let mut duty_cycle = DutyCycle::default();
         duty_cycle.take(0, 60_000);
         for look in 1..=6 {
-            assert_eq!(duty_cycle.look(look * 10_000), Some(Finding::Begun));
+            assert_eq!(duty_cycle.check(look * 10_000), Some(Finding::Begun));
         }
-        assert_eq!(duty_cycle.look(70_000), None);
+        assert_eq!(duty_cycle.check(70_000), None);
     }
 
     #[test]
@@ -114,9 +114,9 @@ mod tests {
         for at in 0..4_000 {
             duty_cycle.take(at, at + 900);
         }
-        assert_eq!(duty_cycle.look(10_000), None);
+        assert_eq!(duty_cycle.check(10_000), None);
         duty_cycle.take(10_000, 30_000);
-        duty_cycle.give_back(10_001);
-        assert_eq!(duty_cycle.look(20_000), None);
+        duty_cycle.release_future(10_001);
+        assert_eq!(duty_cycle.check(20_000), None);
     }
 }

@@ -14,25 +14,25 @@ use crate::tls::session::Session;
 
 use super::Shard;
 
-/// How long nothing is accepted after the system had no descriptor or memory for a connection.
+/// Milliseconds without accepting after the system had no descriptor or memory for a connection.
 const ACCEPT_PAUSE: u64 = 1_000;
-/// How long nothing is accepted while Python has too much to read already.
+/// Milliseconds without accepting while too many events wait for Python.
 const BACKLOG_PAUSE: u64 = 50;
-/// Events that may wait for Python before nothing more is accepted.
+/// Events waiting for Python above which nothing more is accepted.
 const EVENT_BACKLOG: usize = 32_768;
 /// Connections accepted in one tick.
 const ACCEPTS_A_TICK: usize = 32;
-/// How long nothing is accepted, at most, while no connection before login may be evicted: a place may get free.
+/// Maximum milliseconds without accepting while no pending connection may be evicted: a place may become free.
 const ROOM_PAUSE: u64 = 50;
-/// How long nothing is accepted after connections of other shards were evicted for want of descriptors.
+/// Milliseconds without accepting after connections of other shards were evicted for lack of descriptors.
 const EVICTION_PAUSE: u64 = 5;
-/// Connections that are evicted at once for want of descriptors: the other shards close them one after the other.
+/// Connections evicted at once for lack of descriptors: the other shards close them one after the other.
 const EVICTIONS_AT_ONCE: usize = 8;
 
 impl<N: Net> Shard<N> {
     pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
         let watched = self.net.listen(id, &listener);
-        // Kept even if it cannot be watched now: it is tried again.
+        // Kept even if it cannot be watched now: the shard tries again later.
         self.listeners.insert(id, listener);
         if let Err(error) = watched {
             self.accept_failed(&error);
@@ -53,7 +53,7 @@ impl<N: Net> Shard<N> {
         let mut spare = self.net.spare_descriptors();
         if spare == 0 {
             let Some(evicted) = self.evict_for_descriptors() else {
-                // New connections are the kernel's until there is room again.
+                // New connections wait in the kernel until there is room again.
                 return self.accept_failed(&io::Error::from(rustix::io::Errno::MFILE));
             };
             spare = evicted;
@@ -83,7 +83,7 @@ impl<N: Net> Shard<N> {
                     if listener.tls {
                         self.counters().tls_connections_accepted.add(1);
                     }
-                    // Fails for one that was reset meanwhile.
+                    // This fails for a connection that was reset meanwhile.
                     let Ok(local) = stream.local() else { continue };
                     let stage = match listener.tls {
                         tls if is_proxy => Stage::Proxy { tls, per_ip: listener.per_ip },
@@ -98,7 +98,7 @@ impl<N: Net> Shard<N> {
                     self.take_place(id, (!stands_for_many).then(|| remote.ip()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Whoever was next in line has given up already.
+                // The connection was aborted before it was accepted.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -109,7 +109,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Counts a connection among those before login. If they are too many now, another one makes room.
+    /// Counts a pending connection. If there are too many now, another one is evicted.
     fn take_place(&mut self, id: ConnId, ip: Option<IpAddr>) {
         let now = self.now;
         let permit = self.conns.get_mut(id).and_then(|conn| conn.permit.as_mut());
@@ -118,8 +118,8 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Evicts connections before login because no descriptor is left; how many there are now. `None`: none may be
-    /// evicted.
+    /// Evicts pending connections because no descriptor is left. Returns the number of free descriptors afterwards.
+    /// `None`: no connection may be evicted.
     fn evict_for_descriptors(&mut self) -> Option<usize> {
         let mut spare = None;
         for _ in 0..EVICTIONS_AT_ONCE {
@@ -133,7 +133,7 @@ impl<N: Net> Shard<N> {
         spare
     }
 
-    /// Closes a connection that was taken off the count to make room, on the shard where it lives.
+    /// Closes a connection that the limiter chose for eviction, on the shard where it lives.
     fn evict(&mut self, victim: ConnId) {
         if victim.shard() == self.index {
             self.end_evicted(victim);
@@ -144,13 +144,14 @@ impl<N: Net> Shard<N> {
 
     /// Closes an evicted connection, unless it has logged in meanwhile.
     pub(super) fn end_evicted(&mut self, id: ConnId) {
-        if self.conns.get(id).is_some_and(|conn| !conn.speaks_derp()) {
+        if self.conns.get(id).is_some_and(|conn| !conn.is_derp()) {
             self.counters().connections_evicted.add(1);
             self.finish(id, Reason::with("evicted", "to make room: too many connections had not logged in"));
         }
     }
 
-    /// Stops accepting for a while: no descriptors or no memory, and polling on would only burn time.
+    /// Stops accepting for a while: there are no descriptors or no memory, and further attempts would only use CPU
+    /// time.
     fn accept_failed(&mut self, error: &io::Error) {
         self.pause_accepting(ACCEPT_PAUSE);
         self.events.push(Event::AcceptFailed { shard: self.index, error: error.to_string() });
@@ -171,9 +172,9 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Shakes hands, as a client, with another node.
+    /// Begins the TLS handshake, as a client, with another node.
     pub(super) fn dial(&mut self, token: u64, socket: OwnedFd, remote: SocketAddr, session: Box<Session>) {
-        let mut id = ConnId::NOBODY;
+        let mut id = ConnId::NONE;
         match self.net.take_over(socket) {
             Ok(stream) => {
                 let local = stream.local().unwrap_or(remote);
@@ -184,9 +185,9 @@ impl<N: Net> Shard<N> {
             Err(error) => self.accept_failed(&error),
         }
         self.events.push(Event::Dialled { token, conn: id });
-        // The client speaks first.
+        // The client writes first.
         self.in_a_slice(|shard| {
-            let result = shard.greet(id, Vec::new());
+            let result = shard.begin_handshake(id, Vec::new());
             shard.conclude(id, result);
         });
     }
@@ -201,7 +202,7 @@ impl<N: Net> Shard<N> {
         if let Err(error) = watched {
             self.conns.remove(id);
             self.accept_failed(&error);
-            return ConnId::NOBODY;
+            return ConnId::NONE;
         }
         self.arm(id);
         id

@@ -5,20 +5,20 @@ use crate::io::epoll::Net;
 use crate::messages::{Event, Reason};
 use crate::shard::conn::{Ends, Stage, Transport};
 use crate::tls::certificates::Choice;
-use crate::tls::client_hello::{Heard, hear};
+use crate::tls::client_hello::{Parsed, parse_records};
 use crate::tls::session::{MAX_PARTIAL, Session};
-use crate::wire::proxy::{self, Told};
+use crate::wire::proxy::{self, Header};
 
 use super::Shard;
 
-/// What a web browser or a probe gets that speaks HTTP where TLS is spoken.
+/// The answer to an HTTP request on a TLS port.
 const PLAIN_HTTP_ON_TLS: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
 /// The fatal alert `unrecognized_name` (RFC 6066, 3), as a record.
 const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
 impl<N: Net> Shard<N> {
-    /// Believes a proxy whom it stands for, once it has said so, and goes on with what comes behind that.
+    /// Applies the PROXY header once it is whole, and continues with the bytes after it.
     pub(super) fn read_proxy_header(
         &mut self,
         id: ConnId,
@@ -27,9 +27,9 @@ impl<N: Net> Shard<N> {
     ) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let (len, ends) = match proxy::read(&conn.input) {
-            Told::Part => return Ok(()),
-            Told::Wrong(why) => return Err(Reason::with("proxy_header", why)),
-            Told::Whole(len, ends) => (len, ends),
+            Header::Part => return Ok(()),
+            Header::Wrong(why) => return Err(Reason::with("proxy_header", why)),
+            Header::Whole(len, ends) => (len, ends),
         };
         conn.input.drain(..len);
         conn.is_anonymous = ends.is_none();
@@ -42,7 +42,7 @@ impl<N: Net> Shard<N> {
             if let (Some(most), Some(permit)) = (per_ip, &mut conn.permit)
                 && !permit.come_from(remote.ip(), most)
             {
-                // As those who come without a proxy, it is let go without a word.
+                // As without a proxy, the connection is dropped without an answer.
                 self.remove(id);
                 self.counters().connections_rejected_per_ip.add(1);
                 return Ok(());
@@ -51,7 +51,7 @@ impl<N: Net> Shard<N> {
         self.advance(id)
     }
 
-    /// Ends a connection that says it is a proxy's and comes from none.
+    /// Ends a connection that begins with a PROXY header but does not come from a proxy.
     pub(super) fn refuse_proxy_header(&mut self, id: ConnId) {
         self.close(id, Reason::with("proxy_header", "from an address that is no proxy's"));
     }
@@ -75,10 +75,10 @@ impl<N: Net> Shard<N> {
             return Ok(());
         }
         let certificates = &self.shared.certificates;
-        let config = match hear(&conn.input) {
-            Heard::Part if conn.input.len() <= MAX_PARTIAL => return Ok(()),
-            Heard::Part | Heard::Strange => certificates.judge(),
-            Heard::Whole(hello) => match certificates.choose(hello.clone(), conn.local.ip(), now) {
+        let config = match parse_records(&conn.input) {
+            Parsed::Part if conn.input.len() <= MAX_PARTIAL => return Ok(()),
+            Parsed::Part | Parsed::Invalid => certificates.judge(),
+            Parsed::Whole(hello) => match certificates.choose(hello.clone(), conn.local.ip(), now) {
                 Choice::Serve(config) => config,
                 Choice::Refuse(missing) => {
                     self.events.extend(missing.map(Event::Unserved));
@@ -93,6 +93,6 @@ impl<N: Net> Shard<N> {
         conn.transport = Transport::Tls(Box::new(session));
         conn.stage = Stage::Handshake;
         let first = std::mem::take(&mut conn.input);
-        self.greet(id, first)
+        self.begin_handshake(id, first)
     }
 }

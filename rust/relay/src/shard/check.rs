@@ -11,7 +11,7 @@ use crate::shard::mailbox::Batch;
 use super::send::LINK_DEPTH;
 use super::{BODY_CREDIT, Shard};
 
-/// What a shard holds.
+/// Numbers of things on a shard.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct InvariantCounts {
     /// Connections, logged in or not.
@@ -24,13 +24,13 @@ pub struct InvariantCounts {
     pub queued_disco: usize,
     /// Other packets that wait for a socket.
     pub queued_other: usize,
-    /// Bytes of memory that is held for what waits for sockets.
+    /// Bytes of memory of all outboxes.
     pub waiting_bytes: usize,
-    /// Connections that are counted as not logged in.
+    /// Connections counted as pending.
     pub pending: usize,
-    /// Connections that watch.
+    /// Connections of watchers.
     pub watchers: usize,
-    /// Destinations that senders are remembered to have.
+    /// Routes of all senders.
     pub routes: usize,
     /// Hints in the timer wheel.
     pub hints: usize,
@@ -52,10 +52,10 @@ impl AddAssign for InvariantCounts {
 }
 
 impl<N: Net> Shard<N> {
-    /// Counts what is here.
+    /// Checks all invariants, and counts what the shard holds.
     ///
     /// # Panics
-    /// When something does not hold.
+    /// If an invariant does not hold.
     pub(crate) fn check(&self) -> InvariantCounts {
         let dirty = self.conns.ids().filter(|id| self.conns.get(*id).is_some_and(|conn| conn.dirty)).count();
         assert!(dirty <= self.dirty.len(), "a connection was forgotten that has something to be written");
@@ -144,7 +144,7 @@ impl<N: Net> Shard<N> {
 impl<S> Conn<S> {
     fn check(&self, id: ConnId) {
         if self.dirty {
-            // The next tick writes it out, and makes the rest agree with that.
+            // The next tick writes its outbox, and then the rest agrees again.
             return;
         }
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());

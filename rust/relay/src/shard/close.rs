@@ -13,7 +13,7 @@ use crate::wire::websocket;
 use super::Shard;
 use super::turn::{DEPARTURE, NOTICE};
 
-/// How long a connection that has been answered may take to read it and to close.
+/// Milliseconds that an answered peer has for reading the answer and closing.
 const LINGER: u64 = 2_000;
 
 impl<S> Conn<S> {
@@ -24,7 +24,7 @@ impl<S> Conn<S> {
 }
 
 impl<N: Net> Shard<N> {
-    /// Closes a connection after what it has to be told has left. Its key is free at once, and its packets are lost.
+    /// Closes a connection after its control frames are written. Its key is free at once, and its packets are dropped.
     pub(super) fn close(&mut self, id: ConnId, reason: Reason) {
         if self.conns.get(id).is_none_or(|conn| conn.is_closing()) {
             return;
@@ -34,14 +34,14 @@ impl<N: Net> Shard<N> {
         }
         let ending = self.leave(id, reason);
         self.enter(id, Stage::Closing(ending), self.shared.settings.setup_timeout);
-        // Nothing more is expected of it, so it is the first to make room.
+        // Its work is done, so it is the first to be evicted.
         self.step(id, Phase::Opening);
         self.flush(id);
         self.close_if_written(id);
         self.settle(id);
     }
 
-    /// Goes from writing to lingering once everything is written.
+    /// Moves from writing to lingering after everything is written.
     pub(super) fn close_if_written(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Stage::Closing(ending) = &conn.stage else { return };
@@ -49,7 +49,7 @@ impl<N: Net> Shard<N> {
             return;
         }
         let ending = ending.clone();
-        conn.say_goodbye();
+        conn.write_end();
         conn.input = Vec::new();
         self.enter(id, Stage::Lingering(ending), LINGER);
         self.settle(id);
@@ -66,13 +66,13 @@ impl<N: Net> Shard<N> {
         let ending = self.leave(id, reason);
         let Some(mut conn) = self.remove(id) else { return };
         if !conn.blocked && !matches!(conn.stage, Stage::Lingering(_)) {
-            conn.say_goodbye();
+            conn.write_end();
         }
         let Ending { reason, key, totals } = ending;
         self.events.push(Event::Closed { conn: id, remote: conn.remote, key, reason, totals });
     }
 
-    /// Takes a connection, with what waits for it, from this shard.
+    /// Removes a connection, with its outbox, from this shard.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Box<Conn<N::Stream>>> {
         let mut conn = self.conns.remove(id)?;
         if let Some(outbox) = &mut conn.outbox {
@@ -81,7 +81,7 @@ impl<N: Net> Shard<N> {
         Some(conn)
     }
 
-    /// Takes a connection out of the region, if it was in it. A connection that is closing already keeps its reason.
+    /// Removes a connection from the region, if it was in it. A connection that is closing already keeps its reason.
     fn leave(&mut self, id: ConnId, reason: Reason) -> Ending {
         let mut ending = Ending { reason, key: None, totals: Totals::default() };
         let Some(conn) = self.conns.get_mut(id) else { return ending };
@@ -96,11 +96,11 @@ impl<N: Net> Shard<N> {
                     self.stop_watching(id);
                 }
                 self.unregister(id, &switched.member.key, switched.last_route);
-                self.lose_packets(id, &switched.member.key);
+                self.drop_packets(id, &switched.member.key);
             }
             Stage::Linked(linked) => {
                 self.lost_links.push_back((id, linked.keys.into_iter()));
-                self.lose_packets(id, &[0; 32]);
+                self.drop_packets(id, &[0; 32]);
             }
             Stage::Closing(earlier) => ending = earlier,
             Stage::Lingering(earlier) => {
@@ -112,17 +112,18 @@ impl<N: Net> Shard<N> {
         ending
     }
 
-    /// Takes a connection out of its key's set. With the last one the key leaves this node, maybe the region.
+    /// Removes a connection from its key's set. With the last connection, the key leaves this node, and maybe the
+    /// region.
     ///
-    /// `last_route` is the one that its last packet took.
+    /// `last_route` is the index of the route that its last packet took.
     pub(super) fn unregister(&mut self, id: ConnId, key: &Key, last_route: usize) {
         let index = self.local_by_key.get(key).copied();
-        let mut heir = ConnId::NOBODY;
+        let mut next_active = ConnId::NONE;
         if let Some(local) = index.and_then(|index| self.locals[index].as_mut()) {
             local.connections.remove(id);
-            heir = local.connections.last().unwrap_or(heir);
+            next_active = local.connections.last().unwrap_or(next_active);
         }
-        let left = self.shared.switchboard.release(key, heir);
+        let left = self.shared.switchboard.release(key, next_active);
         let (Some(index), true) = (index, left != Left::Here) else { return };
         let Some(local) = self.locals[index].take() else { return };
         self.free_locals.push(index);
@@ -131,24 +132,24 @@ impl<N: Net> Shard<N> {
         self.shared.switchboard.remember_partners(key, local.routes.latest(last_route));
         self.announce(key);
         if left == Left::Elsewhere {
-            // Another node has it now: who was sent its packets hears of it when that one loses it, too.
-            for to in local.routes.told() {
+            // Another node has the key now. Its receivers are notified when that node loses it, too.
+            for to in local.routes.receivers() {
                 self.note_remote(key, to);
             }
             return;
         }
-        for to in local.routes.told() {
-            self.tell_gone_anywhere(to, key);
+        for to in local.routes.receivers() {
+            self.notify_gone(to, key);
             self.turn.spend_on_departure(NOTICE);
         }
         self.left_region(key);
     }
 
-    /// Drops all that waits for a connection that is about to leave, whose last words nobody will read.
-    pub(super) fn lose_outbox(&mut self, id: ConnId, key: &Key) {
-        self.lose_packets(id, key);
+    /// Drops everything that waits for a connection that is about to end, as the peer will not read it.
+    pub(super) fn drop_outbox(&mut self, id: ConnId, key: &Key) {
+        self.drop_packets(id, key);
         if let Some(conn) = self.conns.get_mut(id) {
-            // `blocked` stays: half a record may have left, and then nothing can be said.
+            // `blocked` stays set: half a record may have left, and then nothing can follow it.
             if let Some(mut outbox) = conn.outbox.take() {
                 outbox.uncount(&mut self.queued);
             }
@@ -156,7 +157,7 @@ impl<N: Net> Shard<N> {
     }
 
     /// Drops the packets that wait for a connection that has left.
-    fn lose_packets(&mut self, id: ConnId, key: &Key) {
+    fn drop_packets(&mut self, id: ConnId, key: &Key) {
         let Some(mut outbox) = self.conns.get_mut(id).and_then(|conn| conn.outbox.take()) else { return };
         for disco in [true, false] {
             while let Some(len) = outbox.queue_mut(disco).drop_oldest() {
@@ -164,15 +165,15 @@ impl<N: Net> Shard<N> {
             }
         }
         if let Some(conn) = self.conns.get_mut(id) {
-            // Nothing waits for the socket any more, so nothing can be late.
+            // An empty outbox ends the write timeout.
             conn.blocked &= !outbox.is_empty();
-            outbox.give_back();
+            outbox.release_unused();
             outbox.recount(&mut self.queued);
             conn.outbox = Some(outbox);
         }
     }
 
-    /// Ends every connection, as the shard's last act.
+    /// Ends every connection when the shard stops.
     pub(crate) fn close_all(&mut self) {
         self.turn.end_all();
         for id in self.conns.ids().collect::<Vec<_>>() {
@@ -185,17 +186,17 @@ impl<N: Net> Shard<N> {
 }
 
 impl<S: Stream> Conn<S> {
-    /// Tells the peer, through every layer, that nothing more comes.
-    fn say_goodbye(&mut self) {
-        let mut words = Vec::new();
+    /// Writes the end of the stream in each layer: WebSocket, TLS, TCP.
+    fn write_end(&mut self) {
+        let mut bytes = Vec::new();
         if self.websocket.is_some() {
-            websocket::append_close(&mut words, websocket::NORMAL);
+            websocket::append_close(&mut bytes, websocket::NORMAL);
         }
         if let Transport::Tls(session) = &mut self.transport {
-            words = session.seal_last(&words);
+            bytes = session.seal_last(&bytes);
         }
-        // The connection ends whether or not there is room for this.
-        let _ = self.stream.write(&[std::io::IoSlice::new(&words)]);
+        // The connection ends whether or not the socket has room for this.
+        let _ = self.stream.write(&[std::io::IoSlice::new(&bytes)]);
         self.stream.finish();
         self.deadline = NEVER;
     }

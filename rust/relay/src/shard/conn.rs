@@ -26,17 +26,17 @@ use crate::tls::session::Session;
 use crate::wire::frame::Key;
 use crate::wire::websocket;
 
-/// A time that never comes.
+/// A time that is never reached.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// What lies between the socket and the bytes that mean something.
+/// The encryption between the socket and the connection's bytes.
 pub(crate) enum Transport {
     Plain,
     Tls(Box<Session>),
 }
 
 impl Transport {
-    /// The certificates of a node that we dialled, to be asked once; none where the other end dialled us.
+    /// Returns the certificates of a node that we dialled, once; `None` if the other end dialled us.
     pub(crate) fn dialled_chain(&mut self) -> Option<Vec<Vec<u8>>> {
         match self {
             Self::Tls(session) => session.dialled_chain(),
@@ -44,12 +44,12 @@ impl Transport {
         }
     }
 
-    /// Whether this is TLS for the check of an ACME server, and for nothing else.
+    /// Whether this TLS session serves an ACME server's challenge only.
     pub(crate) fn is_challenge(&self) -> bool {
         matches!(self, Self::Tls(session) if session.protocol() == Some(ACME_TLS_1))
     }
 
-    /// "1.2" or "1.3", or none without TLS.
+    /// "1.2" or "1.3"; `None` without TLS.
     pub(crate) fn tls_version(&self) -> Option<&'static str> {
         match self {
             Self::Tls(session) => session.version(),
@@ -58,14 +58,14 @@ impl Transport {
     }
 }
 
-/// Between whom a connection is.
+/// The two addresses of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ends {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
 }
 
-/// How a connection ends: why, and what it was until then.
+/// Why a connection ends, and its key and totals until then.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     pub(crate) reason: Reason,
@@ -74,32 +74,32 @@ pub(crate) struct Ending {
     pub(crate) totals: Totals,
 }
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Debug)]
 pub(crate) enum Stage {
-    /// A proxy's word is being collected of whom it stands for; then comes TLS, or a request head.
+    /// Reading the PROXY header. TLS or a request head follows.
     Proxy { tls: bool, per_ip: Option<u32> },
-    /// A TLS client's first message is being collected; there is no session yet.
+    /// Reading a TLS client's first message; there is no session yet.
     ClientHello,
-    /// TLS is being agreed on.
+    /// Negotiating TLS.
     Handshake,
-    /// A request head is being collected; so many bytes of it hold no end.
+    /// Reading a request head; the first `scanned` bytes contain no terminator.
     Head { scanned: usize },
-    /// Python has the floor: nothing is read. There is a deadline only once the peer has said that it sends no more.
+    /// Parked for Python: nothing is read. A deadline is set only once the peer has ended its stream.
     Parked,
-    /// One frame of at most so many payload bytes is being collected.
+    /// Reading one frame of at most `most` payload bytes.
     Frame { most: usize },
-    /// So many bytes are still to be handed over as they come; `unused` of those handed over were not used yet.
+    /// Handing over a body: `left` bytes are still to come. Python has not used `unused` bytes yet.
     Body { left: u64, unused: usize },
-    /// Whatever comes is handed over; `unused` bytes of that were not used yet.
+    /// Handing over all input. Python has not used `unused` bytes yet.
     Stream { unused: usize },
     /// Frames are relayed.
     Switched(Switched),
-    /// We dialled this node: it announces its clients, and is sent what is for them.
+    /// A link to a node that we dialled: it announces its clients, and gets the packets for them.
     Linked(Linked),
-    /// What is queued is written, then the connection ends.
+    /// Writing what is queued; then the connection ends.
     Closing(Ending),
-    /// All is written and said; what still comes is thrown away, so that the answer is not lost to a reset.
+    /// Everything is written. Further input is discarded, so that a reset does not cost the peer the answer.
     Lingering(Ending),
 }
 
@@ -110,35 +110,35 @@ pub(crate) struct Switched {
     pub(crate) peer: Arc<Peer>,
     /// Index of its key in the shard's table of local keys.
     pub(crate) local: usize,
-    /// Index of the route that its last packet took: most senders have few partners at a time.
+    /// Index of the route that its last packet took: most senders have few destinations at a time.
     pub(crate) last_route: usize,
     pub(crate) totals: Totals,
-    /// What it has yet to be told, if it watches.
+    /// The notices that a watcher has not been sent yet; present for watchers.
     pub(crate) watch: Option<Box<Watch>>,
     pub(crate) since_ms: u64,
     pub(crate) keep_alive_at: u64,
-    /// When its round trip is looked up next.
+    /// When its round-trip time is sampled next.
     pub(crate) rtt_at: u64,
-    /// Its last `NotePreferred` said yes.
+    /// Its last `NotePreferred` frame was positive.
     pub(crate) home: bool,
-    /// "Not here" answers that may still be sent.
+    /// "Not here" answers that it may still be sent.
     pub(crate) not_here: Bucket,
-    /// What may still be read from it; present once it was limited.
+    /// Bytes that may still be read from it; present once it was limited.
     pub(crate) allowance: Option<Box<Allowance>>,
-    /// Nothing is read from it before this time; 0 where it does not have to wait.
+    /// It is not read before this time; 0 if it need not wait.
     pub(crate) throttled_until: u64,
-    /// How it takes the active place of its key from others; present if it did of late.
+    /// How often it takes the active place of its key from other connections; present if it did so lately.
     pub(crate) contest: Option<Box<DutyCycle>>,
-    /// When it is looked whether it struggles.
+    /// When it is checked for impairments next.
     pub(crate) impairment_check_at: u64,
 }
 
 /// A link to another node of the region.
 #[derive(Default, Debug)]
 pub(crate) struct Linked {
-    /// The keys that it has announced. Invariant: for each of them the switchboard knows this link as a forwarder.
+    /// The keys that it has announced. Invariant: for each of them the switchboard lists this link as a forwarder.
     pub(crate) keys: HashSet<Key>,
-    /// Whether it has announced any. A node that does not know our mesh key closes the connection instead.
+    /// Whether it has announced any key. A node that does not know our mesh key closes the connection instead.
     pub(crate) announced: bool,
 }
 
@@ -146,53 +146,53 @@ pub(crate) struct Linked {
 pub(crate) struct Conn<S> {
     pub(crate) stream: S,
     pub(crate) transport: Transport,
-    /// "1.2" or "1.3" once TLS is agreed on.
+    /// "1.2" or "1.3" after the TLS handshake.
     pub(crate) tls: Option<&'static str>,
     /// Present once the stream is framed as WebSocket.
     pub(crate) websocket: Option<Box<websocket::Decoder>>,
     pub(crate) stage: Stage,
-    /// Payload bytes of a frame of no interest that are still to be thrown away.
+    /// Payload bytes of an ignored frame that are still to be discarded.
     pub(crate) skip: usize,
-    /// Bytes that came and have not been used: less than a frame when switched, what ran ahead when parked.
+    /// Unused input bytes: less than a frame if switched, bytes that came early if parked.
     pub(crate) input: Vec<u8>,
-    /// Present while something waits for the socket.
+    /// Present while bytes or frames wait for the socket.
     pub(crate) outbox: Option<Box<Outbox>>,
-    /// The socket refused bytes and has not asked for more since. Invariant: then `outbox` is present.
+    /// The socket refused bytes and has not become writable since. Invariant: then `outbox` is present.
     pub(crate) blocked: bool,
     /// Queued to be flushed at the end of the tick.
     pub(crate) dirty: bool,
-    /// The queue of its shard in which it waits to be looked at.
+    /// The queue of its shard in which it waits for a visit.
     pub(crate) waits: Waits,
-    /// It was looked at for as long as may be, and has bytes left that need no read.
+    /// Its slice ran out, and it has input left that needs no read.
     pub(crate) is_cut: bool,
-    /// It ends as soon as its shard comes to that; nothing is read from it, and nothing more is queued for it.
+    /// Its end is queued at its shard. It is not read, and nothing more is queued for it.
     pub(crate) is_leaving: bool,
-    /// Python waits to hear that all it wrote has left.
+    /// Python waits for the event that everything written has left.
     pub(crate) tell_drained: bool,
-    /// What epoll was told.
+    /// The interest that epoll has registered.
     pub(crate) interest: Interest,
-    /// When the present stage has taken too long.
+    /// When the present stage times out.
     pub(crate) deadline: u64,
-    /// When the socket last took something, while blocked.
+    /// When the socket last took bytes, while blocked.
     pub(crate) progress_at: u64,
-    /// How long a write may make no progress; [`NEVER`]: for ever.
+    /// Milliseconds that a write may make no progress; [`NEVER`]: no limit.
     pub(crate) write_timeout: u64,
-    /// When the earliest hint that the wheel holds for this connection comes up.
+    /// When the wheel's earliest timer for this connection fires.
     pub(crate) armed_at: u64,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
-    /// Where it came in; 0 where we dialled.
+    /// The listener that accepted it; 0 if we dialled.
     pub(crate) listener: ListenerId,
-    /// A proxy did not say for whom it is, so the addresses are those of the proxy's own connection.
+    /// The PROXY header named no client, so the addresses are those of the proxy's own connection.
     pub(crate) is_anonymous: bool,
-    /// What it counts for; nothing where we dialled, or once it is switched where addresses are not counted.
+    /// Its place in the connection limiter. None if we dialled, or after the switch if addresses are not counted.
     pub(crate) permit: Option<Box<Permit>>,
-    /// What went over the socket so far.
+    /// Bytes that went over the socket so far.
     pub(crate) wire: Wire,
 }
 
 impl<S> Conn<S> {
-    /// A connection that nothing has come from.
+    /// A connection without input.
     pub(crate) fn new(stream: S, stage: Stage, ends: Ends, listener: ListenerId) -> Self {
         let Ends { remote, local } = ends;
         Self {
@@ -224,14 +224,14 @@ impl<S> Conn<S> {
         }
     }
 
-    /// Notes a step forward before login.
+    /// Notes progress before login.
     pub(crate) fn step(&mut self, phase: Phase, now: u64) {
         if let Some(permit) = &mut self.permit {
             permit.step(phase, now);
         }
     }
 
-    /// Counts the connection no more among those before login.
+    /// Counts the connection no longer as pending.
     pub(crate) fn settle_in(&mut self) {
         if self.permit.as_mut().is_some_and(|permit| !permit.settle_in()) {
             self.permit = None;
@@ -245,8 +245,8 @@ impl<S> Conn<S> {
         }
     }
 
-    /// Whether frames are what comes.
-    pub(crate) fn speaks_derp(&self) -> bool {
+    /// Whether DERP frames come from the connection.
+    pub(crate) fn is_derp(&self) -> bool {
         matches!(self.stage, Stage::Switched(_) | Stage::Linked(_))
     }
 
@@ -257,7 +257,7 @@ impl<S> Conn<S> {
         }
     }
 
-    /// What the connection waits for, as its stage says.
+    /// The interest that the connection's stage needs.
     pub(crate) fn wanted(&self, body_credit: usize) -> Interest {
         if self.is_leaving {
             return Interest { write: self.blocked && self.outbox.is_some(), ..Interest::default() };
@@ -272,7 +272,7 @@ impl<S> Conn<S> {
         Interest { read, write: self.blocked, hangup }
     }
 
-    /// What has taken too long, if anything has.
+    /// The reason why the connection has timed out, if it has.
     pub(crate) fn overdue(&self, now: u64) -> Option<Reason> {
         if self.blocked && now >= self.progress_at.saturating_add(self.write_timeout) {
             return Some(Reason::with(
@@ -306,7 +306,7 @@ impl<S> Conn<S> {
         })
     }
 
-    /// When its next deadline is.
+    /// The time of its next deadline.
     pub(crate) fn next_deadline(&self) -> u64 {
         let write = if self.blocked { self.progress_at.saturating_add(self.write_timeout) } else { NEVER };
         let planned = self.switched().map_or(NEVER, |switched| {
@@ -319,10 +319,10 @@ impl<S> Conn<S> {
 /// A key that has connections on this shard.
 #[derive(Debug)]
 pub(crate) struct Local {
-    /// Its connections; the one that spoke last, or came last, is the last and the active one.
+    /// Its connections. The last is the active one: the last to log in or to send.
     /// Empty only while the key's next connection is on its way here from another shard.
     pub(crate) connections: Connections,
     pub(crate) routes: crate::switchboard::route::Routes,
-    /// Who has sent to it, where that is counted and anybody has.
+    /// The estimated set of keys that sent to it; present if senders are counted and there are any.
     pub(crate) senders: Option<Box<HyperLogLog>>,
 }

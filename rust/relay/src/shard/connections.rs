@@ -1,23 +1,23 @@
-//! The connections of one key, in the order in which they last spoke.
+//! The connections of one key, in the order of their last frame.
 //!
-//! Owned by the key's shard. One key may have thousands of connections, so that moving or removing one takes
-//! logarithmic time; the common case of a single connection takes no memory of its own.
+//! Owned by the key's shard. One key may have thousands of connections, so moving or removing one takes logarithmic
+//! time. The common case of a single connection takes no memory of its own.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::id::ConnId;
 
-/// A set of connections with an order; the one that was pushed last is the active one.
+/// An ordered set of connections; the last one pushed is the active one.
 #[derive(Default, Debug)]
 pub(crate) struct Connections {
     active: Option<ConnId>,
-    /// All others; absent where there are none.
+    /// All others; `None` if there are none.
     others: Option<Box<Others>>,
 }
 
 #[derive(Default, Debug)]
 struct Others {
-    /// By the turn in which each stopped being the active one. Invariant: as long as `turns`.
+    /// By the turn in which each stopped being the active one. Invariant: it has the same length as `turns`.
     by_turn: BTreeMap<u64, ConnId>,
     turns: HashMap<ConnId, u64>,
     next: u64,
@@ -38,15 +38,15 @@ impl Connections {
         }
     }
 
-    /// Removes a connection; the one before it in order becomes the active one if this was.
+    /// Removes a connection. If it was the active one, the previous one in order becomes active.
     pub(crate) fn remove(&mut self, id: ConnId) {
         if self.active != Some(id) {
             return self.remove_other(id);
         }
         self.active = self.others.as_mut().and_then(|others| {
-            let (_, heir) = others.by_turn.pop_last()?;
-            others.turns.remove(&heir);
-            Some(heir)
+            let (_, next_active) = others.by_turn.pop_last()?;
+            others.turns.remove(&next_active);
+            Some(next_active)
         });
         self.forget_empty();
     }
@@ -79,7 +79,7 @@ impl Connections {
         self.active.is_none()
     }
 
-    /// All of them, the active one last.
+    /// All connections, the active one last.
     pub(crate) fn iter(&self) -> impl Iterator<Item = ConnId> + '_ {
         let others = self.others.iter().flat_map(|others| others.by_turn.values().copied());
         others.chain(self.active)
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_that_spoke_last_is_active_and_the_one_before_it_inherits() {
+    fn the_last_connection_to_send_is_active_and_the_previous_one_follows_it() {
         let mut connections = Connections::default();
         for n in [1, 2, 3, 1, 1] {
             connections.push(id(n));

@@ -1,4 +1,4 @@
-//! Impairments that last: a client held back by a limit, or devices that fight over one key.
+//! Lasting impairments: a client held back by a limit, or devices that share one key.
 
 use std::collections::HashMap;
 
@@ -11,24 +11,24 @@ use crate::wire::frame::Key;
 
 use super::Shard;
 
-/// Between two times that the users of one key are told.
-const TELL_AGAIN: u64 = 60_000;
-/// Most keys that are remembered for having been told; beyond that, nobody is told.
-const MAX_TOLD: usize = 65_536;
-/// How long a connection that has taken the active place from another counts as fighting for it.
+/// Minimum milliseconds between two notices to the users of one key.
+const NOTICE_INTERVAL: u64 = 60_000;
+/// Maximum keys with a stored notice; above it, no notices are sent.
+const MAX_NOTICES: usize = 65_536;
+/// Milliseconds for which a connection that took the active place from another counts as contesting it.
 const TAKING: u64 = 1_000;
 
-/// When whose users were told of a struggle.
+/// When the users of each key last got a notice of impairment, in milliseconds.
 #[derive(Default)]
-pub(super) struct Told(HashMap<Key, u64>);
+pub(super) struct Notices(HashMap<Key, u64>);
 
-impl Told {
-    /// Whether they may be told now; if so, they are.
-    pub(super) fn tell(&mut self, key: &Key, now: u64) -> bool {
-        if self.0.len() >= MAX_TOLD {
-            self.0.retain(|_, at| now < *at + TELL_AGAIN);
+impl Notices {
+    /// Whether they may be notified now. If so, the notice counts as sent.
+    pub(super) fn may_notify(&mut self, key: &Key, now: u64) -> bool {
+        if self.0.len() >= MAX_NOTICES {
+            self.0.retain(|_, at| now < *at + NOTICE_INTERVAL);
         }
-        let may = self.0.get(key).map_or(self.0.len() < MAX_TOLD, |at| now >= at + TELL_AGAIN);
+        let may = self.0.get(key).map_or(self.0.len() < MAX_NOTICES, |at| now >= at + NOTICE_INTERVAL);
         if may {
             self.0.insert(*key, now);
         }
@@ -46,7 +46,7 @@ impl Switched {
 }
 
 impl<N: Net> Shard<N> {
-    /// A connection has taken the active place of its key from another.
+    /// Notes that a connection has taken the active place of its key from another.
     pub(super) fn note_taking(&mut self, id: ConnId) {
         let now = self.now;
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
@@ -55,7 +55,7 @@ impl<N: Net> Shard<N> {
         switched.impairment_check_at = switched.impairment_check_at.min(contest.due());
     }
 
-    /// Looks whether a connection struggles, when it is time for that.
+    /// Checks whether a connection is impaired, if the check is due.
     pub(super) fn check_impairments(&mut self, id: ConnId) {
         let now = self.now;
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
@@ -66,13 +66,13 @@ impl<N: Net> Shard<N> {
         for how in Impairment::ALL {
             let key = switched.member.key;
             let Some(duty_cycle) = switched.duty_cycle(how) else { continue };
-            let finding = duty_cycle.look(now);
-            let goes_on = match finding {
-                Some(Finding::Begun) => self.shared.tell(&key, now),
+            let finding = duty_cycle.check(now);
+            let reported = match finding {
+                Some(Finding::Begun) => self.shared.may_notify(&key, now),
                 Some(Finding::Over) | None => false,
             };
-            if finding.is_some() && duty_cycle.tell(goes_on) {
-                self.events.push(Event::ClientImpaired { conn: id, key, how, is_over: !goes_on });
+            if finding.is_some() && duty_cycle.set_reported(reported) {
+                self.events.push(Event::ClientImpaired { conn: id, key, how, is_over: !reported });
             }
             let due = duty_cycle.due();
             switched.impairment_check_at = switched.impairment_check_at.min(due);
@@ -82,11 +82,11 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Whoever leaves struggles no more.
+    /// Ends the impairments of a connection that closes.
     pub(super) fn end_impairments(&mut self, id: ConnId, switched: &mut Switched) {
         let key = switched.member.key;
         for how in Impairment::ALL {
-            if switched.duty_cycle(how).is_some_and(|duty_cycle| duty_cycle.tell(false)) {
+            if switched.duty_cycle(how).is_some_and(|duty_cycle| duty_cycle.set_reported(false)) {
                 self.events.push(Event::ClientImpaired { conn: id, key, how, is_over: true });
             }
         }

@@ -1,7 +1,7 @@
-//! What one shard has for another: frames for its connections, and messages.
+//! The queue from one shard to another: packets for its connections, and messages.
 //!
-//! One mailbox a pair of shards. It never drops: a sender whose mailbox is full keeps what it has, and stops
-//! reading from its own clients until the receiver has looked. The lock is held to swap or append two buffers.
+//! There is one mailbox for each pair of shards. It never drops. A sender whose mailbox is full keeps its batch, and
+//! stops reading from its own clients until the receiver has collected. The lock is held to swap or append two buffers.
 
 #[cfg(not(loom))]
 use std::sync::Mutex;
@@ -13,13 +13,13 @@ use loom::sync::Mutex;
 use crate::id::ConnId;
 use crate::wire::frame::Key;
 
-/// Bytes with which a mailbox is full, in production.
+/// Bytes at which a mailbox is full, in production.
 pub const MAILBOX: usize = 1024 * 1024;
 
-/// Frames and messages in the order in which they were posted, each kind among itself.
+/// Packets and messages; each kind is in the order in which it was posted.
 #[derive(Debug)]
 pub(crate) struct Batch<E> {
-    /// RoutedPackets back to back: destination (8 bytes), its key, source key, length (4 bytes), packet.
+    /// [`RoutedPacket`]s back to back: destination (8 bytes), its key, source key, length (4 bytes), packet.
     bytes: Vec<u8>,
     pub(crate) messages: Vec<E>,
 }
@@ -34,7 +34,7 @@ impl<E> Default for Batch<E> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RoutedPacket<'a> {
     pub(crate) to: ConnId,
-    /// Whose packet it is: not the connection's own key where that is a link to another node.
+    /// The destination key. If `to` is a link to another node, this is not the connection's own key.
     pub(crate) key: &'a Key,
     pub(crate) from: &'a Key,
     pub(crate) packet: &'a [u8],
@@ -85,23 +85,23 @@ impl<'a> Iterator for RoutedPackets<'a> {
     }
 }
 
-/// Where one shard leaves batches for another.
+/// A place where one shard leaves batches for another.
 #[derive(Debug)]
 pub(crate) struct Mailbox<E> {
     inside: Mutex<Batch<E>>,
-    /// Bytes with which it is full; one batch may go over it.
+    /// Bytes at which it is full; one batch may exceed it.
     full: usize,
 }
 
-/// What became of a batch that was offered.
+/// The result of [`Mailbox::offer`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Offered {
-    /// Taken. The receiver has to be woken if the mailbox had been empty.
+    /// Taken. The receiver has to be woken if the mailbox was empty before.
     Taken {
-        /// Whether it had been.
+        /// Whether the mailbox was empty before.
         was_empty: bool,
     },
-    /// Not taken: the mailbox is full.
+    /// Rejected: the mailbox is full.
     Full,
 }
 
@@ -115,7 +115,7 @@ impl<E> Mailbox<E> {
         batch.bytes.len() >= self.full
     }
 
-    /// Leaves `batch` here, unless the mailbox is full; the batch is empty after it was taken.
+    /// Leaves `batch` here, unless the mailbox is full. A batch that was taken is empty afterwards.
     pub(crate) fn offer(&self, batch: &mut Batch<E>) -> Offered {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         if inside.is_empty() {
@@ -134,12 +134,12 @@ impl<E> Mailbox<E> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Whether it takes no batch.
+    /// Whether it rejects batches now.
     pub(crate) fn is_full(&self) -> bool {
         self.is_filled_by(&self.inside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes what is here, and leaves `empty` for the next; `true` when its sender may have had to wait.
+    /// Takes the content, and leaves `empty` for the next batch. Returns `true` if the sender may have had to wait.
     pub(crate) fn collect(&self, empty: &mut Batch<E>) -> bool {
         debug_assert!(empty.is_empty(), "the batch left behind holds parcels");
         std::mem::swap(&mut *self.inside.lock().unwrap_or_else(PoisonError::into_inner), empty);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn parcels_come_out_whole_and_in_order() {
+    fn packets_come_out_whole_and_in_order() {
         let mailbox = Mailbox::new(MAILBOX);
         assert_eq!(mailbox.offer(&mut batch(&[b"a", b""])), Offered::Taken { was_empty: true });
         assert_eq!(mailbox.offer(&mut batch(&[b"ccc"])), Offered::Taken { was_empty: false });
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_mailbox_takes_nothing_and_says_so_to_its_reader() {
+    fn a_full_mailbox_rejects_a_batch_and_reports_that_to_its_reader() {
         let mailbox = Mailbox::new(MAILBOX);
         mailbox.offer(&mut batch(&[&[0; MAILBOX]]));
         let mut more = batch(&[b"later"]);

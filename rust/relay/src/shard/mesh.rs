@@ -13,25 +13,25 @@ use crate::wire::frame::{self, Gone, Key};
 
 use super::{Shard, ShardMessage};
 
-/// Bytes of announcements that are written to a watcher at a time.
+/// Bytes of announcements queued for a watcher at a time.
 const FEED: usize = 64 * 1024;
-/// Keys of links that have ended that are forgotten in one tick: a link may have announced a million.
+/// Keys of ended links that are removed in one tick: a link may have announced a million.
 const LOST_A_TICK: usize = 1_024;
-/// Most receivers that are remembered of one key at another node, the latest ones.
+/// Maximum receivers stored for one key at another node; the latest ones are kept.
 const MAX_RECEIVERS: usize = 1_024;
 
-/// Which connections were sent packets of keys that are at other nodes: they are told when these leave the region.
+/// The receivers of packets from keys at other nodes. They are notified when the key leaves the region.
 #[derive(Default)]
 pub(super) struct RemoteSources {
-    /// The one that was sent a packet last is last.
+    /// The latest receiver is last.
     receivers: HashMap<Key, Vec<ConnId>>,
-    /// Receivers of all keys. Invariant: the sum of them.
+    /// Number of receivers of all keys. Invariant: the sum over `receivers`.
     count: usize,
 }
 
 impl RemoteSources {
-    /// Remembers that `to` was sent a packet of `key`. With `most` receivers of all keys together, another key is
-    /// forgotten; how many receivers of it there were.
+    /// Stores `to` as a receiver of packets from `key`. If there are more than `most` receivers of all keys together,
+    /// the entry of another key is removed. Returns the number of receivers removed with it.
     pub(super) fn note(&mut self, key: &Key, to: ConnId, most: usize) -> usize {
         if let Some(receivers) = self.receivers.get_mut(key) {
             if receivers.last() == Some(&to) {
@@ -65,7 +65,7 @@ impl RemoteSources {
 impl<N: Net> Shard<N> {
     // Watchers: nodes that dialled us.
 
-    /// A mesh peer wants to hear of every client that is here, and that comes and goes.
+    /// Makes a mesh peer a watcher: it gets all keys of this node, and all changes.
     pub(super) fn watch_conns(&mut self, id: ConnId) {
         let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
         if switched.member.key == self.shared.settings.server_key {
@@ -75,7 +75,7 @@ impl<N: Net> Shard<N> {
             self.watchers.push(id);
             self.shared.switchboard.set_watchers(self.index, self.watchers.len());
         }
-        // Who asks again is told again of everybody, and still of those who have left meanwhile.
+        // A repeated request gets all keys again, and still the departures in between.
         let keys = self.shared.switchboard.local_keys();
         if let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) {
             let watch = switched.watch.get_or_insert_default();
@@ -89,17 +89,17 @@ impl<N: Net> Shard<N> {
         self.shared.switchboard.set_watchers(self.index, self.watchers.len());
     }
 
-    /// A key of this node has come, come again or gone: every watcher on every shard hears of it.
+    /// Notifies every watcher on every shard that a key of this node has come, come again or gone.
     pub(super) fn announce(&mut self, key: &Key) {
         for shard in self.shared.switchboard.watching() {
             if shard != self.index {
                 self.outgoing[shard].messages.push(ShardMessage::Changed(*key));
             }
         }
-        self.tell_watchers(key);
+        self.notify_watchers(key);
     }
 
-    pub(super) fn tell_watchers(&mut self, key: &Key) {
+    pub(super) fn notify_watchers(&mut self, key: &Key) {
         for at in 0..self.watchers.len() {
             let id = self.watchers[at];
             if let Some(watch) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()?.watch.as_mut()) {
@@ -109,10 +109,11 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Writes what a watcher does not know yet, as much as may wait for its socket; the rest comes when that has left.
+    /// Queues the changes that a watcher has not got yet, within the bound for its socket. The rest follows after the
+    /// write.
     pub(super) fn feed_watcher(&mut self, id: ConnId) {
         let mut room = FEED.saturating_sub(self.backlog(id));
-        let (mut is_unfinished, mut told) = (false, 0);
+        let (mut is_unfinished, mut changes) = (false, 0);
         while let Some(watch) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()?.watch.as_mut()) {
             if watch.is_empty() {
                 break;
@@ -128,15 +129,15 @@ impl<N: Net> Shard<N> {
                     presence.len()
                 }
                 None => {
-                    self.tell_gone(id, &key, Gone::Disconnected);
+                    self.send_peer_gone(id, &key, Gone::Disconnected);
                     frame::HEADER + frame::KEY + 1
                 }
             };
             room = room.saturating_sub(len);
-            told += 1;
+            changes += 1;
         }
-        if told > 0 {
-            self.count_batch(id, told);
+        if changes > 0 {
+            self.count_batch(id, changes);
         }
         let may_go_on = self.conns.get(id).is_some_and(|conn| !conn.blocked);
         if is_unfinished && may_go_on && !self.unfinished.contains(&id) {
@@ -144,14 +145,14 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Goes on with what would have made the last tick too long.
+    /// Continues with watchers whose updates were too long for the last tick.
     pub(super) fn resume_unfinished(&mut self) {
         for id in std::mem::take(&mut self.unfinished) {
             self.feed_watcher(id);
         }
     }
 
-    /// A mesh peer wants every connection of a key closed.
+    /// Closes every connection of a key, as a mesh peer requested.
     pub(super) fn close_peer(&mut self, key: &Key) {
         match self.shared.switchboard.find(key).map(|peer| peer.shard()) {
             Some(shard) if shard != self.index => {
@@ -169,7 +170,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// A packet from another node: delivered here or nowhere. The zero key is no source; only a faulty node sends it.
+    /// Delivers a packet from another node, or drops it. A zero source key comes from a faulty node only.
     pub(super) fn forward(&mut self, id: ConnId, from: &Key, to: &Key, packet: &[u8]) {
         self.shared.switchboard.mesh();
         self.counters().packets_forwarded_in.add(1);
@@ -186,15 +187,15 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Remembers that a connection was sent a packet of a key that is at another node.
+    /// Stores that a connection got a packet from a key at another node.
     pub(super) fn note_remote(&mut self, key: &Key, to: ConnId) {
-        let forgotten = self.remote_sources.note(key, to, self.most_routes);
+        let forgotten = self.remote_sources.note(key, to, self.max_routes);
         self.counters().routes_forgotten.add(forgotten as u64);
     }
 
     // Links: nodes that we dialled.
 
-    /// The login at a node that we dialled is done.
+    /// Begins to use a link, after the login at the node that we dialled.
     pub(super) fn link(&mut self, id: ConnId, first: &[u8]) {
         if !self.is_parked(id) {
             return;
@@ -208,16 +209,16 @@ impl<N: Net> Shard<N> {
         self.resume(id);
     }
 
-    /// A node is there: something has come.
-    pub(super) fn heard_from(&mut self, link: ConnId) {
+    /// Restarts the silence timeout of a link after input.
+    pub(super) fn extend_silence(&mut self, link: ConnId) {
         let until = self.now.saturating_add(self.shared.settings.link_silence);
         if let Some(conn) = self.conns.get_mut(link) {
             conn.deadline = until;
         }
     }
 
-    /// A node has a key.
-    pub(super) fn found_at(&mut self, link: ConnId, key: &Key) {
+    /// Adds a key that a node announced.
+    pub(super) fn add_link_key(&mut self, link: ConnId, key: &Key) {
         let most = self.shared.settings.mesh_max_keys;
         let Some(Stage::Linked(linked)) = self.conns.get_mut(link).map(|conn| &mut conn.stage) else {
             return;
@@ -238,21 +239,22 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// A node says that it does not have a key, or no more.
-    pub(super) fn forget_at(&mut self, link: ConnId, key: &Key) {
+    /// Removes a key that a node does not have, or not any more.
+    pub(super) fn remove_link_key(&mut self, link: ConnId, key: &Key) {
         let Some(Stage::Linked(linked)) = self.conns.get_mut(link).map(|conn| &mut conn.stage) else {
             return;
         };
         linked.keys.remove(key);
-        self.lost_at(link, key);
+        self.remove_forwarder(link, key);
     }
 
-    /// Goes on telling the table what links that have ended led to. Packets for a key that is yet to come are lost.
+    /// Removes the keys of ended links from the table, some in each tick. Packets for the other keys are lost until
+    /// then.
     pub(super) fn forget_lost_links(&mut self) {
         let mut left = LOST_A_TICK;
         while let Some((link, mut keys)) = self.lost_links.pop_front() {
             for key in keys.by_ref().take(left) {
-                self.lost_at(link, &key);
+                self.remove_forwarder(link, &key);
                 left -= 1;
             }
             if keys.len() > 0 {
@@ -263,8 +265,8 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Packets for `key` no longer go over `link`.
-    pub(super) fn lost_at(&mut self, link: ConnId, key: &Key) {
+    /// Removes `link` from the forwarders of `key`.
+    pub(super) fn remove_forwarder(&mut self, link: ConnId, key: &Key) {
         let (change, left) = self.shared.switchboard.remove_forwarder(key, link);
         match change {
             Forwarders::Several => self.counters().multiforwarder_deleted.add(1),
@@ -276,7 +278,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// A key has left the region: whom any shard sent packets of it that came over a link is told.
+    /// Notifies the receivers on all shards that a key has left the region, if they got its packets from a link.
     pub(super) fn left_region(&mut self, key: &Key) {
         if !self.shared.switchboard.is_meshed() {
             return;
@@ -286,19 +288,19 @@ impl<N: Net> Shard<N> {
                 self.outgoing[shard].messages.push(ShardMessage::LeftRegion(*key));
             }
         }
-        self.tell_of_remote(key);
+        self.notify_remote_receivers(key);
     }
 
-    pub(super) fn tell_of_remote(&mut self, key: &Key) {
+    pub(super) fn notify_remote_receivers(&mut self, key: &Key) {
         for to in self.remote_sources.forget(key) {
-            self.tell_gone_anywhere(to, key);
+            self.notify_gone(to, key);
         }
     }
 
-    /// Tells a connection of any shard that a key has left.
-    pub(super) fn tell_gone_anywhere(&mut self, to: ConnId, key: &Key) {
+    /// Sends `PeerGone` to a connection of any shard.
+    pub(super) fn notify_gone(&mut self, to: ConnId, key: &Key) {
         if to.shard() == self.index {
-            self.tell_gone(to, key, Gone::Disconnected);
+            self.send_peer_gone(to, key, Gone::Disconnected);
         } else {
             self.outgoing[to.shard()].messages.push(ShardMessage::PeerGone { to, key: *key });
         }

@@ -34,7 +34,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Takes back what [`count_in`](Self::count_in) and its frames have counted.
+    /// Subtracts what [`count_in`](Self::count_in) and the connection's frames have added.
     pub(super) fn count_out(&self, switched: &Switched, tls: Option<&str>) {
         let counters = self.counters();
         counters.current_home_connections.take_back(switched.home.into());
@@ -48,7 +48,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Looks up a connection's round trip when it is time for that; one that has none is not asked again.
+    /// Samples a connection's round-trip time if it is due. If the stream has none, this was the last sample.
     pub(super) fn sample_rtt(&mut self, id: ConnId) {
         let (now, interval) = (self.now, self.shared.settings.rtt_interval);
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -65,7 +65,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Remembers who has sent to a key of this shard; a link is nobody's.
+    /// Adds a sender to the estimate of the receiving key. Packets to a link are not counted.
     pub(super) fn note_sender(&mut self, routed: &RoutedPacket<'_>) {
         let Some(switched) = self.conns.get(routed.to).and_then(|conn| conn.switched()) else { return };
         let hash = self.hasher.hash_one(routed.from);
@@ -74,7 +74,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Counts what a watcher was told at a time, and, once it knows everything, how many times that took.
+    /// Counts the changes in one update of a watcher. After the last one, also counts the updates that were needed.
     pub(super) fn count_batch(&mut self, id: ConnId, changes: u64) {
         let watch = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()?.watch.as_mut());
         let Some(watch) = watch else { return };
@@ -88,7 +88,7 @@ impl<N: Net> Shard<N> {
     }
 }
 
-/// Rounded up, so that a bucket holds what is at most its bound.
+/// Milliseconds, rounded up, so that a histogram bucket holds no values above its bound.
 fn whole_ms(time: Duration) -> u64 {
     time.as_micros().div_ceil(1_000) as u64
 }

@@ -65,17 +65,17 @@ use self::turn::Turn;
 pub(crate) use self::turn::Waits;
 pub use self::turn::Work;
 
-/// Bytes that one ready connection may bring in one tick: the fairness between senders.
+/// Bytes that one ready connection may bring in one tick, for fairness between senders.
 const READ_BUDGET: usize = 64 * 1024;
-/// Bytes handed to Python and not used yet, beyond which no more of a body is read.
+/// Bytes of a body that Python may hold unused. Above this, the connection is not read.
 const BODY_CREDIT: usize = 64 * 1024;
-/// TLS handshakes that are taken a step further in one tick: a flood of them may not hold up those who are in.
+/// TLS handshakes that may advance in one tick, so that a flood of handshakes does not delay switched connections.
 const HANDSHAKES_A_TICK: usize = 8;
-/// Bytes that wait for a blocked connection beyond which its pings are no longer answered.
+/// Undroppable bytes queued for a blocked connection above which its pings get no answer.
 const ANSWER_BACKLOG: usize = 16 * 1024;
-/// Drops told of one by one in one tick: somebody looks for them, nobody reads them all.
-const DROPS_TOLD_A_TICK: usize = 64;
-/// Empty outboxes kept for the next connection that has something to send.
+/// `Dropped` events for single packets in one tick; the counters count every drop.
+const DROP_EVENTS_A_TICK: usize = 64;
+/// Empty outboxes kept for the next connections with something to send.
 const SPARE_OUTBOXES: usize = 64;
 
 pub(crate) struct Shard<N: Net> {
@@ -85,57 +85,57 @@ pub(crate) struct Shard<N: Net> {
     /// Milliseconds since the plane's start, as of this tick.
     now: u64,
     conns: Slots<Box<Conn<N::Stream>>>,
-    /// The keys whose connections live here; `None` marks a place that is free.
+    /// The keys whose connections live here; `None` marks a free slot.
     locals: Vec<Option<Local>>,
     free_locals: Vec<usize>,
     local_by_key: HashMap<Key, usize>,
     listeners: HashMap<ListenerId, Arc<Listener>>,
-    /// When listeners that were let be for want of descriptors are tried again.
+    /// Milliseconds, as `now`: when listeners that were paused for lack of file descriptors are tried again.
     accept_again_at: u64,
-    /// What waits for the other shards, by shard.
+    /// Packets and messages for the other shards, by shard.
     outgoing: Vec<Batch<ShardMessage<N::Stream>>>,
-    /// A mailbox was full: nothing is read from senders until it is not.
+    /// A mailbox was full: senders are not read until it has room.
     congested: bool,
     handshakes_left: usize,
-    drops_told: usize,
-    /// Hashes senders' keys where they are counted, so that nobody can choose keys that spoil the estimate.
+    drop_events: usize,
+    /// Hashes senders' keys for the sender counts. Its seed is random, so no client can choose keys that spoil them.
     hasher: RandomState,
-    /// How much may be read from clients.
+    /// Rate limits for reading from clients.
     limits: InForce,
     stopped: bool,
     wheel: Wheel,
     /// The watchers among the connections.
     watchers: Vec<ConnId>,
-    /// Whom packets of keys at other nodes were sent to, as far as they came in over this shard's connections.
+    /// For keys at other nodes whose packets came over this shard's connections: the connections that got them.
     remote_sources: RemoteSources,
-    /// What is being done to all members, the oldest first.
+    /// Jobs over all members, the oldest first.
     sweeps: VecDeque<Sweep>,
-    /// Links that have ended, and those of their keys that the table has still to hear of.
+    /// Links that have ended, with those of their keys that the table still lists.
     lost_links: VecDeque<(ConnId, std::collections::hash_set::IntoIter<Key>)>,
     /// Connections with more to write than one tick allows.
     unfinished: Vec<ConnId>,
-    /// Bytes of memory of all outboxes here, spare ones included. Invariant: the sum of them.
+    /// Bytes of memory of all outboxes of this shard, spare ones included. Invariant: the sum over the outboxes.
     queued: usize,
-    /// How many there may be in this tick.
-    most_queued: usize,
-    /// Routes of all senders here. Invariant: the sum of them.
+    /// Limit of `queued` in this tick.
+    max_queued: usize,
+    /// Routes of all senders of this shard. Invariant: the sum over the senders.
     routes: usize,
-    /// How many there may be in this tick.
-    most_routes: usize,
-    /// Connections that wait for the rate limit, the next to go on first.
+    /// Limit of `routes` in this tick.
+    max_routes: usize,
+    /// Connections that wait for the rate limit, the next to resume first.
     throttled: BinaryHeap<Reverse<Throttled>>,
-    /// Connections for which something was queued since they were written to, the first to be written to first.
+    /// Connections with something queued since their last write, in the order in which they are written.
     dirty: VecDeque<ConnId>,
-    /// What a tick may do, and what was put off.
+    /// The bounds of this tick's work, and the work that was put off.
     turn: Turn,
     events: Vec<Event>,
-    /// When those have waited long enough.
+    /// Milliseconds, as `now`: when non-urgent events in `events` are delivered.
     events_due: u64,
     buffers: receive::Buffers,
-    /// For plaintext that comes while those are lent.
+    /// For plaintext that comes while `buffers` are lent.
     spare_plain: Vec<u8>,
     seal_buffer: Vec<u8>,
-    /// Lent to whoever needs to collect names for a moment.
+    /// Lent to functions that collect connection ids for a moment.
     scratch: Vec<ConnId>,
     #[expect(clippy::vec_box, reason = "a connection holds its outbox by a pointer, which is what is lent")]
     spare_outboxes: Vec<Box<Outbox>>,
@@ -158,7 +158,7 @@ impl<N: Net> Shard<N> {
             outgoing: (0..shared.settings.shards).map(|_| Batch::default()).collect(),
             congested: false,
             handshakes_left: 0,
-            drops_told: 0,
+            drop_events: 0,
             hasher: RandomState::new(),
             limits: InForce::default(),
             stopped: false,
@@ -169,9 +169,9 @@ impl<N: Net> Shard<N> {
             lost_links: VecDeque::new(),
             unfinished: Vec::new(),
             queued: 0,
-            most_queued: usize::MAX,
+            max_queued: usize::MAX,
             routes: 0,
-            most_routes: usize::MAX,
+            max_routes: usize::MAX,
             throttled: BinaryHeap::new(),
             dirty: VecDeque::new(),
             turn: Turn::default(),
@@ -187,17 +187,17 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Does everything that can be done now. `now` is in milliseconds and never goes back.
+    /// Runs one tick. `now` is in milliseconds and never goes back.
     pub(crate) fn tick(&mut self, now: u64, ready: &[Ready]) {
         self.now = now;
         self.handshakes_left = HANDSHAKES_A_TICK;
-        self.drops_told = 0;
+        self.drop_events = 0;
         self.begin_turn();
         self.share_room();
         let ticks = &self.handle().ticks;
         ticks.store(ticks.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         for event in ready {
-            // First of all: a queue whose socket takes bytes again must not drop any for what comes now.
+            // Writes come first: a queue whose socket takes bytes again must not drop packets that come in this tick.
             if let Ready::Conn { id, write: true, .. } = *event {
                 self.writable(id);
             }
@@ -223,13 +223,13 @@ impl<N: Net> Shard<N> {
         self.depart();
         self.flush_some();
         self.make_room(0);
-        self.tell_held();
+        self.publish_usage();
         self.publish();
         self.hand_over_events();
     }
 
-    /// Wakes Python, which costs both sides more than most events do: those that nobody waits for stay for a moment,
-    /// and come with the next one that somebody does.
+    /// Delivers events to Python. Waking Python costs both sides more than most events do. Non-urgent events are held
+    /// for up to `event_delay` ms and delivered with the next urgent one.
     fn hand_over_events(&mut self) {
         if self.events.is_empty() {
             self.events_due = NEVER;
@@ -245,7 +245,7 @@ impl<N: Net> Shard<N> {
         self.shared.events.append(&mut self.events);
     }
 
-    /// Whether something came since the last tick that no descriptor tells of.
+    /// Whether something came since the last tick that epoll does not report.
     pub(crate) fn has_mail(&self) -> bool {
         let handle = self.handle();
         !self.unfinished.is_empty()
@@ -258,13 +258,13 @@ impl<N: Net> Shard<N> {
             || (self.congested && self.may_publish())
     }
 
-    /// Whether another shard has made room for what waits here for it.
+    /// Whether another shard's mailbox has room again for what is queued for it here.
     fn may_publish(&self) -> bool {
         let waits = self.outgoing.iter().zip(&self.shared.handles).filter(|(batch, _)| !batch.is_empty());
         waits.map(|(_, handle)| &handle.mailboxes[self.index]).any(|mailbox| !mailbox.is_full())
     }
 
-    /// How long the shard may sleep, in milliseconds; `None`: until something is ready.
+    /// Milliseconds that the shard may sleep; `None`: until something is ready.
     pub(crate) fn sleep_ms(&self, now: u64) -> Option<u64> {
         let until = |at: u64| (at != NEVER).then(|| at.saturating_sub(now));
         [
@@ -278,12 +278,12 @@ impl<N: Net> Shard<N> {
         .min()
     }
 
-    /// Whether another shard has to look into its mailbox before this one may read on.
+    /// Whether this shard has to wait for another one to empty a mailbox before it may read on.
     pub(crate) fn is_congested(&self) -> bool {
         self.congested
     }
 
-    /// Whether the shard was told to stop.
+    /// Whether `Command::Stop` came.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped
     }
@@ -309,7 +309,7 @@ impl<N: Net> Shard<N> {
                 Command::Unlisten(id) => self.unlisten(id),
                 Command::LimitClients(limits) => self.limit_clients(limits),
                 Command::Stop => self.stopped = true,
-                // To tick was all that was wanted.
+                // The tick itself is the effect.
                 Command::Pulse => {}
                 Command::Panic => panic!("told to, by a test"),
                 Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),
@@ -334,7 +334,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Empties the mailboxes: packets first, because a message may say that their sender has left.
+    /// Empties the mailboxes. Packets go first, because a message may announce that their sender has left.
     fn drain_mailboxes(&mut self) {
         let mut batch = Batch::default();
         for from in 0..self.shared.handles.len() {
@@ -348,9 +348,9 @@ impl<N: Net> Shard<N> {
             for message in batch.messages.drain(..) {
                 match message {
                     ShardMessage::Adopt(conn, old) => self.adopt(conn, old),
-                    ShardMessage::PeerGone { to, key } => self.tell_gone(to, &key, Gone::Disconnected),
-                    ShardMessage::Changed(key) => self.tell_watchers(&key),
-                    ShardMessage::LeftRegion(key) => self.tell_of_remote(&key),
+                    ShardMessage::PeerGone { to, key } => self.send_peer_gone(to, &key, Gone::Disconnected),
+                    ShardMessage::Changed(key) => self.notify_watchers(&key),
+                    ShardMessage::LeftRegion(key) => self.notify_remote_receivers(&key),
                     ShardMessage::ClosePeer(key) => self.close_key(&key),
                     ShardMessage::ToKey(order) => self.act_on_key(&order.0, &order.1),
                 }
@@ -359,7 +359,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Leaves what was gathered for the other shards in their mailboxes.
+    /// Puts what was gathered for the other shards into their mailboxes.
     fn publish(&mut self) {
         self.congested = false;
         for (to, batch) in self.outgoing.iter_mut().enumerate() {
@@ -382,16 +382,16 @@ impl<N: Net> Shard<N> {
         let mut due = std::mem::take(&mut self.scratch);
         self.wheel.advance(self.now, &mut due);
         for id in due.drain(..) {
-            self.look_at_clock(id);
+            self.run_deadlines(id);
         }
         self.scratch = due;
     }
 
-    /// A hint came up: acts on every deadline of the connection that has passed, and asks for the next hint.
-    fn look_at_clock(&mut self, id: ConnId) {
+    /// Acts on every passed deadline of the connection whose timer fired, and arms the next timer.
+    fn run_deadlines(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if self.now < conn.armed_at {
-            // A later hint has taken this one's place; acting on both would keep both alive for ever.
+            // A later timer has replaced this one. Acting on both would keep both armed forever.
             return;
         }
         conn.armed_at = NEVER;
@@ -414,7 +414,7 @@ impl<N: Net> Shard<N> {
 
     fn plan_keep_alive(&mut self, id: ConnId) {
         let settings = &self.shared.settings;
-        // Any spread will do: the clients of one node must not all be written to in the same moment.
+        // Any spread will do. It keeps the node from writing to all of its clients in the same moment.
         let spread = (id.as_u64() ^ self.now).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let at = self.now + settings.keep_alive + spread % (settings.keep_alive_jitter + 1);
         if let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) {
@@ -422,7 +422,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Makes sure that the wheel has a hint for the connection's next deadline.
+    /// Arms the wheel for the connection's next deadline.
     fn arm(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let at = conn.next_deadline();
@@ -432,13 +432,13 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Makes epoll and the wheel agree with what the connection now waits for.
+    /// Makes epoll and the wheel agree with what the connection waits for now.
     fn settle(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let wanted = conn.wanted(BODY_CREDIT);
         if wanted != conn.interest {
             conn.interest = wanted;
-            // Only a stream that is not watched makes this fail, and every connection's is.
+            // This fails only for a stream that is not watched, and every connection's stream is watched.
             if let Err(error) = self.net.change(&conn.stream, id, wanted) {
                 panic!("epoll does not know connection {id:?}: {error}");
             }
@@ -449,7 +449,7 @@ impl<N: Net> Shard<N> {
         self.arm(id);
     }
 
-    /// Puts a connection into another stage, with a deadline from now on.
+    /// Puts a connection into another stage, with a deadline `timeout` milliseconds from now.
     fn enter(&mut self, id: ConnId, stage: Stage, timeout: u64) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.stage = stage;

@@ -1,4 +1,4 @@
-//! What waits for one connection's socket: packets in two bounded queues, and bytes that may not wait.
+//! The outbox of one connection: packets in two bounded queues, and bytes that may not be dropped.
 //!
 //! Owned by the shard that owns the connection. Nothing here touches a socket; the clock is passed in, as
 //! milliseconds. Rules: `docs/protocol/relay.md`, Queues and drops.
@@ -8,10 +8,10 @@ use std::ops::AddAssign;
 
 use crate::wire::frame::{HEADER, KEY};
 
-/// Most bytes by which a frame is longer than its packet, whatever the stream's framing.
+/// Maximum bytes by which a frame is longer than its packet, whatever the stream's framing.
 const FRAMING: usize = 3 * 8 + HEADER + 2 * KEY;
 
-/// One packet frame in a [`PacketQueue`]: its length, that of the packet in it, and when it was queued.
+/// One packet frame in a [`PacketQueue`]: its length, its packet's length, and when it was queued.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     len: u32,
@@ -22,13 +22,13 @@ struct Entry {
 /// Packet frames back to back in one buffer, oldest first; the front can be dropped or written, the back appended.
 #[derive(Default, Debug)]
 pub(crate) struct PacketQueue {
-    /// `bytes[start..]` are the queued frames, whole ones only. Invariant: that length is the sum of `entries`.
+    /// `bytes[start..]` are the queued frames, whole ones only. Invariant: its length is the sum of `entries`.
     bytes: Vec<u8>,
     start: usize,
     entries: VecDeque<Entry>,
 }
 
-/// What leaves a queue: how many frames of how many packet bytes, and how long they waited in all.
+/// Frames taken off a queue: their number, their packets' bytes, and the sum of their waiting times.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) frames: u64,
@@ -58,7 +58,7 @@ impl PacketQueue {
         self.entries.is_empty()
     }
 
-    /// Appends one frame, which `write` writes, around a packet of `packet` bytes.
+    /// Appends one frame around a packet of `packet` bytes; `write` writes the frame.
     pub(crate) fn push(&mut self, packet: usize, now_ms: u32, write: impl FnOnce(&mut Vec<u8>)) {
         if self.start > 0 && self.start >= self.bytes.len() / 2 {
             self.bytes.drain(..self.start);
@@ -67,7 +67,7 @@ impl PacketQueue {
         let before = self.bytes.len();
         let room = packet + FRAMING;
         if self.bytes.capacity() - before < room {
-            // Not twice as much, as a vector would: what is not used counts, too.
+            // A vector would double its capacity. Unused capacity counts as memory, too.
             self.bytes.reserve_exact(room.max(before / 4));
         }
         write(&mut self.bytes);
@@ -75,14 +75,14 @@ impl PacketQueue {
         self.entries.push_back(Entry { len, packet: packet as u32, queued_at: now_ms });
     }
 
-    /// Removes the oldest frame; the length of its packet.
+    /// Removes the oldest frame. Returns the length of its packet.
     pub(crate) fn drop_oldest(&mut self) -> Option<usize> {
         let entry = self.entries.pop_front()?;
         self.advance(entry.len as usize);
         Some(entry.packet as usize)
     }
 
-    /// The oldest whole frames of at most `limit` bytes together; always at least one frame where there is one.
+    /// The oldest whole frames of at most `limit` bytes together, but at least one frame if there is any.
     pub(crate) fn front(&self, limit: usize) -> &[u8] {
         let mut end = 0;
         for entry in &self.entries {
@@ -95,9 +95,9 @@ impl PacketQueue {
         &self.bytes[self.start..self.start + end]
     }
 
-    /// Removes frames whose bytes have been committed to the socket: as many as begin within `len` bytes.
+    /// Removes the frames that begin within the first `len` bytes, which are committed to the socket.
     ///
-    /// The bytes of a frame that was committed only in part are appended to `rest`: they have to follow.
+    /// If the last of them was committed only in part, its remaining bytes are appended to `rest`: they have to follow.
     pub(crate) fn take(&mut self, len: usize, now_ms: u32, rest: &mut Vec<u8>) -> Taken {
         let mut taken = Taken::default();
         let mut left = len;
@@ -124,7 +124,7 @@ impl PacketQueue {
         }
     }
 
-    fn give_back(&mut self) {
+    fn release_unused(&mut self) {
         self.bytes.drain(..self.start);
         self.start = 0;
         self.bytes.shrink_to_fit();
@@ -143,26 +143,26 @@ impl PacketQueue {
     }
 }
 
-/// Everything that waits for one connection's socket, in the order of its urgency.
+/// Everything that waits for one connection's socket, the most urgent first.
 #[derive(Default, Debug)]
 pub(crate) struct Outbox {
-    /// Sealed, or cut off by a short write: these bytes come next, unchanged, whatever else there is.
+    /// Sealed, or cut off by a short write. These bytes always come next, unchanged.
     pub(crate) committed: Vec<u8>,
     /// Bytes of `committed` that the socket has taken already.
     pub(crate) committed_sent: usize,
-    /// Whole frames, or bytes of an HTTP answer, that are never dropped.
+    /// Whole frames, or bytes of an HTTP answer; never dropped.
     pub(crate) control: Vec<u8>,
-    /// How many times something was put there since the last flush.
+    /// Times that something was added to `control` since the last flush.
     pub(crate) control_frames: u64,
     /// NAT-traversal packets; they overtake `other`.
     pub(crate) disco: PacketQueue,
     /// All other packets.
     pub(crate) other: PacketQueue,
-    /// Bytes of memory for which it stands in its shard's sum of all outboxes.
+    /// Bytes that this outbox adds to its shard's sum of memory.
     counted: usize,
 }
 
-/// An empty outbox with more room than this is not kept for the next user.
+/// Bytes of memory above which an empty outbox is not kept for the next user.
 const KEEP_CAPACITY: usize = 128 * 1024;
 
 impl Outbox {
@@ -170,25 +170,25 @@ impl Outbox {
         self.committed.is_empty() && self.control.is_empty() && self.disco.is_empty() && self.other.is_empty()
     }
 
-    /// The queue of disco packets, or that of all others.
+    /// The queue of disco packets if `disco`, else the queue of all other packets.
     pub(crate) fn queue(&self, disco: bool) -> &PacketQueue {
         if disco { &self.disco } else { &self.other }
     }
 
-    /// The same, to be changed.
+    /// The same queue, mutable.
     pub(crate) fn queue_mut(&mut self, disco: bool) -> &mut PacketQueue {
         if disco { &mut self.disco } else { &mut self.other }
     }
 
-    /// Bytes of packet frames that wait.
+    /// Bytes of queued packet frames.
     pub(crate) fn packet_bytes(&self) -> usize {
         self.disco.bytes() + self.other.bytes()
     }
 
-    /// Gives back the memory that it does not use.
-    pub(crate) fn give_back(&mut self) {
-        self.disco.give_back();
-        self.other.give_back();
+    /// Frees the memory that it does not use.
+    pub(crate) fn release_unused(&mut self) {
+        self.disco.release_unused();
+        self.other.release_unused();
         self.committed.drain(..self.committed_sent);
         self.committed_sent = 0;
         self.committed.shrink_to_fit();
@@ -204,14 +204,14 @@ impl Outbox {
             + self.other.memory()
     }
 
-    /// Makes `sum`, of all outboxes of a shard, agree with the memory that this one holds now.
+    /// Updates `sum`, the memory of all outboxes of a shard, with the present memory of this one.
     pub(crate) fn recount(&mut self, sum: &mut usize) {
         let memory = self.memory();
         *sum = *sum - self.counted + memory;
         self.counted = memory;
     }
 
-    /// Takes it out of the sum of its shard.
+    /// Subtracts this outbox from its shard's sum.
     pub(crate) fn uncount(&mut self, sum: &mut usize) {
         *sum -= std::mem::take(&mut self.counted);
     }
@@ -230,12 +230,12 @@ impl Outbox {
         }
     }
 
-    /// Whether its buffers are small enough to be kept for the next connection that has something to send.
+    /// Whether its buffers are small enough to keep for the next connection with something to send.
     pub(crate) fn is_worth_keeping(&self) -> bool {
         self.is_empty() && self.memory() <= KEEP_CAPACITY
     }
 
-    /// Walks what must hold.
+    /// Asserts the invariants.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn check(&self) {
         self.disco.check();
@@ -250,7 +250,7 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    /// Queues a frame whose packet is all but its first byte.
+    /// Queues a frame; its packet is the frame without the first byte.
     fn push(queue: &mut PacketQueue, frame: &[u8], now_ms: u32) {
         queue.push(frame.len() - 1, now_ms, |bytes| bytes.extend_from_slice(frame));
     }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_the_oldest_and_what_is_left_keeps_its_order() {
+    fn the_oldest_frame_is_dropped_and_the_rest_keeps_its_order() {
         let mut queue = queue(&[b"aaaa", b"bb", b"c"]);
         assert_eq!(queue.drop_oldest(), Some(3));
         push(&mut queue, b"def", 0);

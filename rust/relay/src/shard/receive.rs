@@ -11,15 +11,15 @@ use crate::wire::websocket::{self, Flow};
 use super::turn::{BYTES_SHIFT, FRAME, READ};
 use super::{BODY_CREDIT, READ_BUDGET, Shard};
 
-/// Room in front of plaintext for what was held of a frame.
+/// Bytes of room before the plaintext, for the held part of a frame.
 const HELD: usize = HEADER + 2 * frame::KEY + frame::MAX_PACKET;
 
-/// What one read brings goes here; lent to whoever reads.
+/// Buffers for one read; lent to the function that reads.
 #[derive(Default)]
 pub(super) struct Buffers {
-    /// Ciphertext, behind what was left of a TLS record.
+    /// Ciphertext, after the rest of the last TLS record.
     sealed: Vec<u8>,
-    /// Plaintext, behind [`HELD`].
+    /// Plaintext, after [`HELD`] bytes.
     plain: Vec<u8>,
 }
 
@@ -31,23 +31,23 @@ impl Buffers {
 }
 
 impl<N: Net> Shard<N> {
-    /// A connection has an error, which a read will name.
+    /// Handles an error of the socket; a read returns it.
     pub(super) fn broken(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
         if conn.interest.read {
             self.note_ready(id);
         } else {
-            // Nothing would ever read the error, and epoll would report it for ever.
+            // The connection is not read, so nothing would return the error, and epoll would report it forever.
             self.finish(id, Reason::code("reset"));
         }
     }
 
-    /// Deals with bytes that came earlier and were left when the connection's slice was over.
-    pub(super) fn digest(&mut self, id: ConnId) -> Result<(), Reason> {
+    /// Handles input that was left when the connection's slice ran out.
+    pub(super) fn resume_cut(&mut self, id: ConnId) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_cut && conn.interest.read) else {
             return Ok(());
         };
-        if conn.speaks_derp() && self.congested {
+        if conn.is_derp() && self.congested {
             return Ok(());
         }
         conn.is_cut = false;
@@ -71,7 +71,7 @@ impl<N: Net> Shard<N> {
         result
     }
 
-    /// A connection has bytes, or its end, or an error.
+    /// Reads a connection that has bytes, its end, or an error.
     pub(super) fn readable(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id).filter(|conn| conn.interest.read && !conn.is_leaving) else {
             return;
@@ -81,13 +81,13 @@ impl<N: Net> Shard<N> {
             Stage::ClientHello | Stage::Handshake if self.handshakes_left == 0 => {
                 return self.note_handshake(id);
             }
-            Stage::Linked(_) => self.heard_from(id),
+            Stage::Linked(_) => self.extend_silence(id),
             Stage::ClientHello | Stage::Handshake => self.handshakes_left -= 1,
             _ => {}
         }
         let now = self.now;
         if let Some(conn) = self.conns.get_mut(id)
-            && !conn.speaks_derp()
+            && !conn.is_derp()
             && let Some(permit) = &mut conn.permit
         {
             permit.heard(now);
@@ -98,7 +98,7 @@ impl<N: Net> Shard<N> {
         self.conclude(id, result);
     }
 
-    /// Ends a connection that failed; makes sure that one that did not will be looked at again.
+    /// Ends a connection that failed. Otherwise, registers what the connection waits for.
     pub(super) fn conclude(&mut self, id: ConnId, result: Result<(), Reason>) {
         match result {
             Ok(()) => self.settle(id),
@@ -127,9 +127,9 @@ impl<N: Net> Shard<N> {
         self.decrypt(id, &mut buffers.sealed[..start + came], &mut buffers.plain)
     }
 
-    /// Begins the handshake: with the client's first message, or as the client, with none.
-    pub(super) fn greet(&mut self, id: ConnId, mut first: Vec<u8>) -> Result<(), Reason> {
-        // That message came through the shard's buffers, so they are lent. There is hardly ever data behind it.
+    /// Begins the handshake: as the server, with the client's first message; as the client, with no bytes.
+    pub(super) fn begin_handshake(&mut self, id: ConnId, mut first: Vec<u8>) -> Result<(), Reason> {
+        // The message came through the shard's buffers, so they are lent. Data hardly ever follows it.
         let mut plain = std::mem::take(&mut self.spare_plain);
         plain.resize(plain.len().max(HELD + first.len()), 0);
         let result = self.decrypt(id, &mut first, &mut plain);
@@ -150,9 +150,9 @@ impl<N: Net> Shard<N> {
         if !answer.is_empty() {
             self.commit(id, &answer);
         }
-        // A client may have said goodbye already, right behind its request.
+        // A client may have closed its stream already, right after its request.
         if is_new && (matches!(progress, Ok(Progress::Established)) || came > 0) {
-            self.shake_hands(id);
+            self.end_handshake(id);
         }
         let mut result = self.take_in(id, plain, came);
         if result.is_ok() && !matches!(progress, Ok(Progress::Established | Progress::Handshaking)) {
@@ -162,14 +162,14 @@ impl<N: Net> Shard<N> {
             Ok(Progress::Established | Progress::Handshaking) => result,
             Ok(Progress::PeerClosed) => result.and_then(|()| self.end_of_stream(id)),
             Err(error) => {
-                // The alert tells the peer why; it leaves now or never.
+                // The alert reports the reason to the peer. This is the last chance to write it.
                 self.flush(id);
                 Err(Reason::with("tls_error", error.to_string()))
             }
         }
     }
 
-    /// Deals with all bytes of a stream that has ended, as nothing more will be read from it.
+    /// Handles all input of a stream that has ended: nothing more will be read from it.
     fn take_in_the_rest(&mut self, id: ConnId) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_cut) else { return Ok(()) };
         conn.is_cut = false;
@@ -180,18 +180,18 @@ impl<N: Net> Shard<N> {
         result
     }
 
-    /// Plaintext as it comes: `came` bytes in `buffer`, behind room for [`HELD`].
+    /// Handles plaintext: `came` bytes in `buffer`, after room for [`HELD`].
     fn take_in(&mut self, id: ConnId, buffer: &mut [u8], came: usize) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id).filter(|_| came > 0) else { return Ok(()) };
         let plain = &buffer[HELD..HELD + came];
         if conn.websocket.is_some() {
             return self.unframe(id, plain);
         }
-        if !conn.speaks_derp() || conn.input.len() > HELD {
+        if !conn.is_derp() || conn.input.len() > HELD {
             conn.input.extend_from_slice(plain);
             return self.advance(id);
         }
-        // Frames are parsed where they came, behind what was held of the first.
+        // Frames are parsed in place, after the held part of the first one.
         let held = std::mem::take(&mut conn.input);
         let start = HELD - held.len();
         buffer[start..HELD].copy_from_slice(&held);
@@ -202,7 +202,7 @@ impl<N: Net> Shard<N> {
         Ok(())
     }
 
-    /// The stream is WebSocket from here on; what ran ahead is its beginning.
+    /// The stream is WebSocket from here on, beginning with the bytes that came early.
     pub(super) fn begin_websocket(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.websocket = Some(Box::default());
@@ -213,7 +213,7 @@ impl<N: Net> Shard<N> {
         });
     }
 
-    /// Takes the WebSocket frames off what came, and goes on with their payload.
+    /// Decodes WebSocket frames, and handles their payload.
     fn unframe(&mut self, id: ConnId, bytes: &[u8]) -> Result<(), Reason> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let Some(websocket) = &mut conn.websocket else { return Ok(()) };
@@ -225,7 +225,7 @@ impl<N: Net> Shard<N> {
             }
             return self.advance(id);
         }
-        // What came before the end is answered before it: nothing may follow the closing frame.
+        // Input before the end is answered first: nothing may follow the close frame.
         self.advance(id)?;
         let reason = match flow {
             Ok(_) => Reason::code("eof"),
@@ -237,7 +237,7 @@ impl<N: Net> Shard<N> {
         if self.raw(id, &answers)
             && let Some(conn) = self.conns.get_mut(id)
         {
-            // That was the goodbye.
+            // That was the close frame.
             conn.websocket = None;
         }
         self.close(id, reason);
@@ -270,7 +270,7 @@ impl<N: Net> Shard<N> {
         Ok(())
     }
 
-    /// Keeps a buffer that has become empty for the next connection that holds a part of a frame.
+    /// Keeps an empty buffer for the next connection that holds a part of a frame.
     fn keep_spare(&mut self, mut input: Vec<u8>) {
         const SPARES: usize = 64;
         if input.capacity() > 0 && self.spare_inputs.len() < SPARES {
@@ -279,7 +279,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Relays every whole frame at the front of `bytes`; how many bytes that used.
+    /// Relays every whole frame at the front of `bytes`. Returns the number of bytes used.
     fn frames(&mut self, id: ConnId, bytes: &[u8]) -> Result<usize, Reason> {
         let mut at = 0;
         loop {
@@ -291,9 +291,9 @@ impl<N: Net> Shard<N> {
                 return Ok(at);
             }
             if conn.skip > 0 {
-                let thrown = conn.skip.min(rest.len());
-                conn.skip -= thrown;
-                at += thrown;
+                let discarded = conn.skip.min(rest.len());
+                conn.skip -= discarded;
+                at += discarded;
                 if conn.skip > 0 {
                     return Ok(at);
                 }
@@ -312,7 +312,7 @@ impl<N: Net> Shard<N> {
             }
             let known = frame::admit(writer, kind, len).map_err(|BadFrame(why)| {
                 if kind == frame::Type::Ping as u8 {
-                    self.counters().got_ping.add(1); // one that is refused has been got, too
+                    self.counters().got_ping.add(1); // a rejected one counts, too
                 }
                 Reason::with("protocol_error", why)
             })?;
@@ -342,7 +342,7 @@ impl<N: Net> Shard<N> {
 }
 
 impl<S: Stream> Conn<S> {
-    /// What one read of the socket brings; nothing, when it has nothing after all.
+    /// Reads the socket once. Returns the number of bytes; 0 if there are none yet.
     fn take_from_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Reason> {
         match self.stream.read(buffer) {
             Ok(0) => Err(self.cut_short()),
@@ -357,7 +357,7 @@ impl<S: Stream> Conn<S> {
 }
 
 impl<S> Conn<S> {
-    /// Why a stream that ended here ended: in order, or in the middle of something.
+    /// The reason for an end of the stream at this point.
     fn cut_short(&mut self) -> Reason {
         self.deadline = NEVER;
         match &self.stage {
@@ -372,12 +372,12 @@ impl<S> Conn<S> {
     }
 }
 
-/// Whether a read or write that failed this way will go better later.
+/// Whether a read or write that failed with `error` can succeed later.
 pub(super) fn is_transient(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted)
 }
 
-/// Removes the first `len` bytes; an emptied buffer gives its memory away with them.
+/// Removes and returns the first `len` bytes. An emptied buffer gives its memory away with them.
 pub(super) fn take_front(input: &mut Vec<u8>, len: usize) -> Vec<u8> {
     let rest = input.split_off(len);
     std::mem::replace(input, rest)

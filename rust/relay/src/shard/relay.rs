@@ -9,13 +9,14 @@ use crate::stats::counter::DropReason;
 use crate::wire::frame::{self, Gone, Inbound, Key, Type};
 
 use super::turn::{LOOK_UP, NEW_ROUTE};
-use super::{DROPS_TOLD_A_TICK, Shard};
+use super::{DROP_EVENTS_A_TICK, Shard};
 
-/// Bytes that wait for a blocked connection beyond which it is closed rather than told of more peers that are gone.
+/// Undroppable bytes queued for a blocked connection above which it is closed instead of getting more `PeerGone`
+/// frames.
 const GONE_BACKLOG: usize = 1024 * 1024;
-/// From the login to the first change of home that counts as a move.
+/// Milliseconds after the login in which a change of home does not count as a move.
 const SETTLING: u64 = 5_000;
-/// "Not here" answers that one connection gets (`docs/protocol/relay.md`, Routing).
+/// Rate of "not here" answers to one connection (`docs/protocol/relay.md`, Routing).
 const NOT_HERE: Rate = Rate { per_second: 1.0, burst: 3.0 };
 
 impl<N: Net> Shard<N> {
@@ -28,13 +29,13 @@ impl<N: Net> Shard<N> {
             Inbound::Ping(data) => self.pong(id, data),
             Inbound::Watch => self.watch_conns(id),
             Inbound::ClosePeer(key) => self.close_peer(key),
-            Inbound::Present(key) => self.found_at(id, key),
-            Inbound::Gone(key) => self.forget_at(id, key),
+            Inbound::Present(key) => self.add_link_key(id, key),
+            Inbound::Gone(key) => self.remove_link_key(id, key),
             Inbound::Unknown => {}
         }
     }
 
-    /// The connection of a key that spoke last is the one that gets its packets.
+    /// Makes the connection that sent last the active one of its key.
     pub(super) fn mark_active(&mut self, id: ConnId) {
         let Some(switched) = self.conns.get(id).and_then(|conn| conn.switched()) else { return };
         let Some(local) = self.locals.get_mut(switched.local).and_then(Option::as_mut) else { return };
@@ -69,7 +70,8 @@ impl<N: Net> Shard<N> {
         self.deliver(&RoutedPacket { to: active, key: to, from: &from, packet });
     }
 
-    /// The connection that gets packets for `to` now, and the index of the route to it, which notes that it does.
+    /// Returns the index of the route to `to`, and the connection that gets its packets now. The route notes the
+    /// connection.
     fn route(&mut self, local: usize, hint: usize, to: &Key) -> Option<(usize, ConnId)> {
         let mut routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
         if let Some(index) = routes.find(to, hint) {
@@ -78,7 +80,7 @@ impl<N: Net> Shard<N> {
             }
             let route = routes.at(index);
             let active = route.peer.active();
-            if active != ConnId::NOBODY {
+            if active != ConnId::NONE {
                 route.note(active);
                 return Some((index, active));
             }
@@ -86,11 +88,11 @@ impl<N: Net> Shard<N> {
         self.turn.spend(LOOK_UP);
         let peer = self.shared.switchboard.find(to)?;
         let active = peer.active();
-        if active == ConnId::NOBODY {
+        if active == ConnId::NONE {
             return None;
         }
         self.turn.spend(NEW_ROUTE);
-        if self.routes >= self.most_routes {
+        if self.routes >= self.max_routes {
             self.shed_routes();
             routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
         }
@@ -104,7 +106,7 @@ impl<N: Net> Shard<N> {
         Some((index, active))
     }
 
-    /// Queues a packet for whatever gets the packets of `key`.
+    /// Queues a packet for the connection that gets the packets of its key.
     pub(super) fn deliver(&mut self, routed: &RoutedPacket<'_>) {
         let shard = routed.to.shard();
         if shard == self.index {
@@ -126,37 +128,37 @@ impl<N: Net> Shard<N> {
         self.enqueue(routed);
     }
 
-    /// Counts a dropped packet, and says so where somebody is looking for the drops of its destination.
+    /// Counts a dropped packet. If drops of its destination are logged, an event reports it.
     pub(super) fn count_drop(&mut self, why: DropReason, to: &Key, disco: bool, bytes: usize) {
         self.counters().dropped(why, disco, bytes);
         let watched = &self.shared.settings.verbose_drops;
-        if !watched.is_empty() && watched.contains(to) && self.drops_told < DROPS_TOLD_A_TICK {
-            self.drops_told += 1;
+        if !watched.is_empty() && watched.contains(to) && self.drop_events < DROP_EVENTS_A_TICK {
+            self.drop_events += 1;
             self.events.push(Event::Dropped { to: *to, reason: why.name(), bytes });
         }
     }
 
-    /// Tells a sender that nobody has this key, as often as it may be told.
+    /// Sends "not here" for a key to a sender, within the rate limit of these answers.
     pub(super) fn not_here(&mut self, id: ConnId, key: &Key) {
         let now = self.now;
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };
         if switched.not_here.take(NOT_HERE, 1.0, now).is_ok() {
-            self.tell_gone(id, key, Gone::NotHere);
+            self.send_peer_gone(id, key, Gone::NotHere);
         }
     }
 
-    /// Writes a `PeerGone` to a connection of this shard; a link is none of those who are told.
-    pub(super) fn tell_gone(&mut self, id: ConnId, key: &Key, why: Gone) {
+    /// Sends `PeerGone` to a connection of this shard. A link gets none.
+    pub(super) fn send_peer_gone(&mut self, id: ConnId, key: &Key, why: Gone) {
         let backlog = self.backlog(id);
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.blocked && backlog > GONE_BACKLOG {
-            // It does not read what it is told, and this may be neither kept for ever nor left out.
+            // The connection does not read, and this frame may neither wait forever nor be left out.
             conn.deadline = self.now;
             self.arm(id);
             return;
         }
-        let is_told = conn.switched().is_some();
-        if is_told && self.control(id, &frame::peer_gone(key, why)) {
+        let is_member = conn.switched().is_some();
+        if is_member && self.control(id, &frame::peer_gone(key, why)) {
             let counters = self.counters();
             match why {
                 Gone::Disconnected => counters.peer_gone_disconnected_frames.add(1),

@@ -1,4 +1,4 @@
-//! Bytes out: queues, sealing, and one write for all that a receiver got in a tick.
+//! Bytes out: queues, sealing, and one write for everything that a receiver got in a tick.
 
 use std::io::IoSlice;
 
@@ -16,32 +16,32 @@ use crate::wire::websocket;
 use super::receive::is_transient;
 use super::{ANSWER_BACKLOG, SPARE_OUTBOXES, Shard};
 
-/// Plaintext bytes for which one write is made: all that one read of its sender brings, with a packet of which the read
-/// before had brought the beginning; little enough that a receiver which stops reading holds few bytes that can be
-/// neither dropped nor overtaken.
+/// Plaintext bytes of one write. It fits everything that one read of a sender brings, and a packet whose beginning came
+/// with the read before. A receiver that stops reading holds at most this much that can be neither dropped nor
+/// overtaken.
 const BATCH: usize = super::READ_BUDGET + 16 * 1024;
-/// The same while what waits takes much of the memory that it may have.
+/// The same while the outboxes use much of their memory limit.
 const SMALL_BATCH: usize = 16 * 1024;
-/// One frame may go over [`BATCH`]; with WebSocket, it is three messages.
+/// The largest frame, by which a write may exceed [`BATCH`]; with WebSocket, it is three messages.
 const BIGGEST_FRAME: usize = 3 * 4 + HEADER + 2 * KEY + frame::MAX_PACKET;
-/// The buffer that records are sealed into: a batch of each queue, and a handshake message that goes first.
+/// Size of the buffer for sealed records: a batch of each queue, after a handshake message.
 pub(super) const SEAL_BUFFER: usize = sealed_len(BATCH + BIGGEST_FRAME) + 4 * HANDSHAKE_ROOM;
 
-/// Packets that a link to another node may hold in each queue, and their bytes: it carries the packets of many.
+/// Limits of each queue of a link to another node, in packets and bytes. A link carries the packets of many clients.
 pub(super) const LINK_DEPTH: usize = 4_096;
 const LINK_BYTES: usize = 4 * 1024 * 1024;
 
-/// How an attempt to write ended.
+/// The result of a write.
 enum Written {
-    /// The socket took all.
+    /// The socket took everything.
     All,
     /// The socket is full.
     Blocked,
 }
 
 impl<N: Net> Shard<N> {
-    /// Queues a packet for a connection of this shard. A full queue drops its oldest, but only once the socket
-    /// takes no more.
+    /// Queues a packet for a connection of this shard. If the queue is full and the socket takes no more bytes, the
+    /// oldest packet is dropped.
     pub(super) fn enqueue(&mut self, routed: &RoutedPacket<'_>) {
         let &RoutedPacket { to, key, from, packet } = routed;
         let disco = frame::is_disco(packet);
@@ -57,7 +57,7 @@ impl<N: Net> Shard<N> {
         if self.conns.get(to).is_some_and(|conn| is_full(conn) && !conn.blocked) {
             self.flush(to);
         }
-        // Under way from another shard, it may meet a connection that has left since and only says its last words.
+        // A packet from another shard may come for a connection that has closed since, or is closing.
         let Some(conn) = self.conns.get_mut(to).filter(|conn| !conn.is_closing()) else {
             self.count_drop(DropReason::GoneDisconnected, key, disco, packet.len());
             return;
@@ -91,7 +91,7 @@ impl<N: Net> Shard<N> {
         self.mark_dirty(to);
     }
 
-    /// Queues bytes that are never dropped; `false` where the connection is gone or is closing.
+    /// Queues bytes that are never dropped. Returns `false` if the connection is gone or is closing.
     pub(super) fn control(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let is_websocket = self.conns.get(id).is_some_and(|conn| conn.websocket.is_some());
         self.queue_control(id, |control| append(control, is_websocket, &[bytes]))
@@ -116,17 +116,17 @@ impl<N: Net> Shard<N> {
         true
     }
 
-    /// Whether a connection reads so little that its pings are not answered for now.
+    /// Whether so many answers are queued for a blocked connection that its pings are ignored for now.
     pub(super) fn is_behind(&self, id: ConnId) -> bool {
         self.backlog(id) > ANSWER_BACKLOG && self.conns.get(id).is_some_and(|conn| conn.blocked)
     }
 
-    /// Bytes that wait for a connection and can never be dropped.
+    /// Bytes queued for a connection that can never be dropped.
     pub(super) fn backlog(&self, id: ConnId) -> usize {
         self.conns.get(id).and_then(|conn| conn.outbox.as_ref()).map_or(0, |outbox| outbox.undroppable())
     }
 
-    /// Queues bytes that are sealed already, or are not to be: handshake messages and alerts.
+    /// Queues bytes that are not sealed any more: handshake messages and alerts.
     pub(super) fn commit(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let spares = &mut self.spare_outboxes;
@@ -136,7 +136,7 @@ impl<N: Net> Shard<N> {
         self.mark_dirty(id);
     }
 
-    /// Python's bytes.
+    /// Queues bytes from Python.
     pub(super) fn write(&mut self, id: ConnId, bytes: &[u8], tell_drained: bool) {
         if self.control(id, bytes)
             && let Some(conn) = self.conns.get_mut(id)
@@ -153,14 +153,14 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// The end of a tick: what was queued leaves, as much as a tick may write.
+    /// Writes queued bytes at the end of a tick, within the tick's bound on writes.
     pub(super) fn flush_some(&mut self) {
         while !self.turn.are_writes_over() && self.flush_next() {}
     }
 
     /// Writes everything that was queued, as far as the sockets take it.
     pub(super) fn flush_dirty(&mut self) {
-        // A connection that ends here has partners to be told, who are then dirty in their turn.
+        // A connection that ends here may notify others, and those become dirty.
         while self.flush_next() {}
     }
 
@@ -173,7 +173,8 @@ impl<N: Net> Shard<N> {
         true
     }
 
-    /// The socket takes bytes again: what waits for it is written at the end of the tick, or as soon as its queue is full.
+    /// The socket takes bytes again. The outbox is written at the end of the tick, or as soon as one of its queues is
+    /// full.
     pub(super) fn writable(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.blocked) else { return };
         conn.blocked = false;
@@ -188,7 +189,7 @@ impl<N: Net> Shard<N> {
         self.settle(id);
     }
 
-    /// Writes what is queued for a connection until there is no more or the socket is full.
+    /// Writes the queued bytes of a connection until none is left or the socket is full.
     pub(super) fn flush(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.blocked {
@@ -198,8 +199,8 @@ impl<N: Net> Shard<N> {
         let mut taken = Taken::default();
         let waited = outbox.packet_bytes();
         let answers = std::mem::take(&mut outbox.control_frames);
-        // Where memory is short, little is sealed at a time: what a socket does not take can no longer be dropped.
-        let batch = if self.queued > self.most_queued / 4 { SMALL_BATCH } else { BATCH };
+        // If memory is short, batches are small: sealed bytes that the socket does not take cannot be dropped any more.
+        let batch = if self.queued > self.max_queued / 4 { SMALL_BATCH } else { BATCH };
         let written = conn.write_out(&mut outbox, batch, &mut self.seal_buffer, self.now as u32, &mut taken);
         outbox.recount(&mut self.queued);
         self.turn.spend_on_write(waited - outbox.packet_bytes());
@@ -221,7 +222,7 @@ impl<N: Net> Shard<N> {
             Ok(Written::All) => {
                 if outbox.is_worth_keeping()
                     && self.spare_outboxes.len() < SPARE_OUTBOXES
-                    && self.queued <= self.most_queued / 2
+                    && self.queued <= self.max_queued / 2
                 {
                     self.spare_outboxes.push(outbox);
                 } else {
@@ -251,7 +252,7 @@ impl<N: Net> Shard<N> {
     }
 }
 
-/// Appends bytes of DERP as the stream frames them.
+/// Appends DERP bytes in the stream's framing.
 fn append(to: &mut Vec<u8>, is_websocket: bool, pieces: &[&[u8]]) {
     if is_websocket {
         websocket::append_messages(to, pieces);
@@ -301,7 +302,7 @@ impl<S: Stream> Conn<S> {
         }
     }
 
-    /// Writes queued frames as they are; whether the socket took all that it was offered.
+    /// Writes queued frames without TLS. Returns whether the socket took everything that it was offered.
     fn write_plain(
         &mut self,
         outbox: &mut Outbox,
@@ -325,7 +326,7 @@ impl<S: Stream> Conn<S> {
         Ok(sent == offered)
     }
 
-    /// Offers bytes to the socket; how many it took, `None` for a full one.
+    /// Offers bytes to the socket. Returns the number that it took; `None` if it is full.
     fn offer(&mut self, slices: &[IoSlice<'_>]) -> Result<Option<usize>, Reason> {
         match self.stream.write(slices) {
             Ok(len) => {
@@ -339,7 +340,8 @@ impl<S: Stream> Conn<S> {
 }
 
 impl Outbox {
-    /// Seals one batch: what may not wait, then disco packets, then the rest; bytes of records in `buffer`.
+    /// Seals one batch: undroppable bytes, then disco packets, then the rest. Returns the length of the records in
+    /// `buffer`.
     fn seal(
         &mut self,
         batch: usize,
@@ -356,7 +358,7 @@ impl Outbox {
         }
         let mut room = batch - control;
         for queue in [&mut self.disco, &mut self.other] {
-            // A queue's first frame is taken whatever its length, so it needs some room to begin with.
+            // A queue's first frame is taken regardless of its length, so there must be some room left.
             if room == 0 || queue.is_empty() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What the shards of a process share: settings, who is where, and the handles through which they are reached.
+//! What the shards of a process share: settings, the switchboard, and the handles of all shards.
 //!
 //! Everything here may be used from any thread; a shard's own state is in [`Shard`](super::Shard).
 
@@ -17,89 +17,89 @@ use crate::switchboard::table::Switchboard;
 use crate::tls::certificates::CertificateStore;
 use crate::wire::frame::Key;
 
-use super::impairment::Told;
+use super::impairment::Notices;
 use super::turn::Work;
 
 /// Sizes and times that hold for the whole plane (`docs/protocol/relay.md`, Timeouts). Times in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many shards.
+    /// Number of shards.
     pub shards: usize,
     /// Packets that each of a connection's two queues holds.
     pub queue_depth: usize,
-    /// Bytes of memory for all that waits for sockets, about; the largest queues make room.
+    /// Bytes of memory for everything that waits for sockets, approximately; the largest queues are shed first.
     pub max_queued_bytes: usize,
-    /// Destinations that all senders together are remembered to have, about; the senders with the most forget first.
+    /// Routes of all senders together, approximately; the senders with the most routes drop theirs first.
     pub max_routes: usize,
-    /// Bytes with which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may go over it.
+    /// Bytes at which a mailbox between two shards is full, [`MAILBOX`](crate::MAILBOX); one batch may exceed it.
     pub mailbox: usize,
-    /// Most bytes of a request head.
+    /// Maximum bytes of a request head.
     pub max_head: usize,
-    /// From accepting a connection, or from its last answer, to a whole request head.
+    /// Milliseconds from accepting a connection, or from its last answer, to a whole request head.
     pub setup_timeout: u64,
-    /// For one frame of the login.
+    /// Milliseconds for one frame of the login.
     pub login_timeout: u64,
-    /// How long a client's write may make no progress; 0: for ever.
+    /// Milliseconds that a client's write may make no progress; 0: no limit.
     pub write_timeout: u64,
     /// The same for a mesh peer.
     pub mesh_write_timeout: u64,
     /// The same for a link to a node that we dialled.
     pub link_write_timeout: u64,
-    /// Destinations whose dropped packets are told of, one by one.
+    /// Destinations for which an event reports each dropped packet.
     pub verbose_drops: HashSet<Key>,
-    /// The key of this node: a watcher with it is a node that has dialled itself.
+    /// The key of this node. A watcher with it is the node itself, which has dialled its own address.
     pub server_key: Key,
-    /// Most keys that one link may announce; the rest is ignored and counted.
+    /// Maximum keys that one link may announce; the rest is ignored and counted.
     pub mesh_max_keys: usize,
-    /// Whether it is counted how many keys send to each.
+    /// Whether to count the keys that send to each key.
     pub count_senders: bool,
-    /// Between two `KeepAlive` frames to one connection, at least.
+    /// Minimum milliseconds between two `KeepAlive` frames to one connection.
     pub keep_alive: u64,
-    /// Drawn anew each time and added to that, at most.
+    /// Maximum random milliseconds added to `keep_alive`, drawn anew each time.
     pub keep_alive_jitter: u64,
-    /// How long a link to another node may be silent, which its keep-alives prevent.
+    /// Milliseconds that a link to another node may be silent; its keep-alives come more often.
     pub link_silence: u64,
-    /// Most connections that have not logged in; beyond it the most silent ones make room.
+    /// Maximum connections that have not logged in; above it, the longest-silent ones are closed.
     pub max_before_login: usize,
-    /// Between two looks at the round trip of one connection; 0: it is not looked at.
+    /// Milliseconds between two samples of a connection's round-trip time; 0: no samples.
     pub rtt_interval: u64,
-    /// Records that one key of TLS 1.3 seals before it is changed; never more than its cipher bears.
+    /// Records that one TLS 1.3 key seals before a key update; never above the cipher's limit.
     pub records_per_key: u64,
-    /// How long events that nobody waits for may wait for others.
+    /// Milliseconds that non-urgent events may be held.
     pub event_delay: u64,
-    /// How many new keys in a row come to the same shard before the next has its turn, whoever they talk with and
-    /// however full it is; 0: they are placed by just that. For measuring what crossing shards costs.
+    /// New keys in a row that get the same shard before the next shard gets its turn, regardless of affinity and load.
+    /// 0: placement by affinity and load. For measuring what crossing shards costs.
     pub keys_a_turn: usize,
-    /// How much one tick does.
+    /// Work that one tick may do.
     pub work: Work,
 }
 
-/// What a shard asks another to do.
+/// A request from one shard to another.
 pub(crate) enum ShardMessage<S> {
-    /// Take over this connection, which was known by that name: its key lives with you.
+    /// Take over this connection, whose id was the given one: its key lives on the receiving shard.
     Adopt(Box<Conn<S>>, ConnId),
-    /// Tell a connection of yours that a key has left.
+    /// Send `PeerGone` for a key to a connection of the receiving shard.
     PeerGone { to: ConnId, key: Key },
-    /// Tell your watchers that a key has come or gone.
+    /// Notify the receiving shard's watchers that a key has come or gone.
     Changed(Key),
-    /// A key has left the region: tell whom you sent packets of it that came over a link.
+    /// A key has left the region: notify the connections that got its packets from a link of the receiving shard.
     LeftRegion(Key),
-    /// Close every connection of a key of yours.
+    /// Close every connection of a key of the receiving shard.
     ClosePeer(Key),
-    /// Do this to every connection of a key of yours.
+    /// Apply this to every connection of a key of the receiving shard.
     ToKey(Box<(Key, MemberAction)>),
 }
 
-/// A shard as the others and Python see it.
+/// The part of a shard that other shards and Python use.
 pub(crate) struct ShardHandle<S> {
-    /// One a sending shard.
+    /// One for each sending shard.
     pub(crate) mailboxes: Vec<Mailbox<ShardMessage<S>>>,
     pub(crate) commands: Mutex<Vec<Command>>,
     pub(crate) waker: Waker,
     pub(crate) counters: Counters,
-    /// How often the shard has ticked.
+    /// Ticks so far.
     pub(crate) ticks: AtomicU64,
-    /// Thousandths of its time that it was busy of late.
+    /// Share of its recent time that it was busy, in thousandths.
     pub(crate) load: AtomicU32,
     /// Bytes of memory of its connections' outboxes, as of its last tick.
     pub(crate) queued: AtomicUsize,
@@ -114,8 +114,8 @@ pub(crate) struct Shared<S> {
     pub(crate) limiter: Arc<ConnectionLimiter>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
-    /// Of all shards, as a client may come back to another one.
-    told: Mutex<Told>,
+    /// Notices of impairment sent lately. Shared by all shards, as a client may return to another shard.
+    notices: Mutex<Notices>,
     pub(crate) handles: Vec<ShardHandle<S>>,
     /// New keys so far.
     placed: AtomicUsize,
@@ -145,17 +145,17 @@ impl<S> Shared<S> {
             limiter,
             switchboard,
             events: EventQueue::new()?,
-            told: Mutex::default(),
+            notices: Mutex::default(),
             handles,
             placed: AtomicUsize::new(0),
         })
     }
 
-    /// The shard for a key that has none: where its partners are, because what crosses shards costs more; else the
-    /// busiest that still has room, so that a quiet server uses one.
+    /// Chooses the shard for a key that has none. Crossing shards costs more, so a shard with the key's partners goes
+    /// first. Otherwise the busiest shard that still has room is chosen, so that a quiet server uses one shard.
     pub(crate) fn place(&self, near: Option<usize>) -> usize {
         const FULL: u32 = 600;
-        // Half of a region may talk with one key: not all of them fit beside it.
+        // Half of a region may talk with one key, and not all of it fits on that key's shard.
         const CROWDED: u32 = 850;
         if let Some(turn) = self.placed.fetch_add(1, Ordering::Relaxed).checked_div(self.settings.keys_a_turn)
         {
@@ -171,9 +171,9 @@ impl<S> Shared<S> {
         roomy.or_else(|| (0..self.handles.len()).min_by_key(load)).unwrap_or(0)
     }
 
-    /// Whether the users of a key may be told of a struggle now; if so, they are.
-    pub(super) fn tell(&self, key: &Key, now: u64) -> bool {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(key, now)
+    /// Whether the users of a key may be notified of an impairment now. If so, the notice counts as sent.
+    pub(super) fn may_notify(&self, key: &Key, now: u64) -> bool {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).may_notify(key, now)
     }
 
     /// Hands each connection's commands to its shard, in order.
@@ -181,7 +181,7 @@ impl<S> Shared<S> {
         let mut batches: Vec<Vec<Command>> = Vec::new();
         batches.resize_with(self.handles.len(), Vec::new);
         for (conn, command) in commands {
-            // A name of no shard names nobody.
+            // An id with an unknown shard names no connection.
             if let Some(batch) = batches.get_mut(conn.shard()) {
                 batch.push(command);
             }

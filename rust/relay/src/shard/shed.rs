@@ -1,10 +1,10 @@
-//! Memory for what waits for sockets, and for routes, bounded for the whole process.
+//! Bounds the memory for outboxes and routes of the whole process.
 //!
-//! Each shard counts the memory of its outboxes, used or not, and says at the end of a tick how much that is. When one
-//! packet more would be too much, first all is written that sockets take and unused memory is given back; then the
-//! largest queues drop their oldest, down to a common level that leaves an eighth free, so that they are seldom looked
-//! for. What is sealed, or cut off by a short write, cannot be dropped: when it takes more than three quarters of the bound, the
-//! connections that have taken nothing for the longest are closed.
+//! Each shard counts the memory of its outboxes, used or not, and publishes it at the end of a tick. If one packet more
+//! would exceed the bound, the shard first writes what the sockets take, and frees unused memory. Then the largest
+//! queues drop their oldest packets, down to a common level. That leaves an eighth free, so this search is rare. Sealed
+//! bytes and partly written frames cannot be dropped. If they take more than three quarters of the bound, the shard
+//! closes the connections whose sockets have taken nothing for the longest.
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -18,39 +18,39 @@ use crate::stats::counter::DropReason;
 use super::Shard;
 use super::turn::ROUTE_FORGOTTEN;
 
-/// What waits for one connection.
+/// The memory of one connection's outbox.
 struct Waiting {
     id: ConnId,
     /// Bytes of packets, which may be dropped.
     packets: usize,
     /// All other memory of its outbox.
     rest: usize,
-    /// When the socket last took something.
+    /// When the socket last took bytes.
     since: u64,
 }
 
 impl<N: Net> Shard<N> {
-    /// Learns how much may wait here: what the others leave.
+    /// Computes the limits of this shard from what the other shards hold.
     pub(super) fn share_room(&mut self) {
         let others = self.shared.handles.iter().enumerate().filter(|(index, _)| *index != self.index);
         let elsewhere: usize = others.map(|(_, handle)| handle.queued.load(Ordering::Relaxed)).sum();
-        self.most_queued = self.shared.settings.max_queued_bytes.saturating_sub(elsewhere);
+        self.max_queued = self.shared.settings.max_queued_bytes.saturating_sub(elsewhere);
         let others = self.shared.handles.iter().enumerate().filter(|(index, _)| *index != self.index);
         let elsewhere: usize = others.map(|(_, handle)| handle.routes.load(Ordering::Relaxed)).sum();
         let most = self.shared.settings.max_routes;
-        // What one shard took while the others had none, it gives back when they want their share.
-        self.most_routes = most.saturating_sub(elsewhere).max(most / self.shared.handles.len());
+        // If one shard took much while the others had little, it shrinks when they need their share.
+        self.max_routes = most.saturating_sub(elsewhere).max(most / self.shared.handles.len());
     }
 
-    /// Tells the others how much is held here.
-    pub(super) fn tell_held(&self) {
+    /// Publishes what this shard holds to the other shards.
+    pub(super) fn publish_usage(&self) {
         self.handle().queued.store(self.queued, Ordering::Relaxed);
         self.handle().routes.store(self.routes, Ordering::Relaxed);
     }
 
-    /// Makes room for routes: the senders with the most forget their oldest, down to a common level.
+    /// Makes room for routes: the senders with the most routes drop their oldest, down to a common level.
     pub(super) fn shed_routes(&mut self) {
-        let goal = self.most_routes - (self.most_routes / 64).max(1).min(self.most_routes);
+        let goal = self.max_routes - (self.max_routes / 64).max(1).min(self.max_routes);
         let locals = self.locals.iter().enumerate();
         let mut senders: Vec<(usize, usize)> = locals
             .filter_map(|(index, local)| Some((local.as_ref()?.routes.len(), index)))
@@ -67,7 +67,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Sees to it that `len` more bytes may be queued.
+    /// Makes room for `len` more bytes, if they would exceed the bound.
     pub(super) fn make_room(&mut self, len: usize) {
         if self.has_room(len) {
             return;
@@ -85,7 +85,7 @@ impl<N: Net> Shard<N> {
             let Some(conn) = self.conns.get_mut(id) else { continue };
             let Some(outbox) = &mut conn.outbox else { continue };
             if outbox.packet_bytes() + outbox.undroppable() < outbox.memory() * 3 / 4 {
-                outbox.give_back();
+                outbox.release_unused();
                 outbox.recount(&mut self.queued);
             }
             waiting.push(Waiting {
@@ -99,7 +99,7 @@ impl<N: Net> Shard<N> {
         if self.has_room(len) {
             return;
         }
-        let goal = (self.most_queued - self.most_queued / 8).saturating_sub(len + rest);
+        let goal = (self.max_queued - self.max_queued / 8).saturating_sub(len + rest);
         waiting.sort_unstable_by_key(|one| Reverse((one.packets, one.id)));
         let level = level(waiting.iter().rev().map(|one| one.packets), goal);
         for one in waiting.into_iter().take_while(|one| one.packets > level) {
@@ -107,14 +107,15 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Closes connections whose undroppable bytes take more than three quarters of the memory for all: of the ones
-    /// with more than their share of it, those first that have taken nothing for the longest. What is left of it.
+    /// Closes connections if undroppable bytes take more than three quarters of the bound. Of the connections above
+    /// their share, it closes those first whose sockets have taken nothing for the longest. Returns the undroppable
+    /// bytes left.
     fn close_slowest(&mut self, waiting: &mut Vec<Waiting>) -> usize {
         let mut rest: usize = waiting.iter().map(|one| one.rest).sum();
-        if rest <= self.most_queued / 4 * 3 {
+        if rest <= self.max_queued / 4 * 3 {
             return rest;
         }
-        let goal = self.most_queued / 8 * 5;
+        let goal = self.max_queued / 8 * 5;
         let mut sizes: Vec<usize> = waiting.iter().map(|one| one.rest).collect();
         sizes.sort_unstable();
         let share = level(sizes.into_iter(), goal);
@@ -131,18 +132,18 @@ impl<N: Net> Shard<N> {
         rest
     }
 
-    /// Ends a connection that reads too slowly, and gives back its memory at once.
+    /// Ends a connection that reads too slowly, and frees its memory at once.
     fn drop_slow(&mut self, id: ConnId) {
         let key = self.conns.get(id).and_then(|conn| Some(conn.switched()?.member.key));
-        self.lose_outbox(id, &key.unwrap_or([0; 32]));
+        self.drop_outbox(id, &key.unwrap_or([0; 32]));
         self.finish(id, Reason::with("unread", "it reads too slowly, and -max-queued-bytes is used up"));
     }
 
     fn has_room(&self, len: usize) -> bool {
-        self.queued.saturating_add(len) <= self.most_queued
+        self.queued.saturating_add(len) <= self.max_queued
     }
 
-    /// Drops the oldest packets of a connection until at most so many bytes wait for it.
+    /// Drops the oldest packets of a connection until at most `level` bytes of packets wait for it.
     fn shed(&mut self, id: ConnId, level: usize) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let key = match &conn.stage {
@@ -156,7 +157,7 @@ impl<N: Net> Shard<N> {
             let Some(len) = outbox.queue_mut(disco).drop_oldest() else { break };
             dropped.push((disco, len));
         }
-        outbox.give_back();
+        outbox.release_unused();
         outbox.recount(&mut self.queued);
         for (disco, len) in dropped {
             self.count_drop(DropReason::QueueHead, &key, disco, len);
@@ -164,7 +165,7 @@ impl<N: Net> Shard<N> {
         self.unblock_if_empty(id);
     }
 
-    /// Nothing waits for the socket any more, so nothing can be late.
+    /// Unblocks a connection whose outbox is empty now: its write timeout must not run.
     fn unblock_if_empty(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.blocked && conn.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
@@ -173,8 +174,8 @@ impl<N: Net> Shard<N> {
     }
 }
 
-/// The level at which queues of these sizes, the smallest first, hold `goal` bytes together, when those above it are
-/// cut down to it.
+/// The level for cutting down queues so that they hold `goal` bytes together. `sizes` begin with the smallest; queues
+/// above the level are cut down to it.
 fn level(sizes: impl ExactSizeIterator<Item = usize>, goal: usize) -> usize {
     let (mut left, mut goal) = (sizes.len(), goal);
     for size in sizes {

@@ -19,7 +19,7 @@ const HANGUP_PAUSE: u64 = 5_000;
 
 impl<N: Net> Shard<N> {
     /// Ends the TLS handshake: a client's request head comes next; a node that we dialled is reported to Python.
-    pub(super) fn shake_hands(&mut self, id: ConnId) {
+    pub(super) fn end_handshake(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.tls = conn.transport.tls_version();
         conn.step(Phase::Waiting, self.now);
@@ -222,7 +222,7 @@ impl<N: Net> Shard<N> {
 
 /// Returns the length of the first request head in `input`, with its blank line; the bytes before `from` hold no end.
 ///
-/// A line may end in a bare line feed, which HTTP servers have always accepted. Python checks the rest of the head.
+/// A line may end in a bare line feed, as HTTP servers have always accepted. Python checks the rest of the head.
 fn end_of_head(input: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {

@@ -1,6 +1,6 @@
-//! What is done with every member of a shard: so many a tick, however many there are.
+//! Jobs over all members of a shard: a bounded number of members in each tick.
 //!
-//! A sweep goes through the slots once. Who comes in behind it is not in it, who comes in before it is.
+//! A sweep passes the slots once. A connection that comes during the sweep is included if its slot comes later.
 
 use std::sync::Arc;
 
@@ -11,23 +11,23 @@ use crate::wire::frame::Key;
 
 use super::{Shard, ShardMessage};
 
-/// Slots looked at in one tick, to say how their members stand.
+/// Slots in one tick of a report.
 const REPORTED_A_TICK: usize = 256;
-/// The same where each member is written to, which costs a system call.
+/// The same if each member is written to, which costs a system call.
 const ACTED_ON_A_TICK: usize = 64;
 
-/// What is done to each.
+/// The job for each member.
 pub(super) enum Task {
-    /// Its standing goes into this report.
+    /// Add its snapshot to the report with this number.
     Report(u64),
-    /// This is done to it; mesh peers may be spared.
+    /// Apply this action to it, except to mesh peers if they are spared.
     MemberAction { action: MemberAction, spare_mesh_peers: bool },
 }
 
-/// A way through all slots.
+/// A pass over all slots.
 pub(super) struct Sweep {
     task: Task,
-    /// The slot that is next.
+    /// The next slot.
     at: usize,
 }
 
@@ -36,7 +36,7 @@ impl<N: Net> Shard<N> {
         self.sweeps.push_back(Sweep { task, at: 0 });
     }
 
-    /// Goes on with the oldest sweep.
+    /// Advances the oldest sweep.
     pub(super) fn advance_sweep(&mut self) {
         let Some(mut sweep) = self.sweeps.pop_front() else { return };
         let slice = match sweep.task {
@@ -49,7 +49,7 @@ impl<N: Net> Shard<N> {
         let is_last = sweep.at >= self.conns.len();
         match &sweep.task {
             Task::Report(report) => {
-                let members = ids.drain(..).filter_map(|id| self.standing(id)).collect();
+                let members = ids.drain(..).filter_map(|id| self.snapshot(id)).collect();
                 self.events.push(Event::Members { report: *report, members, is_last });
             }
             Task::MemberAction { action, spare_mesh_peers } => {
@@ -67,7 +67,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    fn standing(&self, id: ConnId) -> Option<MemberSnapshot> {
+    fn snapshot(&self, id: ConnId) -> Option<MemberSnapshot> {
         let conn = self.conns.get(id)?;
         let switched = conn.switched()?;
         let local = self.locals.get(switched.local)?.as_ref()?;
@@ -86,10 +86,10 @@ impl<N: Net> Shard<N> {
         })
     }
 
-    /// Does something to every connection of a key that lives here.
+    /// Applies an action to every connection of a key that lives here.
     ///
-    /// A connection that is to be closed is followed: it may have been on its way here when this was said. So every
-    /// shard is told, and each passes it on to the key's own, behind the connection.
+    /// `Close` must also reach a connection that is moving to its key's shard. So every shard gets the action, and
+    /// forwards it to the key's own shard, after the connection.
     pub(super) fn act_on_key(&mut self, key: &Key, action: &MemberAction) {
         let ids = self.connections_of(key);
         if ids.is_empty()
@@ -115,9 +115,9 @@ impl<N: Net> Shard<N> {
             MemberAction::Write(frames) => {
                 self.control(id, &Arc::clone(frames));
             }
-            MemberAction::Close(last_words, reason) => {
-                if !last_words.is_empty() {
-                    self.control(id, last_words);
+            MemberAction::Close(last_bytes, reason) => {
+                if !last_bytes.is_empty() {
+                    self.control(id, last_bytes);
                 }
                 self.close(id, reason.clone());
             }

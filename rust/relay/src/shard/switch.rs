@@ -53,7 +53,7 @@ impl<N: Net> Shard<N> {
         if shard == self.index {
             self.register(id, id);
         } else if let Some(conn) = self.remove(id) {
-            // Watched until now, and the descriptor is open: this cannot fail.
+            // This cannot fail: epoll watched the stream until now, and its descriptor is open.
             let _ = self.net.remove(&conn.stream);
             self.outgoing[shard].messages.push(ShardMessage::Adopt(conn, id));
         }

@@ -1,4 +1,4 @@
-//! The rate limit of clients (`docs/protocol/relay.md`, Rate limit): it works by not reading, so TCP pushes back.
+//! The rate limit of clients (`docs/protocol/relay.md`, Rate limit). It stops reading, so TCP slows the sender down.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::wire::frame;
 
 use super::Shard;
 
-/// Who waits, until when and for what; of two who wait equally long the one that came first goes on first.
+/// A connection that waits for a limit until `until`. Equal times resume in the order of `turn`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Throttled {
     until: u64,
@@ -19,16 +19,16 @@ pub(super) struct Throttled {
     for_total: bool,
 }
 
-/// The limits in force, as this shard knows them.
+/// The limits in force, and this shard's state of them.
 #[derive(Default)]
 pub(super) struct InForce {
-    /// Absent where there are none.
+    /// `None` if there are no limits.
     limits: Option<Arc<Limits>>,
-    /// Counts the limits that there have been.
+    /// Counts the changes of the limits.
     edition: u32,
-    /// Counts those who waited.
+    /// Counts the connections that have had to wait.
     turns: u64,
-    /// Clients of this shard that wait for a turn at the total.
+    /// Clients of this shard that wait for the total limit.
     waiting: usize,
 }
 
@@ -39,7 +39,7 @@ impl InForce {
 }
 
 impl<N: Net> Shard<N> {
-    /// Whether a frame of so many payload bytes has to wait; if so, nothing is read from its sender until it need not.
+    /// Whether a frame of `payload` bytes has to wait. If so, its sender is not read until the wait is over.
     pub(super) fn is_throttled(&mut self, id: ConnId, payload: usize) -> bool {
         let Some(limits) = &self.limits.limits else { return false };
         let now = self.now;
@@ -51,7 +51,7 @@ impl<N: Net> Shard<N> {
         let (edition, others_wait) = (self.limits.edition, self.limits.waiting > 0);
         let taken = allowance.take((limits, edition), &switched.member.key, cost, others_wait, now);
         let Err(Wait { until, limited, is_new }) = taken else { return false };
-        // Zero says that nothing waits.
+        // Zero means that the connection need not wait.
         switched.throttled_until = until.max(1);
         allowance.duty_cycle.take(now, until);
         switched.impairment_check_at = switched.impairment_check_at.min(allowance.duty_cycle.due());
@@ -74,7 +74,7 @@ impl<N: Net> Shard<N> {
         true
     }
 
-    /// Goes on with the connections whose wait is over.
+    /// Resumes the connections whose wait is over.
     pub(super) fn resume_throttled(&mut self) {
         while let Some(Reverse(next)) = self.throttled.peek().copied() {
             if next.until > self.now {
@@ -91,21 +91,21 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// How long until somebody's wait is over.
+    /// Milliseconds until the next wait is over.
     pub(super) fn throttled_ms(&self, now: u64) -> Option<u64> {
         self.throttled.peek().map(|Reverse(next)| next.until.saturating_sub(now))
     }
 
-    /// The limits are others: everybody who waits tries again.
+    /// Replaces the limits. All connections that wait try again.
     pub(super) fn limit_clients(&mut self, limits: Arc<Limits>) {
         self.limits.limits = limits.are_any().then_some(limits);
         self.limits.edition += 1;
-        // What they waited for is no more.
+        // They waited for the old limits.
         self.limits.waiting = 0;
         for Reverse(throttled) in std::mem::take(&mut self.throttled) {
             let conn = self.conns.get_mut(throttled.id).and_then(|conn| conn.switched_mut());
             if let Some(allowance) = conn.and_then(|switched| switched.allowance.as_mut()) {
-                allowance.duty_cycle.give_back(self.now);
+                allowance.duty_cycle.release_future(self.now);
             }
             self.resume_one(throttled.id);
         }

@@ -1,12 +1,13 @@
-//! The timer wheel of one shard: when to look at a connection again. No clock: the time is passed in.
+//! The timer wheel of one shard: when to check a connection's deadlines. No clock: the time is passed in.
 //!
-//! A wheel holds hints, not truths. A connection knows its own deadlines; a hint that comes up early, late by a
-//! tick or for a connection that has gone costs one look and nothing else. So nothing is ever cancelled. A
-//! connection knows the earliest of its hints, too; one that is not that is let go.
+//! The wheel holds hints. A connection has its own deadlines, and a hint causes one check of them. So a hint may fire
+//! early, a tick late, or for a closed connection, and no hint is ever cancelled. A connection stores the time of its
+//! earliest hint, and ignores the others.
 
 use crate::id::ConnId;
 
-/// One turn of the wheel is `SLOTS * TICK_MS`, about 131 s: longer than any deadline of an ordinary connection.
+/// The number of slots. One turn of the wheel is `SLOTS * TICK_MS`, about 131 s: above all deadlines but those of
+/// links.
 const SLOTS: usize = 1024;
 /// The wheel's resolution in milliseconds.
 pub(crate) const TICK_MS: u64 = 128;
@@ -23,12 +24,12 @@ impl Wheel {
         Self { slots: vec![Vec::new(); SLOTS], next_tick: now_ms / TICK_MS, armed: 0 }
     }
 
-    /// When a hint for `at_ms` comes up: then or soon after; from one turn of the wheel on, earlier.
+    /// The time at which a hint for `at_ms` fires: then or soon after. Beyond one turn of the wheel, it fires early.
     pub(crate) fn due(&self, at_ms: u64) -> u64 {
         (at_ms / TICK_MS + 1).clamp(self.next_tick, self.next_tick + SLOTS as u64 - 1) * TICK_MS
     }
 
-    /// Asks for a look at `id` when a hint for `at_ms` comes up.
+    /// Adds a hint, which causes a check of `id`'s deadlines at `at_ms`.
     pub(crate) fn arm(&mut self, id: ConnId, at_ms: u64) {
         let tick = self.due(at_ms) / TICK_MS;
         self.slots[tick as usize % SLOTS].push(id);
@@ -50,7 +51,7 @@ impl Wheel {
         }
     }
 
-    /// How many milliseconds the shard may sleep before a hint can be due; `None`: for ever.
+    /// Milliseconds that the shard may sleep before a hint is due; `None`: no limit.
     pub(crate) fn sleep_ms(&self, now_ms: u64) -> Option<u64> {
         if self.armed == 0 {
             return None;
@@ -62,7 +63,7 @@ impl Wheel {
         Some(((self.next_tick + ahead) * TICK_MS).saturating_sub(now_ms))
     }
 
-    /// Walks what must hold; how many hints there are.
+    /// Asserts the invariants. Returns the number of hints.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn check(&self) -> usize {
         assert_eq!(self.slots.iter().map(Vec::len).sum::<usize>(), self.armed, "armed counts the hints");
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_comes_up_once_its_time_has_come_and_not_before() {
+    fn a_hint_fires_after_its_time_and_not_before() {
         let mut wheel = Wheel::new(1_000);
         let mut due = Vec::new();
         wheel.arm(id(1), 3_000);
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_beyond_one_turn_comes_up_early_rather_than_never() {
+    fn a_hint_beyond_one_turn_fires_early() {
         let mut wheel = Wheel::new(0);
         wheel.arm(id(1), 10 * SLOTS as u64 * TICK_MS);
         let mut due = Vec::new();
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_sleep_with_nothing_armed_costs_nothing_and_loses_nothing() {
+    fn a_long_sleep_with_nothing_armed_is_cheap_and_loses_no_hints() {
         let mut wheel = Wheel::new(0);
         let mut due = Vec::new();
         wheel.advance(u64::from(u32::MAX), &mut due);

@@ -1,13 +1,13 @@
-//! How much one tick does, and which connection is next.
+//! The bounds of one tick's work, and the order in which connections are visited.
 //!
 //! Work is counted in units of about a quarter of a microsecond: system calls, records, frames, look-ups, departures,
-//! bytes. A tick has a bound for what it reads, one for the connections that it ends, and one for what it writes; the
-//! rest is carried over to the next tick, which looks for newly ready connections first. So the time between two looks
-//! at a connection is bounded by what a tick may do, whatever the other connections send.
+//! bytes. A tick has one bound for reads, one for ended connections, and one for writes. The rest is carried over to
+//! the next tick, which polls for newly ready connections first. So the time between two visits to a connection is
+//! bounded by what a tick may do, whatever the other connections send.
 //!
-//! A connection that is ready is *fresh*. Each visit may use up one slice; a connection that has used it up is *late*:
-//! it waits behind all other late ones, and fresh ones go first. The more connections are ready, the smaller is a
-//! slice, so that a first round over all of them stays short.
+//! A connection that is ready is *fresh*. Each visit may use up one slice. A connection that has used it up is *late*:
+//! it waits after all other late ones, and fresh ones go first. The more connections are ready, the smaller a slice is.
+//! So a first round over all of them stays short.
 
 use std::collections::VecDeque;
 
@@ -18,14 +18,14 @@ use crate::shard::conn::Stage;
 
 use super::{READ_BUDGET, Shard};
 
-/// Work that a tick may do, in units of about a quarter of a microsecond. One piece of work may go over each of them.
+/// Work that a tick may do, in units of about a quarter of a microsecond. One piece of work may exceed each bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     /// Reading, opening and relaying.
     pub visits: i64,
-    /// The same for one connection before another has its turn, while few are ready.
+    /// The same for one visit to a connection, while few are ready.
     pub slice: i64,
-    /// Ending connections, with a notice to each connection that was sent packets of theirs.
+    /// Ending connections, with a notice to each connection that got packets from their keys.
     pub departures: i64,
     /// Sealing and writing.
     pub writes: i64,
@@ -39,32 +39,32 @@ impl Default for Work {
 
 /// One read of a socket.
 pub(super) const READ: i64 = 16;
-/// One frame whose receiver is known.
+/// One frame whose route is known.
 pub(super) const FRAME: i64 = 1;
-/// A look-up in a table that is not in any cache.
+/// A look-up in a table that is in no CPU cache.
 pub(super) const LOOK_UP: i64 = 2;
-/// A destination that is new to its sender.
+/// A new route.
 pub(super) const NEW_ROUTE: i64 = 8;
-/// Forgetting a destination.
+/// Dropping a route.
 pub(super) const ROUTE_FORGOTTEN: i64 = 1;
-/// Writing what waits for one connection.
+/// Writing one connection's outbox.
 pub(super) const WRITE: i64 = 20;
-/// Ending one connection: its last words, and closing its socket.
+/// Ending one connection: its last bytes, and closing its socket.
 pub(super) const DEPARTURE: i64 = 80;
-/// Telling one connection that a key has left.
+/// Notifying one connection that a key has left.
 pub(super) const NOTICE: i64 = 2;
-/// Bytes that are read, opened or relayed, for one unit.
+/// Bytes read, opened or relayed for one unit, as a power of two.
 pub(super) const BYTES_SHIFT: u32 = 10;
-/// Bytes that are sealed and written, for one unit.
+/// Bytes sealed and written for one unit, as a power of two.
 pub(super) const WRITE_BYTES_SHIFT: u32 = 9;
 
 /// Ready connections up to which each may bring [`READ_BUDGET`] and use up a whole slice.
 const FEW: usize = 32;
-/// The least that one read asks for, and the least slice, however many connections are ready.
+/// The minimum size of a read and of a slice, however many connections are ready.
 const LEAST_READ: usize = 4 * 1024;
 const LEAST_SLICE: i64 = 64;
 
-/// Which queue of [`Turn`] a connection stands in.
+/// The queue of [`Turn`] that holds a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Waits {
     #[default]
@@ -74,30 +74,30 @@ pub(crate) enum Waits {
     Handshake,
 }
 
-/// A connection that is to be ended.
+/// A connection that is to end.
 struct Leaving {
     id: ConnId,
     reason: Reason,
-    /// After what waits for it was written.
-    politely: bool,
+    /// Whether its outbox is written first.
+    flush_first: bool,
 }
 
-/// What is left to do, and how much of it this tick may do.
+/// The work that is left, and how much of it this tick may do.
 #[derive(Default)]
 pub(super) struct Turn {
-    /// Invariant of all three queues: `Conn::waits` names the one in which a connection stands.
+    /// Invariant of all three queues: `Conn::waits` names the queue that holds the connection.
     fresh: VecDeque<ConnId>,
     late: VecDeque<ConnId>,
-    /// Connections that shake hands, which few may do in one tick.
+    /// Connections in the TLS handshake; only [`HANDSHAKES_A_TICK`](super::HANDSHAKES_A_TICK) may advance in one tick.
     handshakes: VecDeque<ConnId>,
-    /// Invariant: `Conn::is_leaving` says that a connection stands here.
+    /// Invariant: `Conn::is_leaving` is set for the connections in it, and for no others.
     leaving: VecDeque<Leaving>,
     visits: i64,
     departures: i64,
     writes: i64,
-    /// What is left of the slice of the connection that is looked at.
+    /// The rest of the slice of the connection that is visited.
     slice: i64,
-    /// A whole slice, and the most bytes of a read, in this tick.
+    /// A whole slice, and the maximum bytes of a read, in this tick.
     whole_slice: i64,
     read: usize,
 }
@@ -109,12 +109,12 @@ impl Turn {
         waits || (!self.late.is_empty() && !congested)
     }
 
-    /// Counts work of the connection that is looked at.
+    /// Counts work for the connection that is visited.
     pub(super) fn spend(&mut self, units: i64) {
         self.slice -= units;
     }
 
-    /// What the connection that is looked at may still do; work on records is counted off it.
+    /// The rest of the slice of the connection that is visited; work on records is subtracted from it.
     pub(super) fn slice(&mut self) -> &mut i64 {
         &mut self.slice
     }
@@ -123,22 +123,22 @@ impl Turn {
         self.slice <= 0
     }
 
-    /// Most bytes that one read brings.
+    /// Maximum bytes of one read.
     pub(super) fn read(&self) -> usize {
         self.read
     }
 
-    /// Counts a connection that ends, and its notices.
+    /// Counts work for a connection that ends, and for its notices.
     pub(super) fn spend_on_departure(&mut self, units: i64) {
         self.departures = self.departures.saturating_sub(units);
     }
 
-    /// Whether as many connections have ended as may in one tick.
+    /// Whether this tick has used up its work on departures.
     pub(super) fn are_departures_over(&self) -> bool {
         self.departures <= 0
     }
 
-    /// From now on any number of connections may end.
+    /// Lifts the bound on departures from now on.
     pub(super) fn end_all(&mut self) {
         self.departures = i64::MAX;
         self.leaving.clear();
@@ -154,7 +154,7 @@ impl Turn {
 }
 
 impl<N: Net> Shard<N> {
-    /// The bounds of a new tick.
+    /// Sets the bounds of a new tick.
     pub(super) fn begin_turn(&mut self) {
         let work = self.shared.settings.work;
         let turn = &mut self.turn;
@@ -162,18 +162,18 @@ impl<N: Net> Shard<N> {
         self.divide_turn();
     }
 
-    /// Shares what a tick may read among those that are ready.
+    /// Divides the reads of a tick among the ready connections.
     pub(super) fn divide_turn(&mut self) {
         let whole = self.shared.settings.work.slice;
         let turn = &mut self.turn;
-        // Commands were work, too; some is always left for those that are ready.
+        // Commands used up work, too. Ready connections always keep half.
         turn.visits = turn.visits.max(self.shared.settings.work.visits / 2);
         let ready = (turn.fresh.len() + turn.late.len()).max(FEW);
         turn.whole_slice = (whole * FEW as i64 / ready as i64).max(LEAST_SLICE.min(whole));
         turn.read = (READ_BUDGET * FEW / ready).max(LEAST_READ);
     }
 
-    /// A connection has bytes, or its end, or an error: it will be looked at.
+    /// Queues a visit to a connection that has bytes, its end, or an error.
     pub(super) fn note_ready(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id)
             && conn.waits == Waits::No
@@ -184,7 +184,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// A connection has bytes that came and were not dealt with: it waits for another slice.
+    /// Queues another slice for a connection that has input left.
     pub(super) fn note_late(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id)
             && conn.waits == Waits::No
@@ -195,7 +195,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// A connection cannot shake hands in this tick.
+    /// Puts off a connection whose handshake may not advance in this tick.
     pub(super) fn note_handshake(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.waits = Waits::Handshake;
@@ -203,7 +203,8 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Looks at connections until the tick has done enough: fresh ones first, but for a quarter of the work.
+    /// Visits connections until the tick's work is used up. Fresh ones go first, but a quarter of the work is kept for
+    /// late ones.
     pub(super) fn visit_ready(&mut self) {
         while self.handshakes_left > 0 {
             let Some(id) = self.turn.handshakes.pop_front() else { break };
@@ -232,22 +233,22 @@ impl<N: Net> Shard<N> {
             return;
         }
         let spent = self.in_a_slice(|shard| {
-            let result = shard.digest(id);
+            let result = shard.resume_cut(id);
             if result.is_ok() && !shard.turn.is_slice_over() {
                 shard.readable(id);
             } else {
                 shard.conclude(id, result);
             }
         });
-        // Costly bytes may leave nothing behind: the next ones have to wait all the same.
+        // Expensive input may be used up completely. The connection's next bytes wait for their turn all the same.
         if spent > self.turn.whole_slice
-            && self.conns.get(id).is_some_and(|conn| conn.interest.read && conn.speaks_derp())
+            && self.conns.get(id).is_some_and(|conn| conn.interest.read && conn.is_derp())
         {
             self.note_late(id);
         }
     }
 
-    /// Does something for one connection, with a slice of its own; how much of it that used up.
+    /// Does something for one connection with a slice of its own. Returns the units that this used up.
     pub(super) fn in_a_slice(&mut self, work: impl FnOnce(&mut Self)) -> i64 {
         self.turn.slice = self.turn.whole_slice;
         work(self);
@@ -256,28 +257,28 @@ impl<N: Net> Shard<N> {
         spent
     }
 
-    /// Puts off the end of a connection: nothing is read from it, or queued for it, from now on.
-    pub(super) fn leave_later(&mut self, id: ConnId, reason: Reason, politely: bool) {
+    /// Puts off the end of a connection. From now on it is not read, and nothing is queued for it.
+    pub(super) fn leave_later(&mut self, id: ConnId, reason: Reason, flush_first: bool) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.is_leaving = true;
-        if !politely {
+        if !flush_first {
             let key = match &conn.stage {
                 Stage::Switched(switched) => switched.member.key,
                 _ => [0; 32],
             };
-            self.lose_outbox(id, &key);
+            self.drop_outbox(id, &key);
         }
-        self.turn.leaving.push_back(Leaving { id, reason, politely });
+        self.turn.leaving.push_back(Leaving { id, reason, flush_first });
         self.settle(id);
     }
 
-    /// Goes on with the ends that were put off.
+    /// Ends connections whose end was put off.
     pub(super) fn depart(&mut self) {
         while !self.turn.are_departures_over() {
-            let Some(Leaving { id, reason, politely }) = self.turn.leaving.pop_front() else { break };
+            let Some(Leaving { id, reason, flush_first }) = self.turn.leaving.pop_front() else { break };
             let Some(conn) = self.conns.get_mut(id) else { continue };
             conn.is_leaving = false;
-            if politely {
+            if flush_first {
                 self.close(id, reason);
             } else {
                 self.finish(id, reason);

@@ -12,7 +12,7 @@ pub(crate) struct Links {
 
 impl Default for Links {
     fn default() -> Self {
-        Self { first: ConnId::NOBODY, others: Box::default() }
+        Self { first: ConnId::NONE, others: Box::default() }
     }
 }
 
@@ -23,7 +23,7 @@ impl Links {
     }
 
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.first != ConnId::NOBODY) + self.others.len()
+        usize::from(self.first != ConnId::NONE) + self.others.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -31,12 +31,12 @@ impl Links {
     }
 
     pub(crate) fn contains(&self, link: ConnId) -> bool {
-        link != ConnId::NOBODY && (self.first == link || self.others.contains(&link))
+        link != ConnId::NONE && (self.first == link || self.others.contains(&link))
     }
 
     /// Adds one that is not in it yet.
     pub(crate) fn push(&mut self, link: ConnId) {
-        if self.first == ConnId::NOBODY {
+        if self.first == ConnId::NONE {
             self.first = link;
         } else {
             self.others = self.others.iter().copied().chain([link]).collect();
@@ -50,7 +50,7 @@ impl Links {
         }
         let all = [self.first].into_iter().chain(self.others.iter().copied());
         let mut left = all.filter(|other| *other != link);
-        let first = left.next().unwrap_or(ConnId::NOBODY);
+        let first = left.next().unwrap_or(ConnId::NONE);
         let others = left.collect();
         (self.first, self.others) = (first, others);
         true
@@ -65,7 +65,7 @@ mod tests {
     fn the_first_that_came_and_is_still_there_is_first() {
         let link = ConnId::from_u64;
         let mut links = Links::default();
-        assert!(links.is_empty() && !links.contains(ConnId::NOBODY) && !links.remove(ConnId::NOBODY));
+        assert!(links.is_empty() && !links.contains(ConnId::NONE) && !links.remove(ConnId::NONE));
         for n in 1..=3 {
             links.push(link(n));
         }
@@ -74,6 +74,6 @@ mod tests {
         assert!(links.remove(link(1)) && links.contains(link(3)));
         assert_eq!((links.len(), links.first()), (1, link(3)));
         assert!(links.remove(link(3)) && links.is_empty());
-        assert_eq!(links.first(), ConnId::NOBODY);
+        assert_eq!(links.first(), ConnId::NONE);
     }
 }

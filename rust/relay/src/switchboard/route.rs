@@ -17,7 +17,7 @@ const MAX_ROUTES: usize = 65_536;
 /// With fewer routes than this none is looked at for whether it still leads anywhere.
 const FIRST_SWEEP: usize = 256;
 /// Most connections of one destination that are remembered; only one that reconnects all the time has so many.
-const MAX_TOLD: usize = 8;
+const MAX_RECEIVERS: usize = 8;
 
 /// The way to one destination.
 #[derive(Debug)]
@@ -25,30 +25,30 @@ pub(crate) struct Route {
     to: Key,
     pub(crate) peer: Arc<Peer>,
     /// The connection that was sent a packet last; nobody before the first packet.
-    last_told: ConnId,
+    last_receiver: ConnId,
     /// Those before it, the latest last; most destinations have none.
-    told_before: Vec<ConnId>,
+    earlier_receivers: Vec<ConnId>,
 }
 
 impl Route {
     /// Remembers that `conn` was sent a packet.
     pub(crate) fn note(&mut self, conn: ConnId) {
-        if self.last_told == conn {
+        if self.last_receiver == conn {
             return;
         }
-        self.told_before.retain(|known| *known != conn);
-        if self.told_before.len() == MAX_TOLD - 1 {
-            self.told_before.remove(0);
+        self.earlier_receivers.retain(|known| *known != conn);
+        if self.earlier_receivers.len() == MAX_RECEIVERS - 1 {
+            self.earlier_receivers.remove(0);
         }
-        let before = std::mem::replace(&mut self.last_told, conn);
-        if before != ConnId::NOBODY {
-            self.told_before.push(before);
+        let before = std::mem::replace(&mut self.last_receiver, conn);
+        if before != ConnId::NONE {
+            self.earlier_receivers.push(before);
         }
     }
 
-    fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
-        let last = (self.last_told != ConnId::NOBODY).then_some(self.last_told);
-        self.told_before.iter().copied().chain(last)
+    fn receivers(&self) -> impl Iterator<Item = ConnId> + '_ {
+        let last = (self.last_receiver != ConnId::NONE).then_some(self.last_receiver);
+        self.earlier_receivers.iter().copied().chain(last)
     }
 }
 
@@ -89,7 +89,7 @@ impl Routes {
 
     /// Adds a route, or points an old one to where its key is now; its index, and whether an older was forgotten.
     pub(crate) fn insert(&mut self, to: &Key, peer: Arc<Peer>) -> (usize, bool) {
-        let route = Route { to: *to, peer, last_told: ConnId::NOBODY, told_before: Vec::new() };
+        let route = Route { to: *to, peer, last_receiver: ConnId::NONE, earlier_receivers: Vec::new() };
         if let Some(&index) = self.by_key.get(to) {
             // Its connections were of an earlier stay of that key, and have all ended.
             self.routes[index as usize] = route;
@@ -118,7 +118,7 @@ impl Routes {
 
     /// Forgets the destinations that have left, before there are twice as many routes as the last time.
     fn sweep(&mut self) {
-        self.keep(usize::MAX, |route| route.peer.active() != ConnId::NOBODY);
+        self.keep(usize::MAX, |route| route.peer.active() != ConnId::NONE);
     }
 
     /// Forgets the oldest routes until `most` are left, and gives their memory back; how many were forgotten.
@@ -154,8 +154,8 @@ impl Routes {
     }
 
     /// Every connection that was sent a packet.
-    pub(crate) fn told(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.routes.iter().flat_map(Route::told)
+    pub(crate) fn receivers(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.routes.iter().flat_map(Route::receivers)
     }
 }
 
@@ -199,11 +199,11 @@ mod tests {
         for n in 1..100_000 {
             let (index, _) = routes.insert(&key(n), arrive(&board, n));
             routes.at(index).note(ConnId::from_u64(n as u64 + 1));
-            board.release(&key(n), ConnId::NOBODY);
+            board.release(&key(n), ConnId::NONE);
         }
         assert!(routes.routes.len() <= FIRST_SWEEP, "{} routes for one destination", routes.routes.len());
         let index = routes.find(&key(0), usize::MAX).expect("it is still there");
-        assert_eq!(routes.at(index).told().collect::<Vec<_>>(), [ConnId::from_u64(1)]);
+        assert_eq!(routes.at(index).receivers().collect::<Vec<_>>(), [ConnId::from_u64(1)]);
     }
 
     #[test]
@@ -217,7 +217,10 @@ mod tests {
         assert_eq!((routes.cut_to(200), routes.len()), (0, 100));
         assert_eq!((routes.cut_to(10), routes.len()), (90, 10));
         assert_eq!(routes.find(&key(89), 0), None);
-        assert_eq!(routes.told().collect::<Vec<_>>(), (91..=100).map(ConnId::from_u64).collect::<Vec<_>>());
+        assert_eq!(
+            routes.receivers().collect::<Vec<_>>(),
+            (91..=100).map(ConnId::from_u64).collect::<Vec<_>>()
+        );
         assert_eq!(routes.latest(usize::MAX).next(), Some(key(99)));
         assert_eq!(routes.insert(&key(0), arrive(&board, 0)), (10, false));
     }
@@ -230,9 +233,9 @@ mod tests {
         routes.at(index).note(ConnId::from_u64(1));
         routes.at(index).note(ConnId::from_u64(2));
         routes.at(index).note(ConnId::from_u64(1));
-        assert_eq!(routes.told().collect::<Vec<_>>(), [ConnId::from_u64(2), ConnId::from_u64(1)]);
+        assert_eq!(routes.receivers().collect::<Vec<_>>(), [ConnId::from_u64(2), ConnId::from_u64(1)]);
         assert_eq!(routes.insert(&key(1), board.claim(&key(1), |_| 0)), (index, false));
-        assert_eq!(routes.told().count(), 0);
+        assert_eq!(routes.receivers().count(), 0);
     }
 
     #[test]
@@ -243,6 +246,6 @@ mod tests {
         for n in 1..1_000 {
             routes.at(index).note(ConnId::from_u64(n));
         }
-        assert_eq!(routes.told().count(), MAX_TOLD);
+        assert_eq!(routes.receivers().count(), MAX_RECEIVERS);
     }
 }

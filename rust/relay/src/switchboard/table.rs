@@ -127,7 +127,7 @@ impl Switchboard {
         let peers = self.read();
         let entry = peers.get(key)?;
         let active = entry.peer.active();
-        (active != ConnId::NOBODY && !entry.forwarders.contains(active)).then_some(active)
+        (active != ConnId::NONE && !entry.forwarders.contains(active)).then_some(active)
     }
 
     /// Whether this node has anything to do with others: if not, no key can come or go over a link.
@@ -167,13 +167,17 @@ impl Switchboard {
         }
     }
 
-    /// Takes one connection of `key` back; `heir` gets its packets if it is still connected here.
-    pub(crate) fn release(&self, key: &Key, heir: ConnId) -> Left {
+    /// Takes one connection of `key` back; `next_active` gets its packets if it is still connected here.
+    pub(crate) fn release(&self, key: &Key, next_active: ConnId) -> Left {
         let mut peers = self.write();
         self.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(entry) = peers.get_mut(key) else { return Left::Nowhere };
         entry.connections -= 1;
-        entry.peer.set_active(if heir == ConnId::NOBODY { entry.forwarders.first() } else { heir });
+        entry.peer.set_active(if next_active == ConnId::NONE {
+            entry.forwarders.first()
+        } else {
+            next_active
+        });
         if entry.connections > 0 {
             return Left::Here;
         }
@@ -273,7 +277,7 @@ impl Switchboard {
     pub(crate) fn check(&self) {
         for (key, entry) in self.read().iter() {
             let (is_here, forwarder) = (entry.connections > 0, entry.forwarders.first());
-            assert!(is_here || forwarder != ConnId::NOBODY, "{key:x?} is nowhere");
+            assert!(is_here || forwarder != ConnId::NONE, "{key:x?} is nowhere");
             assert_eq!(is_here, entry.presence.is_some(), "{key:x?} is announced while it is here");
             assert_ne!(is_here, forwarder == entry.peer.active(), "{key:x?}: local wins over mesh");
         }
@@ -334,8 +338,8 @@ mod tests {
         let second = board.claim(&KEY, |_| 1);
         assert_eq!((first.shard(), second.shard()), (0, 0));
         assert_eq!((board.counts().keys_local, board.counts().connections), (1, 2));
-        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Here);
-        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        assert_eq!(board.release(&KEY, ConnId::NONE), Left::Here);
+        assert_eq!(board.release(&KEY, ConnId::NONE), Left::Nowhere);
         assert_eq!(board.counts(), TableCounts::default());
         assert_eq!(board.claim(&KEY, |_| 1).shard(), 1);
     }
@@ -347,10 +351,10 @@ mod tests {
         board.remember_partners(&KEY, [first, second, third].into_iter());
         let place = |near: Option<usize>| near.unwrap_or(9);
         assert_eq!(board.claim(&KEY, place).shard(), 9);
-        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        assert_eq!(board.release(&KEY, ConnId::NONE), Left::Nowhere);
         board.claim(&second, |_| 1);
         assert_eq!(board.claim(&KEY, place).shard(), 1);
-        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        assert_eq!(board.release(&KEY, ConnId::NONE), Left::Nowhere);
         board.claim(&first, |_| 0);
         assert_eq!(board.claim(&KEY, place).shard(), 0);
         assert_eq!(board.claim(&third, place).shard(), 9);
@@ -360,9 +364,9 @@ mod tests {
     fn a_sender_that_kept_a_peer_sees_that_it_left_and_never_sees_it_again() {
         let board = Switchboard::new(1);
         let kept = arrive(&board, 5);
-        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Nowhere);
+        assert_eq!(board.release(&KEY, ConnId::NONE), Left::Nowhere);
         let back = arrive(&board, 6);
-        assert_eq!((kept.active(), back.active()), (ConnId::NOBODY, ConnId::from_u64(6)));
+        assert_eq!((kept.active(), back.active()), (ConnId::NONE, ConnId::from_u64(6)));
     }
 
     #[test]
@@ -375,14 +379,14 @@ mod tests {
         assert_eq!(peer.active(), LINK);
         arrive(&board, 5);
         assert_eq!(peer.active(), ConnId::from_u64(5));
-        assert_eq!(board.release(&KEY, ConnId::NOBODY), Left::Elsewhere);
+        assert_eq!(board.release(&KEY, ConnId::NONE), Left::Elsewhere);
         assert_eq!(peer.active(), LINK);
         assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Several, Left::Elsewhere));
         assert_eq!(peer.active(), OTHER_LINK);
         assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Another, Left::Elsewhere));
         assert_eq!(board.remove_forwarder(&KEY, OTHER_LINK), (Forwarders::Only, Left::Nowhere));
         assert_eq!(board.remove_forwarder(&KEY, LINK), (Forwarders::Unchanged, Left::Nowhere));
-        assert_eq!(peer.active(), ConnId::NOBODY);
+        assert_eq!(peer.active(), ConnId::NONE);
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Certificates {
         let fits = match &hello.wanted {
             Wanted::Name(name) => self.by_name.get(name),
             Wanted::Ip(ip) if *ip != local => None,
-            Wanted::Ip(_) | Wanted::Anybody => self.by_ip.get(&local),
+            Wanted::Ip(_) | Wanted::AnyName => self.by_ip.get(&local),
         };
         fits.or(self.any.as_ref()).cloned()
     }
@@ -159,7 +159,7 @@ impl CertificateStore {
             Wanted::Name(name) => Some(name),
             // What is at another address is not ours.
             Wanted::Ip(ip) if ip != local => return Choice::Refuse(None),
-            Wanted::Ip(_) | Wanted::Anybody => None,
+            Wanted::Ip(_) | Wanted::AnyName => None,
         };
         let missing = Missing { name, local };
         let mut told = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -249,7 +249,7 @@ mod tests {
     fn a_name_is_served_to_who_asks_for_it_and_nobody_else() {
         let store = store(&[Serves::Name("Relay.Test".into())]);
         assert!(served(&store, &name("relay.test"), false).is_some());
-        for wanted in [name("other.test"), name("a.relay.test"), Wanted::Anybody, Wanted::Ip(ip(LOCAL))] {
+        for wanted in [name("other.test"), name("a.relay.test"), Wanted::AnyName, Wanted::Ip(ip(LOCAL))] {
             assert!(served(&store, &wanted, false).is_none(), "{wanted:?}");
         }
     }
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_certificate_for_any_client_is_served_where_no_other_is() {
         let store = store(&[Serves::Any]);
-        for wanted in [name("other.test"), Wanted::Anybody, Wanted::Ip(ip(LOCAL)), Wanted::Ip(ip("::9"))] {
+        for wanted in [name("other.test"), Wanted::AnyName, Wanted::Ip(ip(LOCAL)), Wanted::Ip(ip("::9"))] {
             assert!(served(&store, &wanted, false).is_some(), "{wanted:?}");
         }
     }
@@ -265,11 +265,11 @@ mod tests {
     #[test]
     fn an_address_is_served_to_who_reached_it_and_names_nobody_or_the_address() {
         let store = store(&[Serves::LocalIp(ip("::ffff:192.0.2.1")), Serves::LocalIp(ip("192.0.2.2"))]);
-        assert!(served(&store, &Wanted::Anybody, false).is_some());
+        assert!(served(&store, &Wanted::AnyName, false).is_some());
         assert!(served(&store, &Wanted::Ip(ip(LOCAL)), false).is_some());
         assert!(served(&store, &Wanted::Ip(ip("192.0.2.2")), false).is_none());
         assert!(served(&store, &name("relay.test"), false).is_none());
-        assert!(missing(&store, Wanted::Anybody, "192.0.2.3", 0).is_some());
+        assert!(missing(&store, Wanted::AnyName, "192.0.2.3", 0).is_some());
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         let hello = ClientHello::default();
         let Choice::Serve(given) = store.choose(hello, ip(LOCAL), 0) else { panic!("refused") };
         set(&store, &[Serves::Name("relay.test".into())]);
-        assert!(served(&store, &Wanted::Anybody, false).is_none());
+        assert!(served(&store, &Wanted::AnyName, false).is_none());
         assert_eq!(Arc::strong_count(&given), 1, "nobody but its connection holds it");
     }
 
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(missing(&store, name("relay.test"), LOCAL, 5 + SILENCE_MS - 1), None);
         assert_eq!(missing(&store, name("relay.test"), LOCAL, 5 + SILENCE_MS), Some(wanted));
         let unnamed = Some(Missing { name: None, local: ip(LOCAL) });
-        assert_eq!(missing(&store, Wanted::Anybody, LOCAL, 5), unnamed);
+        assert_eq!(missing(&store, Wanted::AnyName, LOCAL, 5), unnamed);
         assert_eq!(missing(&store, Wanted::Ip(ip(LOCAL)), LOCAL, 5), None);
         assert_eq!(missing(&store, Wanted::Ip(ip("192.0.2.9")), LOCAL, 5), None, "not ours to have");
     }
@@ -312,7 +312,7 @@ mod tests {
         let store = store(&[]);
         let told = (0..10_000).filter_map(|n| missing(&store, name(&format!("n{n}.test")), LOCAL, 7)).count();
         assert_eq!(told, MOST_MISSING);
-        assert!(missing(&store, Wanted::Anybody, LOCAL, 7).is_some());
+        assert!(missing(&store, Wanted::AnyName, LOCAL, 7).is_some());
         assert_eq!(store.missing.lock().expect("a lock").len(), MOST_MISSING + 1);
         assert!(missing(&store, name("n1.test"), LOCAL, 7 + SILENCE_MS).is_some());
         assert_eq!(store.missing.lock().expect("a lock").len(), 1);
@@ -324,6 +324,6 @@ mod tests {
         let make = || rcgen::generate_simple_self_signed(["relay.test".to_owned()]).expect("a certificate");
         let (chain, key) = (vec![make().cert.der().to_vec()], make().signing_key.serialize_der());
         assert!(store.replace(vec![Certificate { serves: Serves::Any, chain, key }]).is_err());
-        assert!(served(&store, &Wanted::Anybody, false).is_some());
+        assert!(served(&store, &Wanted::AnyName, false).is_some());
     }
 }

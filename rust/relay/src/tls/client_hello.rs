@@ -26,7 +26,7 @@ pub(crate) const ACME_TLS_1: &[u8] = b"acme-tls/1";
 pub(crate) enum Wanted {
     /// It does not say.
     #[default]
-    Anybody,
+    AnyName,
     /// A DNS name, in lower case.
     Name(String),
     /// An address where a name belongs.
@@ -36,7 +36,7 @@ pub(crate) enum Wanted {
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Anybody => f.write_str("for a client that names nobody"),
+            Self::AnyName => f.write_str("for a client that names nobody"),
             Self::Name(name) => write!(f, "for {name}"),
             Self::Ip(ip) => write!(f, "for {ip}"),
         }
@@ -53,33 +53,33 @@ pub(crate) struct ClientHello {
 
 /// What the first bytes of a connection are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Heard {
+pub(crate) enum Parsed {
     /// The beginning of a first message, as far as it goes.
     Part,
     /// All of it.
     Whole(ClientHello),
     /// Something else, or nothing that can be understood.
-    Strange,
+    Invalid,
 }
 
 /// Reads the first bytes of a connection.
-pub(crate) fn hear(bytes: &[u8]) -> Heard {
+pub(crate) fn parse_records(bytes: &[u8]) -> Parsed {
     match message(bytes) {
-        Ok(Some(message)) => parse(&message).map_or(Heard::Strange, Heard::Whole),
-        Ok(None) => Heard::Part,
-        Err(Strange) => Heard::Strange,
+        Ok(Some(message)) => parse(&message).map_or(Parsed::Invalid, Parsed::Whole),
+        Ok(None) => Parsed::Part,
+        Err(Invalid) => Parsed::Invalid,
     }
 }
 
-struct Strange;
+struct Invalid;
 
 /// The first handshake message without its header, out of the records that it was cut into, once it is whole.
-fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Strange> {
+fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Invalid> {
     let (mut pieces, mut there) = (Vec::new(), 0);
     let mut header = [0; MESSAGE_HEADER];
     loop {
         if bytes.first().is_some_and(|kind| *kind != HANDSHAKE) {
-            return Err(Strange);
+            return Err(Invalid);
         }
         let Some((record, rest)) = bytes.split_at_checked(RECORD_HEADER) else { return Ok(None) };
         let len = usize::from(u16::from_be_bytes([record[3], record[4]]));
@@ -90,7 +90,7 @@ fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Strange> {
         pieces.push(piece);
         there += piece.len();
         if there > 0 && header[0] != CLIENT_HELLO {
-            return Err(Strange);
+            return Err(Invalid);
         }
         let whole = MESSAGE_HEADER + u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
         if there >= MESSAGE_HEADER && there >= whole {
@@ -173,7 +173,7 @@ fn vector<'a>(bytes: &mut &'a [u8], length_len: usize) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ClientHello, Heard, Wanted, hear};
+    use super::{ClientHello, Parsed, Wanted, parse_records};
 
     fn prefixed(length_len: usize, content: &[u8]) -> Vec<u8> {
         let len = (content.len() as u32).to_be_bytes();
@@ -204,33 +204,33 @@ mod tests {
         message.chunks(piece).flat_map(|piece| [&[22, 3, 1][..], &prefixed(2, piece)].concat()).collect()
     }
 
-    fn heard(extensions: &[Vec<u8>]) -> Heard {
-        hear(&records(&message(extensions), 16_384))
+    fn parse_extensions(extensions: &[Vec<u8>]) -> Parsed {
+        parse_records(&records(&message(extensions), 16_384))
     }
 
-    fn wants(wanted: Wanted) -> Heard {
-        Heard::Whole(ClientHello { wanted, offers_challenge: false })
+    fn wants(wanted: Wanted) -> Parsed {
+        Parsed::Whole(ClientHello { wanted, offers_challenge: false })
     }
 
     #[test]
     fn a_name_is_lowered_and_an_address_is_told_from_a_name() {
-        assert_eq!(heard(&[]), wants(Wanted::Anybody));
+        assert_eq!(parse_extensions(&[]), wants(Wanted::AnyName));
         assert_eq!(
-            heard(&[server_name(b"DERP1.Example.com")]),
+            parse_extensions(&[server_name(b"DERP1.Example.com")]),
             wants(Wanted::Name("derp1.example.com".into()))
         );
         for ip in ["192.0.2.7", "2001:db8::7"] {
             let parsed = ip.parse().expect("an address");
-            assert_eq!(heard(&[server_name(ip.as_bytes())]), wants(Wanted::Ip(parsed)));
+            assert_eq!(parse_extensions(&[server_name(ip.as_bytes())]), wants(Wanted::Ip(parsed)));
         }
         let v4 = "192.0.2.7".parse().expect("an address");
-        assert_eq!(heard(&[server_name(b"::ffff:192.0.2.7")]), wants(Wanted::Ip(v4)));
+        assert_eq!(parse_extensions(&[server_name(b"::ffff:192.0.2.7")]), wants(Wanted::Ip(v4)));
     }
 
     #[test]
     fn a_challenge_is_offered_alone_or_among_others() {
-        let offers = |protocols: &[&[u8]]| match heard(&[alpn(protocols)]) {
-            Heard::Whole(hello) => hello.offers_challenge,
+        let offers = |protocols: &[&[u8]]| match parse_extensions(&[alpn(protocols)]) {
+            Parsed::Whole(hello) => hello.offers_challenge,
             other => panic!("{other:?}"),
         };
         assert!(offers(&[b"acme-tls/1"]) && offers(&[b"h2", b"acme-tls/1"]));
@@ -244,10 +244,10 @@ mod tests {
         for piece in [1, 2, 3, 5, 100, 16_384] {
             let bytes = records(&message, piece);
             for len in 0..bytes.len() {
-                assert_eq!(hear(&bytes[..len]), Heard::Part, "{len} bytes in pieces of {piece}");
+                assert_eq!(parse_records(&bytes[..len]), Parsed::Part, "{len} bytes in pieces of {piece}");
             }
-            assert_eq!(hear(&bytes), wants(Wanted::Name(name.into())), "in pieces of {piece}");
-            assert_eq!(hear(&[&bytes[..], b"and more"].concat()), wants(Wanted::Name(name.into())));
+            assert_eq!(parse_records(&bytes), wants(Wanted::Name(name.into())), "in pieces of {piece}");
+            assert_eq!(parse_records(&[&bytes[..], b"and more"].concat()), wants(Wanted::Name(name.into())));
         }
     }
 
@@ -264,10 +264,10 @@ mod tests {
             vec![0, 0, 0],
         ];
         for extension in strange {
-            assert_eq!(heard(std::slice::from_ref(&extension)), Heard::Strange, "{extension:?}");
+            assert_eq!(parse_extensions(std::slice::from_ref(&extension)), Parsed::Invalid, "{extension:?}");
         }
         for bytes in [&b"\x15\x03\x01"[..], b"\x16\x03\x01\x00\x01\x02", b"\x00", b"\x80\x2e\x01\x03\x01"] {
-            assert_eq!(hear(bytes), Heard::Strange, "{bytes:?}");
+            assert_eq!(parse_records(bytes), Parsed::Invalid, "{bytes:?}");
         }
     }
 
@@ -277,11 +277,11 @@ mod tests {
         for at in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[at / 8] ^= 1 << (at % 8);
-            hear(&records(&flipped, 16_384));
+            parse_records(&records(&flipped, 16_384));
         }
         for len in 4..whole.len() {
             let cut = [&[1][..], &prefixed(3, &whole[4..len])].concat();
-            hear(&records(&cut, 16_384));
+            parse_records(&records(&cut, 16_384));
         }
     }
 }

@@ -47,7 +47,7 @@ impl Network {
 
 /// What the first bytes from a proxy are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Told {
+pub(crate) enum Header {
     /// A header that is not whole yet.
     Part,
     /// A header of so many bytes; no ends where the proxy speaks for itself, or does not know.
@@ -66,26 +66,26 @@ pub(crate) fn begins(bytes: &[u8]) -> Option<bool> {
 }
 
 /// Reads the first bytes of a connection from a proxy.
-pub(crate) fn read(bytes: &[u8]) -> Told {
+pub(crate) fn read(bytes: &[u8]) -> Header {
     match begins(bytes) {
-        None => Told::Part,
-        Some(false) => Told::Wrong("its first bytes are no PROXY header".to_owned()),
+        None => Header::Part,
+        Some(false) => Header::Wrong("its first bytes are no PROXY header".to_owned()),
         Some(true) if bytes.starts_with(LINE_START) => line(bytes),
         Some(true) => binary(bytes),
     }
 }
 
-fn line(bytes: &[u8]) -> Told {
+fn line(bytes: &[u8]) -> Header {
     let searched = &bytes[..bytes.len().min(LONGEST_LINE)];
     let Some(end) = searched.windows(LINE_END.len()).position(|window| window == LINE_END) else {
         if searched.len() < LONGEST_LINE {
-            return Told::Part;
+            return Header::Part;
         }
-        return Told::Wrong(format!("a PROXY header of more than {LONGEST_LINE} bytes"));
+        return Header::Wrong(format!("a PROXY header of more than {LONGEST_LINE} bytes"));
     };
     let len = end + LINE_END.len();
     match v1::Header::try_from(&bytes[..len]) {
-        Ok(header) => Told::Whole(
+        Ok(header) => Header::Whole(
             len,
             match header.addresses {
                 v1::Addresses::Tcp4(ends) => Some(ends_of(
@@ -99,23 +99,23 @@ fn line(bytes: &[u8]) -> Told {
                 v1::Addresses::Unknown => None,
             },
         ),
-        Err(error) => Told::Wrong(error.to_string()),
+        Err(error) => Header::Wrong(error.to_string()),
     }
 }
 
-fn binary(bytes: &[u8]) -> Told {
-    let Some(fixed) = bytes.get(..FIXED) else { return Told::Part };
+fn binary(bytes: &[u8]) -> Header {
+    let Some(fixed) = bytes.get(..FIXED) else { return Header::Part };
     let len = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if len > LONGEST {
-        return Told::Wrong(format!("a PROXY header of {len} bytes, at most {LONGEST}"));
+        return Header::Wrong(format!("a PROXY header of {len} bytes, at most {LONGEST}"));
     }
-    let Some(header) = bytes.get(..len) else { return Told::Part };
+    let Some(header) = bytes.get(..len) else { return Header::Part };
     if fixed[12] == LOCAL {
         // Whatever else it has means nothing.
-        return Told::Whole(len, None);
+        return Header::Whole(len, None);
     }
     match v2::Header::try_from(header) {
-        Ok(header) => Told::Whole(
+        Ok(header) => Header::Whole(
             len,
             match (header.protocol, header.addresses) {
                 (v2::Protocol::Stream, v2::Addresses::IPv4(ends)) => Some(ends_of(
@@ -129,7 +129,7 @@ fn binary(bytes: &[u8]) -> Told {
                 _ => None,
             },
         ),
-        Err(error) => Told::Wrong(error.to_string()),
+        Err(error) => Header::Wrong(error.to_string()),
     }
 }
 
@@ -140,7 +140,7 @@ fn ends_of(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Ends {
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST, Network, Told, begins, read};
+    use super::{Header, LONGEST, Network, begins, read};
     use crate::shard::conn::Ends;
 
     const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -192,10 +192,10 @@ mod tests {
     fn a_header_is_read_whole_whatever_comes_behind_it_and_is_a_part_before() {
         for (header, said) in headers() {
             for len in 0..header.len() {
-                assert_eq!(read(&header[..len]), Told::Part, "{len} bytes of {header:?}");
+                assert_eq!(read(&header[..len]), Header::Part, "{len} bytes of {header:?}");
             }
             for behind in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\n"] {
-                assert_eq!(read(&[&header[..], behind].concat()), Told::Whole(header.len(), said));
+                assert_eq!(read(&[&header[..], behind].concat()), Header::Whole(header.len(), said));
             }
         }
     }
@@ -218,21 +218,24 @@ mod tests {
             &long,
         ];
         for bytes in wrong {
-            assert!(matches!(read(bytes), Told::Wrong(_)), "{bytes:?} is {:?}", read(bytes));
+            assert!(matches!(read(bytes), Header::Wrong(_)), "{bytes:?} is {:?}", read(bytes));
         }
         let version_3 = binary(0x31, 0x11, &v4());
         let short = binary(0x21, 0x21, &v4());
         let huge = [SIGNATURE, &[0x21, 0x11], &0xffff_u16.to_be_bytes()].concat();
         for bytes in [version_3, short, huge] {
-            assert!(matches!(read(&bytes), Told::Wrong(_)), "{bytes:?}");
+            assert!(matches!(read(&bytes), Header::Wrong(_)), "{bytes:?}");
         }
     }
 
     #[test]
     fn a_header_may_be_long_but_not_longer_than_its_bound() {
         let padded = |len: usize| binary(0x21, 0x11, &[v4(), vec![4; len - 16 - 12]].concat());
-        assert_eq!(read(&padded(LONGEST)), Told::Whole(LONGEST, ends("192.0.2.1:4711", "198.51.100.2:443")));
-        assert!(matches!(read(&padded(LONGEST + 1)), Told::Wrong(_)));
+        assert_eq!(
+            read(&padded(LONGEST)),
+            Header::Whole(LONGEST, ends("192.0.2.1:4711", "198.51.100.2:443"))
+        );
+        assert!(matches!(read(&padded(LONGEST + 1)), Header::Wrong(_)));
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
             for at in 0..header.len() * 8 {
                 let mut flipped = bytes.clone();
                 flipped[at / 8] ^= 1 << (at % 8);
-                if let Told::Whole(len, _) = read(&flipped) {
+                if let Header::Whole(len, _) = read(&flipped) {
                     assert!(len <= flipped.len().min(LONGEST), "bit {at} of {header:?}");
                 }
             }

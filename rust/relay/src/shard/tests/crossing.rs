@@ -16,8 +16,8 @@ fn packets_cross_between_any_two_shards_in_order() {
                 let a = room.join_at(over, 1, home, accepted);
                 let b = room.join_at(over, 2, accepted, home);
                 let stream: Vec<u8> = (0..100).flat_map(|n| packet(2, &[n; 100])).collect();
-                room.say(a, &stream);
-                room.say(b, &packet(1, b"back"));
+                room.send(a, &stream);
+                room.send(b, &packet(1, b"back"));
                 let expected: Vec<_> = (0..100).map(|n| from(1, &[n; 100])).collect();
                 assert_eq!(room.frames(b), expected, "{over:?}");
                 assert_eq!(room.frames(a), [from(2, b"back")]);
@@ -42,11 +42,11 @@ fn all_connections_of_a_key_live_on_one_shard() {
 }
 
 #[test]
-fn who_was_sent_a_packet_across_shards_hears_of_its_senders_end_after_the_packet_was_queued() {
+fn a_receiver_on_another_shard_gets_the_packet_before_peer_gone_of_its_sender() {
     for seed in 0..100 {
         let mut room = Room::with(settings(2), seed);
         let (a, b) = (room.join_at(Over::Plain, 1, 0, 0), room.join_at(Over::Plain, 2, 1, 1));
-        room.say(a, &packet(2, b"last words"));
+        room.send(a, &packet(2, b"last words"));
         room.world.finish(a);
         let mut frames = room.frames(b);
         frames.sort();
@@ -61,12 +61,12 @@ fn a_full_mailbox_holds_up_its_senders_and_loses_nothing() {
             let mut settings = settings(shards);
             settings.mailbox = 2_000;
             let mut room = Room::with(settings, seed);
-            // Everybody sends to everybody across the shards, so mailboxes fill in all directions.
+            // All parties send to each other across the shards, so mailboxes fill in all directions.
             let parties: Vec<_> =
                 (0..8).map(|n| room.join_at(Over::Plain, n, 0, usize::from(n) % shards)).collect();
             for (name, party) in (0..8_u8).zip(&parties) {
                 let all: Vec<u8> = (0..200).flat_map(|n| packet((name + n) % 8, &[n; 700])).collect();
-                room.say(*party, &all);
+                room.send(*party, &all);
             }
             room.world.run();
             for (name, party) in (0..8_u8).zip(&parties) {
@@ -86,14 +86,14 @@ fn a_full_mailbox_holds_up_its_senders_and_loses_nothing() {
 }
 
 #[test]
-fn a_full_mailbox_stops_the_reading_and_nothing_else() {
+fn a_full_mailbox_stops_reads_but_not_writes() {
     let mut settings = settings(2);
     settings.mailbox = 100_000;
     let mut room = Room::with(settings, 0);
     let (sender, near) = (room.join_at(Over::Plain, 1, 0, 0), room.join_at(Over::Plain, 2, 0, 0));
     let far = room.join_at(Over::Plain, 3, 0, 1);
     room.world.set_room(near, Some(0));
-    room.say(sender, &[packet(2, b"for later"), packet(3, &[7; 50_000]).repeat(20)].concat());
+    room.send(sender, &[packet(2, b"for later"), packet(3, &[7; 50_000]).repeat(20)].concat());
     room.world.hold(1, true);
     room.world.run();
     let unread = room.world.unread(sender);
@@ -109,17 +109,17 @@ fn a_full_mailbox_stops_the_reading_and_nothing_else() {
 }
 
 #[test]
-fn what_a_receivers_socket_takes_again_leaves_before_anything_is_dropped_for_it() {
+fn a_full_queue_is_written_before_a_packet_is_dropped_if_its_socket_has_room() {
     for (shards, seed) in [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)] {
         let mut room = Room::with(settings(shards), seed);
         let sender = room.join_at(Over::Plain, 1, 0, 0);
         let receiver = room.join_at(Over::Plain, 2, 0, shards - 1);
         room.world.set_room(receiver, Some(0));
-        room.say(sender, &packet(2, b"one").repeat(4));
+        room.send(sender, &packet(2, b"one").repeat(4));
         room.world.run();
-        // The queue is full; now there is room, and there are more packets, and the shard hears of both at once.
+        // The queue is full. Now the socket has room and there are more packets; the shard learns of both in one tick.
         room.world.hold(shards - 1, true);
-        room.say(sender, &packet(2, b"two").repeat(4));
+        room.send(sender, &packet(2, b"two").repeat(4));
         room.world.run();
         room.world.set_room(receiver, None);
         room.world.hold(shards - 1, false);
@@ -129,15 +129,15 @@ fn what_a_receivers_socket_takes_again_leaves_before_anything_is_dropped_for_it(
 }
 
 #[test]
-fn a_clock_that_one_shard_has_read_earlier_than_another_does_no_harm() {
+fn shards_may_read_the_clock_at_different_times() {
     for seed in 0..300 {
         let mut room = Room::with(settings(2), seed);
         let busy = room.join_at(Over::Plain, 2, 1, 1);
-        // Accepted on shard 0, at home on shard 1, which is awake for another's sake; time passes between any steps.
+        // Accepted on shard 0, at home on shard 1, which another connection keeps awake; time passes between any steps.
         let a = room.world.join(&[1; 32], LoginKind::Client, 0, 1);
-        room.say(a, &[frame(PREFERRED, &[1]), packet(9, &disco(1)).repeat(5)].concat());
+        room.send(a, &[frame(PREFERRED, &[1]), packet(9, &disco(1)).repeat(5)].concat());
         for _ in 0..100 {
-            room.say(busy, &frame(PING, b"12345678"));
+            room.send(busy, &frame(PING, b"12345678"));
             room.world.step();
             room.world.skip(1);
         }
@@ -152,10 +152,10 @@ fn pairs_that_were_split_talk_on_one_shard_once_they_have_come_back() {
     const ANYWHERE: usize = 9;
     let mut room = Room::new(2);
     let talk = |room: &mut Room, at: &[Party]| {
-        // How many of a hundred packets crossed.
+        // The share of a hundred packets that crossed shards.
         let before = room.world.counter("packets_crossed");
         for name in 0..2 * PAIRS {
-            room.say(at[usize::from(name)], &packet(name ^ 1, b"hello").repeat(10));
+            room.send(at[usize::from(name)], &packet(name ^ 1, b"hello").repeat(10));
         }
         room.world.run();
         (room.world.counter("packets_crossed") - before) * 100 / (20 * u64::from(PAIRS))
@@ -164,21 +164,21 @@ fn pairs_that_were_split_talk_on_one_shard_once_they_have_come_back() {
         .map(|name| room.join_at(Over::Plain, name, usize::from(name % 3) / 2, usize::from(name % 2)))
         .collect();
     assert_eq!(talk(&mut room, &at), 100);
-    // One of each pair comes back, to where the other is.
+    // One of each pair reconnects, and gets the other's shard.
     for name in (0..2 * PAIRS).step_by(2) {
         room.world.reset(at[usize::from(name)]);
         room.world.run();
         at[usize::from(name)] = room.join_at(Over::Plain, name, 0, ANYWHERE);
     }
     assert_eq!(talk(&mut room, &at), 0);
-    // All come back, in another order.
+    // All reconnect, in another order.
     for party in at.drain(..) {
         room.world.reset(party);
     }
     room.world.run();
     let mut back = vec![0; usize::from(2 * PAIRS)];
     for name in (0..2 * PAIRS).rev() {
-        // The first of a pair goes where there is room, the second to the first.
+        // The first of a pair gets a shard with room, the second gets the same one.
         let home = if name % 2 == 1 { usize::from(name / 2 % 2) } else { ANYWHERE };
         back[usize::from(name)] = room.join_at(Over::Plain, name, 1, home);
     }
@@ -186,7 +186,7 @@ fn pairs_that_were_split_talk_on_one_shard_once_they_have_come_back() {
 }
 
 #[test]
-fn by_turns_keys_go_to_each_shard_in_its_turn_whoever_they_talk_with() {
+fn by_turns_keys_go_to_each_shard_in_its_turn_regardless_of_affinity() {
     for (keys_a_turn, shards) in [(1, [0, 1, 0, 1]), (2, [0, 0, 1, 1])] {
         let certificates = Arc::new(CertificateStore::new().expect("a store"));
         let shared =

@@ -1,4 +1,4 @@
-//! Too many connections before login: silent ones make room, and new ones wait when none may be evicted.
+//! Too many pending connections: silent ones are evicted, and new ones wait if none may be evicted.
 
 use super::harness::{ALL, Over, Room, key, settings};
 use crate::messages::{Command, Event};
@@ -12,7 +12,7 @@ fn room(shards: usize) -> Room {
     Room::with(Settings { max_before_login: MOST, setup_timeout: 300_000, ..settings(shards) }, 1)
 }
 
-/// Connections of one byte each, by turns on all shards, and no more.
+/// Connections that send one byte each, on all shards in turn.
 fn flood(room: &mut Room, over: Over, shards: usize, count: usize) -> Vec<Party> {
     let one = |n| {
         let party = room.world.connect(over != Over::Plain, n % shards);
@@ -55,7 +55,7 @@ fn new_clients_log_in_though_a_flood_holds_every_place_with_one_byte_each() {
 }
 
 #[test]
-fn new_connections_wait_in_the_kernel_while_none_may_be_evicted_and_none_is_closed() {
+fn new_connections_wait_in_the_kernel_while_none_may_be_evicted() {
     let mut room = room(2);
     let crowd = flood(&mut room, Over::Plain, 2, MOST);
     let late = flood(&mut room, Over::Plain, 2, 4);
@@ -71,19 +71,19 @@ fn new_connections_wait_in_the_kernel_while_none_may_be_evicted_and_none_is_clos
 }
 
 #[test]
-fn a_client_on_its_way_in_is_not_evicted_for_a_flood_of_silent_ones() {
+fn a_client_that_makes_progress_is_not_evicted_for_a_flood_of_silent_ones() {
     let mut room = room(1);
     let mut crowd = flood(&mut room, Over::Tls13, 1, MOST);
     room.world.pass(GRACE);
     let client = room.connect(Over::Tls13, 0);
     room.world.expect_login(client, usize::MAX);
     let login = introduction(&key(1), LoginKind::Client);
-    room.say(client, &login[..10]);
+    room.send(client, &login[..10]);
     for _ in 0..20 {
         room.world.pass(800);
         crowd.extend(flood(&mut room, Over::Tls13, 1, 3));
     }
-    room.say(client, &login[10..]);
+    room.send(client, &login[10..]);
     room.world.run();
     assert!(
         room.world.is_switched(client),
@@ -94,8 +94,7 @@ fn a_client_on_its_way_in_is_not_evicted_for_a_flood_of_silent_ones() {
 }
 
 #[test]
-fn many_clients_of_one_address_log_in_slowly_while_a_flood_comes_from_as_many_addresses_as_there_are_places()
-{
+fn clients_of_one_address_log_in_slowly_during_a_flood_from_many_addresses() {
     let mut room = room(2);
     let mut flooded = 0_u32;
     let mut flood = |room: &mut Room, count: u32| {
@@ -113,7 +112,7 @@ fn many_clients_of_one_address_log_in_slowly_while_a_flood_comes_from_as_many_ad
     let logins: Vec<_> =
         clients.iter().map(|(_, n)| introduction(&key(*n as u8), LoginKind::Client)).collect();
     for step in 0..2 {
-        // Two round trips of 800 ms, and the flood goes on between them.
+        // Two round trips of 800 ms, with the flood between them.
         room.world.pass(400);
         flood(&mut room, 4);
         room.world.pass(400);
@@ -130,7 +129,7 @@ fn many_clients_of_one_address_log_in_slowly_while_a_flood_comes_from_as_many_ad
 }
 
 #[test]
-fn a_login_that_comes_before_the_command_to_evict_it_stands() {
+fn a_login_before_the_evict_command_stands() {
     let mut room = room(2);
     let first = room.world.connect(false, 1);
     room.world.send(first, b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\n");
@@ -149,7 +148,7 @@ fn a_login_that_comes_before_the_command_to_evict_it_stands() {
         conn,
         Command::Switch { conn, member: member(&key(9), LoginKind::Client), first: vec![] },
     )]);
-    // None but the first is past its grace.
+    // Only the first is past its grace.
     flood(&mut room, Over::Plain, 1, 1);
     room.world.hold(1, false);
     room.world.run();

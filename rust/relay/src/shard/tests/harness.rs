@@ -1,4 +1,4 @@
-//! A world and the parties' side of TLS: what a client would say and hear.
+//! A simulated world for the shard's tests, and the clients' ends of TLS.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,7 @@ pub(super) const GONE: u8 = 0x08;
 pub(super) const PING: u8 = 0x12;
 pub(super) const PONG: u8 = 0x13;
 
-/// What lies between a party and the server.
+/// The transport between a party and the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Over {
     Plain,
@@ -32,7 +32,7 @@ pub(super) enum Over {
 
 pub(super) const ALL: [Over; 3] = [Over::Plain, Over::Tls12, Over::Tls13];
 
-/// A frame as a party sees it.
+/// A frame as a party receives it: its type and payload.
 pub(super) type Frame = (u8, Vec<u8>);
 
 pub(super) fn key(n: u8) -> Key {
@@ -49,14 +49,14 @@ pub(super) fn packet(to: u8, data: &[u8]) -> Vec<u8> {
     frame(SEND, &[&key(to)[..], data].concat())
 }
 
-/// A packet of the NAT-traversal protocol, told apart by `mark`.
+/// A disco packet, identified by `mark`.
 pub(super) fn disco(mark: u8) -> Vec<u8> {
     let mut data = "TS\u{1F4AC}".as_bytes().to_vec();
     data.resize(62, mark);
     data
 }
 
-/// A `RecvPacket` frame as its receiver sees it.
+/// A `RecvPacket` frame as its receiver gets it.
 pub(super) fn from(source: u8, data: &[u8]) -> Frame {
     (RECV, [&key(source)[..], data].concat())
 }
@@ -65,7 +65,7 @@ pub(super) fn gone(who: u8, reason: u8) -> Frame {
     (GONE, [&key(who)[..], &[reason]].concat())
 }
 
-/// Splits a stream into its frames and what is left of one.
+/// Splits a stream into its whole frames and the rest.
 pub(super) fn split(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
     let mut frames = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
@@ -77,13 +77,13 @@ pub(super) fn split(mut bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
     (frames, bytes)
 }
 
-/// A world, and the client's end of TLS where a party has one.
+/// A world, and the parties' client ends of TLS.
 pub(super) struct Room {
     pub(super) world: World,
     tls: HashMap<Party, ClientConnection>,
     /// Bytes of a frame that is not whole yet.
     partial: HashMap<Party, Vec<u8>>,
-    /// Most bytes of a party's that the server gets at once.
+    /// Maximum bytes of a party that the server gets at once.
     piece: usize,
 }
 
@@ -97,13 +97,13 @@ impl Room {
         Self { world, tls: HashMap::new(), partial: HashMap::new(), piece: usize::MAX }
     }
 
-    /// From now on a new party's bytes come to the server in pieces of so many.
+    /// From now on, a new party's bytes reach the server in pieces of `piece` bytes.
     pub(super) fn in_pieces(mut self, piece: usize) -> Self {
         self.piece = piece;
         self
     }
 
-    /// A new connection at its first request; TLS has been agreed on.
+    /// A new connection before its first request, with TLS established.
     pub(super) fn connect(&mut self, over: Over, shard: usize) -> Party {
         let party = self.world.connect(over != Over::Plain, shard);
         self.world.set_piece(party, self.piece);
@@ -120,35 +120,35 @@ impl Room {
         self.join_at(over, key, 0, 0)
     }
 
-    /// The same, accepted by one shard and at home in another.
+    /// The same, accepted by `shard`, with a key that lives on `home`.
     pub(super) fn join_at(&mut self, over: Over, name: u8, shard: usize, home: usize) -> Party {
         let party = self.connect(over, shard);
         self.world.expect_login(party, home);
-        self.say(party, &introduction(&key(name), LoginKind::Client));
+        self.send(party, &introduction(&key(name), LoginKind::Client));
         self.world.run();
         assert!(self.world.is_switched(party), "{name} is not logged in: {:?}", self.world.events());
         party
     }
 
-    /// The party sends bytes; nobody looks at them before the next [`hear`](Self::hear) or run.
-    pub(super) fn say(&mut self, party: Party, bytes: &[u8]) {
+    /// Sends bytes from the party; the server handles them in the next [`receive`](Self::receive) or run.
+    pub(super) fn send(&mut self, party: Party, bytes: &[u8]) {
         let Some(tls) = self.tls.get_mut(&party) else { return self.world.send(party, bytes) };
         tls.set_buffer_limit(None);
         std::io::Write::write_all(&mut tls.writer(), bytes).expect("a writer without a limit");
         self.flush(party);
     }
 
-    /// The client's end of TLS, to do with it what a client may do.
+    /// The party's client end of TLS.
     pub(super) fn client(&mut self, party: Party) -> &mut ClientConnection {
         self.tls.get_mut(&party).expect("a party over TLS")
     }
 
-    /// Takes the client's end of TLS away: what comes for the party stays sealed.
+    /// Takes the client end of TLS away: input for the party stays sealed.
     pub(super) fn take_over(&mut self, party: Party) -> ClientConnection {
         self.tls.remove(&party).expect("a party over TLS")
     }
 
-    /// Sends what the client's end of TLS has to say.
+    /// Sends the pending bytes of the client end of TLS.
     pub(super) fn flush(&mut self, party: Party) {
         let Some(tls) = self.tls.get_mut(&party) else { return };
         let mut records = Vec::new();
@@ -158,8 +158,8 @@ impl Room {
         self.world.send(party, &records);
     }
 
-    /// Lets everything happen; what the party has heard that it had not heard before.
-    pub(super) fn hear(&mut self, party: Party) -> Vec<u8> {
+    /// Runs until idle. Returns the bytes that the party has received since the last call.
+    pub(super) fn receive(&mut self, party: Party) -> Vec<u8> {
         self.pump(party)
     }
 
@@ -183,7 +183,7 @@ impl Room {
             while !rest.is_empty() && tls.wants_read() {
                 tls.read_tls(&mut rest).expect("a slice gives all");
                 tls.process_new_packets().expect("the server speaks TLS");
-                // An error is the end of the stream, or nothing to read yet.
+                // An error is the end of the stream, or there is nothing to read yet.
                 let _ = std::io::Read::read_to_end(&mut tls.reader(), &mut plain);
             }
             if bytes.is_empty() && !tls.wants_write() {
@@ -192,7 +192,7 @@ impl Room {
         }
     }
 
-    /// Why the connections that ended since the last look have ended.
+    /// The reasons of the connections that ended since the last call.
     pub(super) fn endings(&mut self) -> Vec<Reason> {
         self.world.run();
         let closed = |event| match event {
@@ -202,7 +202,7 @@ impl Room {
         self.world.events().into_iter().filter_map(closed).collect()
     }
 
-    /// The one connection that has ended, by its code.
+    /// The reason code of the one connection that has ended.
     pub(super) fn ending(&mut self) -> String {
         let endings = self.endings();
         let [reason] = &endings[..] else { panic!("one connection ends, not {endings:?}") };
@@ -210,7 +210,7 @@ impl Room {
     }
 }
 
-/// A client that trusts the one certificate that all worlds of this process serve.
+/// A client that trusts the one certificate of all worlds in this process.
 fn client_config(over: Over, world: &World) -> Option<Arc<ClientConfig>> {
     static CERTIFICATE: OnceLock<rcgen::CertifiedKey<rcgen::KeyPair>> = OnceLock::new();
     let version = match over {

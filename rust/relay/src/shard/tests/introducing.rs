@@ -1,4 +1,4 @@
-//! From the first byte to the switch: heads, login frames, and nothing lost or doubled between two readers.
+//! From the first byte to the switch: heads, login frames, and no byte lost or doubled between two stages.
 
 use super::harness::{ALL, Over, Room, frame, from, key, packet, settings};
 use crate::id::ConnId;
@@ -37,14 +37,14 @@ fn switch(room: &mut Room, conn: ConnId, name: u8, first: &[u8]) {
 /// A party whose head has come.
 fn arrived(room: &mut Room, over: Over) -> (Party, ConnId) {
     let party = room.connect(over, 0);
-    room.say(party, HEAD);
+    room.send(party, HEAD);
     let (conn, head) = head_of(room).expect("a head");
     assert_eq!(head, HEAD);
     (party, conn)
 }
 
 #[test]
-fn a_head_is_told_of_once_it_is_whole_however_it_is_cut() {
+fn a_whole_head_is_reported_once_however_it_is_cut() {
     for over in ALL {
         for piece in [1, 2, 3, 7, HEAD.len() - 1, usize::MAX] {
             let mut room = Room::new(1).in_pieces(piece);
@@ -53,22 +53,22 @@ fn a_head_is_told_of_once_it_is_whole_however_it_is_cut() {
         let mut room = Room::new(1);
         let party = room.connect(over, 0);
         for byte in &HEAD[..HEAD.len() - 1] {
-            room.say(party, &[*byte]);
+            room.send(party, &[*byte]);
             assert_eq!(head_of(&mut room), None);
         }
-        room.say(party, &HEAD[HEAD.len() - 1..]);
+        room.send(party, &HEAD[HEAD.len() - 1..]);
         assert!(head_of(&mut room).is_some());
     }
 }
 
 #[test]
-fn the_beginning_of_what_came_behind_a_head_is_told_with_it_and_can_be_skipped() {
+fn the_bytes_after_a_head_are_reported_with_it_and_can_be_skipped() {
     for over in ALL {
         for (behind, skipped) in [(0, 0), (10, 10), (2_000, 700), (2_000, 1_024)] {
             let mut room = Room::new(1);
             let party = room.connect(over, 0);
             let rest: Vec<u8> = (0..behind).map(|n: u32| n as u8).collect();
-            room.say(party, &[HEAD, &rest].concat());
+            room.send(party, &[HEAD, &rest].concat());
             room.world.run();
             let events = room.world.events();
             let [Event::Head { conn, ahead, .. }] = &events[..] else { panic!("{events:?}") };
@@ -86,7 +86,7 @@ fn the_beginning_of_what_came_behind_a_head_is_told_with_it_and_can_be_skipped()
 }
 
 #[test]
-fn what_nobody_waits_for_comes_with_the_next_event_or_in_time() {
+fn non_urgent_events_come_with_the_next_urgent_one_or_after_the_delay() {
     for comes_with_another in [false, true] {
         let mut room = Room::with(Settings { event_delay: 5, ..settings(1) }, 0);
         let (party, conn) = arrived(&mut room, Over::Plain);
@@ -98,7 +98,7 @@ fn what_nobody_waits_for_comes_with_the_next_event_or_in_time() {
         assert!(room.world.events().is_empty());
         if comes_with_another {
             let party = room.connect(Over::Plain, 0);
-            room.say(party, HEAD);
+            room.send(party, HEAD);
         } else {
             room.world.pass(5);
         }
@@ -110,18 +110,18 @@ fn what_nobody_waits_for_comes_with_the_next_event_or_in_time() {
 }
 
 #[test]
-fn what_comes_behind_a_head_waits_for_whoever_reads_next() {
+fn bytes_after_a_head_wait_for_the_next_stage() {
     for over in ALL {
         let mut room = Room::new(1);
         let party = room.connect(over, 0);
-        room.say(party, &[HEAD, HEAD, b"rest"].concat());
+        room.send(party, &[HEAD, HEAD, b"rest"].concat());
         let (conn, first) = head_of(&mut room).expect("a head");
         assert_eq!(first, HEAD);
         room.world.submit([(conn, Command::AwaitHead(conn))]);
         assert_eq!(head_of(&mut room), Some((conn, HEAD.to_vec())));
         room.world.submit([(conn, Command::AwaitBody(conn, 9))]);
         room.world.run();
-        room.say(party, b" of it");
+        room.send(party, b" of it");
         room.world.run();
         let mut body = Vec::new();
         for event in room.world.events() {
@@ -133,40 +133,41 @@ fn what_comes_behind_a_head_waits_for_whoever_reads_next() {
 }
 
 #[test]
-fn a_client_that_starts_fast_loses_nothing_at_any_cut() {
+fn a_fast_start_client_loses_nothing_at_any_cut() {
     let packets: Vec<u8> = (0..6).flat_map(|n| packet(1, &[n; 9])).collect();
     let login = frame(CLIENT_INFO, b"who I am");
     let stream = [HEAD, &login, &packets].concat();
     for over in ALL {
         for cut in 0..=stream.len() {
-            // With TLS each cut costs a handshake.
+            // With TLS, each cut costs a handshake.
             if over != Over::Plain && cut % 16 != 5 {
                 continue;
             }
             let mut room = Room::new(2);
             let party = room.connect(over, 1);
             let mut rest = Some(&stream[cut..]);
-            room.say(party, &stream[..cut]);
+            room.send(party, &stream[..cut]);
             let (conn, _) = head_of(&mut room).unwrap_or_else(|| {
-                room.say(party, rest.take().expect("a rest"));
+                room.send(party, rest.take().expect("a rest"));
                 head_of(&mut room).expect("a head")
             });
             room.world.submit([(conn, Command::AwaitFrame(conn, 100))]);
             let login = frame_of(&mut room).unwrap_or_else(|| {
-                room.say(party, rest.take().expect("a rest"));
+                room.send(party, rest.take().expect("a rest"));
                 frame_of(&mut room).expect("a frame")
             });
             assert_eq!(login, (CLIENT_INFO, b"who I am".to_vec()));
             switch(&mut room, conn, 1, b"");
-            // The rest meets the connection before, while or after it moves to its shard.
+            // The rest arrives before, while or after the connection moves to its shard.
             for _ in 0..cut % 9 {
                 room.world.step();
             }
             if let Some(rest) = rest {
-                room.say(party, rest);
+                room.send(party, rest);
             }
             let expected: Vec<_> = (0..6).map(|n| from(1, &[n; 9])).collect();
-            // It sends to itself; four of a depth of four wait at most, and all leave as the socket takes them.
+            // It sends to itself. At most four packets wait in a queue of depth four, and all leave as the socket takes
+            // them.
             assert_eq!(room.frames(party), expected, "{over:?}, cut at {cut}");
         }
     }
@@ -177,7 +178,7 @@ fn a_parked_connection_reads_nothing() {
     for over in ALL {
         let mut room = Room::new(1);
         let (party, conn) = arrived(&mut room, over);
-        room.say(party, &[7; 100_000]);
+        room.send(party, &[7; 100_000]);
         room.world.pass(1_000);
         assert!(room.world.unread(party) >= 100_000, "{over:?}");
         room.world.submit([(conn, Command::AwaitBody(conn, 100_000))]);
@@ -199,17 +200,17 @@ fn a_parked_connection_reads_nothing() {
 }
 
 #[test]
-fn what_is_written_with_the_switch_comes_before_any_packet() {
+fn bytes_written_with_the_switch_come_before_any_packet() {
     for over in ALL {
         let mut room = Room::new(2);
         let other = room.join_at(over, 2, 0, 0);
         let (party, conn) = arrived(&mut room, over);
         room.world.submit([(conn, Command::AwaitFrame(conn, 100))]);
-        room.say(party, &frame(CLIENT_INFO, b""));
+        room.send(party, &frame(CLIENT_INFO, b""));
         assert!(frame_of(&mut room).is_some());
         switch(&mut room, conn, 1, &frame(0x03, b"who you are"));
         for _ in 0..40 {
-            room.say(other, &packet(1, b"early"));
+            room.send(other, &packet(1, b"early"));
             room.world.step();
         }
         let frames = room.frames(party);
@@ -224,25 +225,25 @@ fn a_head_or_a_login_frame_that_is_too_large_is_not_collected() {
     for over in ALL {
         let mut room = Room::new(1);
         let party = room.connect(over, 0);
-        room.say(party, &[b'a'; 65_537]);
+        room.send(party, &[b'a'; 65_537]);
         room.world.run();
         let events = room.world.events();
         assert!(matches!(events[..], [Event::HeadTooLarge { .. }]), "{events:?}");
 
         let (party, conn) = arrived(&mut room, over);
         room.world.submit([(conn, Command::AwaitFrame(conn, 99))]);
-        room.say(party, &frame(CLIENT_INFO, &[0; 100])[..5]);
+        room.send(party, &frame(CLIENT_INFO, &[0; 100])[..5]);
         assert_eq!(room.ending(), "login_failed");
     }
 }
 
 #[test]
-fn whoever_takes_too_long_is_let_go() {
+fn a_slow_connection_times_out_in_each_stage() {
     for over in ALL {
         let mut room = Room::new(1);
         let silent = room.connect(over, 0);
         let slow = room.connect(over, 0);
-        room.say(slow, &HEAD[..10]);
+        room.send(slow, &HEAD[..10]);
         room.world.pass(29_000);
         assert!(room.endings().is_empty());
         room.world.pass(2_000);
@@ -264,7 +265,7 @@ fn whoever_takes_too_long_is_let_go() {
 }
 
 #[test]
-fn a_connection_that_lingers_too_long_is_let_go() {
+fn a_connection_that_lingers_too_long_is_closed() {
     let mut room = Room::with(settings(1), 3);
     let (_, conn) = arrived(&mut room, Over::Plain);
     room.world.submit([(conn, Command::Close(conn, crate::messages::Reason::code("answered")))]);
@@ -275,11 +276,11 @@ fn a_connection_that_lingers_too_long_is_let_go() {
 }
 
 #[test]
-fn a_head_tells_where_it_came_from_and_over_which_tls() {
+fn a_head_event_has_the_listener_and_the_tls_version() {
     for (over, version) in [(Over::Plain, None), (Over::Tls12, Some("1.2")), (Over::Tls13, Some("1.3"))] {
         let mut room = Room::new(1);
         let party = room.connect(over, 0);
-        room.say(party, HEAD);
+        room.send(party, HEAD);
         room.world.run();
         let events = room.world.events();
         let [Event::Head { remote, tls, .. }] = &events[..] else { panic!("{events:?}") };
@@ -288,17 +289,17 @@ fn a_head_tells_where_it_came_from_and_over_which_tls() {
 }
 
 #[test]
-fn an_answer_is_written_whole_before_the_connection_closes_and_its_reason_is_kept() {
+fn an_answer_is_written_whole_before_the_connection_closes_with_its_reason() {
     for over in ALL {
         let mut room = Room::new(1);
         let (party, conn) = arrived(&mut room, over);
-        // What the client sends on is thrown away, so that no reset overtakes the answer.
-        room.say(party, b"more");
+        // Further input from the client is discarded, so that no reset overtakes the answer.
+        room.send(party, b"more");
         let write = Command::Write { conn, bytes: vec![b'a'; 200_000], tell_drained: false };
         let reason = crate::messages::Reason::code("answered");
         room.world.submit([(conn, write), (conn, Command::Close(conn, reason))]);
-        assert_eq!(room.hear(party).len(), 200_000, "{over:?}");
-        room.say(party, b"and more");
+        assert_eq!(room.receive(party).len(), 200_000, "{over:?}");
+        room.send(party, b"and more");
         if over != Over::Plain {
             room.client(party).send_close_notify();
             room.flush(party);

@@ -1,4 +1,4 @@
-//! How connections end, with their reasons, and that a name never means somebody else.
+//! The ends of connections, their reasons, and ids that never name a later connection.
 
 use super::harness::{ALL, KEEP_ALIVE, Over, PREFERRED, Room, disco, frame, from, gone, key, packet};
 use crate::messages::{Command, Event, Reason};
@@ -22,14 +22,14 @@ fn an_ended_or_broken_stream_ends_the_connection() {
 }
 
 #[test]
-fn a_link_that_falls_silent_ends_and_one_that_is_kept_alive_does_not() {
+fn a_silent_link_ends_and_keep_alives_prevent_that() {
     let mut room = Room::new(1);
     let link = room.world.connect(false, 0);
     room.world.expect_login(link, 0);
-    room.say(link, &introduction(&key(9), LoginKind::Node));
+    room.send(link, &introduction(&key(9), LoginKind::Node));
     for _ in 0..10 {
         room.world.pass(60_000);
-        room.say(link, &frame(KEEP_ALIVE, b""));
+        room.send(link, &frame(KEEP_ALIVE, b""));
         room.world.run();
         assert!(room.endings().is_empty());
     }
@@ -40,7 +40,7 @@ fn a_link_that_falls_silent_ends_and_one_that_is_kept_alive_does_not() {
 }
 
 #[test]
-fn a_client_may_be_silent_for_as_long_as_it_likes() {
+fn a_client_may_be_silent_without_limit() {
     let mut room = Room::new(1);
     room.join(Over::Plain, 1);
     room.world.pass(600_000);
@@ -48,11 +48,11 @@ fn a_client_may_be_silent_for_as_long_as_it_likes() {
 }
 
 #[test]
-fn a_closed_event_names_the_key_the_end_and_what_was_carried() {
+fn a_closed_event_has_the_key_the_reason_and_the_totals() {
     let mut room = Room::new(1);
     let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
-    room.say(a, &packet(2, &[1; 10]).repeat(3));
-    room.say(b, &packet(1, &[1; 7]));
+    room.send(a, &packet(2, &[1; 10]).repeat(3));
+    room.send(b, &packet(1, &[1; 7]));
     room.world.run();
     room.world.finish(a);
     room.world.run();
@@ -63,7 +63,7 @@ fn a_closed_event_names_the_key_the_end_and_what_was_carried() {
 }
 
 #[test]
-fn what_python_writes_before_it_closes_a_member_still_leaves() {
+fn bytes_written_before_python_closes_a_member_are_sent() {
     for over in ALL {
         let mut room = Room::new(1);
         let a = room.join(over, 1);
@@ -80,7 +80,7 @@ fn what_python_writes_before_it_closes_a_member_still_leaves() {
 }
 
 #[test]
-fn a_late_command_meets_nobody() {
+fn a_late_command_has_no_effect() {
     let mut room = Room::new(1);
     let a = room.join(Over::Plain, 1);
     let conn = room.world.conn(a).expect("a member");
@@ -100,7 +100,7 @@ fn a_late_command_meets_nobody() {
 }
 
 #[test]
-fn a_name_used_again_never_gets_what_was_meant_for_its_last_bearer() {
+fn a_reused_slot_never_gets_packets_for_its_last_connection() {
     for shards in [1, 2, 4] {
         for seed in 0..40 {
             let mut room = Room::with(super::harness::settings(shards), seed);
@@ -108,8 +108,8 @@ fn a_name_used_again_never_gets_what_was_meant_for_its_last_bearer() {
             let home = shards - 1;
             let mut last = room.join_at(Over::Plain, 2, home, home);
             for n in 3..12 {
-                // Packets to the last bearer of the slot are under way while another takes its place.
-                room.say(sender, &packet(n - 1, &[n; 10]).repeat(3));
+                // Packets to the last connection of the slot are under way while another takes its place.
+                room.send(sender, &packet(n - 1, &[n; 10]).repeat(3));
                 room.world.reset(last);
                 for _ in 0..seed % 11 {
                     room.world.step();
@@ -127,12 +127,12 @@ fn a_member_that_ends_with_a_bad_frame_is_gone_for_the_others() {
     for over in ALL {
         let mut room = Room::new(1);
         let (a, b) = (room.join(over, 1), room.join(over, 2));
-        room.say(a, &packet(2, b"hello"));
+        room.send(a, &packet(2, b"hello"));
         assert_eq!(room.frames(b), [from(1, b"hello")]);
-        room.say(a, &frame(PREFERRED, b""));
+        room.send(a, &frame(PREFERRED, b""));
         assert_eq!(room.frames(b), [gone(1, 0)]);
         assert_eq!(room.ending(), "protocol_error");
-        room.say(b, &packet(1, &disco(0)));
+        room.send(b, &packet(1, &disco(0)));
         assert_eq!(room.frames(b), [gone(1, 1)]);
     }
 }

@@ -1,4 +1,4 @@
-//! How much is read from clients, and who has a hard time with it.
+//! Rate limits of clients, and events for impaired clients.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::limits::bucket::Rate;
 use crate::messages::{Command, Event, Impairment, Limits};
 use crate::sim::Party;
 
-/// Payload bytes a second.
+/// Payload bytes per second.
 const SLOW: Rate = Rate { per_second: 10_000.0, burst: 70_000.0 };
 const PACKET: usize = 1_000;
 
@@ -21,13 +21,13 @@ fn limit(room: &Room, limits: Limits) {
     room.world.tell_all(|| Command::LimitClients(Arc::clone(&limits)));
 }
 
-/// The payload bytes of what a party has got.
+/// The payload bytes that a party has received.
 fn got(room: &mut Room, party: Party) -> usize {
     room.frames(party).iter().map(|(_, payload)| payload.len()).sum()
 }
 
-/// Who struggles with what, and whether that is over.
-fn struggles(room: &mut Room) -> Vec<(u8, Impairment, bool)> {
+/// The impairment events: key, cause, and whether it is over.
+fn impairments(room: &mut Room) -> Vec<(u8, Impairment, bool)> {
     let told = room.world.events().into_iter().filter_map(|event| match event {
         Event::ClientImpaired { key, how, is_over, .. } => Some((key[0], how, is_over)),
         _ => None,
@@ -42,7 +42,7 @@ fn each_client_is_read_at_the_rate_of_its_key_and_open_connections_at_once() {
     let (one, two) = (room.join(Over::Plain, 3), room.join(Over::Plain, 4));
     limit(&room, Limits::new(Some(SLOW), [(key(2), None)].into(), None));
     for (party, to) in [(limited, 3), (free, 4)] {
-        room.say(party, &packets(to, 200));
+        room.send(party, &packets(to, 200));
     }
     room.world.run();
     assert_eq!(got(&mut room, two), 200 * 1_032);
@@ -64,9 +64,9 @@ fn a_total_is_shared_by_all_shards_and_no_client_starves_another() {
         let receivers: Vec<_> = (11..=14).map(|name| room.join_at(Over::Plain, name, 0, 0)).collect();
         let senders: Vec<_> =
             (1..=4).map(|name| room.join_at(Over::Plain, name, 0, usize::from(name) % shards)).collect();
-        // One of them has ten times as much to say as the others.
+        // One of them has ten times as much to send as the others.
         for (sender, (to, count)) in senders.into_iter().zip([(11, 2_000), (12, 200), (13, 200), (14, 200)]) {
-            room.say(sender, &packets(to, count));
+            room.send(sender, &packets(to, count));
         }
         room.world.pass(10_000);
         for receiver in &receivers {
@@ -90,72 +90,72 @@ fn a_light_client_waits_for_one_turn_of_each_that_floods() {
     limit(&room, Limits::new(None, HashMap::new(), Some(SLOW)));
     let (flood, light, receiver) =
         (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
-    room.say(flood, &packets(1, 10_000));
+    room.send(flood, &packets(1, 10_000));
     room.world.pass(5_000);
-    room.say(light, &packet(3, b"me too"));
+    room.send(light, &packet(3, b"me too"));
     room.world.pass(1_500);
     assert_eq!(room.frames(receiver).len(), 1);
 }
 
 #[test]
-fn a_client_that_its_limit_holds_back_for_ten_seconds_is_told_of_and_so_is_the_end() {
+fn a_client_limited_for_ten_seconds_is_reported_and_so_is_the_end() {
     let mut room = Room::new(1);
     limit(&room, Limits::new(Some(SLOW), HashMap::new(), None));
     let (sender, other) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     // The burst, and twenty seconds more.
-    room.say(sender, &packets(1, 270));
-    room.say(other, &packets(2, 90));
+    room.send(sender, &packets(1, 270));
+    room.send(other, &packets(2, 90));
     room.world.pass(9_900);
-    assert_eq!(struggles(&mut room), []);
+    assert_eq!(impairments(&mut room), []);
     room.world.pass(400);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, false)]);
     room.world.pass(40_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, true)]);
 }
 
 #[test]
-fn who_goes_on_struggling_is_told_of_once_and_once_more_after_a_minute() {
+fn a_lasting_impairment_is_reported_once_and_again_after_a_minute() {
     let mut room = Room::new(1);
     limit(&room, Limits::new(Some(SLOW), HashMap::new(), None));
     let sender = room.join(Over::Plain, 1);
-    room.say(sender, &packets(1, 300));
+    room.send(sender, &packets(1, 300));
     room.world.pass(11_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, false)]);
     // It stops for long enough, and begins again within the minute.
     room.world.pass(33_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, true)]);
     room.world.skip(1_000);
-    room.say(sender, &packets(1, 700));
+    room.send(sender, &packets(1, 700));
     room.world.pass(20_000);
-    assert_eq!(struggles(&mut room), []);
+    assert_eq!(impairments(&mut room), []);
     room.world.pass(11_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, false)]);
     room.world.reset(sender);
     room.world.run();
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, true)]);
 }
 
 #[test]
-fn who_comes_back_to_another_shard_is_told_no_sooner() {
+fn an_impairment_is_not_reported_sooner_on_another_shard() {
     let mut room = Room::new(2);
     limit(&room, Limits::new(Some(SLOW), HashMap::new(), None));
     let sender = room.join_at(Over::Plain, 1, 0, 0);
-    room.say(sender, &packets(1, 300));
+    room.send(sender, &packets(1, 300));
     room.world.pass(11_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, false)]);
     room.world.reset(sender);
     room.world.run();
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, true)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, true)]);
     let again = room.join_at(Over::Plain, 1, 1, 1);
-    room.say(again, &packets(1, 900));
+    room.send(again, &packets(1, 900));
     room.world.pass(45_000);
-    assert_eq!(struggles(&mut room), []);
+    assert_eq!(impairments(&mut room), []);
     room.world.pass(20_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Limited, false)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Limited, false)]);
 }
 
 #[test]
-fn two_connections_that_take_a_key_from_each_other_all_the_time_are_told_of() {
+fn two_connections_that_contest_a_key_are_reported() {
     let mut room = Room::new(1);
     let (first, second) = (room.join(Over::Plain, 1), room.join(Over::Plain, 1));
     let (third, fourth) = (room.join(Over::Plain, 2), room.join(Over::Plain, 2));
@@ -164,20 +164,20 @@ fn two_connections_that_take_a_key_from_each_other_all_the_time_are_told_of() {
     for second_of in 0..11 {
         for _ in 0..2 {
             for party in [first, second] {
-                room.say(party, &ping);
+                room.send(party, &ping);
                 room.world.run();
             }
             room.world.pass(500);
         }
-        // Two that share a key in peace.
-        room.say(if second_of < 5 { third } else { fourth }, &ping);
+        // Two connections that share a key without contesting it.
+        room.send(if second_of < 5 { third } else { fourth }, &ping);
         if second_of < 9 {
-            assert_eq!(struggles(&mut room), []);
+            assert_eq!(impairments(&mut room), []);
         }
-        told.extend(struggles(&mut room));
+        told.extend(impairments(&mut room));
     }
     assert_eq!(told, [(1, Impairment::Fighting, false)]);
     room.world.pass(20_000);
-    assert_eq!(struggles(&mut room), [(1, Impairment::Fighting, true)]);
+    assert_eq!(impairments(&mut room), [(1, Impairment::Fighting, true)]);
     assert!(room.frames(first).len() > 20 && room.frames(second).len() > 20, "both are served");
 }

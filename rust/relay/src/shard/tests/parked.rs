@@ -1,4 +1,4 @@
-//! Streams, and what a connection hears of its peer's end while Python has the floor.
+//! Streams, and how a parked connection handles the end of its peer's stream.
 
 use super::harness::{ALL, Over, Room};
 use crate::id::ConnId;
@@ -8,10 +8,10 @@ use crate::sim::Party;
 const HEAD: &[u8] = b"CONNECT a.test:443 HTTP/1.1\r\n\r\n";
 const CREDIT: usize = 64 * 1024;
 
-/// A party whose head has come, with what it sent behind it.
+/// A party whose head has come, with `ahead` sent right after it.
 fn arrived(room: &mut Room, over: Over, ahead: &[u8]) -> (Party, ConnId) {
     let party = room.connect(over, 0);
-    room.say(party, &[HEAD, ahead].concat());
+    room.send(party, &[HEAD, ahead].concat());
     room.world.run();
     let events = room.world.events();
     let [Event::Head { conn, .. }] = &events[..] else { panic!("{events:?} instead of a head") };
@@ -24,7 +24,7 @@ fn stream(room: &mut Room, over: Over, ahead: &[u8]) -> (Party, ConnId) {
     (party, conn)
 }
 
-/// The stream's bytes since the last look.
+/// The stream's bytes since the last call.
 fn data(room: &mut Room) -> Vec<u8> {
     room.world.run();
     let piece = |event| match event {
@@ -35,26 +35,26 @@ fn data(room: &mut Room) -> Vec<u8> {
 }
 
 #[test]
-fn a_stream_begins_with_what_came_behind_the_head_and_goes_both_ways() {
+fn a_stream_begins_with_the_bytes_after_the_head_and_goes_both_ways() {
     for over in ALL {
         let mut room = Room::new(1);
         let (party, conn) = stream(&mut room, over, b"ahead");
         assert_eq!(data(&mut room), b"ahead");
-        room.say(party, b" and on");
+        room.send(party, b" and on");
         assert_eq!(data(&mut room), b" and on");
         room.world.submit([(conn, Command::Write { conn, bytes: b"back".to_vec(), tell_drained: true })]);
-        assert_eq!(room.hear(party), b"back");
+        assert_eq!(room.receive(party), b"back");
         assert!(matches!(room.world.events()[..], [Event::Drained { .. }]));
     }
 }
 
 #[test]
-fn a_stream_is_as_far_ahead_as_its_credit_and_not_further() {
+fn a_stream_is_read_up_to_its_credit() {
     for over in ALL {
         let mut room = Room::new(1);
         let (party, conn) = stream(&mut room, over, b"");
         let sent: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
-        room.say(party, &sent);
+        room.send(party, &sent);
         let mut came = data(&mut room);
         assert!(came.len() <= 2 * CREDIT, "{} bytes are ahead", came.len());
         while came.len() < sent.len() {
@@ -74,16 +74,16 @@ fn a_stream_has_no_deadline_in_either_direction() {
     room.world.submit([(conn, Command::Write { conn, bytes: vec![1; 1_000], tell_drained: false })]);
     room.world.pass(3_600_000);
     room.world.set_room(party, None);
-    assert_eq!(room.hear(party), [1; 1_000]);
+    assert_eq!(room.receive(party), [1; 1_000]);
     assert!(room.endings().is_empty());
 }
 
 #[test]
-fn a_stream_ends_with_its_peer_and_all_it_sent_comes_before() {
+fn all_bytes_of_a_stream_come_before_its_end() {
     for over in ALL {
         let mut room = Room::new(1);
         let (party, _) = stream(&mut room, over, b"");
-        room.say(party, b"last words");
+        room.send(party, b"last words");
         room.world.finish(party);
         room.world.run();
         let events = room.world.events();
@@ -101,7 +101,7 @@ fn a_stream_that_python_closes_is_written_out_first() {
         let (party, conn) = stream(&mut room, over, b"");
         let write = Command::Write { conn, bytes: vec![9; 100_000], tell_drained: false };
         room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code("done")))]);
-        assert_eq!(room.hear(party), [9; 100_000]);
+        assert_eq!(room.receive(party), [9; 100_000]);
         room.world.finish(party);
         assert_eq!(room.ending(), "done");
     }
@@ -112,7 +112,7 @@ fn only_a_parked_connection_becomes_a_stream() {
     let mut room = Room::new(1);
     let (party, conn) = arrived(&mut room, Over::Plain, b"");
     room.world.submit([(conn, Command::AwaitHead(conn)), (conn, Command::Stream(conn))]);
-    room.say(party, HEAD);
+    room.send(party, HEAD);
     room.world.run();
     assert!(matches!(room.world.events()[..], [Event::Head { .. }]));
 }
@@ -131,11 +131,11 @@ fn a_peer_that_leaves_while_it_is_served_is_noticed_without_a_write() {
 }
 
 #[test]
-fn a_peer_that_says_goodbye_right_behind_its_request_gets_the_answer() {
+fn a_peer_that_closes_tls_right_after_its_request_gets_the_answer() {
     for over in [Over::Tls12, Over::Tls13] {
         let mut room = Room::new(1);
         let party = room.connect(over, 0);
-        room.say(party, HEAD);
+        room.send(party, HEAD);
         room.client(party).send_close_notify();
         room.flush(party);
         room.world.run();
@@ -143,7 +143,7 @@ fn a_peer_that_says_goodbye_right_behind_its_request_gets_the_answer() {
         let [Event::Head { conn, .. }] = &events[..] else { panic!("{events:?} instead of a head") };
         let write = Command::Write { conn: *conn, bytes: b"answer".to_vec(), tell_drained: false };
         room.world.submit([(*conn, write), (*conn, Command::Close(*conn, Reason::code("done")))]);
-        assert_eq!(room.hear(party), b"answer", "{over:?}");
+        assert_eq!(room.receive(party), b"answer", "{over:?}");
         room.world.finish(party);
         assert_eq!(room.ending(), "done");
     }
@@ -158,8 +158,8 @@ fn a_peer_that_ends_its_request_with_its_stream_gets_the_answer() {
         room.world.pass(4_000);
         let write = Command::Write { conn, bytes: b"answer".to_vec(), tell_drained: false };
         room.world.submit([(conn, write), (conn, Command::AwaitHead(conn))]);
-        assert_eq!(room.hear(party), b"answer");
-        // The second request was there all the time, and has a time of its own.
+        assert_eq!(room.receive(party), b"answer");
+        // The second request came long ago, and gets a timeout of its own.
         assert!(matches!(room.world.events()[..], [Event::Head { .. }]));
         room.world.pass(4_000);
         assert!(room.endings().is_empty());

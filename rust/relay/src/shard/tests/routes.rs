@@ -1,4 +1,4 @@
-//! The bound on the destinations that all senders together are remembered to have: who forgets, and what that changes.
+//! The bound on the routes of all senders together, and the effects of dropped routes.
 
 use super::harness::{Over, Room, gone, packet, settings};
 use crate::shard::Settings;
@@ -10,7 +10,7 @@ fn bounded(shards: usize) -> Room {
     Room::with(Settings { max_routes: MOST, queue_depth: 32, ..settings(shards) }, 0)
 }
 
-/// Clients with the keys from `first` on.
+/// Clients with `count` keys from `first` on.
 fn clients(room: &mut Room, first: u8, count: u8, shard: usize) -> Vec<Party> {
     (first..first + count).map(|n| room.join_at(Over::Plain, n, shard, shard)).collect()
 }
@@ -18,13 +18,13 @@ fn clients(room: &mut Room, first: u8, count: u8, shard: usize) -> Vec<Party> {
 /// Sends a packet to each of these keys, one after the other.
 fn send(room: &mut Room, from: Party, to: std::ops::Range<u8>) {
     for n in to {
-        room.say(from, &packet(n, b"x"));
+        room.send(from, &packet(n, b"x"));
         room.world.run();
     }
 }
 
 #[test]
-fn the_sender_with_the_most_destinations_forgets_its_oldest_for_one_with_few() {
+fn the_sender_with_the_most_routes_drops_its_oldest_first() {
     let mut room = bounded(1);
     let (heavy, light) = (room.join(Over::Plain, 201), room.join(Over::Plain, 202));
     let others = clients(&mut room, 0, 70, 0);
@@ -52,7 +52,7 @@ fn the_sender_with_the_most_destinations_forgets_its_oldest_for_one_with_few() {
 }
 
 #[test]
-fn a_destination_that_was_forgotten_and_sent_to_again_hears_that_its_sender_left() {
+fn a_destination_with_a_new_route_gets_peer_gone_when_the_sender_leaves() {
     let mut room = bounded(1);
     let heavy = room.join(Over::Plain, 201);
     let others = clients(&mut room, 0, 80, 0);
@@ -65,7 +65,7 @@ fn a_destination_that_was_forgotten_and_sent_to_again_hears_that_its_sender_left
 }
 
 #[test]
-fn a_shard_that_took_all_gives_another_its_share() {
+fn a_shard_that_holds_all_routes_gives_another_its_share() {
     let mut room = bounded(2);
     let (here, there) = (room.join_at(Over::Plain, 201, 0, 0), room.join_at(Over::Plain, 202, 1, 1));
     clients(&mut room, 0, 70, 0);

@@ -1,16 +1,16 @@
-//! Bytes out: queues that are bounded, what is dropped and when, slow sockets, write timeouts, keep-alives.
+//! Bytes out: bounded queues, drops, slow sockets, write timeouts, keep-alives.
 
 use super::harness::{ALL, KEEP_ALIVE, Over, PING, PONG, Room, disco, frame, from, packet};
 use crate::sim::Ending;
 
 #[test]
-fn a_blocked_receiver_keeps_its_newest_packets_and_hears_disco_first() {
+fn a_blocked_receiver_keeps_its_newest_packets_and_gets_disco_first() {
     let mut room = Room::new(1);
     let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     room.world.set_room(b, Some(0));
     for n in 0..10 {
-        room.say(a, &packet(2, &[n; 100]));
-        room.say(a, &packet(2, &disco(n)));
+        room.send(a, &packet(2, &[n; 100]));
+        room.send(a, &packet(2, &disco(n)));
     }
     room.world.run();
     assert_eq!(room.world.dropped("queue_head"), (12, 6 * (100 + 62)));
@@ -26,15 +26,15 @@ fn a_blocked_receiver_keeps_its_newest_packets_and_hears_disco_first() {
 }
 
 #[test]
-fn what_the_socket_has_begun_to_take_is_finished_first() {
+fn a_partly_written_frame_is_finished_first() {
     for over in ALL {
         for room_for in [1, 4, 5, 36, 37, 38, 137, 138, 300] {
             let mut room = Room::new(1);
             let (a, b) = (room.join(over, 1), room.join(over, 2));
             room.world.set_room(b, Some(room_for));
-            room.say(a, &[packet(2, &[1; 100]), packet(2, &[2; 100])].concat());
+            room.send(a, &[packet(2, &[1; 100]), packet(2, &[2; 100])].concat());
             room.world.run();
-            room.say(a, &packet(2, &disco(3)));
+            room.send(a, &packet(2, &disco(3)));
             room.world.run();
             room.world.set_room(b, None);
             let mut frames = room.frames(b);
@@ -51,9 +51,9 @@ fn a_socket_that_takes_one_byte_at_a_time_gets_everything_whole() {
         let mut room = Room::new(1);
         let (a, b) = (room.join(over, 1), room.join(over, 2));
         room.world.set_room(b, Some(0));
-        room.say(a, &[packet(2, b"first"), packet(2, &disco(2)), packet(2, &[3; 200])].concat());
+        room.send(a, &[packet(2, b"first"), packet(2, &disco(2)), packet(2, &[3; 200])].concat());
         room.world.run();
-        room.say(b, &frame(PING, b"abcdefgh"));
+        room.send(b, &frame(PING, b"abcdefgh"));
         room.world.run();
         let mut rest = 1_000;
         while rest > 0 && room.world.check().queued_other + room.world.check().queued_disco > 0 {
@@ -84,7 +84,7 @@ fn no_packet_is_lost_while_the_socket_takes_data() {
         // Far more in one tick than the queue is deep.
         for (name, sender) in &senders {
             let burst: Vec<u8> = (0..40).flat_map(|n| packet(2, &[*name ^ n; 1_000])).collect();
-            room.say(*sender, &burst);
+            room.send(*sender, &burst);
         }
         let frames = room.frames(b);
         for (name, _) in &senders {
@@ -97,13 +97,13 @@ fn no_packet_is_lost_while_the_socket_takes_data() {
 }
 
 #[test]
-fn a_sender_is_never_held_up_by_a_slow_receiver() {
+fn a_slow_receiver_does_not_delay_a_sender() {
     for over in ALL {
         let mut room = Room::new(1);
         let (a, slow, quick) = (room.join(over, 1), room.join(over, 2), room.join(over, 3));
         room.world.set_room(slow, Some(0));
         for n in 0..100 {
-            room.say(a, &[packet(2, &[n; 1_000]), packet(3, &[n])].concat());
+            room.send(a, &[packet(2, &[n; 1_000]), packet(3, &[n])].concat());
             assert_eq!(room.frames(quick), [from(1, &[n])], "{over:?}");
         }
         assert_eq!(room.world.unread(a), 0);
@@ -116,12 +116,12 @@ fn a_write_without_progress_ends_the_connection_and_is_counted() {
         let mut room = Room::new(1);
         let (a, b) = (room.join(over, 1), room.join(over, 2));
         room.world.set_room(b, Some(0));
-        // Nothing waits to be written, so nothing is late.
+        // Nothing waits to be written, so there is no timeout.
         room.world.pass(10_000);
-        room.say(a, &packet(2, b"one").repeat(2));
+        room.send(a, &packet(2, b"one").repeat(2));
         room.world.pass(1_900);
         assert!(room.endings().is_empty());
-        // Progress, if only of a byte.
+        // Progress, if only by one byte.
         room.world.set_room(b, Some(1));
         room.world.pass(1_900);
         assert!(room.endings().is_empty());
@@ -135,19 +135,19 @@ fn a_write_without_progress_ends_the_connection_and_is_counted() {
 }
 
 #[test]
-fn a_write_timeout_of_zero_is_none() {
+fn a_write_timeout_of_zero_means_no_limit() {
     let mut settings = super::harness::settings(1);
     settings.write_timeout = 0;
     let mut room = Room::with(settings, 0);
     let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     room.world.set_room(b, Some(0));
-    room.say(a, &packet(2, b"one"));
+    room.send(a, &packet(2, b"one"));
     room.world.pass(1_000_000);
     assert!(room.endings().is_empty());
 }
 
 #[test]
-fn a_keep_alive_comes_once_in_its_time() {
+fn one_keep_alive_comes_in_each_interval() {
     for over in ALL {
         let mut room = Room::new(1);
         let a = room.join(over, 1);
@@ -172,14 +172,14 @@ fn a_keep_alive_is_an_empty_frame() {
 }
 
 #[test]
-fn a_receiver_that_breaks_while_it_is_written_to_takes_its_queue_with_it() {
+fn a_receiver_that_breaks_during_a_write_loses_its_queue() {
     for over in ALL {
         let mut room = Room::new(1);
         let (a, b) = (room.join(over, 1), room.join(over, 2));
         room.world.set_room(b, Some(0));
-        room.say(a, &packet(2, &[1; 50]));
+        room.send(a, &packet(2, &[1; 50]));
         room.world.run();
-        room.say(a, &packet(2, &[1; 50]).repeat(2));
+        room.send(a, &packet(2, &[1; 50]).repeat(2));
         room.world.run();
         room.world.reset(b);
         assert_eq!(room.ending(), "reset", "{over:?}");
@@ -190,14 +190,14 @@ fn a_receiver_that_breaks_while_it_is_written_to_takes_its_queue_with_it() {
 }
 
 #[test]
-fn a_receiver_that_blocks_often_leaves_no_timers_behind() {
+fn a_receiver_that_blocks_often_leaves_no_timers() {
     let mut room = Room::new(1);
     let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     for _ in 0..500 {
         // Often at once, and again after each has fallen due.
         for _ in 0..20 {
             room.world.set_room(b, Some(0));
-            room.say(a, &packet(2, b"one"));
+            room.send(a, &packet(2, b"one"));
             room.world.run();
             room.world.set_room(b, None);
             room.world.pass(1);

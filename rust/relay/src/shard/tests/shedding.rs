@@ -1,11 +1,11 @@
-//! The bound on what waits in all queues together: who makes room, when, and for whom.
+//! The bound on the bytes of all outboxes: which queues are shed, and when.
 
 use super::harness::{Over, Room, disco, from, packet};
 use crate::shard::Settings;
 use crate::sim::settings;
 
 const PACKET: usize = 1_000;
-/// A packet as it waits: header, sender's key, packet.
+/// Bytes of a queued packet: header, sender's key, packet.
 const FRAME: usize = 5 + 32 + PACKET;
 
 fn bounded(shards: usize, max_queued_bytes: usize) -> Room {
@@ -17,17 +17,17 @@ fn numbered(number: u8) -> Vec<u8> {
 }
 
 #[test]
-fn the_largest_queue_makes_room_by_its_oldest() {
+fn the_largest_queue_drops_its_oldest_packets() {
     let mut room = bounded(1, 16 * FRAME);
     let (a, big, small) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
     for receiver in [big, small] {
         room.world.set_room(receiver, Some(0));
     }
     for number in 0..3 {
-        room.say(a, &packet(3, &numbered(number)));
+        room.send(a, &packet(3, &numbered(number)));
     }
     for number in 0..30 {
-        room.say(a, &packet(2, &numbered(number)));
+        room.send(a, &packet(2, &numbered(number)));
         room.world.run();
         let waiting = room.world.check().queued_other;
         assert!(waiting <= 16, "{waiting} packets wait, where 16 have room");
@@ -50,7 +50,7 @@ fn nothing_is_dropped_while_the_sockets_take_data() {
     let (a, b, c) = (room.join(Over::Tls13, 1), room.join(Over::Tls13, 2), room.join(Over::Plain, 3));
     let burst: Vec<u8> =
         (0..20).flat_map(|n| [packet(2, &numbered(n)), packet(3, &numbered(n))]).flatten().collect();
-    room.say(a, &burst);
+    room.send(a, &burst);
     let all: Vec<_> = (0..20).map(|number| from(1, &numbered(number))).collect();
     assert_eq!(room.frames(b), all);
     assert_eq!(room.frames(c), all);
@@ -58,15 +58,15 @@ fn nothing_is_dropped_while_the_sockets_take_data() {
 }
 
 #[test]
-fn both_kinds_of_packets_make_room() {
+fn both_kinds_of_packets_are_shed() {
     let mut room = bounded(1, 4 * FRAME);
     let (a, b) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2));
     room.world.set_room(b, Some(0));
     for number in 0..30 {
-        room.say(a, &packet(2, &disco(number)));
+        room.send(a, &packet(2, &disco(number)));
     }
     for number in 0..10 {
-        room.say(a, &packet(2, &numbered(number)));
+        room.send(a, &packet(2, &numbered(number)));
     }
     room.world.run();
     let counts = room.world.check();
@@ -76,7 +76,7 @@ fn both_kinds_of_packets_make_room() {
 }
 
 #[test]
-fn what_waits_on_another_shard_counts() {
+fn bytes_queued_on_another_shard_count() {
     let mut room = bounded(2, 8 * FRAME);
     let (a, b) = (room.join_at(Over::Plain, 1, 0, 0), room.join_at(Over::Plain, 2, 0, 0));
     let (c, d) = (room.join_at(Over::Plain, 3, 1, 1), room.join_at(Over::Plain, 4, 1, 1));
@@ -84,11 +84,11 @@ fn what_waits_on_another_shard_counts() {
         room.world.set_room(receiver, Some(0));
     }
     for number in 0..7 {
-        room.say(a, &packet(2, &numbered(number)));
+        room.send(a, &packet(2, &numbered(number)));
     }
     room.world.run();
     for number in 0..7 {
-        room.say(c, &packet(4, &numbered(number)));
+        room.send(c, &packet(4, &numbered(number)));
         room.world.run();
     }
     let waiting = room.world.check().queued_other;
@@ -96,7 +96,7 @@ fn what_waits_on_another_shard_counts() {
 }
 
 #[test]
-fn what_is_sealed_or_cut_counts_and_the_slowest_receivers_are_closed_for_it() {
+fn sealed_bytes_count_and_the_slowest_receivers_are_closed_for_them() {
     const MOST: usize = 400_000;
     for over in super::harness::ALL {
         let mut room = bounded(1, MOST);
@@ -107,8 +107,8 @@ fn what_is_sealed_or_cut_counts_and_the_slowest_receivers_are_closed_for_it() {
         }
         for round in 0..3 {
             for n in 10..40 {
-                room.say(a, &packet(n, &[n; 60_000]));
-                room.say(a, &packet(2, &[round; 1_000]));
+                room.send(a, &packet(n, &[n; 60_000]));
+                room.send(a, &packet(2, &[round; 1_000]));
                 let waiting = room.world.run().waiting_bytes;
                 assert!(waiting <= MOST, "{waiting} bytes wait, at most {MOST}");
                 room.world.pass(1);
@@ -125,13 +125,13 @@ fn what_is_sealed_or_cut_counts_and_the_slowest_receivers_are_closed_for_it() {
 }
 
 #[test]
-fn memory_that_waited_is_given_back_when_it_has_left() {
+fn queue_memory_is_freed_after_the_packets_have_left() {
     for over in super::harness::ALL {
         let mut room = bounded(1, 1_000_000);
         let (a, b) = (room.join(over, 1), room.join(over, 2));
         room.world.set_room(b, Some(0));
         for _ in 0..10 {
-            room.say(a, &packet(2, &[7; 60_000]));
+            room.send(a, &packet(2, &[7; 60_000]));
             room.world.run();
         }
         assert!(room.world.check().waiting_bytes > 600_000);
@@ -143,19 +143,19 @@ fn memory_that_waited_is_given_back_when_it_has_left() {
 }
 
 #[test]
-fn a_receiver_that_lost_all_that_waited_is_served_on() {
-    // One packet with its queue has room, and two have not.
+fn a_receiver_whose_queue_was_shed_empty_still_gets_packets() {
+    // There is room for one packet with its queue, but not for two.
     let mut room = bounded(1, 2 * FRAME);
     let (a, b, c) = (room.join(Over::Plain, 1), room.join(Over::Plain, 2), room.join(Over::Plain, 3));
     room.world.set_room(b, Some(0));
     room.world.set_room(c, Some(0));
-    room.say(a, &packet(2, &numbered(1)));
+    room.send(a, &packet(2, &numbered(1)));
     room.world.run();
-    room.say(a, &packet(3, &numbered(2)));
+    room.send(a, &packet(3, &numbered(2)));
     room.world.run();
     assert_eq!(room.world.check().queued_other, 1);
     room.world.set_room(b, None);
-    room.say(a, &packet(2, &numbered(3)));
+    room.send(a, &packet(2, &numbered(3)));
     assert_eq!(room.frames(b), [from(1, &numbered(3))]);
     assert!(room.endings().is_empty());
 }

@@ -1,4 +1,4 @@
-//! What would make one tick too long is done in several.
+//! Work that would make one tick too long is spread over several.
 
 use super::harness::{Over, Room, frame, from, key, packet, settings};
 use crate::messages::{Command, Event, MemberAction};
@@ -8,7 +8,7 @@ use crate::sim::LoginKind;
 const PRESENT: u8 = 0x09;
 const HEALTH: u8 = 0x14;
 
-/// A key unlike those of the harness.
+/// A key that differs from all keys of the harness.
 fn distant(n: u32) -> [u8; 32] {
     let mut distant = [0xdd; 32];
     distant[..4].copy_from_slice(&n.to_be_bytes());
@@ -16,7 +16,7 @@ fn distant(n: u32) -> [u8; 32] {
 }
 
 #[test]
-fn a_link_with_many_keys_is_forgotten_some_keys_a_tick_and_packets_go_on() {
+fn the_keys_of_an_ended_link_are_removed_some_each_tick_while_packets_flow() {
     let mut room = Room::with(Settings { mesh_max_keys: 100_000, ..settings(2) }, 0);
     let (a, b) = (room.join_at(Over::Plain, 1, 0, 0), room.join_at(Over::Plain, 2, 0, 1));
     let link = room.world.join(&key(9), LoginKind::Node, 0, 0);
@@ -32,7 +32,7 @@ fn a_link_with_many_keys_is_forgotten_some_keys_a_tick_and_packets_go_on() {
         assert!(before - now <= 1_024, "{} keys in one tick", before - now);
         if now < before {
             looks += 1;
-            room.say(a, &packet(2, b"meanwhile"));
+            room.send(a, &packet(2, b"meanwhile"));
         }
         before = now;
     }
@@ -42,7 +42,7 @@ fn a_link_with_many_keys_is_forgotten_some_keys_a_tick_and_packets_go_on() {
 }
 
 #[test]
-fn a_frame_for_all_is_written_to_some_a_tick_and_to_everybody_once() {
+fn a_frame_for_all_members_is_written_to_some_each_tick_and_to_each_once() {
     let mut room = Room::new(1);
     let parties: Vec<_> = (0..200).map(|n| room.world.join(&distant(n), LoginKind::Client, 0, 0)).collect();
     room.world.run();
@@ -65,7 +65,7 @@ fn a_frame_for_all_is_written_to_some_a_tick_and_to_everybody_once() {
 }
 
 #[test]
-fn a_report_has_everybody_once_in_parts_of_which_the_last_says_so() {
+fn a_report_lists_each_member_once_and_marks_its_last_part() {
     let mut room = Room::new(2);
     for n in 0..600 {
         room.world.join(&distant(n), LoginKind::Client, 0, (n % 2) as usize);

@@ -1,4 +1,4 @@
-//! What a TLS peer may do, and what it may not.
+//! Permitted and forbidden behaviour of TLS peers.
 
 use super::harness::{Over, Room, from, packet};
 use crate::sim::{Ending, Sealer};
@@ -11,25 +11,25 @@ fn a_peer_may_change_its_keys_at_any_time() {
     let (a, b) = (room.join(Over::Tls13, 1), room.join(Over::Tls13, 2));
     for n in 0..20 {
         room.client(if n % 2 == 0 { a } else { b }).refresh_traffic_keys().expect("TLS 1.3");
-        room.say(a, &packet(2, &[n; 20_000]));
-        room.say(b, &packet(1, &[n; 20]));
+        room.send(a, &packet(2, &[n; 20_000]));
+        room.send(b, &packet(1, &[n; 20]));
         assert_eq!(room.frames(b), [from(1, &[n; 20_000])]);
         assert_eq!(room.frames(a), [from(2, &[n; 20])]);
     }
 }
 
 #[test]
-fn a_key_update_that_meets_a_blocked_socket_waits_behind_what_was_sealed() {
+fn a_key_update_for_a_blocked_socket_follows_the_sealed_bytes() {
     for room_for in [0, 1, 30, 1_000] {
         let mut room = Room::new(1);
         let (a, b) = (room.join(Over::Tls13, 1), room.join(Over::Tls13, 2));
         room.world.set_room(b, Some(room_for));
-        room.say(a, &packet(2, &[1; 5_000]));
+        room.send(a, &packet(2, &[1; 5_000]));
         room.world.run();
         room.client(b).refresh_traffic_keys().expect("TLS 1.3");
-        room.say(b, &packet(1, b"new keys"));
+        room.send(b, &packet(1, b"new keys"));
         assert_eq!(room.frames(a), [from(2, b"new keys")]);
-        room.say(a, &packet(2, &[2; 5_000]));
+        room.send(a, &packet(2, &[2; 5_000]));
         room.world.run();
         room.world.set_room(b, None);
         assert_eq!(room.frames(b), [from(1, &[1; 5_000]), from(1, &[2; 5_000])], "room for {room_for}");
@@ -37,7 +37,7 @@ fn a_key_update_that_meets_a_blocked_socket_waits_behind_what_was_sealed() {
 }
 
 #[test]
-fn a_peer_that_floods_with_key_updates_while_it_reads_nothing_costs_bounded_memory() {
+fn a_peer_that_floods_with_key_updates_and_does_not_read_costs_bounded_memory() {
     let mut room = Room::new(1);
     let a = room.join(Over::Tls13, 1);
     room.world.set_room(a, Some(0));
@@ -56,23 +56,23 @@ fn close_notify_ends_the_connection_in_order() {
     for over in BOTH {
         let mut room = Room::new(1);
         let (a, b) = (room.join(over, 1), room.join(over, 2));
-        room.say(a, &packet(2, b"last words"));
+        room.send(a, &packet(2, b"last words"));
         room.client(a).send_close_notify();
         room.flush(a);
         let frames = room.frames(b);
         assert!(frames.contains(&from(1, b"last words")), "{frames:?}");
         assert_eq!(room.ending(), "eof", "{over:?}");
-        room.hear(a);
+        room.receive(a);
         assert_ne!(room.world.ending(a), Ending::Open);
     }
 }
 
 #[test]
-fn the_server_says_close_notify_before_it_closes() {
+fn the_server_sends_close_notify_before_it_closes() {
     for over in BOTH {
         let mut room = Room::new(1);
         let a = room.join(over, 1);
-        room.say(a, &super::harness::frame(0x07, b""));
+        room.send(a, &super::harness::frame(0x07, b""));
         room.world.run();
         let bytes = room.world.receive(a);
         let client = room.client(a);
@@ -84,19 +84,20 @@ fn the_server_says_close_notify_before_it_closes() {
 }
 
 #[test]
-fn plain_http_where_tls_is_spoken_is_told_so() {
+fn plain_http_on_a_tls_port_gets_an_http_answer() {
     let mut room = Room::new(1);
     let party = room.world.connect(true, 0);
     room.world.send(party, b"GET / HTTP/1.1\r\n\r\n");
-    let answer = room.hear(party);
+    let answer = room.receive(party);
     assert!(answer.starts_with(b"HTTP/1.0 400 "), "{answer:?}");
     room.world.finish(party);
     assert_eq!(room.ending(), "plain_http_on_tls");
 }
 
 #[test]
-fn a_handshake_cut_into_the_smallest_records_ends_in_an_error_and_not_in_a_panic() {
-    // One handshake message of the greatest length that a length field of 24 bits and rustls allow, a byte a record.
+fn a_handshake_cut_into_the_smallest_records_ends_in_an_error() {
+    // One handshake message of the greatest length that a 24-bit length field and rustls allow, one byte in each
+    // record.
     for len in [1_000, 60_000, 0xff_ffff_u32] {
         let mut room = Room::new(1);
         let party = room.world.connect(true, 0);
@@ -128,7 +129,7 @@ fn a_handshake_or_a_record_that_never_ends_costs_bounded_memory() {
 fn garbage_is_answered_with_an_alert() {
     for over in BOTH {
         let mut room = Room::new(1);
-        // In the handshake.
+        // During the handshake.
         let party = room.world.connect(true, 0);
         room.world.send(party, &[22, 3, 1, 0, 4, 9, 0, 0, 0]);
         room.world.run();
@@ -137,7 +138,7 @@ fn garbage_is_answered_with_an_alert() {
         assert_eq!(room.ending(), "tls_error");
         // After it: a record that does not open.
         let (a, b) = (room.join(over, 1), room.join(over, 2));
-        room.say(a, &packet(2, b"good"));
+        room.send(a, &packet(2, b"good"));
         room.world.send(a, &[&[23, 3, 3, 0, 40][..], &[5; 40]].concat());
         room.world.run();
         let sealed_alert = room.world.receive(a);
@@ -155,7 +156,7 @@ fn garbage_is_answered_with_an_alert() {
 const HALF_A_MESSAGE: [u8; 11] = [22, 3, 1, 0, 6, 1, 0, 1, 0, 3, 3];
 
 #[test]
-fn half_a_handshake_message_is_waited_for_and_then_given_up() {
+fn a_partial_handshake_message_times_out() {
     let mut room = Room::new(1);
     let silent = room.world.connect(true, 0);
     room.world.send(silent, &HALF_A_MESSAGE);
@@ -169,7 +170,7 @@ fn half_a_handshake_message_is_waited_for_and_then_given_up() {
 }
 
 #[test]
-fn a_peer_that_has_sent_half_a_handshake_message_is_written_to_all_the_same() {
+fn a_peer_that_has_sent_half_a_handshake_message_still_gets_packets() {
     let mut room = Room::new(1);
     let (a, b) = (room.join(Over::Tls13, 1), room.join(Over::Tls13, 2));
     // A KeyUpdate is five bytes. No library cuts one in two, so this is sealed by hand.
@@ -177,14 +178,14 @@ fn a_peer_that_has_sent_half_a_handshake_message_is_written_to_all_the_same() {
     room.world.send(b, &by_hand.seal(22, &[24, 0, 0]));
     room.world.run();
     for n in 0..5 {
-        room.say(a, &packet(2, &[n; 1_000]));
+        room.send(a, &packet(2, &[n; 1_000]));
         room.world.run();
         assert!(room.world.receive(b).len() > 1_000);
     }
     room.world.send(b, &by_hand.seal(22, &[1, 0]));
     room.world.run();
     assert!(room.endings().is_empty());
-    // And once more, with its end while it waits: this is what garbage looks like after the keys were changed.
+    // The message's end comes while it waits: after a change of keys, this looks like garbage.
     room.world.send(b, &by_hand.seal(22, &[24, 0, 0]));
     assert_eq!(room.ending(), "tls_error");
 }

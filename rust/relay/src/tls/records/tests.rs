@@ -85,7 +85,7 @@ fn dialled(suite: CipherSuite) -> (Ours, ClientConnection, Vec<u8>) {
     let store = CertificateStore::new().expect("a store");
     let ours = Certificate { serves: Serves::Any, chain: vec![leaf.to_vec()], key: key.serialize_der() };
     store.replace(vec![ours]).expect("a good certificate");
-    let anybody = ClientHello { offers_challenge: false, wanted: Wanted::Anybody };
+    let anybody = ClientHello { offers_challenge: false, wanted: Wanted::AnyName };
     let choice = store.choose(anybody, Ipv4Addr::LOCALHOST.into(), 0);
     let Choice::Serve(config) = choice else { panic!("a certificate for anybody was set") };
     let session = Session::accept(config).expect("a session");
