@@ -1,15 +1,15 @@
 //! A token bucket. No clock: the time is passed in, in milliseconds.
 
-/// How many tokens come a second, and how many there are at most.
+/// The rate and the capacity of a token bucket.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Rate {
-    /// Tokens a second; infinite: no limit.
+    /// Tokens per second; infinite: no limit.
     pub per_second: f64,
-    /// Most tokens; a bucket begins with so many.
+    /// Maximum tokens; a bucket begins with this number.
     pub burst: f64,
 }
 
-/// What one bucket holds.
+/// The state of one bucket.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Bucket {
     tokens: f64,
@@ -17,12 +17,12 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// A bucket that has not been used yet: full, whatever its rate.
+    /// An unused bucket: full, whatever its rate.
     pub(crate) const fn full() -> Self {
         Self { tokens: f64::INFINITY, at: 0 }
     }
 
-    /// Takes `cost` tokens, or says for how many milliseconds there will not be so many.
+    /// Takes `cost` tokens. Returns the milliseconds until there are enough tokens as an error.
     pub(crate) fn take(&mut self, rate: Rate, cost: f64, now: u64) -> Result<(), u64> {
         if rate.per_second.is_infinite() {
             return Ok(());
@@ -35,7 +35,7 @@ impl Bucket {
             return Ok(());
         }
         let wait = (cost - self.tokens) / rate.per_second * 1_000.0;
-        // What is lacking of a millisecond by rounding alone is none.
+        // Epsilon, so that floating-point error does not add a millisecond.
         Err((wait - 1e-6).ceil().max(1.0) as u64)
     }
 }
@@ -47,7 +47,7 @@ mod tests {
     const RATE: Rate = Rate { per_second: 1.0, burst: 3.0 };
 
     #[test]
-    fn three_at_once_then_one_a_second() {
+    fn a_burst_of_three_is_followed_by_one_each_second() {
         let mut bucket = Bucket::full();
         for _ in 0..3 {
             assert_eq!(bucket.take(RATE, 1.0, 5_000), Ok(()));
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_saved_beyond_the_burst() {
+    fn tokens_do_not_exceed_the_burst() {
         let mut bucket = Bucket::full();
         assert_eq!(bucket.take(RATE, 3.0, 0), Ok(()));
         assert_eq!(bucket.take(RATE, 3.0, 1_000_000), Ok(()));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn an_infinite_rate_never_refuses() {
+    fn an_infinite_rate_has_no_limit() {
         let rate = Rate { per_second: f64::INFINITY, burst: f64::MAX };
         let mut bucket = Bucket::full();
         for _ in 0..1_000 {

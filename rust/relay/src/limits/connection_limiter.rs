@@ -1,11 +1,11 @@
-//! How many connections there may be before login, and how many of one address.
+//! Limits connections before login, and connections per source address.
 //!
-//! Counted for the whole process, by what each connection holds: its [`Permit`], which is given back when it is dropped.
-//! When there are too many before login, [`Pending`] says which one makes room. The connections of other nodes of the
-//! region, known by their addresses, have places of their own beyond that, [`RESERVED`] for each address.
+//! Counts for the whole process, by each connection's [`Permit`], which releases its place when it is dropped. If too
+//! many connections have not logged in, [`Pending`] chooses the one to evict. Connections from other nodes of the
+//! region have places of their own beyond that limit, [`RESERVED`] for each address.
 //!
-//! The locks are taken when a connection comes, takes a step or leaves, and for its bytes before login: never for a
-//! packet.
+//! The locks are taken when a connection comes, makes progress or leaves, and for its input before login. They are
+//! never taken for a packet.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,35 +14,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::id::ConnId;
 use crate::limits::pending::{Choice, Pending, Phase};
 
-/// Addresses that are as good as one: those of an IPv6 network of 64 bits are one subscriber's.
+/// Addresses that count as one: an IPv6 network of 64 bits belongs to one subscriber.
 type Origin = IpAddr;
 
-/// Places for connections before login that each address of another node of the region has.
+/// Places before login reserved for each address of another node of the region.
 pub(crate) const RESERVED: u32 = 16;
-/// How long bytes are not noted after others were, in milliseconds: exact enough for the question which is most silent.
-const HEARD_PAUSE: u64 = 100;
+/// Milliseconds after noted input in which further input is not noted; exact enough for the choice of the
+/// longest-silent.
+const INPUT_PAUSE: u64 = 100;
 
 /// Counts connections before login, and connections by address.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter {
-    most_pending: usize,
+    max_pending: usize,
     pending: Mutex<Pending>,
     by_origin: Mutex<HashMap<Origin, u32>>,
-    /// Reserved places in use, by the address of another node.
+    /// Used reserved places, by the address of another node.
     nodes: Mutex<HashMap<Origin, u32>>,
 }
 
 impl ConnectionLimiter {
-    pub(crate) fn new(most_pending: usize) -> Arc<Self> {
+    pub(crate) fn new(max_pending: usize) -> Arc<Self> {
         Arc::new(Self {
-            most_pending,
+            max_pending,
             pending: Mutex::default(),
             by_origin: Mutex::default(),
             nodes: Mutex::default(),
         })
     }
 
-    /// A permit for a connection that was accepted just now.
+    /// A permit for a new connection.
     pub(crate) fn permit(self: &Arc<Self>) -> Box<Permit> {
         Box::new(Permit {
             limiter: Arc::clone(self),
@@ -53,10 +54,10 @@ impl ConnectionLimiter {
         })
     }
 
-    /// Until when nothing may be accepted; `None`: there is a place, or a connection that may be evicted for one.
+    /// The time before which nothing may be accepted; `None`: there is a place, or a connection to evict.
     pub(crate) fn must_wait(&self, now: u64) -> Option<u64> {
         let pending = lock(&self.pending);
-        if pending.len() < self.most_pending {
+        if pending.len() < self.max_pending {
             return None;
         }
         match pending.choose(now) {
@@ -65,17 +66,17 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Takes a connection before login off the count, for the caller to close it; `None`: none may be evicted.
+    /// Removes a pending connection, which the caller has to close. `None`: no connection may be evicted.
     pub(crate) fn evict(&self, now: u64) -> Option<ConnId> {
         lock(&self.pending).evict(now)
     }
 
-    /// How many connections there are before login, without those in reserved places.
+    /// Number of pending connections, without those in reserved places.
     pub(crate) fn pending(&self) -> usize {
         lock(&self.pending).len()
     }
 
-    /// Keeps places for connections from these addresses, from now on.
+    /// Reserves places for connections from these addresses from now on.
     pub(crate) fn reserve(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         let mut nodes = lock(&self.nodes);
         let used = std::mem::take(&mut *nodes);
@@ -85,7 +86,7 @@ impl ConnectionLimiter {
         }));
     }
 
-    /// Takes a reserved place, if there is one for the address.
+    /// Takes a reserved place, if the address has a free one.
     fn take_reserved(&self, ip: IpAddr) -> bool {
         let mut nodes = lock(&self.nodes);
         let used = nodes.get_mut(&ip.to_canonical()).filter(|used| **used < RESERVED);
@@ -93,14 +94,14 @@ impl ConnectionLimiter {
     }
 }
 
-/// Where a connection counts before login.
+/// A connection's place before login.
 #[derive(Debug)]
 enum Place {
-    /// Nowhere: it has logged in.
+    /// None: it has logged in.
     None,
-    /// In [`Pending`], at that index.
+    /// In [`Pending`], at this index.
     Pending(u32),
-    /// Among the reserved ones of an address.
+    /// A reserved place of this address.
     Reserved(IpAddr),
 }
 
@@ -110,13 +111,13 @@ pub(crate) struct Permit {
     limiter: Arc<ConnectionLimiter>,
     id: ConnId,
     place: Place,
-    /// Bytes are not noted before this time.
+    /// Input is not noted before this time.
     quiet_until: u64,
     origin: Option<Origin>,
 }
 
 impl Permit {
-    /// Counts the connection to its address; `false`: `most` are there already.
+    /// Counts the connection for its address. Returns `false` if the address has `most` connections already.
     pub(crate) fn come_from(&mut self, ip: IpAddr, most: u32) -> bool {
         let origin = origin(ip);
         let mut by_origin = lock(&self.limiter.by_origin);
@@ -131,8 +132,8 @@ impl Permit {
         is_room
     }
 
-    /// Counts the connection among those before login, under its name. If they are too many now, the one that the
-    /// caller has to close for it. `ip` is none where the address stands for many, as a proxy's does.
+    /// Counts the connection as pending. If there are too many now, returns the one that the caller has to close. `ip`
+    /// is `None` if many clients share the address, as with a proxy's.
     pub(crate) fn enter(&mut self, id: ConnId, ip: Option<IpAddr>, now: u64) -> Option<ConnId> {
         self.id = id;
         if let Some(ip) = ip.filter(|ip| self.limiter.take_reserved(*ip)) {
@@ -142,17 +143,17 @@ impl Permit {
         let mut pending = lock(&self.limiter.pending);
         self.place = Place::Pending(pending.enter(id, ip.map(origin), now));
         self.quiet_until = now;
-        if pending.len() > self.limiter.most_pending { pending.evict(now) } else { None }
+        if pending.len() > self.limiter.max_pending { pending.evict(now) } else { None }
     }
 
-    /// Counts the connection to the network of the address that a proxy has named.
+    /// Moves the connection to the network of the address in its PROXY header.
     pub(crate) fn is_for(&mut self, ip: IpAddr) {
         if let Place::Pending(index) = self.place {
             lock(&self.limiter.pending).come_from(index, self.id, origin(ip));
         }
     }
 
-    /// Notes that the connection has come a step further.
+    /// Notes the connection's progress.
     pub(crate) fn step(&mut self, phase: Phase, now: u64) {
         if let Place::Pending(index) = self.place {
             lock(&self.limiter.pending).step(index, self.id, phase, now);
@@ -160,16 +161,16 @@ impl Permit {
     }
 
     /// Notes that bytes have come.
-    pub(crate) fn heard(&mut self, now: u64) {
+    pub(crate) fn note_input(&mut self, now: u64) {
         if let Place::Pending(index) = self.place
             && now >= self.quiet_until
         {
-            self.quiet_until = now + HEARD_PAUSE;
-            lock(&self.limiter.pending).heard(index, self.id, now);
+            self.quiet_until = now + INPUT_PAUSE;
+            lock(&self.limiter.pending).note_input(index, self.id, now);
         }
     }
 
-    /// Counts the connection no more among those before login; whether the permit still stands for something.
+    /// Counts the connection no longer as pending. Returns whether the permit still counts for an address.
     pub(crate) fn settle_in(&mut self) -> bool {
         match std::mem::replace(&mut self.place, Place::None) {
             Place::None => {}
@@ -185,7 +186,7 @@ impl Permit {
         self.origin.is_some()
     }
 
-    /// Whether the connection is counted among those before login that may be evicted.
+    /// Whether the connection is pending and may be evicted.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn is_pending(&self) -> bool {
         matches!(self.place, Place::Pending(_))

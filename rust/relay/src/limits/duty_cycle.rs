@@ -1,21 +1,21 @@
-//! Whether a condition has held for long: the share of a span that it took up, with a report at its begin and end.
+//! The duty cycle of a condition: its share of a span of time, with a finding when a long condition begins or ends.
 //!
 //! No clock: the time is passed in, in milliseconds.
 
 use crate::shard::conn::NEVER;
 
-/// What takes up half of this is reported.
+/// Milliseconds of a span. A condition is reported if it takes up half of a span or more.
 const SPAN: u64 = 10_000;
 
-/// How a span is going.
+/// The present span.
 #[derive(Debug)]
 pub(crate) struct DutyCycle {
-    /// When the span began; [`NEVER`]: nothing has happened of late.
+    /// When the span began; [`NEVER`]: the condition has not occurred lately.
     since: u64,
-    /// Milliseconds of it that were taken up, those until `until` included.
+    /// Milliseconds of the condition in this span, including the time until `until`.
     taken: u64,
     until: u64,
-    /// Somebody was reported that it goes on.
+    /// Whether the condition was reported as lasting.
     reported: bool,
 }
 
@@ -25,17 +25,17 @@ impl Default for DutyCycle {
     }
 }
 
-/// What a look at the end of a span found.
+/// The result of a check at the end of a span.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Finding {
-    /// It goes on, and nobody was reported.
+    /// The condition lasts, and was not reported before.
     Begun,
-    /// It is over, and somebody was reported that it went on.
+    /// The condition is over, and was reported before.
     Over,
 }
 
 impl DutyCycle {
-    /// Takes up the time from now until then.
+    /// Counts the time from `now` until `until`.
     pub(crate) fn take(&mut self, now: u64, until: u64) {
         if self.since == NEVER {
             (self.since, self.taken) = (now, 0);
@@ -44,18 +44,18 @@ impl DutyCycle {
         self.until = self.until.max(until);
     }
 
-    /// Gives back what was taken up and has not passed yet.
+    /// Subtracts the counted time after `now`.
     pub(crate) fn release_future(&mut self, now: u64) {
         self.taken -= self.until.saturating_sub(now).min(self.taken);
         self.until = self.until.min(now);
     }
 
-    /// When to look next.
+    /// The time of the next check.
     pub(crate) const fn due(&self) -> u64 {
         self.since.saturating_add(SPAN)
     }
 
-    /// Looks whether the span is over and what it was.
+    /// Checks the condition if the span is over, and begins the next span.
     pub(crate) fn check(&mut self, now: u64) -> Option<Finding> {
         if now < self.due() {
             return None;
@@ -71,7 +71,7 @@ impl DutyCycle {
         }
     }
 
-    /// Remembers what somebody was reported; whether that is something new.
+    /// Stores whether the condition was reported as lasting. Returns whether that is a change.
     pub(crate) fn set_reported(&mut self, reported: bool) -> bool {
         std::mem::replace(&mut self.reported, reported) != reported
     }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_ten_seconds_is_told_once_and_so_is_its_end() {
+    fn half_of_ten_seconds_is_found_once_and_so_is_its_end() {
         let mut duty_cycle = DutyCycle::default();
         assert_eq!(duty_cycle.due(), NEVER);
         for second in 1..=10 {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_twice_counts_once_and_what_is_given_back_not_at_all() {
+    fn overlapping_times_count_once_and_released_time_does_not_count() {
         let mut duty_cycle = DutyCycle::default();
         for at in 0..4_000 {
             duty_cycle.take(at, at + 900);

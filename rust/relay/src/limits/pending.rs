@@ -1,12 +1,12 @@
-//! Connections that have not logged in, by network, and which of them is closed when there are too many.
+//! Connections that have not logged in, by network, and the choice of the one to evict if there are too many.
 //!
-//! A pending connection is evicted from a network that is above its share: first the ones that have not finished TLS,
-//! then the ones that wait for their peer, last the ones that wait for us; among equals, the one that has been silent
-//! longest. None is evicted within [`GRACE`] of being accepted or of its last step forward.
+//! A pending connection is evicted from a network that is above its share. Connections before the end of the TLS
+//! handshake go first, then those that wait for their peer, then those that wait for us. Among equals, the
+//! longest-silent one goes first. No connection is evicted within [`GRACE`] of being accepted or of its last progress.
 //!
-//! Owned by `limiter::ConnectionLimiter`, behind its lock. No sockets, no clock: times are passed in, in milliseconds. Every
-//! operation costs O(log n) of the connections that there are, because networks are kept by the power of two of their
-//! size, and in each such class by the moment since which their most silent connection is silent.
+//! Owned by `connection_limiter::ConnectionLimiter`, inside its lock. No sockets, no clock: times are passed in, in
+//! milliseconds. Each operation costs O(log n) for n connections. Networks are grouped by the power of two of their
+//! size, and ordered in each group by the silence of their longest-silent connection.
 
 mod slab;
 
@@ -18,13 +18,13 @@ use crate::shard::conn::NEVER;
 
 use slab::{Index, Slab};
 
-/// How long a connection is safe after it was accepted, and after each step forward that it makes.
+/// Milliseconds for which a connection is safe after it was accepted, and after each progress.
 pub(crate) const GRACE: u64 = 2_000;
 
-/// How far a connection has come. The lower it is, the sooner the connection is evicted.
+/// The progress of a connection. The lower it is, the sooner the connection is evicted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Phase {
-    /// TLS is not finished, or no whole request has come without TLS; or the connection is being closed.
+    /// TLS is not finished, or no whole request has come without TLS; or the connection is closing.
     Opening,
     /// The next bytes have to come from the peer.
     Waiting,
@@ -33,17 +33,17 @@ pub(crate) enum Phase {
 }
 
 const PHASES: usize = 3;
-/// Entries for which memory is kept while there are none.
+/// Entries whose memory is kept while there are none.
 const KEPT: usize = 1_024;
 /// Sizes of networks are below 2^32.
 const CLASSES: usize = 32;
 
-/// What may be done about one more connection when there are too many.
+/// The choice if there are too many connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Choice {
     /// This connection may be evicted.
     Evict(Index),
-    /// None may be evicted before this time; [`NEVER`]: there is none.
+    /// No connection may be evicted before this time; [`NEVER`]: there is none.
     Wait(u64),
 }
 
@@ -52,9 +52,9 @@ struct Entry {
     id: ConnId,
     network: Index,
     phase: Phase,
-    /// Since when the connection counts as silent; in the future while it is safe.
+    /// When the connection became silent, for eviction; in the future while it is safe.
     since: u64,
-    /// Which of its phase's two lists it is in: the one in the order of steps forward, or that of bytes.
+    /// Its list of its phase: [`STEPPED`] or [`HAD_INPUT`].
     list: usize,
     previous: Option<Index>,
     next: Option<Index>,
@@ -67,18 +67,18 @@ struct List {
     tail: Option<Index>,
 }
 
-/// Connections in the order of their steps forward: `since` is [`GRACE`] after the step.
+/// Connections in the order of their last progress: `since` is [`GRACE`] after it.
 const STEPPED: usize = 0;
-/// Connections in the order of their last bytes, which came after [`GRACE`] was over.
-const HEARD: usize = 1;
+/// Connections in the order of their last input, which came after [`GRACE`] was over.
+const HAD_INPUT: usize = 1;
 
 #[derive(Debug)]
 struct Network {
-    /// `None`: one connection alone, whose origin is unknown or stands for many.
+    /// `None`: a single connection, whose origin is unknown or shared by many clients.
     origin: Option<IpAddr>,
     size: u32,
     lists: [[List; 2]; PHASES],
-    /// Where the network stands in `Pending::classes`, and with which times. [`NEVER`]: not at all.
+    /// The network's group in `Pending::classes`, and its times there. [`NEVER`]: it is not listed.
     class: usize,
     listed: [u64; PHASES],
 }
@@ -89,7 +89,7 @@ pub(crate) struct Pending {
     entries: Slab<Entry>,
     networks: Slab<Network>,
     by_origin: HashMap<IpAddr, Index>,
-    /// Networks by the power of two of their size, then by phase, with the time since which one is silent.
+    /// Networks by the power of two of their size, then by phase, with the time since which a connection is silent.
     classes: [[BTreeSet<(u64, Index)>; PHASES]; CLASSES],
 }
 
@@ -105,12 +105,12 @@ impl Default for Pending {
 }
 
 impl Pending {
-    /// How many there are.
+    /// Number of pending connections.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Adds a connection. Without an origin it counts for no network with others.
+    /// Adds a connection. Without an origin, it is a network of its own.
     pub(crate) fn enter(&mut self, id: ConnId, origin: Option<IpAddr>, now: u64) -> Index {
         let network = self.network(origin);
         let entry = Entry {
@@ -127,7 +127,7 @@ impl Pending {
         index
     }
 
-    /// Takes a connection out; `false` where it was evicted before.
+    /// Removes a connection. Returns `false` if it was evicted before.
     pub(crate) fn leave(&mut self, index: Index, id: ConnId) -> bool {
         if !self.holds(index, id) {
             return false;
@@ -135,13 +135,13 @@ impl Pending {
         self.unlink(index);
         self.entries.remove(index);
         if self.entries.len() == 0 && self.entries.capacity() > KEPT {
-            // A flood's memory is given back.
+            // Frees the memory of a flood.
             *self = Self::default();
         }
         true
     }
 
-    /// Counts a connection to the network that it turned out to come from.
+    /// Moves a connection to the network of its real origin.
     pub(crate) fn come_from(&mut self, index: Index, id: ConnId, origin: IpAddr) {
         if self.holds(index, id) {
             self.unlink(index);
@@ -151,7 +151,7 @@ impl Pending {
         }
     }
 
-    /// Notes that a connection has come a step further, or waits for the next one.
+    /// Notes that a connection has made progress, or waits for its next step.
     pub(crate) fn step(&mut self, index: Index, id: ConnId, phase: Phase, now: u64) {
         self.move_to(index, id, |entry| {
             (entry.phase, entry.list, entry.since) = (phase, STEPPED, now.saturating_add(GRACE));
@@ -159,15 +159,15 @@ impl Pending {
     }
 
     /// Notes that bytes have come.
-    pub(crate) fn heard(&mut self, index: Index, id: ConnId, now: u64) {
+    pub(crate) fn note_input(&mut self, index: Index, id: ConnId, now: u64) {
         if self.entries.get(index).is_some_and(|entry| entry.since < now) {
-            self.move_to(index, id, |entry| (entry.list, entry.since) = (HEARD, now));
+            self.move_to(index, id, |entry| (entry.list, entry.since) = (HAD_INPUT, now));
         }
     }
 
-    /// What may be done about one more connection.
+    /// Chooses a connection to evict for one more connection.
     pub(crate) fn choose(&self, now: u64) -> Choice {
-        // The one that is to come may be of another network still.
+        // The new connection may be of another network.
         let share = (self.entries.len() / (self.networks.len() + 1)).max(1);
         let mut soonest = NEVER;
         for phase in 0..PHASES {
@@ -184,7 +184,7 @@ impl Pending {
         Choice::Wait(soonest)
     }
 
-    /// Takes out the connection that [`choose`](Self::choose) names, if it names one.
+    /// Removes the connection that [`choose`](Self::choose) returns, if any.
     pub(crate) fn evict(&mut self, now: u64) -> Option<ConnId> {
         let Choice::Evict(index) = self.choose(now) else { return None };
         let id = self.entries.get(index)?.id;
@@ -211,7 +211,7 @@ impl Pending {
         self.relist(network);
     }
 
-    /// The network of an origin, or a new one for one connection alone.
+    /// The network of an origin, or a new network for a single connection.
     fn network(&mut self, origin: Option<IpAddr>) -> Index {
         let known = origin.and_then(|origin| self.by_origin.get(&origin).copied());
         known.unwrap_or_else(|| {
@@ -225,7 +225,7 @@ impl Pending {
         })
     }
 
-    /// Counts an entry to its network.
+    /// Counts an entry in its network.
     fn link(&mut self, index: Index) {
         let network = self.attach(index);
         if let Some(network) = self.networks.get_mut(network) {
@@ -234,7 +234,7 @@ impl Pending {
         self.relist(network);
     }
 
-    /// Counts an entry to its network no more; a network without entries ends.
+    /// Removes an entry from its network, and the network with its last entry.
     fn unlink(&mut self, index: Index) {
         let at = self.detach(index);
         let Some(network) = self.networks.get_mut(at) else { return };
@@ -249,7 +249,7 @@ impl Pending {
         }
     }
 
-    /// Appends an entry to its list; its network.
+    /// Appends an entry to its list. Returns its network.
     fn attach(&mut self, index: Index) -> Index {
         let Some(entry) = self.entries.get(index) else { return index };
         let (at, phase, list) = (entry.network, entry.phase as usize, entry.list);
@@ -264,7 +264,7 @@ impl Pending {
         at
     }
 
-    /// Takes an entry out of its list; its network.
+    /// Removes an entry from its list. Returns its network.
     fn detach(&mut self, index: Index) -> Index {
         let Some(entry) = self.entries.get(index) else { return index };
         let Entry { network: at, previous, next, .. } = *entry;
@@ -287,13 +287,13 @@ impl Pending {
         at
     }
 
-    /// The connection of a phase that has been silent longest.
+    /// The longest-silent connection of a phase.
     fn most_silent(&self, network: Index, phase: usize) -> Option<Index> {
         let heads = self.networks.get(network)?.lists[phase].map(|list| list.head);
         heads.into_iter().flatten().min_by_key(|head| self.entries.get(*head).map(|entry| entry.since))
     }
 
-    /// Makes `classes` agree with a network that has changed.
+    /// Updates `classes` after a change of a network.
     fn relist(&mut self, at: Index) {
         let times = std::array::from_fn(|phase| {
             let most_silent = self.most_silent(at, phase).and_then(|index| self.entries.get(index));
@@ -315,7 +315,7 @@ impl Pending {
     }
 }
 
-/// The power of two at or below a number of connections.
+/// The logarithm of a number of connections, rounded down.
 fn class_of(size: usize) -> usize {
     size.checked_ilog2().unwrap_or(0) as usize
 }

@@ -10,10 +10,10 @@ use crate::limits::bucket::{Bucket, Rate};
 use crate::limits::duty_cycle::DutyCycle;
 use crate::wire::frame::Key;
 
-/// Payload bytes of one turn, least and most. What is left of a turn is the client's to keep: that bounds what a
-/// client can have saved up.
+/// Minimum and maximum payload bytes of one turn. A client keeps the rest of its turn, so the maximum bounds its
+/// savings.
 const TURN: (f64, f64) = (4_096.0, 65_536.0);
-/// How much of the total a round of turns takes, in milliseconds: longer than a shard sleeps at the least.
+/// Milliseconds of the total rate that one round of turns takes: longer than a shard's shortest sleep.
 const ROUND_MS: f64 = 2.0;
 
 /// The limits of clients; mesh peers have none.
@@ -25,13 +25,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// So much from each client, but for the keys that have an entry, and so much from all; `None`: any amount.
+    /// Creates limits for each client, with exceptions by key, and for all clients together; `None`: no limit.
     #[must_use]
     pub fn new(default: Option<Rate>, per_key: HashMap<Key, Option<Rate>>, total: Option<Rate>) -> Self {
         Self { default, per_key, total: total.map(Total::new) }
     }
 
-    /// Whether there is anything to look at.
+    /// Whether there are any limits.
     pub(crate) fn are_any(&self) -> bool {
         self.default.is_some() || self.total.is_some() || self.per_key.values().any(Option::is_some)
     }
@@ -45,12 +45,12 @@ impl Limits {
     }
 }
 
-/// What all clients of all shards share, in turns: who has used up its turn gets the next one after everybody who
-/// asked before. So each gets as many bytes as any other that wants more.
+/// The limit that all clients of all shards share, in turns. A client that has used up its turn gets the next one after
+/// all clients that wait already. So all clients that want more than their share get equal shares.
 #[derive(Debug)]
 pub(crate) struct Total {
     rate: Rate,
-    /// When all that was given out so far will have come in.
+    /// The time at which the bytes of all turns so far have been earned.
     paid_at: Mutex<f64>,
     /// Clients that wait for a turn.
     waiting: AtomicUsize,
@@ -61,7 +61,7 @@ impl Total {
         Self { rate, paid_at: Mutex::new(f64::MIN), waiting: AtomicUsize::new(0) }
     }
 
-    /// Gives out a turn: its bytes, and from when on they may be used.
+    /// Allots a turn. Returns its bytes, and the time from which they may be used.
     pub(crate) fn turn(&self, now: u64) -> (f64, u64) {
         let a_ms = self.rate.per_second / 1_000.0;
         let waiting = self.waiting.load(Ordering::Relaxed).max(1) as f64;
@@ -80,27 +80,27 @@ impl Total {
     }
 }
 
-/// Which limit a frame has to wait for.
+/// The limit that a frame waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Limited {
-    /// Its sender's own.
+    /// The limit of its sender.
     Client,
-    /// That of all together.
+    /// The limit of all clients together.
     Total,
 }
 
-/// What one client may still send.
+/// The bytes that may still be read from one client.
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    /// Which limits `rate` is of; 0: none yet.
+    /// The edition of the limits that `rate` is from; 0: none yet.
     edition: u32,
     rate: Option<Rate>,
     bucket: Bucket,
-    /// What is left of its turn at the total.
+    /// The rest of its turn at the total limit, in bytes.
     turn: f64,
-    /// What its next frame has waited for already: it is counted once for each.
+    /// The limits that its next frame has waited for already, so that each is counted once.
     waited: [bool; 2],
-    /// How long it has been held back.
+    /// The time for which it has been held back.
     pub(crate) duty_cycle: DutyCycle,
 }
 
@@ -117,7 +117,7 @@ impl Default for Allowance {
     }
 }
 
-/// Until when a frame has to wait, for what, and whether it has not waited for that before.
+/// The end of a frame's wait, the limit, and whether this frame waits for it for the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Wait {
     pub(crate) until: u64,
@@ -126,9 +126,9 @@ pub(crate) struct Wait {
 }
 
 impl Allowance {
-    /// Takes `cost` payload bytes for a client of `key`, or says how long they have to wait.
+    /// Takes `cost` payload bytes for a client of `key`. Returns the wait as an error.
     ///
-    /// `others_wait`: there are some whose turn comes before a new one.
+    /// `others_wait`: whether other clients get their turns before a new one.
     pub(crate) fn take(
         &mut self,
         (limits, edition): (&Limits, u32),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_want_more_than_their_share_of_the_total_get_the_same_whatever_their_frames_are() {
+    fn clients_above_their_share_of_the_total_get_equal_shares_for_all_frame_sizes() {
         let limits = Limits::new(None, HashMap::new(), Some(FAST));
         let total = limits.total().expect("a total");
         let frames = [100.0, 1_300.0, 20_000.0, 65_568.0];

@@ -90,7 +90,7 @@ impl<N: Net> Shard<N> {
             && !conn.is_derp()
             && let Some(permit) = &mut conn.permit
         {
-            permit.heard(now);
+            permit.note_input(now);
         }
         let mut buffers = std::mem::take(&mut self.buffers);
         let result = self.read(id, &mut buffers);

@@ -1,10 +1,10 @@
-//! Claims about places: those of one address, those before login, and the reserved ones.
+//! Places of one address, places before login, and reserved places.
 
 use super::{ConnectionLimiter, Permit, RESERVED};
 use crate::id::ConnId;
 use crate::limits::pending::GRACE;
 
-fn sit(permit: &mut Permit, ip: &str) -> bool {
+fn count_in(permit: &mut Permit, ip: &str) -> bool {
     permit.come_from(ip.parse().expect("an address"), 2)
 }
 
@@ -13,7 +13,7 @@ fn id(n: u64) -> ConnId {
 }
 
 #[test]
-fn connections_before_login_make_room_for_new_ones_once_they_have_been_silent_for_a_while() {
+fn silent_connections_before_login_are_evicted_for_new_ones() {
     let limiter = ConnectionLimiter::new(2);
     let mut permits: Vec<_> = (0..3).map(|_| limiter.permit()).collect();
     let ip = Some("192.0.2.1".parse().expect("an address"));
@@ -30,22 +30,22 @@ fn connections_before_login_make_room_for_new_ones_once_they_have_been_silent_fo
 }
 
 #[test]
-fn an_address_has_so_many_seats_and_an_ipv6_subscriber_is_one_address() {
+fn an_address_has_a_limit_and_an_ipv6_subscriber_is_one_address() {
     let limiter = ConnectionLimiter::new(100);
     let (mut a, mut b, mut c) = (limiter.permit(), limiter.permit(), limiter.permit());
-    assert!(sit(&mut a, "192.0.2.1") && sit(&mut b, "::ffff:192.0.2.1"));
-    assert!(!sit(&mut c, "192.0.2.1"));
-    assert!(sit(&mut c, "192.0.2.2"), "another address is not concerned");
+    assert!(count_in(&mut a, "192.0.2.1") && count_in(&mut b, "::ffff:192.0.2.1"));
+    assert!(!count_in(&mut c, "192.0.2.1"));
+    assert!(count_in(&mut c, "192.0.2.2"), "another address is not concerned");
     assert!(a.settle_in(), "a login counts on");
     drop(a);
-    assert!(sit(&mut limiter.permit(), "192.0.2.1"));
+    assert!(count_in(&mut limiter.permit(), "192.0.2.1"));
     let (mut d, mut e, mut f) = (limiter.permit(), limiter.permit(), limiter.permit());
-    assert!(sit(&mut d, "2001:db8::1") && sit(&mut e, "2001:db8::ffff:0:0:1"));
-    assert!(!sit(&mut f, "2001:db8::2") && sit(&mut f, "2001:db8:0:1::2"));
+    assert!(count_in(&mut d, "2001:db8::1") && count_in(&mut e, "2001:db8::ffff:0:0:1"));
+    assert!(!count_in(&mut f, "2001:db8::2") && count_in(&mut f, "2001:db8:0:1::2"));
 }
 
 #[test]
-fn nothing_is_kept_of_connections_that_have_left_or_were_refused() {
+fn no_entries_are_left_of_connections_that_have_left_or_were_rejected() {
     let limiter = ConnectionLimiter::new(100);
     let mut permit = limiter.permit();
     assert!(!permit.come_from("192.0.2.9".parse().expect("an address"), 0));
@@ -59,7 +59,7 @@ fn nothing_is_kept_of_connections_that_have_left_or_were_refused() {
 }
 
 #[test]
-fn another_node_has_places_that_no_flood_takes_and_a_flood_from_its_address_takes_only_those() {
+fn reserved_places_are_safe_from_floods_and_bound_a_flood_from_their_address() {
     let limiter = ConnectionLimiter::new(1);
     let (node, other) = ("192.0.2.1".parse().expect("an address"), "192.0.2.2".parse().expect("an address"));
     limiter.reserve([node]);

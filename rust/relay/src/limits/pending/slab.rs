@@ -1,6 +1,6 @@
-//! Values at indices that stay, in memory that is used again.
+//! Values at stable indices, in reused memory.
 
-/// Where a value stands. Used again once the value is gone.
+/// The index of a value. It is reused after the value was removed.
 pub(crate) type Index = u32;
 
 #[derive(Debug)]
@@ -16,12 +16,12 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// How many values there are.
+    /// Number of values.
     pub(crate) fn len(&self) -> usize {
         self.values.len() - self.free.len()
     }
 
-    /// How many values there is memory for.
+    /// Number of values that fit into the allocated memory.
     pub(crate) fn capacity(&self) -> usize {
         self.values.capacity()
     }

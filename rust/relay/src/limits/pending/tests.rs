@@ -1,4 +1,4 @@
-//! Claims about the choice: which connection makes room, and what that costs.
+//! The choice of the connection to evict, and its cost.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,21 +15,21 @@ fn ip(n: u32) -> Option<IpAddr> {
     Some(Ipv4Addr::from(n).into())
 }
 
-/// The names in the order in which they are evicted at `now`.
+/// The ids in the order in which they are evicted at `now`.
 fn evicted(pending: &mut Pending, now: u64) -> Vec<u64> {
     std::iter::from_fn(|| pending.evict(now)).map(ConnId::as_u64).collect()
 }
 
 #[test]
-fn the_most_silent_one_goes_first_and_none_before_its_grace_is_over() {
+fn the_longest_silent_one_goes_first_and_none_before_its_grace_is_over() {
     let mut pending = Pending::default();
     let first = pending.enter(id(1), ip(1), 0);
     pending.enter(id(2), ip(1), 1_000);
     pending.enter(id(3), ip(1), 5_000);
     assert_eq!(pending.choose(GRACE - 1), Choice::Wait(GRACE));
-    pending.heard(first, id(1), 100); // too early to count
+    pending.note_input(first, id(1), 100); // too early to count
     assert_eq!(pending.choose(GRACE), Choice::Evict(first));
-    pending.heard(first, id(1), 4_000);
+    pending.note_input(first, id(1), 4_000);
     assert_eq!(evicted(&mut pending, 5_000), [2, 1]);
     assert_eq!(pending.choose(5_000), Choice::Wait(5_000 + GRACE));
     assert_eq!(evicted(&mut pending, 5_000 + GRACE), [3]);
@@ -37,18 +37,18 @@ fn the_most_silent_one_goes_first_and_none_before_its_grace_is_over() {
 }
 
 #[test]
-fn connections_that_finished_tls_go_after_all_that_did_not_and_those_that_wait_for_us_last() {
+fn connections_before_the_end_of_tls_go_first_and_connections_that_wait_for_us_last() {
     let mut pending = Pending::default();
     let indices: Vec<_> = (1..=4).map(|n| pending.enter(id(n), ip(1), 0)).collect();
     pending.step(indices[0], id(1), Phase::Served, 10);
     pending.step(indices[2], id(3), Phase::Waiting, 10);
     pending.step(indices[1], id(2), Phase::Waiting, 20);
-    pending.heard(indices[3], id(4), 30_000);
+    pending.note_input(indices[3], id(4), 30_000);
     assert_eq!(evicted(&mut pending, 40_000), [4, 3, 2, 1]);
 }
 
 #[test]
-fn a_step_forward_gives_a_connection_its_grace_again() {
+fn progress_renews_the_grace_of_a_connection() {
     let mut pending = Pending::default();
     let index = pending.enter(id(1), ip(1), 0);
     pending.step(index, id(1), Phase::Waiting, GRACE - 1);
@@ -71,7 +71,7 @@ fn a_flood_from_one_address_costs_no_other_address_its_connections() {
 }
 
 #[test]
-fn many_real_clients_behind_one_address_survive_a_flood_from_many_addresses() {
+fn many_real_clients_of_one_address_survive_a_flood_from_many_addresses() {
     let mut pending = Pending::default();
     for n in 0..9_800 {
         pending.enter(id(1 + n), ip(n as u32), n);
@@ -79,7 +79,7 @@ fn many_real_clients_behind_one_address_survive_a_flood_from_many_addresses() {
     for n in 0..200 {
         pending.enter(id(20_000 + n), ip(0x0a00_0001), 12_000);
     }
-    // However many come, those go first that have been silent longer than a round trip.
+    // However many connections come, those that have been silent for longer than a round trip go first.
     for n in 0..9_000 {
         assert_eq!(
             pending.evict(12_000 + GRACE + 800),
@@ -91,13 +91,13 @@ fn many_real_clients_behind_one_address_survive_a_flood_from_many_addresses() {
 }
 
 #[test]
-fn connections_of_a_proxy_are_networks_of_their_own_until_it_names_their_addresses() {
+fn connections_of_a_proxy_are_separate_networks_until_it_names_their_addresses() {
     let mut pending = Pending::default();
     let through: Vec<_> = (0..64).map(|n| pending.enter(id(1 + n), None, 0)).collect();
     for n in 0..64 {
         pending.enter(id(100 + n), ip(1), 10 + n);
     }
-    // 128 connections of 65 networks: one each is no more than its share of two.
+    // 128 connections of 65 networks have a share of two; each of the proxy's networks has one.
     assert_eq!(pending.evict(60_000), Some(id(1)), "a share of one is what each has");
     for (n, index) in through.iter().enumerate().skip(1) {
         pending.come_from(*index, id(1 + n as u64), Ipv4Addr::from(2 + n as u32 / 32).into());
@@ -110,25 +110,25 @@ fn connections_of_a_proxy_are_networks_of_their_own_until_it_names_their_address
 }
 
 #[test]
-fn a_name_that_has_left_or_was_evicted_changes_nothing_even_when_its_place_has_another() {
+fn the_id_of_a_removed_connection_has_no_effect_on_its_reused_slot() {
     let mut pending = Pending::default();
     let index = pending.enter(id(1), ip(1), 0);
     assert_eq!(pending.evict(GRACE), Some(id(1)));
     assert_eq!(pending.enter(id(2), ip(2), GRACE), index, "the place is used again");
     assert!(!pending.leave(index, id(1)));
     pending.step(index, id(1), Phase::Served, 9_000);
-    pending.heard(index, id(1), 9_000);
+    pending.note_input(index, id(1), 9_000);
     pending.come_from(index, id(1), Ipv4Addr::LOCALHOST.into());
     assert_eq!(pending.choose(2 * GRACE), Choice::Evict(index));
     assert!(pending.leave(index, id(2)));
     assert_eq!((pending.len(), pending.networks.len(), pending.by_origin.len()), (0, 0, 0));
 }
 
-/// What the table should hold, without any order.
+/// The expected contents of the table, unordered.
 struct Model(HashMap<u64, (Option<IpAddr>, Phase, u64)>);
 
 impl Model {
-    /// The best time and phase among the networks above their share; with `None`, none is there.
+    /// The longest-silent time and lowest phase among the networks above their share; `None` if there is none.
     fn best(&self, now: u64) -> Option<(Phase, u64)> {
         let mut sizes: HashMap<IpAddr, usize> = HashMap::new();
         let mut alone = 0;
@@ -146,7 +146,7 @@ impl Model {
 }
 
 #[test]
-fn whatever_happens_the_choice_is_the_one_that_a_look_at_all_connections_would_make() {
+fn the_choice_equals_that_of_a_full_scan() {
     for seed in 0..40 {
         let mut seeded = Seeded::new(seed);
         let (mut pending, mut model) = (Pending::default(), Model(HashMap::new()));
@@ -172,7 +172,7 @@ fn whatever_happens_the_choice_is_the_one_that_a_look_at_all_connections_would_m
                 }
                 6 if !there.is_empty() => {
                     let (index, name) = there[seeded.below(there.len())];
-                    pending.heard(index, id(name), now);
+                    pending.note_input(index, id(name), now);
                     model.0.entry(name).and_modify(|known| known.2 = known.2.max(now));
                 }
                 _ => {
@@ -188,13 +188,13 @@ fn whatever_happens_the_choice_is_the_one_that_a_look_at_all_connections_would_m
 }
 
 #[test]
-fn a_choice_among_a_hundred_thousand_connections_of_as_many_addresses_looks_at_a_few_of_them() {
+fn a_choice_among_a_hundred_thousand_addresses_does_not_scan_all_of_them() {
     let mut pending = Pending::default();
     let many = 100_000;
     for n in 0..many {
         pending.enter(id(1 + n), ip(n as u32), n / 1_000);
     }
-    // Looking at all of them for each would take hours.
+    // A scan of all of them for each choice would take hours.
     for n in 0..many {
         assert_eq!(pending.evict(60_000), Some(id(1 + n)));
         pending.enter(id(1 + many + n), ip((many + n) as u32), 60_000);
