@@ -13,7 +13,7 @@ use crate::wire::frame::Key;
 use super::member::{LoginInfo, Reason};
 use super::snapshot::MemberAction;
 
-/// What Python says. A command for a connection that is gone, or not in a state for it, does nothing.
+/// A command to a shard. A command for a connection that is gone, or in another state than it needs, has no effect.
 pub enum Command {
     /// Queue bytes: of an HTTP answer, or whole frames for a switched connection.
     Write {
@@ -21,35 +21,35 @@ pub enum Command {
         conn: ConnId,
         /// The bytes.
         bytes: Vec<u8>,
-        /// Whether to say [`Event::Drained`] when they have left.
+        /// Whether to send [`Event::Drained`] after they have left.
         tell_drained: bool,
     },
-    /// Collect a request head.
+    /// Read a request head.
     AwaitHead(ConnId),
-    /// The stream is WebSocket from here on, both ways.
+    /// Frame the stream as WebSocket from here on, in both directions.
     BeginWebsocket(ConnId),
-    /// Collect one frame of at most so many payload bytes.
+    /// Read one frame of at most this many payload bytes.
     AwaitFrame(ConnId, usize),
-    /// Hand over the next so many bytes as they come.
+    /// Pass the next bytes of this number to Python as they come.
     AwaitBody(ConnId, u64),
-    /// Hand over whatever comes, until the connection ends.
+    /// Pass all bytes to Python until the connection ends.
     Stream(ConnId),
-    /// So many bytes of the body or of the stream have been used: more may be read.
+    /// Python has used this many bytes of the body or of the stream: more may be read.
     Consumed(ConnId, usize),
-    /// So much of what has come ahead on a parked connection was read in an event.
+    /// Drop this many bytes that came early on a parked connection: an event has reported them.
     Skip(ConnId, usize),
     /// Relay from now on; `first` is written before any packet.
     Switch {
         /// The connection.
         conn: ConnId,
-        /// Who it is.
+        /// Its login.
         member: LoginInfo,
         /// Whole frames.
         first: Vec<u8>,
     },
-    /// Shake hands as a TLS client on a connected socket; `token` is said back.
+    /// Begin a TLS handshake as the client on a connected socket. [`Event::Dialled`] returns `token`.
     Dial {
-        /// Whatever tells the dialler its connections apart.
+        /// The dialler's identifier for the connection.
         token: u64,
         /// The socket, connected.
         socket: OwnedFd,
@@ -58,7 +58,8 @@ pub enum Command {
         /// The client's end of TLS.
         session: Box<Session>,
     },
-    /// The node that was dialled has let us in: forward to it, and believe what it announces.
+    /// Use the connection as a link, after the dialled node has accepted our login: send packets over it, and accept
+    /// its keys.
     Link {
         /// The connection.
         conn: ConnId,
@@ -67,29 +68,29 @@ pub enum Command {
     },
     /// Write what is queued, then close.
     Close(ConnId, Reason),
-    /// Close a connection at once, to make room for another; one shard sends this to another.
+    /// Close a connection at once, to make room for another. Sent by one shard to another.
     Evict(ConnId),
-    /// Do this to every connection of a key.
+    /// Apply this action to every connection of a key.
     ToKey(Key, MemberAction),
-    /// Do this to every client of the shard, and to its mesh peers if these are not spared.
+    /// Apply an action to every client of the shard, and to its mesh peers unless they are spared.
     ToAll {
-        /// What.
+        /// The action.
         action: MemberAction,
-        /// Whether connections of other nodes are left alone.
+        /// Whether mesh peers are spared.
         spare_mesh_peers: bool,
     },
-    /// Say how every member of the shard stands, in events that bear this number.
+    /// Report snapshots of all members of the shard, in events with this number.
     Report(u64),
     /// Accept on this listener from now on.
     Listen(ListenerId, Arc<Listener>),
-    /// Stop accepting there, and let go of the socket.
+    /// Stop accepting on this listener, and close the socket.
     Unlisten(ListenerId),
-    /// Read no more than this from clients from now on.
+    /// Limit the reads from clients to these rates from now on.
     LimitClients(Arc<Limits>),
-    /// Tick.
+    /// Run a tick.
     Pulse,
-    /// End the shard; its connections are dropped.
+    /// End the shard; its connections are closed.
     Stop,
-    /// Fail as a bug would: for the tests of what happens then.
+    /// Panic as a bug would, for tests.
     Panic,
 }

@@ -12,12 +12,12 @@ use crate::wire::frame::Key;
 use super::member::{Reason, Totals};
 use super::snapshot::{Impairment, MemberSnapshot};
 
-/// What Python is told.
+/// An event for Python.
 #[derive(Debug)]
 pub enum Event {
-    /// A socket to another node was taken over; its TLS handshake goes on.
+    /// A socket to another node was taken over; its TLS handshake has begun.
     Dialled {
-        /// What the dialler said.
+        /// The token of [`Command::Dial`].
         token: u64,
         /// The connection.
         conn: ConnId,
@@ -29,7 +29,7 @@ pub enum Event {
         /// The certificates that it presented, leaf first, in DER.
         chain: Vec<Vec<u8>>,
     },
-    /// A node that we dialled has announced a key, the first: it takes us for a node of its region.
+    /// A node that we dialled has announced its first key: it accepts us as a node of its region.
     Linked {
         /// The connection.
         conn: ConnId,
@@ -40,29 +40,29 @@ pub enum Event {
         conn: ConnId,
         /// The head's bytes.
         head: Vec<u8>,
-        /// The beginning of what came behind it. It stays there; [`Command::Skip`] takes it.
+        /// The first bytes after it. They stay in the connection's input; [`Command::Skip`] drops them.
         ahead: Vec<u8>,
         /// The other end.
         remote: SocketAddr,
-        /// Whether the other end is a proxy that did not say for whom it is.
+        /// Whether the other end is a proxy whose PROXY header names no client.
         is_anonymous: bool,
         /// Our end.
         local: SocketAddr,
-        /// Where it came in; 0 for a node that we dialled.
+        /// The listener that accepted it; 0 for a node that we dialled.
         listener: ListenerId,
-        /// The TLS version in use, or none.
+        /// The TLS version in use, if any.
         tls: Option<&'static str>,
     },
-    /// More came than a request head may have. The connection is parked.
+    /// The request head exceeds its limit. The connection is parked.
     HeadTooLarge {
         /// The connection.
         conn: ConnId,
         /// The other end.
         remote: SocketAddr,
-        /// Where it came in.
+        /// The listener that accepted it.
         listener: ListenerId,
     },
-    /// The frame that was asked for. The connection is parked.
+    /// The frame of [`Command::AwaitFrame`]. The connection is parked.
     Frame {
         /// The connection.
         conn: ConnId,
@@ -71,23 +71,23 @@ pub enum Event {
         /// Its payload.
         payload: Vec<u8>,
     },
-    /// A part of the body or of the stream that was asked for.
+    /// A part of the body or of the stream.
     Data {
         /// The connection.
         conn: ConnId,
         /// The bytes.
         bytes: Vec<u8>,
     },
-    /// What was written to a connection that is not switched has left; more may come.
+    /// Everything written to a connection that is not switched has left; more may be written.
     Drained {
         /// The connection.
         conn: ConnId,
     },
-    /// The connection relays from now on, under a new name.
+    /// The connection relays from now on, under a new id.
     Switched {
-        /// Its name until now.
+        /// Its id until now.
         conn: ConnId,
-        /// Its name from now on.
+        /// Its id from now on.
         member: ConnId,
     },
     /// The connection is gone.
@@ -98,58 +98,58 @@ pub enum Event {
         remote: SocketAddr,
         /// Its key, if it was switched.
         key: Option<Key>,
-        /// Why.
+        /// The reason.
         reason: Reason,
-        /// What it carried.
+        /// The packets that it carried.
         totals: Totals,
     },
-    /// A part of a report of who is connected.
+    /// A part of a report of the members.
     Members {
-        /// Which report, as [`Command::Report`] said.
+        /// The number of the report, from [`Command::Report`].
         report: u64,
-        /// How some of a shard's members stand.
+        /// Snapshots of some of the shard's members.
         members: Vec<MemberSnapshot>,
-        /// Whether these were that shard's last.
+        /// Whether this is the shard's last part.
         is_last: bool,
     },
-    /// A connection has had a hard time for ten seconds, or has it no more.
+    /// A connection has been impaired for ten seconds, or is not impaired any more.
     ClientImpaired {
         /// The connection.
         conn: ConnId,
         /// Its key.
         key: Key,
-        /// With what.
+        /// The kind of impairment.
         how: Impairment,
         /// Whether that is over.
         is_over: bool,
     },
-    /// A packet was dropped whose destination somebody is looking for.
+    /// A packet for a destination of `verbose_drops` was dropped.
     Dropped {
         /// Its destination.
         to: Key,
-        /// Why, as the metric's label says it.
+        /// The reason, as in the metric's label.
         reason: &'static str,
         /// Its length.
         bytes: usize,
     },
-    /// A TLS client was refused for want of a certificate; of the same one it is not said again for a second.
+    /// A TLS client was rejected for lack of a certificate. Repeated at most once a second for the same name.
     Unserved(Missing),
     /// A connection could not be accepted; the shard tries again in a second.
     AcceptFailed {
         /// The shard.
         shard: usize,
-        /// The system's words.
+        /// The system's error message.
         error: String,
     },
-    /// STUN requests could not be read; it goes on, and says so again after a minute at the soonest.
+    /// STUN requests could not be read. The reader tries again, and repeats this event at most once a minute.
     StunFailed {
-        /// The system's words.
+        /// The system's error message.
         error: String,
     },
 }
 
 impl Event {
-    /// Whether nobody waits for it.
+    /// Whether the event is not urgent.
     pub(crate) fn can_wait(&self) -> bool {
         matches!(self, Self::Switched { .. } | Self::Closed { .. } | Self::Dropped { .. })
     }
@@ -159,7 +159,7 @@ impl Event {
 #[derive(Debug)]
 pub struct EventQueue {
     events: Mutex<Vec<Event>>,
-    /// Python's.
+    /// Wakes Python.
     pub waker: Waker,
 }
 
@@ -168,18 +168,18 @@ impl EventQueue {
         Ok(Self { events: Mutex::default(), waker: Waker::new()? })
     }
 
-    /// Hands over what a shard has gathered in one tick.
+    /// Appends the events of one tick, and wakes Python.
     pub(crate) fn append(&self, batch: &mut Vec<Event>) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).append(batch);
         self.waker.wake();
     }
 
-    /// How many events wait for Python.
+    /// Number of events that wait for Python.
     pub(crate) fn len(&self) -> usize {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Takes all events. Whoever calls this will be woken for the next one.
+    /// Takes all events. The next event wakes the caller.
     pub fn drain(&self) -> Vec<Event> {
         self.waker.will_sleep();
         std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))

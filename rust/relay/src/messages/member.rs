@@ -1,4 +1,4 @@
-//! One member as both sides know it: its login, its totals, and why it ended.
+//! The login of a member, its totals, and the reason of its end.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::wire::frame::Key;
 
-/// What a connection may do once it is switched (`docs/protocol/mesh.md`).
+/// The permissions of a switched connection (`docs/protocol/mesh.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// An ordinary client.
@@ -15,27 +15,27 @@ pub enum Role {
     MeshPeer,
 }
 
-/// Who a connection is, as the login settled it.
+/// The result of a login.
 #[derive(Clone, Debug)]
 pub struct LoginInfo {
-    /// Its address.
+    /// Its public key.
     pub key: Key,
-    /// What it may do.
+    /// Its permissions.
     pub role: Role,
-    /// How other nodes are told of it: a whole `PeerPresent` frame.
+    /// The whole `PeerPresent` frame that announces it to other nodes.
     pub presence: Arc<[u8]>,
-    /// The version of the protocol that it said it speaks.
+    /// The protocol version that its ClientInfo names.
     pub version: i64,
-    /// Its number among all connections that ever came to log in: whoever reads of it tells them apart by that.
+    /// Its number among all connections that have logged in; it identifies the connection in logs and pages.
     pub number: u64,
-    /// Where it comes from, as its introduction settled it.
+    /// Its remote address.
     pub remote: SocketAddr,
 }
 
-/// Why a connection ended: a code for metrics and logs, and what came.
+/// The reason why a connection ended: a code for metrics and logs, and a detail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// One of a small set of words, `login_timeout` for instance.
+    /// One of a small set of codes, for instance `login_timeout`.
     pub code: Cow<'static, str>,
     /// The rest of the sentence; may be empty.
     pub detail: String,
@@ -51,7 +51,7 @@ impl Reason {
     }
 }
 
-/// What a switched connection has carried: `SendPacket`s from it, `RecvPacket`s to it, bytes without key and header.
+/// Packets of a switched connection: `SendPacket`s from it, `RecvPacket`s to it; bytes without key and header.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Totals {
     /// Packets read from it.

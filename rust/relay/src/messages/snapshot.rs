@@ -5,34 +5,34 @@ use std::sync::Arc;
 use crate::id::ConnId;
 use crate::messages::{LoginInfo, Reason, Totals};
 
-/// How a member stands at one moment.
+/// The state of a member at one moment.
 #[derive(Clone, Debug)]
 pub struct MemberSnapshot {
-    /// Its name.
+    /// Its id.
     pub conn: ConnId,
-    /// Who it is.
+    /// Its login.
     pub member: LoginInfo,
     /// Milliseconds since its login.
     pub age_ms: u64,
-    /// Whether it gets its key's packets.
+    /// Whether it is the active connection of its key.
     pub is_active: bool,
-    /// Whether its key has other connections, too.
+    /// Whether its key has other connections.
     pub is_duplicate: bool,
-    /// Whether it said that this node is its home.
+    /// Whether its last `NotePreferred` frame made this node its home.
     pub is_home: bool,
-    /// "1.2" or "1.3", or none without TLS.
+    /// "1.2" or "1.3"; `None` without TLS.
     pub tls: Option<&'static str>,
-    /// Whether it speaks WebSocket.
+    /// Whether its frames are WebSocket messages.
     pub is_websocket: bool,
-    /// The packets it carried.
+    /// The packets that it carried.
     pub totals: Totals,
-    /// What its TCP connection carried since its start, TLS and HTTP included.
+    /// Bytes of its TCP connection since its start, TLS and HTTP included.
     pub wire: Wire,
-    /// About how many keys have sent to its key; 0 where that is not counted.
+    /// Estimated number of keys that have sent to its key; 0 if senders are not counted.
     pub senders: u64,
 }
 
-/// Bytes that a socket took and gave.
+/// Bytes read from and written to a socket.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Wire {
     /// Bytes read.
@@ -41,7 +41,7 @@ pub struct Wire {
     pub sent: u64,
 }
 
-/// Something that is done to members.
+/// An action on members.
 #[derive(Clone, Debug)]
 pub enum MemberAction {
     /// Queue these whole frames.
@@ -50,19 +50,19 @@ pub enum MemberAction {
     Close(Arc<[u8]>, Reason),
 }
 
-/// What a connection may have a hard time with.
+/// The kinds of impairment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Impairment {
-    /// It is held back by a rate limit, half of the time or more.
+    /// A rate limit holds it back, half of the time or more.
     Limited,
-    /// It takes the active place of its key from another connection, again and again.
+    /// It keeps taking the active place of its key from another connection.
     Fighting,
 }
 
 impl Impairment {
     pub(crate) const ALL: [Self; 2] = [Self::Limited, Self::Fighting];
 
-    /// The word for it.
+    /// The name in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

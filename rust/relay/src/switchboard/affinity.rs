@@ -1,15 +1,15 @@
-//! The last partners of keys that have left, so that keys that talk to each other come back to one shard.
+//! The last partners of keys that have left, so that keys that talk to each other get the same shard again.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::wire::frame::Key;
 
-/// Most keys that are remembered; the one that left first is forgotten.
+/// Maximum stored keys; the one that left first is dropped.
 const MAX_KEYS: usize = 65_536;
-/// Affinity that are remembered of one key.
+/// Partners stored for one key.
 const PARTNERS: usize = 2;
 
-/// The memory. Its keys are those of `by_age`.
+/// Stored partners. Invariant: its keys are those of `by_age`.
 #[derive(Default, Debug)]
 pub(crate) struct Affinity {
     latest: HashMap<Key, [Option<Key>; PARTNERS]>,
@@ -17,7 +17,7 @@ pub(crate) struct Affinity {
 }
 
 impl Affinity {
-    /// Remembers whom a key talked to, the last one first.
+    /// Stores the partners of a key, the last one first.
     pub(crate) fn remember(&mut self, key: &Key, partners: impl Iterator<Item = Key>) {
         let mut latest = [None; PARTNERS];
         for (place, partner) in latest.iter_mut().zip(partners) {
@@ -34,7 +34,7 @@ impl Affinity {
         }
     }
 
-    /// Whom a key talked to when it was last here, the last one first.
+    /// The stored partners of a key, the last one first.
     pub(crate) fn of(&self, key: &Key) -> impl Iterator<Item = Key> {
         self.latest.get(key).copied().unwrap_or_default().into_iter().flatten()
     }
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_partners_are_remembered_of_so_many_keys() {
+    fn the_last_partners_are_stored_for_a_bounded_number_of_keys() {
         let mut partners = Affinity::default();
         partners.remember(&key(0), [key(7), key(8), key(9)].into_iter());
         assert_eq!(partners.of(&key(0)).collect::<Vec<_>>(), [key(7), key(8)]);

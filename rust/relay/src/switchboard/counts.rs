@@ -1,20 +1,20 @@
 //! Counts of the switchboard, and whether they are consistent.
 
-/// Whether the table agrees with itself. In a sound table both numbers of connections are the same, and nothing is stray.
+/// A consistency check of the table. In a consistent table, both numbers of connections are equal, and no key is stray.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Audit {
-    /// Connections, as they were counted when they came and went.
+    /// Connections, counted as they came and went.
     pub counted: usize,
-    /// Connections, as the keys' entries have them.
+    /// Connections, summed over the keys' entries.
     pub in_table: usize,
-    /// Keys that nobody has, and keys that are announced to other nodes with no connection here.
+    /// Keys without connection or forwarder, and keys announced to other nodes without a connection here.
     pub stray_keys: usize,
 }
 
-/// Numbers of the present moment (`docs/protocol/metrics.md`, Relay).
+/// Present numbers of the table (`docs/protocol/metrics.md`, Relay).
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct TableCounts {
-    /// Logged-in connections, mesh peers' and several of one key included.
+    /// Logged-in connections; mesh peers count, and so does each of several connections with one key.
     pub connections: usize,
     /// Distinct keys connected here.
     pub keys_local: usize,
@@ -24,6 +24,6 @@ pub struct TableCounts {
     pub duplicate_keys: usize,
     /// Connections of keys with more than one connection.
     pub duplicate_connections: usize,
-    /// Connections that watch.
+    /// Connections of watchers.
     pub watchers: usize,
 }

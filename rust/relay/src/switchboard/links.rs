@@ -1,9 +1,9 @@
-//! The links that lead to a key at other nodes, the first announced first. There is nearly always one, and there may
-//! be a million of these lists, so one costs no memory of its own.
+//! The links over which a key at other nodes is reached, the first announced first. There is nearly always one link,
+//! and there may be a million of these lists. So a list of one takes no memory of its own.
 
 use crate::id::ConnId;
 
-/// Invariant: nobody is in it twice, and nobody comes first only in an empty one.
+/// Invariant: no link is in it twice, and `first` is `NONE` only if it is empty.
 #[derive(Debug)]
 pub(crate) struct Links {
     first: ConnId,
@@ -17,7 +17,7 @@ impl Default for Links {
 }
 
 impl Links {
-    /// The one that is used; nobody where there is none.
+    /// The link in use; `NONE` if the list is empty.
     pub(crate) const fn first(&self) -> ConnId {
         self.first
     }
@@ -34,7 +34,7 @@ impl Links {
         link != ConnId::NONE && (self.first == link || self.others.contains(&link))
     }
 
-    /// Adds one that is not in it yet.
+    /// Adds a link that is not in it yet.
     pub(crate) fn push(&mut self, link: ConnId) {
         if self.first == ConnId::NONE {
             self.first = link;
@@ -43,7 +43,7 @@ impl Links {
         }
     }
 
-    /// Takes one out; whether it was in it.
+    /// Removes a link. Returns whether it was in the list.
     pub(crate) fn remove(&mut self, link: ConnId) -> bool {
         if !self.contains(link) {
             return false;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_that_came_and_is_still_there_is_first() {
+    fn the_earliest_link_that_is_left_is_first() {
         let link = ConnId::from_u64;
         let mut links = Links::default();
         assert!(links.is_empty() && !links.contains(ConnId::NONE) && !links.remove(ConnId::NONE));

@@ -1,4 +1,4 @@
-//! Which key is where: the table of the process, routes and watchers, and where a new key is placed.
+//! The table from keys to peers, routes, watchers, and the placement of new keys.
 
 pub(crate) mod affinity;
 pub(crate) mod counts;

@@ -1,9 +1,9 @@
 //! The routes of one sender, and the receivers that get PeerGone when it leaves.
 //!
 //! A route is found by the destination's key and holds the destination's [`Peer`], so routing takes no lock. It also
-//! records which connections were sent a packet, because they are notified when the sender's key leaves the region
-//! (`docs/protocol/relay.md`, Peer gone). Routes live as long as the sender's key is here, or until there are too many:
-//! then the oldest are forgotten.
+//! stores the connections that got packets: they are notified when the sender's key leaves the region
+//! (`docs/protocol/relay.md`, Peer gone). Routes live as long as the sender's key is here, or until there are too many.
+//! Then the oldest are dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use crate::id::ConnId;
 use crate::switchboard::table::Peer;
 use crate::wire::frame::Key;
 
-/// Most destinations that are remembered for one sender; the oldest is forgotten.
+/// Maximum routes of one sender; the oldest is dropped.
 const MAX_ROUTES: usize = 65_536;
-/// With fewer routes than this none is looked at for whether it still leads anywhere.
+/// Routes below which there is no sweep for destinations that have left.
 const FIRST_SWEEP: usize = 256;
-/// Most connections of one destination that are remembered; only one that reconnects all the time has so many.
+/// Maximum stored receivers of one destination; only a client that reconnects all the time reaches it.
 const MAX_RECEIVERS: usize = 8;
 
-/// The way to one destination.
+/// A sender's stored entry of one destination.
 #[derive(Debug)]
 pub(crate) struct Route {
     to: Key,
     pub(crate) peer: Arc<Peer>,
-    /// The connection that was sent a packet last; nobody before the first packet.
+    /// The connection that got a packet last; `NONE` before the first packet.
     last_receiver: ConnId,
-    /// Those before it, the latest last; most destinations have none.
+    /// The receivers before it, the latest last; most destinations have none.
     earlier_receivers: Vec<ConnId>,
 }
 
 impl Route {
-    /// Remembers that `conn` was sent a packet.
+    /// Stores that `conn` got a packet.
     pub(crate) fn note(&mut self, conn: ConnId) {
         if self.last_receiver == conn {
             return;
@@ -57,9 +57,9 @@ impl Route {
 pub(crate) struct Routes {
     routes: Vec<Route>,
     by_key: HashMap<Key, u32>,
-    /// Indices into `routes`, oldest first; as long as `routes`.
+    /// Indices into `routes`, oldest first. Invariant: it has the same length as `routes`.
     by_age: VecDeque<u32>,
-    /// With so many routes, those that lead nowhere any more are looked for.
+    /// Number of routes at which the routes to destinations that have left are dropped.
     sweep_at: usize,
 }
 
@@ -74,7 +74,7 @@ impl Routes {
         self.routes.len()
     }
 
-    /// The route to `to`, `hint` being the index of the last one used; its index.
+    /// Returns the index of the route to `to`; `hint` is the index of the last route used.
     pub(crate) fn find(&self, to: &Key, hint: usize) -> Option<usize> {
         match self.routes.get(hint) {
             Some(route) if route.to == *to => Some(hint),
@@ -82,16 +82,17 @@ impl Routes {
         }
     }
 
-    /// The route at an index that [`find`](Self::find) or [`insert`](Self::insert) gave just now.
+    /// The route at an index from [`find`](Self::find) or [`insert`](Self::insert), with no other call in between.
     pub(crate) fn at(&mut self, index: usize) -> &mut Route {
         &mut self.routes[index]
     }
 
-    /// Adds a route, or points an old one to where its key is now; its index, and whether an older was forgotten.
+    /// Adds a route, or renews the one of a key that has a new peer. Returns its index, and whether an older route was
+    /// dropped.
     pub(crate) fn insert(&mut self, to: &Key, peer: Arc<Peer>) -> (usize, bool) {
         let route = Route { to: *to, peer, last_receiver: ConnId::NONE, earlier_receivers: Vec::new() };
         if let Some(&index) = self.by_key.get(to) {
-            // Its connections were of an earlier stay of that key, and have all ended.
+            // The key was here before, and its connections of that time have all ended.
             self.routes[index as usize] = route;
             return (index as usize, false);
         }
@@ -116,12 +117,12 @@ impl Routes {
         (index as usize, forgets)
     }
 
-    /// Forgets the destinations that have left, before there are twice as many routes as the last time.
+    /// Drops the routes to destinations that have left, before the number of routes has doubled.
     fn sweep(&mut self) {
         self.keep(usize::MAX, |route| route.peer.active() != ConnId::NONE);
     }
 
-    /// Forgets the oldest routes until `most` are left, and gives their memory back; how many were forgotten.
+    /// Drops the oldest routes until `most` are left, and frees their memory. Returns the number dropped.
     pub(crate) fn cut_to(&mut self, most: usize) -> usize {
         let before = self.routes.len();
         self.keep(most, |_| true);
@@ -129,7 +130,7 @@ impl Routes {
         before - self.routes.len()
     }
 
-    /// Keeps the latest `most` routes, of these the ones that `is_kept` says.
+    /// Keeps the latest `most` routes, if `is_kept` returns true for them.
     fn keep(&mut self, most: usize, is_kept: impl Fn(&Route) -> bool) {
         let mut routes: Vec<_> = std::mem::take(&mut self.routes).into_iter().map(Some).collect();
         let by_age = std::mem::take(&mut self.by_age);
@@ -145,7 +146,7 @@ impl Routes {
         self.sweep_at = (2 * self.routes.len()).max(FIRST_SWEEP);
     }
 
-    /// The destinations, that of the route at `last` first, then the one that was found last, and so on.
+    /// The destinations: first that of the route at index `last`, then the newest route's, and so on.
     pub(crate) fn latest(&self, last: usize) -> impl Iterator<Item = Key> + '_ {
         let newest =
             self.by_age.iter().rev().map(|index| *index as usize).filter(move |index| *index != last);
@@ -153,7 +154,7 @@ impl Routes {
         last.into_iter().chain(newest.map(|index| self.routes[index].to))
     }
 
-    /// Every connection that was sent a packet.
+    /// All connections that got a packet.
     pub(crate) fn receivers(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.routes.iter().flat_map(Route::receivers)
     }
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_with_too_many_partners_forgets_the_oldest() {
+    fn a_sender_with_too_many_routes_drops_the_oldest() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
         for n in 0..MAX_ROUTES {
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_that_have_left_are_forgotten_before_they_become_many() {
+    fn routes_to_destinations_that_have_left_are_dropped() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
         let (stays, _) = routes.insert(&key(0), arrive(&board, 0));
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_destinations_are_kept_when_there_have_to_be_fewer() {
+    fn the_latest_routes_are_kept_when_routes_are_dropped() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
         for n in 0..100 {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_that_came_back_is_told_of_anew() {
+    fn a_destination_that_came_back_has_no_receivers() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
         let (index, _) = routes.insert(&key(1), board.claim(&key(1), |_| 0));
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_that_reconnects_all_the_time_costs_no_more_memory() {
+    fn the_stored_receivers_of_a_route_are_bounded() {
         let board = Switchboard::new(1);
         let mut routes = Routes::default();
         let (index, _) = routes.insert(&key(1), board.claim(&key(1), |_| 0));

@@ -1,8 +1,8 @@
 //! The one table of the process, from a key to the receiver of its packets.
 //!
-//! Shards register connections and forwarders here. A sender looks a destination up once and keeps its [`Peer`], whose
-//! `active` says at any later moment, without a lock, where packets go. The table's lock is held for one look-up or one
-//! change, never while anything else is done.
+//! Shards register connections and forwarders here. A sender looks a destination up once and keeps its [`Peer`]. Later,
+//! `Peer::active` returns the receiver of its packets without a lock. The table's lock is held for one look-up or one
+//! change only.
 //!
 //! All connections of one key live on one shard, so the choice of the active one is that shard's own.
 
@@ -16,13 +16,13 @@ use crate::switchboard::counts::{Audit, TableCounts};
 use crate::switchboard::links::Links;
 use crate::wire::frame::Key;
 
-/// A key that is in the region.
+/// The entry of a key in the region.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// Where its connections live; means something while it has any.
+    /// The shard of its connections; valid while it has any.
     shard: AtomicUsize,
-    /// What gets its packets, as a number: its active connection, else a link to a node that has it. 0: nothing yet,
-    /// or, for ever, nothing any more: if the key comes back it has another `Peer`.
+    /// The receiver of its packets: its active connection, else a link to a node that has it. 0: none yet, or none any
+    /// more. A `Peer` that lost its last receiver never gets another: a key that comes back has a new `Peer`.
     active: AtomicU64,
 }
 
@@ -41,13 +41,14 @@ impl Peer {
     }
 }
 
-/// What the table knows of a key. Never without both connections and forwarders.
+/// The table's entry of a key. Invariant: it has a connection or a forwarder.
 #[derive(Debug)]
 struct Entry {
     peer: Arc<Peer>,
     /// Connections here that have been claimed and not yet released.
     connections: usize,
-    /// How its latest connection is announced to other nodes: a whole `PeerPresent` frame. Absent until one arrived.
+    /// The `PeerPresent` frame that announces its latest connection to other nodes. `None` until a connection has
+    /// arrived.
     presence: Option<Arc<[u8]>>,
     /// Links to nodes that have the key, the first announced first.
     forwarders: Links,
@@ -60,7 +61,7 @@ impl Entry {
     }
 }
 
-/// What is left of a key when a connection or a forwarder of it is taken away.
+/// The place of a key after a connection or a forwarder of it was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Left {
     /// It is still connected here.
@@ -71,16 +72,16 @@ pub(crate) enum Left {
     Nowhere,
 }
 
-/// What adding or removing a forwarder did.
+/// The effect of adding or removing a forwarder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Forwarders {
-    /// There was none, or there is none now.
+    /// There was no forwarder before, or there is none now.
     Only,
-    /// There is a second, or there is one left of two.
+    /// There is a second forwarder, or one of two is left.
     Several,
-    /// It was known already, or never.
+    /// The link was a forwarder already, or was none and the key has no other.
     Unchanged,
-    /// It was never: the key is here, or somewhere else.
+    /// The link was not a forwarder; the key has another one, or is local.
     Another,
 }
 
@@ -89,11 +90,11 @@ pub(crate) enum Forwarders {
 pub struct Switchboard {
     peers: RwLock<HashMap<Key, Entry>>,
     connections: AtomicUsize,
-    /// A packet came from another node, or a key was announced by one.
+    /// Whether a packet came from another node, or a node announced a key.
     meshed: AtomicBool,
-    /// Watchers by shard: who has to hear of changes.
+    /// Number of watchers on each shard.
     watchers: Vec<AtomicUsize>,
-    /// With whom the keys talked that have left. Its lock may be taken while the table's is held.
+    /// The partners of keys that have left. Its lock may be taken while the table's lock is held.
     partners: Mutex<Affinity>,
 }
 
@@ -117,12 +118,12 @@ impl Switchboard {
         self.peers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where packets for `key` go, if it is in the region.
+    /// The peer of `key`, if it is in the region.
     pub(crate) fn find(&self, key: &Key) -> Option<Arc<Peer>> {
         self.read().get(key).map(|entry| Arc::clone(&entry.peer))
     }
 
-    /// The connection here that gets packets for `key`; a node that has it does not count.
+    /// The connection here that gets packets for `key`; `None` if another node has it.
     pub(crate) fn find_here(&self, key: &Key) -> Option<ConnId> {
         let peers = self.read();
         let entry = peers.get(key)?;
@@ -130,13 +131,13 @@ impl Switchboard {
         (active != ConnId::NONE && !entry.forwarders.contains(active)).then_some(active)
     }
 
-    /// Whether this node has anything to do with others: if not, no key can come or go over a link.
+    /// Whether the node has connections to other nodes. Without them, no key comes or goes over a link.
     pub(crate) fn is_meshed(&self) -> bool {
         self.meshed.load(Ordering::Relaxed)
     }
 
-    /// Counts one more connection of `key`; `place` chooses the shard of a key that has none here, and is told
-    /// where it talked to somebody the last time.
+    /// Counts one more connection of `key`. If the key has no shard, `place` chooses it; its argument is the shard of a
+    /// recent partner.
     pub(crate) fn claim(&self, key: &Key, place: impl FnOnce(Option<usize>) -> usize) -> Arc<Peer> {
         let mut peers = self.write();
         let near = self.partners.lock().unwrap_or_else(PoisonError::into_inner).of(key).find_map(|partner| {
@@ -152,14 +153,14 @@ impl Switchboard {
         Arc::clone(&entry.peer)
     }
 
-    /// Remembers with whom a key talked that leaves, the last one first; of use where there are several shards.
+    /// Stores the partners of a key that leaves, the last one first; no-op with a single shard.
     pub(crate) fn remember_partners(&self, key: &Key, partners: impl Iterator<Item = Key>) {
         if self.watchers.len() > 1 {
             self.partners.lock().unwrap_or_else(PoisonError::into_inner).remember(key, partners);
         }
     }
 
-    /// A claimed connection has arrived at its shard, and gets the key's packets from now on.
+    /// Notes that a claimed connection has arrived at its shard; it gets the key's packets from now on.
     pub(crate) fn arrive(&self, key: &Key, conn: ConnId, presence: Arc<[u8]>) {
         if let Some(entry) = self.write().get_mut(key) {
             entry.presence = Some(presence);
@@ -167,7 +168,7 @@ impl Switchboard {
         }
     }
 
-    /// Takes one connection of `key` back; `next_active` gets its packets if it is still connected here.
+    /// Removes one connection of `key`. If the key is still connected here, `next_active` gets its packets.
     pub(crate) fn release(&self, key: &Key, next_active: ConnId) -> Left {
         let mut peers = self.write();
         self.connections.fetch_sub(1, Ordering::Relaxed);
@@ -194,7 +195,7 @@ impl Switchboard {
         self.meshed.store(true, Ordering::Relaxed);
     }
 
-    /// Another node says, over `link`, that it has `key`.
+    /// Adds `link` to the forwarders of `key`, as another node has announced it.
     pub(crate) fn add_forwarder(&self, key: &Key, link: ConnId) -> Forwarders {
         let mut peers = self.write();
         let entry = peers.entry(*key).or_insert_with(Entry::new);
@@ -208,7 +209,7 @@ impl Switchboard {
         if entry.forwarders.len() == 2 { Forwarders::Several } else { Forwarders::Only }
     }
 
-    /// A node no longer has `key`, or its link is lost.
+    /// Removes `link` from the forwarders of `key`, as the node no longer has it or the link is lost.
     pub(crate) fn remove_forwarder(&self, key: &Key, link: ConnId) -> (Forwarders, Left) {
         let mut peers = self.write();
         let Some(entry) = peers.get_mut(key) else { return (Forwarders::Unchanged, Left::Nowhere) };
@@ -234,7 +235,7 @@ impl Switchboard {
         (change, left)
     }
 
-    /// Gives back the memory of keys that have left, where these were most of all.
+    /// Frees the memory of keys that have left, if it is most of the table.
     pub(crate) fn shrink(&self) {
         let mut peers = self.write();
         if peers.capacity() / 8 > peers.len() {
@@ -242,17 +243,17 @@ impl Switchboard {
         }
     }
 
-    /// How `key` is announced to other nodes; `None` when it is not connected here.
+    /// The frame that announces `key` to other nodes; `None` if the key is not connected here.
     pub(crate) fn presence(&self, key: &Key) -> Option<Arc<[u8]>> {
         self.read().get(key)?.presence.clone()
     }
 
-    /// Every key that is connected here.
+    /// All keys that are connected here.
     pub(crate) fn local_keys(&self) -> Vec<Key> {
         self.read().iter().filter(|(_, entry)| entry.connections > 0).map(|(key, _)| *key).collect()
     }
 
-    /// Counts a shard's watchers. A watcher is counted before it looks at the table, so that no change escapes it.
+    /// Stores a shard's number of watchers. A watcher is counted before it reads the table, so it misses no change.
     pub(crate) fn set_watchers(&self, shard: usize, count: usize) {
         self.watchers[shard].store(count, Ordering::SeqCst);
     }
@@ -272,7 +273,7 @@ impl Switchboard {
         self.read().get(key).is_some_and(|entry| entry.forwarders.contains(link))
     }
 
-    /// Walks what must hold while nothing is under way.
+    /// Asserts the invariants that hold while no connection is moving.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn check(&self) {
         for (key, entry) in self.read().iter() {
@@ -283,7 +284,7 @@ impl Switchboard {
         }
     }
 
-    /// How many there are now.
+    /// The present numbers.
     pub fn counts(&self) -> TableCounts {
         let peers = self.read();
         let mut counts = TableCounts {
@@ -302,7 +303,7 @@ impl Switchboard {
         counts
     }
 
-    /// Looks for contradictions in the table.
+    /// Checks the table's consistency.
     pub fn audit(&self) -> Audit {
         // Connections are counted under the table's lock.
         let peers = self.read();
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_stays_on_its_shard_while_it_has_a_connection_and_may_move_after() {
+    fn a_key_keeps_its_shard_while_it_has_a_connection_and_may_move_after() {
         let board = Switchboard::new(2);
         let first = board.claim(&KEY, |_| 0);
         let second = board.claim(&KEY, |_| 1);
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_comes_back_is_placed_where_its_partner_is_now() {
+    fn a_key_that_comes_back_gets_its_partners_shard() {
         let board = Switchboard::new(2);
         let (first, second, third) = ([2; 32], [3; 32], [4; 32]);
         board.remember_partners(&KEY, [first, second, third].into_iter());
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_kept_a_peer_sees_that_it_left_and_never_sees_it_again() {
+    fn a_peer_that_left_never_becomes_active_again() {
         let board = Switchboard::new(1);
         let kept = arrive(&board, 5);
         assert_eq!(board.release(&KEY, ConnId::NONE), Left::Nowhere);
@@ -390,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forwarder_that_goes_while_the_key_is_here_changes_nothing() {
+    fn removing_a_forwarder_of_a_local_key_changes_nothing() {
         let board = Switchboard::new(1);
         let peer = arrive(&board, 5);
         board.add_forwarder(&KEY, LINK);
