@@ -77,7 +77,7 @@ impl<N: Net> Shard<N> {
         let certificates = &self.shared.certificates;
         let config = match parse_records(&conn.input) {
             Parsed::Part if conn.input.len() <= MAX_PARTIAL => return Ok(()),
-            Parsed::Part | Parsed::Invalid => certificates.judge(),
+            Parsed::Part | Parsed::Invalid => certificates.rejecting(),
             Parsed::Whole(hello) => match certificates.choose(hello.clone(), conn.local.ip(), now) {
                 Choice::Serve(config) => config,
                 Choice::Refuse(missing) => {

@@ -1,7 +1,7 @@
-//! Which certificate a TLS client gets (`docs/protocol/tls.md`), and what was asked for in vain.
+//! The choice of a TLS client's certificate (`docs/protocol/tls.md`), and reports of missing ones.
 //!
-//! Every certificate has a TLS configuration of its own, made when it is set: a connection is given one of them, and keeps
-//! it whatever is set later.
+//! Each certificate has a TLS configuration of its own, made when it is set. A connection gets one of them, and keeps
+//! it when the certificates are replaced.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,27 +19,27 @@ use crate::tls::session::{TlsError, VERSIONS, provider};
 
 /// The application protocol, for ALPN (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
-/// How long it is not told again that a certificate is missing.
+/// Milliseconds before the same missing certificate is reported again.
 const SILENCE_MS: u64 = 1_000;
-/// Missing certificates that are told of in that time: a flood of names costs no more than this.
-const MOST_MISSING: usize = 64;
+/// Missing certificates reported in that time, so that a flood of names has a bounded cost.
+const MAX_MISSING: usize = 64;
 
-/// Whom a certificate is for.
+/// The clients that a certificate is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Serves {
-    /// Clients that ask for this name, in letters of either case.
+    /// Clients that want this name; case-insensitive.
     Name(String),
-    /// Every client for which there is no better one.
+    /// All clients without a better certificate.
     Any,
-    /// Clients that reached us at this address, and ask for no name or for the address.
+    /// Clients that connected to this local address, and want no name or this address.
     LocalIp(IpAddr),
-    /// The check of an ACME server that this name is ours, over TLS (RFC 8737).
+    /// An ACME server that validates this name over TLS (RFC 8737).
     Challenge(String),
 }
 
-/// A certificate as Python hands it over.
+/// A certificate from Python.
 pub struct Certificate {
-    /// Whom it is for.
+    /// The clients that it is for.
     pub serves: Serves,
     /// DER, leaf first.
     pub chain: Vec<Vec<u8>>,
@@ -53,20 +53,20 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// A certificate that a client wanted and that there is not: for this name, or for none at this address of ours.
+/// A wanted certificate that is not set: for this name, or, without a name, for this local address.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Missing {
     /// In lower case.
     pub name: Option<String>,
-    /// Where the client reached us.
+    /// The local address of the connection.
     pub local: IpAddr,
 }
 
-/// What a client gets.
+/// The choice for one client.
 pub(crate) enum Choice {
-    /// A session made of this.
+    /// Serve it with this configuration.
     Serve(Arc<ServerConfig>),
-    /// Nothing; if this was not said a moment ago, for want of that.
+    /// Reject it. `Some`: report this missing certificate, which was not reported lately.
     Refuse(Option<Missing>),
 }
 
@@ -95,14 +95,14 @@ impl Certificates {
     }
 }
 
-/// Which certificate a client gets; the handle through which Python swaps them.
+/// The certificates of all connections; Python replaces them.
 pub struct CertificateStore {
     current: RwLock<Certificates>,
-    /// What was told to be missing, and when.
+    /// Missing certificates that were reported lately, and when.
     missing: Mutex<HashMap<Missing, u64>>,
     provider: Arc<CryptoProvider>,
-    /// Serves nobody: tells a client what is wrong with its first message.
-    judge: Arc<ServerConfig>,
+    /// A configuration without certificates: it answers an invalid first message with the right alert.
+    rejecting: Arc<ServerConfig>,
 }
 
 impl fmt::Debug for CertificateStore {
@@ -112,17 +112,17 @@ impl fmt::Debug for CertificateStore {
 }
 
 impl CertificateStore {
-    /// Serves nobody yet.
+    /// Creates a store without certificates.
     pub(crate) fn new() -> Result<Self, TlsError> {
         let provider = provider();
-        let judge = server_config(&provider, Arc::new(ResolvesServerCertUsingSni::new()), HTTP_1_1)?;
-        Ok(Self { current: RwLock::default(), missing: Mutex::default(), provider, judge })
+        let rejecting = server_config(&provider, Arc::new(ResolvesServerCertUsingSni::new()), HTTP_1_1)?;
+        Ok(Self { current: RwLock::default(), missing: Mutex::default(), provider, rejecting })
     }
 
-    /// Serves these certificates, and no others, from the next handshake on.
+    /// Replaces all certificates, from the next handshake on.
     ///
     /// # Errors
-    /// A sentence: a key of a kind that TLS does not know, or one that does not belong to its certificate.
+    /// If a key has an unsupported type, or does not match its certificate.
     pub fn replace(&self, certificates: Vec<Certificate>) -> Result<(), String> {
         let mut next = Certificates::default();
         for Certificate { serves, chain, key } in certificates {
@@ -130,11 +130,11 @@ impl CertificateStore {
             let key = PrivateKeyDer::try_from(key).map_err(str::to_owned)?;
             let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
             let certified = CertifiedKey::new(chain, key);
-            // A challenge's certificate is one of our making, with a critical extension that the check does not know.
+            // We make the certificates of challenges. They have a critical extension that the check does not support.
             if !matches!(serves, Serves::Challenge(_)) {
                 certified.keys_match().map_err(|error| error.to_string())?;
             }
-            // A client that offers other protocols alone is refused (RFC 7301, 3.2); one that offers none is not.
+            // A client that offers only other protocols is rejected (RFC 7301, 3.2); one that offers none is accepted.
             let protocol = if matches!(serves, Serves::Challenge(_)) { ACME_TLS_1 } else { HTTP_1_1 };
             let resolver = Arc::new(SingleCertAndKey::from(certified));
             let config = server_config(&self.provider, resolver, protocol).map_err(|e| e.to_string())?;
@@ -149,7 +149,7 @@ impl CertificateStore {
         Ok(())
     }
 
-    /// What a client gets that reached us at this address.
+    /// Chooses the certificate of a client that connected to `local`.
     pub(crate) fn choose(&self, hello: ClientHello, local: IpAddr, now: u64) -> Choice {
         let chosen = self.current.read().unwrap_or_else(PoisonError::into_inner).choose(&hello, local);
         if let Some(config) = chosen {
@@ -157,29 +157,30 @@ impl CertificateStore {
         }
         let name = match hello.wanted {
             Wanted::Name(name) => Some(name),
-            // What is at another address is not ours.
+            // Another address is not ours.
             Wanted::Ip(ip) if ip != local => return Choice::Refuse(None),
             Wanted::Ip(_) | Wanted::AnyName => None,
         };
         let missing = Missing { name, local };
-        let mut told = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, at| now < *at + SILENCE_MS);
-        // Names are a client's choice, addresses are not: these are always told of.
-        let is_known = told.contains_key(&missing) || (missing.name.is_some() && told.len() >= MOST_MISSING);
+        let mut reported = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.retain(|_, at| now < *at + SILENCE_MS);
+        // Clients choose names freely, but not addresses: missing certificates for addresses are always reported.
+        let is_known =
+            reported.contains_key(&missing) || (missing.name.is_some() && reported.len() >= MAX_MISSING);
         if is_known {
             return Choice::Refuse(None);
         }
-        told.insert(missing.clone(), now);
+        reported.insert(missing.clone(), now);
         Choice::Refuse(Some(missing))
     }
 
-    /// For a client whose first message cannot be understood.
-    pub(crate) fn judge(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.judge)
+    /// The configuration for a client with an invalid first message.
+    pub(crate) fn rejecting(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.rejecting)
     }
 }
 
-/// How sessions are made: TLS 1.2 and 1.3, no tickets.
+/// The configuration of accepted sessions: TLS 1.2 and 1.3, no tickets.
 fn server_config(
     provider: &Arc<CryptoProvider>,
     resolver: Arc<dyn ResolvesServerCert>,
@@ -190,7 +191,7 @@ fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![protocol.to_vec()];
-    // Clients of a relay keep no tickets, and making them costs 12 µs a handshake.
+    // Clients of a relay keep no tickets, and creating them costs 12 µs for each handshake.
     config.send_tls13_tickets = 0;
     config.enable_secret_extraction = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -202,7 +203,7 @@ mod tests {
     use std::net::IpAddr;
     use std::sync::Arc;
 
-    use super::{Certificate, CertificateStore, Choice, MOST_MISSING, Missing, SILENCE_MS, Serves};
+    use super::{Certificate, CertificateStore, Choice, MAX_MISSING, Missing, SILENCE_MS, Serves};
     use crate::tls::client_hello::{ClientHello, Wanted};
 
     fn store(serves: &[Serves]) -> CertificateStore {
@@ -230,7 +231,7 @@ mod tests {
 
     const LOCAL: &str = "192.0.2.1";
 
-    /// The protocol of what is served, or none for a refusal.
+    /// The ALPN protocol of the chosen configuration; `None` if the client is rejected.
     fn served(store: &CertificateStore, wanted: &Wanted, offers_challenge: bool) -> Option<Vec<u8>> {
         match store.choose(ClientHello { wanted: wanted.clone(), offers_challenge }, ip(LOCAL), 0) {
             Choice::Serve(config) => Some(config.alpn_protocols.concat()),
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_served_to_who_asks_for_it_and_nobody_else() {
+    fn a_name_is_served_only_to_clients_that_want_it() {
         let store = store(&[Serves::Name("Relay.Test".into())]);
         assert!(served(&store, &name("relay.test"), false).is_some());
         for wanted in [name("other.test"), name("a.relay.test"), Wanted::AnyName, Wanted::Ip(ip(LOCAL))] {
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_for_any_client_is_served_where_no_other_is() {
+    fn a_certificate_for_any_client_is_served_if_there_is_no_better_one() {
         let store = store(&[Serves::Any]);
         for wanted in [name("other.test"), Wanted::AnyName, Wanted::Ip(ip(LOCAL)), Wanted::Ip(ip("::9"))] {
             assert!(served(&store, &wanted, false).is_some(), "{wanted:?}");
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_served_to_who_reached_it_and_names_nobody_or_the_address() {
+    fn an_address_is_served_to_its_clients_that_want_no_name_or_the_address() {
         let store = store(&[Serves::LocalIp(ip("::ffff:192.0.2.1")), Serves::LocalIp(ip("192.0.2.2"))]);
         assert!(served(&store, &Wanted::AnyName, false).is_some());
         assert!(served(&store, &Wanted::Ip(ip(LOCAL)), false).is_some());
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_is_served_to_who_offers_its_protocol_and_asks_for_its_name() {
+    fn a_challenge_is_served_to_clients_that_offer_its_protocol_and_want_its_name() {
         let name_alone = store(&[Serves::Name("relay.test".into())]);
         assert_eq!(served(&name_alone, &name("relay.test"), true), Some(b"http/1.1".to_vec()));
         let both = store(&[Serves::Name("relay.test".into()), Serves::Challenge("Relay.test".into())]);
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_replaced_as_a_whole_and_what_was_given_stays() {
+    fn certificates_are_replaced_as_a_whole_and_connections_keep_theirs() {
         let store = store(&[Serves::Any]);
         let hello = ClientHello::default();
         let Choice::Serve(given) = store.choose(hello, ip(LOCAL), 0) else { panic!("refused") };
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_certificate_is_told_of_once_a_second() {
+    fn a_missing_certificate_is_reported_once_a_second() {
         let store = store(&[]);
         let wanted = Missing { name: Some("relay.test".into()), local: ip(LOCAL) };
         assert_eq!(missing(&store, name("relay.test"), LOCAL, 5), Some(wanted.clone()));
@@ -308,18 +309,19 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_names_is_told_of_a_bounded_number_of_times_and_hides_no_address() {
+    fn a_flood_of_names_has_bounded_reports_and_hides_no_address() {
         let store = store(&[]);
-        let told = (0..10_000).filter_map(|n| missing(&store, name(&format!("n{n}.test")), LOCAL, 7)).count();
-        assert_eq!(told, MOST_MISSING);
+        let reported =
+            (0..10_000).filter_map(|n| missing(&store, name(&format!("n{n}.test")), LOCAL, 7)).count();
+        assert_eq!(reported, MAX_MISSING);
         assert!(missing(&store, Wanted::AnyName, LOCAL, 7).is_some());
-        assert_eq!(store.missing.lock().expect("a lock").len(), MOST_MISSING + 1);
+        assert_eq!(store.missing.lock().expect("a lock").len(), MAX_MISSING + 1);
         assert!(missing(&store, name("n1.test"), LOCAL, 7 + SILENCE_MS).is_some());
         assert_eq!(store.missing.lock().expect("a lock").len(), 1);
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_refused_and_the_old_ones_stay() {
+    fn a_key_of_another_certificate_is_rejected_and_the_old_ones_stay() {
         let store = store(&[Serves::Any]);
         let make = || rcgen::generate_simple_self_signed(["relay.test".to_owned()]).expect("a certificate");
         let (chain, key) = (vec![make().cert.der().to_vec()], make().signing_key.serialize_der());

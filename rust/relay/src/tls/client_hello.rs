@@ -1,7 +1,7 @@
 //! A TLS client's first message, parsed as far as the choice of a certificate needs.
 //!
 //! rustls passes neither IP addresses as server names nor the connection to its resolver. So the choice is made before
-//! rustls sees the connection. rustls checks the message again, and judges what is not understood here.
+//! rustls sees the connection. rustls checks the message again, and rejects what is invalid here.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,18 +18,18 @@ const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const ALPN: u16 = 16;
 
-/// What an ACME server offers in ALPN to validate a name (RFC 8737).
+/// The ALPN protocol with which an ACME server validates a name (RFC 8737).
 pub(crate) const ACME_TLS_1: &[u8] = b"acme-tls/1";
 
-/// Whom a client wants.
+/// The server name that a client wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Wanted {
-    /// It does not say.
+    /// It names none.
     #[default]
     AnyName,
     /// A DNS name, in lower case.
     Name(String),
-    /// An address where a name belongs.
+    /// An address instead of a name.
     Ip(IpAddr),
 }
 
@@ -51,18 +51,18 @@ pub(crate) struct ClientHello {
     pub(crate) offers_challenge: bool,
 }
 
-/// What the first bytes of a connection are.
+/// The result of parsing the first bytes of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Parsed {
-    /// The beginning of a first message, as far as it goes.
+    /// A first message that is not whole yet.
     Part,
-    /// All of it.
+    /// A whole first message.
     Whole(ClientHello),
-    /// Something else, or nothing that can be understood.
+    /// Another message, or an invalid one.
     Invalid,
 }
 
-/// Reads the first bytes of a connection.
+/// Parses the first bytes of a connection.
 pub(crate) fn parse_records(bytes: &[u8]) -> Parsed {
     match message(bytes) {
         Ok(Some(message)) => parse(&message).map_or(Parsed::Invalid, Parsed::Whole),
@@ -73,7 +73,7 @@ pub(crate) fn parse_records(bytes: &[u8]) -> Parsed {
 
 struct Invalid;
 
-/// The first handshake message without its header, out of the records that it was cut into, once it is whole.
+/// Returns the first handshake message without its header, assembled from its records; `None` until it is whole.
 fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Invalid> {
     let (mut pieces, mut there) = (Vec::new(), 0);
     let mut header = [0; MESSAGE_HEADER];
@@ -103,7 +103,7 @@ fn message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Invalid> {
     }
 }
 
-/// Reads a ClientHello (RFC 8446, 4.1.2).
+/// Parses a ClientHello (RFC 8446, 4.1.2).
 fn parse(message: &[u8]) -> Option<ClientHello> {
     let mut rest = message;
     take(&mut rest, 2 + 32)?; // version, random
@@ -127,7 +127,7 @@ fn parse(message: &[u8]) -> Option<ClientHello> {
     Some(hello)
 }
 
-/// Reads `server_name` (RFC 6066, 3).
+/// Parses `server_name` (RFC 6066, 3).
 fn wanted(mut content: &[u8]) -> Option<Wanted> {
     let mut names = vector(&mut content, 2)?;
     while !names.is_empty() {
@@ -144,7 +144,7 @@ fn wanted(mut content: &[u8]) -> Option<Wanted> {
     None
 }
 
-/// Reads `application_layer_protocol_negotiation` (RFC 7301, 3.1).
+/// Parses `application_layer_protocol_negotiation` (RFC 7301, 3.1).
 fn offers_challenge(mut content: &[u8]) -> Option<bool> {
     let mut protocols = vector(&mut content, 2)?;
     let mut found = false;
@@ -160,12 +160,12 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     Some(front)
 }
 
-/// A number of so many bytes, at most four.
+/// Reads a number of `len` bytes, at most four.
 fn number(bytes: &mut &[u8], len: usize) -> Option<usize> {
     Some(take(bytes, len)?.iter().fold(0, |number, byte| (number << 8) | usize::from(*byte)))
 }
 
-/// Bytes behind their length, itself of so many bytes.
+/// Reads bytes after their length, which takes `length_len` bytes.
 fn vector<'a>(bytes: &mut &'a [u8], length_len: usize) -> Option<&'a [u8]> {
     let len = number(bytes, length_len)?;
     take(bytes, len)
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_lowered_and_an_address_is_told_from_a_name() {
+    fn a_name_is_lowered_and_an_address_is_no_name() {
         assert_eq!(parse_extensions(&[]), wants(Wanted::AnyName));
         assert_eq!(
             parse_extensions(&[server_name(b"DERP1.Example.com")]),
@@ -252,8 +252,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_says_is_strange() {
-        let strange = [
+    fn malformed_messages_are_invalid() {
+        let malformed = [
             server_name(&[b'a'; 300]),
             server_name(b"a b"),
             server_name(b""),
@@ -263,7 +263,7 @@ mod tests {
             extension(16, &[0, 5, 9]),
             vec![0, 0, 0],
         ];
-        for extension in strange {
+        for extension in malformed {
             assert_eq!(parse_extensions(std::slice::from_ref(&extension)), Parsed::Invalid, "{extension:?}");
         }
         for bytes in [&b"\x15\x03\x01"[..], b"\x16\x03\x01\x00\x01\x02", b"\x00", b"\x80\x2e\x01\x03\x01"] {

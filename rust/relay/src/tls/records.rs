@@ -1,9 +1,9 @@
-//! The record layer of TLS 1.3 once hands are shaken (RFC 8446, 5): no allocation and no copy for a record.
+//! The record layer of TLS 1.3 after the handshake (RFC 8446, 5), without allocations or copies for a record.
 //!
-//! rustls shakes hands, and goes on to derive the keys that follow the first. All else is owned here: one nonce
-//! sequence a direction, how many records a key seals, KeyUpdate both ways, padding, alerts, and what a peer may not
-//! send. Bytes in by slice, bytes out by slice; no sockets. What was sealed has to be sent, once and in this order:
-//! no record is ever sealed again. After an error or the peer's close_notify nothing more is opened.
+//! rustls does the handshake, and derives all later keys. The rest is here: one nonce sequence for each direction, the
+//! number of records under a key, KeyUpdate both ways, padding, alerts, and checks of the peer. Slices in, slices out;
+//! no sockets. Sealed bytes must be sent once and in order, as no record is ever sealed again. After an error or the
+//! peer's close_notify, nothing more is opened.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::{AlertDescription, ConnectionTrafficSecrets, ExtractedSecrets, SupportedCipherSuite};
 
-/// Most plaintext bytes in one record (5.1).
-pub(crate) const MOST_PLAIN: usize = 16 * 1024;
-/// Most bytes behind a record's header (5.2).
-const MOST_SEALED: usize = MOST_PLAIN + 256;
+/// Maximum plaintext bytes in one record (5.1).
+pub(crate) const MAX_PLAIN: usize = 16 * 1024;
+/// Maximum bytes after a record's header (5.2).
+const MAX_SEALED: usize = MAX_PLAIN + 256;
 /// Type, version and length.
 const HEADER: usize = 5;
 const TAG: usize = 16;
@@ -30,18 +30,18 @@ const KEY_UPDATE: u8 = 24;
 const FATAL: u8 = 2;
 const WARNING: u8 = 1;
 
-/// Records that bring no data, one after another: a peer that sends more wants to keep us busy.
-const MOST_BARREN: u8 = 32;
+/// Maximum consecutive records without data; a peer that sends more only causes work.
+const MAX_BARREN: u8 = 32;
 
-/// What opening one record costs, what a new key costs, and how many bytes cost one more, in the units of `shard::Work`.
+/// Work of opening a record, work of a new key, and bytes for one more unit (power of two), in units of `shard::Work`.
 const RECORD_WORK: i64 = 1;
 const KEY_WORK: i64 = 20;
 const BYTES_SHIFT: u32 = 10;
 
-/// Why nothing more is opened.
+/// The reason why nothing more is opened.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// What the peer is told; nothing, when it was the peer who said it.
+    /// The alert for the peer; `None` if the peer sent an alert itself.
     alert: Option<AlertDescription>,
     what: String,
 }
@@ -60,7 +60,7 @@ fn fault(alert: AlertDescription, what: impl Into<String>) -> Fault {
 struct Half {
     key: LessSafeKey,
     iv: [u8; aead::NONCE_LEN],
-    /// Invariant: goes up by one for each record, and is back at zero only with a new key.
+    /// Invariant: it goes up by one with each record, and returns to zero only with a new key.
     sequence: u64,
 }
 
@@ -79,7 +79,7 @@ impl Half {
         Ok(Self { key: LessSafeKey::new(unbound), iv, sequence })
     }
 
-    /// The nonce of the next record, which is thereby used up (5.3).
+    /// Returns the nonce of the next record, and uses it up (5.3).
     fn nonce(&mut self) -> Option<aead::Nonce> {
         let mut nonce = self.iv;
         for (byte, number) in nonce.iter_mut().rev().zip(self.sequence.to_le_bytes()) {
@@ -90,7 +90,7 @@ impl Half {
     }
 }
 
-/// Who derives the next keys; which end we are.
+/// The end of the connection, with the rustls state that derives its next keys.
 enum Secrets {
     Accepted(KernelConnection<ServerConnectionData>),
     Dialled(KernelConnection<ClientConnectionData>),
@@ -106,10 +106,10 @@ macro_rules! either {
     };
 }
 
-/// What has come of a handshake message that is not whole: a peer may cut it into records anywhere.
+/// A handshake message that is not whole: a peer may cut it into records anywhere.
 #[derive(Default)]
 struct Message {
-    /// Type and length, the first `came` bytes of them.
+    /// Type and length; `came` bytes of them have come.
     header: [u8; 4],
     came: usize,
     /// Bytes of the body that are missing, once the header is whole.
@@ -122,23 +122,23 @@ pub(crate) struct Records {
     opening: Half,
     secrets: Secrets,
     message: Message,
-    /// Records in a row that brought no data.
+    /// Consecutive records without data.
     barren: u8,
-    /// The peer wants us to change our key as well; done before the next data, once for all that asked until then.
+    /// The peer has requested a change of our key. It is done once, before the next data.
     owes_update: bool,
     peer_closed: bool,
-    /// How often the peer changed its key since the work for that was counted.
+    /// Changes of the peer's key whose work was not counted yet.
     key_changes: i64,
     records_per_key: u64,
 }
 
-/// What became of the bytes that were to be opened.
+/// The result of [`Records::open`].
 pub(crate) struct Opened {
-    /// Bytes of whole records, which are done with.
+    /// Bytes of the opened records.
     pub(crate) used: usize,
     /// Bytes of their plaintext.
     pub(crate) plain: usize,
-    /// Whether whole records are left, because they would have been too much work.
+    /// Whether whole records are left, because `work` was used up.
     pub(crate) is_cut: bool,
     /// Whether more may come: `false` after the peer's close_notify.
     pub(crate) more: Result<bool, Fault>,
@@ -175,13 +175,13 @@ impl Records {
         })
     }
 
-    /// From now on a key seals at most so many records.
+    /// Limits the records that each key seals from now on.
     pub(crate) fn limit_key(&mut self, records: u64) {
         self.records_per_key = self.records_per_key.min(records.max(1));
     }
 
-    /// Opens the whole records at the front of `sealed`, at least one, until `work` is used up; their plaintext stands
-    /// back to back in front of `plain`, which has as much room as `sealed` is long.
+    /// Opens the whole records at the front of `sealed`, at least one, until `work` is used up. Their plaintext is
+    /// written back to back to the front of `plain`, which is as long as `sealed`.
     pub(crate) fn open(&mut self, sealed: &[u8], plain: &mut [u8], work: &mut i64) -> Opened {
         let mut opened = Opened { used: 0, plain: 0, is_cut: false, more: Ok(true) };
         while !self.peer_closed {
@@ -212,7 +212,7 @@ impl Records {
         opened
     }
 
-    /// Opens one record; bytes of data in front of `plain`.
+    /// Opens one record. Returns the number of data bytes written to the front of `plain`.
     fn open_record(&mut self, record: &[u8], plain: &mut [u8]) -> Result<usize, Fault> {
         let bad = || fault(AlertDescription::BadRecordMac, "a record that does not open");
         let Some((header, body)) = record.split_first_chunk::<HEADER>() else { return Err(bad()) };
@@ -222,11 +222,11 @@ impl Records {
         };
         let opened = self.opening.key.open_separate_gather(nonce, Aad::from(*header), sealed, tag, inner);
         opened.map_err(|_| bad())?;
-        if inner.len() > MOST_PLAIN + 1 {
-            let what = format!("a record with {} bytes in it, at most {}", inner.len(), MOST_PLAIN + 1);
+        if inner.len() > MAX_PLAIN + 1 {
+            let what = format!("a record with {} bytes in it, at most {}", inner.len(), MAX_PLAIN + 1);
             return Err(fault(AlertDescription::RecordOverflow, what));
         }
-        // Behind the content stands its type, and behind that any number of zeros (5.4).
+        // The content is followed by its type, and then by any number of zeros (5.4).
         let Some(len) = inner.iter().rposition(|&byte| byte != 0) else {
             return Err(fault(AlertDescription::UnexpectedMessage, "a record with padding alone"));
         };
@@ -237,13 +237,13 @@ impl Records {
             return Ok(len);
         }
         self.barren += 1;
-        if self.barren > MOST_BARREN {
-            let what = format!("more than {MOST_BARREN} records in a row without data");
+        if self.barren > MAX_BARREN {
+            let what = format!("more than {MAX_BARREN} records in a row without data");
             return Err(fault(AlertDescription::UnexpectedMessage, what));
         }
         match (kind, content) {
             (APPLICATION_DATA, _) => self.is_between_messages()?,
-            (HANDSHAKE, [_, ..]) => self.hear(content)?,
+            (HANDSHAKE, [_, ..]) => self.on_handshake(content)?,
             (ALERT, &[_, description]) => self.on_alert(description.into())?,
             (ALERT, [_, ..]) => {
                 let what = format!("an alert of {len} bytes, wanted 2");
@@ -257,7 +257,7 @@ impl Records {
         Ok(0)
     }
 
-    /// Nothing may stand between the records of one handshake message (5.1).
+    /// Checks that no handshake message is unfinished: its records must be consecutive (5.1).
     fn is_between_messages(&self) -> Result<(), Fault> {
         if self.message.came == 0 {
             return Ok(());
@@ -265,7 +265,7 @@ impl Records {
         Err(fault(AlertDescription::UnexpectedMessage, "data in the middle of a handshake message"))
     }
 
-    /// An alert, whose level says nothing in TLS 1.3 (6).
+    /// Handles an alert. Its level has no meaning in TLS 1.3 (6).
     fn on_alert(&mut self, alert: AlertDescription) -> Result<(), Fault> {
         match alert {
             AlertDescription::CloseNotify => self.peer_closed = true,
@@ -275,8 +275,8 @@ impl Records {
         Ok(())
     }
 
-    /// Content of a handshake record: messages, of which the last may go on in the next record.
-    fn hear(&mut self, mut content: &[u8]) -> Result<(), Fault> {
+    /// Handles the content of a handshake record: messages, the last of which may continue in the next record.
+    fn on_handshake(&mut self, mut content: &[u8]) -> Result<(), Fault> {
         while let [byte, rest @ ..] = content {
             let message = &mut self.message;
             if message.came < message.header.len() {
@@ -284,7 +284,7 @@ impl Records {
                 message.came += 1;
                 content = rest;
                 if message.came == message.header.len() {
-                    self.admit()?;
+                    self.check_header()?;
                 }
             } else if message.header[0] == KEY_UPDATE {
                 self.message = Message::default();
@@ -305,8 +305,8 @@ impl Records {
         Ok(())
     }
 
-    /// Judges a handshake message by its header.
-    fn admit(&mut self) -> Result<(), Fault> {
+    /// Checks a handshake message by its header.
+    fn check_header(&mut self) -> Result<(), Fault> {
         let [kind, a, b, c] = self.message.header;
         self.message.left = u32::from_be_bytes([0, a, b, c]) as usize;
         match (kind, self.message.left) {
@@ -314,7 +314,7 @@ impl Records {
             (KEY_UPDATE, len) => {
                 Err(fault(AlertDescription::DecodeError, format!("a KeyUpdate of {len} bytes, wanted 1")))
             }
-            // We resume no session, so a ticket is passed over.
+            // We resume no sessions, so tickets are skipped.
             (NEW_SESSION_TICKET, 1..) if matches!(self.secrets, Secrets::Dialled(_)) => Ok(()),
             (_, len) => {
                 let what = format!("a handshake message of type {kind} and {len} bytes after the handshake");
@@ -323,7 +323,7 @@ impl Records {
         }
     }
 
-    /// What comes next is sealed with a new key.
+    /// Opens the next records with a new key.
     fn change_opening_key(&mut self, requested: u8) -> Result<(), Fault> {
         match requested {
             0 => {}
@@ -341,10 +341,10 @@ impl Records {
         Ok(())
     }
 
-    /// Seals `plain` into the front of `out`, in as few records as there can be; bytes written.
+    /// Seals `plain` into the front of `out`, in as few records as possible. Returns the number of bytes written.
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, rustls::Error> {
         let mut at = 0;
-        for content in plain.chunks(MOST_PLAIN) {
+        for content in plain.chunks(MAX_PLAIN) {
             if self.owes_update || self.sealing.sequence >= self.records_per_key {
                 at += self.seal_record(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], &mut out[at..])?;
                 self.sealing = Half::new(either!(&mut self.secrets, end => end.update_tx_secret())?)?;
@@ -355,12 +355,12 @@ impl Records {
         Ok(at)
     }
 
-    /// Seals the word that nothing more comes from us.
+    /// Seals a close_notify alert.
     pub(crate) fn seal_close(&mut self, out: &mut [u8]) -> Result<usize, rustls::Error> {
         self.seal_record(ALERT, &[WARNING, AlertDescription::CloseNotify.into()], out)
     }
 
-    /// Appends the alert that goes with a fault to `out`; nothing may be sealed after it.
+    /// Appends the alert of a fault to `out`; nothing may be sealed after it.
     pub(crate) fn seal_fault(&mut self, fault: &Fault, out: &mut Vec<u8>) -> Result<(), rustls::Error> {
         let Some(alert) = fault.alert else { return Ok(()) };
         let mut record = [0; HEADER + 2 + 1 + TAG];
@@ -369,7 +369,7 @@ impl Records {
         Ok(())
     }
 
-    /// Seals one record into the front of `out`; its length.
+    /// Seals one record into the front of `out`. Returns its length.
     fn seal_record(&mut self, kind: u8, content: &[u8], out: &mut [u8]) -> Result<usize, rustls::Error> {
         let len = content.len() + 1 + TAG;
         let (Some(record), Some(nonce)) = (out.get_mut(..HEADER + len), self.sealing.nonce()) else {
@@ -387,7 +387,7 @@ impl Records {
     }
 }
 
-/// The record at the front of `bytes`, if all of it has come; judged by its header as soon as that has.
+/// Returns the record at the front of `bytes`, if it is whole. Its header is checked as soon as it has come.
 fn whole(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
     let &[kind, _, _, high, low, ..] = bytes else { return Ok(None) };
     if kind != APPLICATION_DATA {
@@ -395,8 +395,8 @@ fn whole(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
         return Err(fault(AlertDescription::UnexpectedMessage, what));
     }
     let len = usize::from(u16::from_be_bytes([high, low]));
-    if len > MOST_SEALED {
-        let what = format!("a record of {len} bytes, at most {MOST_SEALED}");
+    if len > MAX_SEALED {
+        let what = format!("a record of {len} bytes, at most {MAX_SEALED}");
         return Err(fault(AlertDescription::RecordOverflow, what));
     }
     Ok(bytes.get(..HEADER + len))

@@ -1,7 +1,7 @@
-//! One TLS session without buffers of its own, and what all sessions are made with.
+//! One TLS session, and the configuration of all sessions.
 //!
-//! Bytes in by slice, bytes out by slice: rustls's unbuffered interface shakes hands and speaks TLS 1.2, and with TLS
-//! 1.3 hands over to [`Records`]. What arrived of a record that is not whole yet is all that is kept between two reads.
+//! Slices in, slices out. rustls's unbuffered interface does the handshake and TLS 1.2; with TLS 1.3, [`Records`] takes
+//! over. Between two reads, the session keeps only the bytes of a record that is not whole yet.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, ServerConfig};
 
-use crate::tls::records::{MOST_PLAIN, Records};
+use crate::tls::records::{MAX_PLAIN, Records};
 
-/// Most bytes by which sealing one record makes it longer: header, explicit nonce (1.2), content type (1.3), tag.
+/// Maximum bytes that sealing adds to a record: header, explicit nonce (1.2), content type (1.3), tag.
 const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 
-/// Room for handshake messages that have to go before or between sealed data: changes of the key.
+/// Bytes of room for handshake messages before or between sealed data: changes of the key.
 pub(crate) const HANDSHAKE_ROOM: usize = 512;
 
-/// Most bytes that a session keeps between two reads: one record, or the pieces of one handshake message, which a
-/// peer may cut into records of a byte each.
+/// Maximum bytes that a session keeps between two reads: one record, or the pieces of one handshake message, which a
+/// peer may cut into records of one byte each.
 pub(crate) const MAX_PARTIAL: usize = 64 * 1024;
 
 /// Bytes that rustls opens for one unit of work (`shard::Work`): records may be short.
 const BYTES_FOR_WORK: usize = 128;
 
-/// Bytes that sealing `plain` bytes takes at most.
+/// Maximum length of `plain` sealed bytes.
 pub(crate) const fn sealed_len(plain: usize) -> usize {
-    plain + (plain / MOST_PLAIN + 1) * RECORD_OVERHEAD
+    plain + (plain / MAX_PLAIN + 1) * RECORD_OVERHEAD
 }
 
-/// Why a session cannot go on.
+/// The reason why a session has failed.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsError(rustls::Error);
 
@@ -52,43 +52,43 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
-/// How a session stands after it was fed.
+/// The state of a session after it got bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Progress {
-    /// The handshake wants more bytes.
+    /// The handshake needs more bytes.
     Handshaking,
     /// Application data flows.
     Established,
-    /// The peer said close_notify: nothing more comes.
+    /// The peer sent close_notify: nothing more comes.
     PeerClosed,
 }
 
-/// Who has the connection's state.
+/// The owner of the connection's TLS state.
 enum Connection {
-    /// Somebody dialled us: rustls, for the handshake, and for all of TLS 1.2.
+    /// rustls, for an accepted connection: during the handshake, and always with TLS 1.2.
     Accepted(Box<UnbufferedServerConnection>),
-    /// The same where we dialled another node.
+    /// The same for a connection that we dialled.
     Dialled(Box<UnbufferedClientConnection>),
     /// TLS 1.3 after its handshake.
     Records(Box<Records>),
-    /// Nobody: it cannot go on, and the peer was told so.
+    /// None: the session has failed, and the peer got an alert.
     Failed(TlsError),
 }
 
 /// One end of a TLS connection.
 pub struct Session {
     connection: Connection,
-    /// What came of a record or a handshake message that is not whole yet, at most [`MAX_PARTIAL`] bytes; empty,
-    /// without memory, on an idle connection.
+    /// Bytes of a record or a handshake message that is not whole yet, at most [`MAX_PARTIAL`]. Empty, without memory,
+    /// on an idle connection.
     partial: Vec<u8>,
-    /// Bytes in front of `partial` that rustls has seen. It remembers places in them, and has to be shown them, and
-    /// nothing else, at each call.
+    /// Bytes at the front of `partial` that rustls has seen. It stores offsets into them. So each call must pass them
+    /// again, and no others.
     seen: usize,
-    /// What the node presented that we dialled, leaf first, until somebody asks.
+    /// The certificates that the dialled node presented, leaf first, until they are taken.
     chain: Option<Vec<Vec<u8>>>,
-    /// Whole records are among `partial`, left for later.
+    /// Whole records in `partial` were left for later.
     is_cut: bool,
-    /// What was agreed on by ALPN, once rustls has handed over; clients of a relay do without.
+    /// The ALPN protocol, after rustls has handed over; clients of a relay use none.
     protocol: Option<Box<[u8]>>,
 }
 
@@ -121,19 +121,20 @@ impl Session {
         Self { connection, partial: Vec::new(), seen: 0, chain: None, is_cut: false, protocol: None }
     }
 
-    /// The start of an unfinished record; what is given to [`receive`](Self::receive) next begins with it.
+    /// The bytes of an unfinished record; the next input of [`receive`](Self::receive) must begin with them.
     pub(crate) fn partial(&self) -> &[u8] {
         &self.partial
     }
 
-    /// Whether whole records came that are still to be opened: by the next call, with nothing more than
+    /// Whether whole records were left unopened. The next call opens them, with no input beyond
     /// [`partial`](Self::partial).
     pub(crate) fn is_cut(&self) -> bool {
         self.is_cut
     }
 
-    /// Takes in `ciphertext`, as much as `work` allows, off which is counted what that cost. Its plaintext is written to the front of `plain`, which has as much room as there is
-    /// ciphertext; how many bytes. What the handshake answers is appended to `out`, on an error the alert, if any.
+    /// Handles `ciphertext` until `work` is used up; its cost is subtracted from `work`. The plaintext is written to
+    /// the front of `plain`, which must be as long as `ciphertext`. Returns the number of plaintext bytes. Answers of
+    /// the handshake are appended to `out`; after an error, the alert, if any.
     pub(crate) fn receive(
         &mut self,
         ciphertext: &mut [u8],
@@ -145,7 +146,7 @@ impl Session {
         let mut fed = Fed { used: 0, plain: 0 };
         let mut progress = Ok(Progress::Established);
         if !matches!(self.connection, Connection::Records(_)) {
-            progress = self.consult_rustls(ciphertext, plain, out, &mut fed);
+            progress = self.feed_rustls(ciphertext, plain, out, &mut fed);
             *work -= (fed.used / BYTES_FOR_WORK) as i64;
         }
         if let (Connection::Records(records), Ok(Progress::Established)) = (&mut self.connection, &progress) {
@@ -170,7 +171,7 @@ impl Session {
         match &progress {
             Ok(_) if rest.is_empty() => self.partial = Vec::new(),
             Ok(_) => {
-                // In a stream of long records there is always a part of one: its memory stays.
+                // A stream of long records always has an unfinished one: its memory is kept.
                 self.partial.clear();
                 self.partial.extend_from_slice(rest);
             }
@@ -182,8 +183,9 @@ impl Session {
         (fed.plain, progress)
     }
 
-    /// Shows rustls what came, record by record until hands are shaken: what lies behind is not for it in TLS 1.3.
-    fn consult_rustls(
+    /// Passes input to rustls, record by record until the end of the handshake. With TLS 1.3, later records are not for
+    /// it.
+    fn feed_rustls(
         &mut self,
         ciphertext: &mut [u8],
         plain: &mut [u8],
@@ -191,8 +193,8 @@ impl Session {
         fed: &mut Fed,
     ) -> Result<Progress, TlsError> {
         loop {
-            let is_shaking_hands = either!(&self.connection, end => end.is_handshaking(), else false);
-            if !is_shaking_hands {
+            let is_handshaking = either!(&self.connection, end => end.is_handshaking(), else false);
+            if !is_handshaking {
                 self.seen = ciphertext.len() - fed.used;
             }
             let shown = &mut ciphertext[fed.used..fed.used + self.seen];
@@ -220,18 +222,18 @@ impl Session {
                     self.hand_over()?;
                     return Ok(Progress::Established);
                 }
-                // TLS 1.2, and all that came has been looked at.
+                // This is TLS 1.2, and rustls has seen everything.
                 Some(progress) if self.seen == rest.len() => return Ok(progress),
                 Some(_) => {}
             }
         }
     }
 
-    /// From rustls to the records that are ours.
+    /// Moves the connection from rustls to [`Records`].
     fn hand_over(&mut self) -> Result<(), TlsError> {
         self.protocol = self.protocol().map(Box::from);
-        let nobody = Connection::Failed(rustls::Error::HandshakeNotComplete.into());
-        let records = match std::mem::replace(&mut self.connection, nobody) {
+        let failed = Connection::Failed(rustls::Error::HandshakeNotComplete.into());
+        let records = match std::mem::replace(&mut self.connection, failed) {
             Connection::Accepted(end) => Records::accepted(*end)?,
             Connection::Dialled(end) => {
                 self.chain = Some(presented(&end));
@@ -240,7 +242,7 @@ impl Session {
             Connection::Records(_) | Connection::Failed(_) => return Err(self.failure()),
         };
         self.connection = Connection::Records(Box::new(records));
-        // rustls lets a handshake end with a record alone.
+        // rustls ends a handshake only at the end of a record.
         debug_assert_eq!(self.seen, 0, "rustls has kept something of the handshake");
         Ok(())
     }
@@ -252,10 +254,10 @@ impl Session {
         }
     }
 
-    /// Encodes what rustls had to say before it gave up, the alert last.
+    /// Encodes rustls's last messages before it failed; the alert comes last.
     fn alert(&mut self, out: &mut Vec<u8>) {
         either!(&mut self.connection, end => {
-            // As long as there is something to say, it looks at nothing that came.
+            // While rustls has output, it handles no input.
             while end.wants_write() {
                 let UnbufferedStatus { discard, state, .. } = end.process_tls_records(&mut []);
                 if step(discard, state, out, &mut [], &mut 0).is_err() {
@@ -265,16 +267,16 @@ impl Session {
         }, else {});
     }
 
-    /// From now on no key seals more records than so many.
+    /// Limits the records that each key seals from now on.
     pub(crate) fn limit_key(&mut self, records: u64) {
         if let Connection::Records(ours) = &mut self.connection {
             ours.limit_key(records);
         }
     }
 
-    /// Seals `plain` into the front of `out`, in as few records as there can be; bytes written.
+    /// Seals `plain` into the front of `out`, in as few records as possible. Returns the number of bytes written.
     ///
-    /// `out` has room for [`sealed_len`] bytes and [`HANDSHAKE_ROOM`].
+    /// `out` must have room for [`sealed_len`] bytes and [`HANDSHAKE_ROOM`].
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, TlsError> {
         if let Connection::Records(records) = &mut self.connection {
             return Ok(records.seal(plain, out)?);
@@ -283,7 +285,7 @@ impl Session {
         either!(&mut self.connection, end => {
             let mut at = 0;
             loop {
-                // All that it was shown it has looked at already, so nothing of it is used up here.
+                // rustls has handled these bytes already, so it uses none of them up here.
                 match end.process_tls_records(&mut self.partial[..self.seen]).state? {
                     ConnectionState::WriteTraffic(mut traffic) => {
                         return match traffic.encrypt(plain, &mut out[at..]) {
@@ -295,7 +297,7 @@ impl Session {
                         at += data.encode(&mut out[at..]).map_err(|e| rustls::Error::General(e.to_string()))?;
                     }
                     ConnectionState::TransmitTlsData(data) => data.done(),
-                    // The peer has said close_notify; it still reads.
+                    // The peer has sent close_notify; it still reads.
                     ConnectionState::PeerClosed => {}
                     _ => return Err(failure),
                 }
@@ -303,10 +305,10 @@ impl Session {
         }, else Err(failure))
     }
 
-    /// Seals the last words and a close_notify alert, as far as the handshake has come.
-    pub(crate) fn seal_last(&mut self, words: &[u8]) -> Vec<u8> {
-        let mut out = vec![0; sealed_len(words.len()) + sealed_len(2) + HANDSHAKE_ROOM];
-        let mut len = if words.is_empty() { 0 } else { self.seal(words, &mut out).unwrap_or(0) };
+    /// Seals the last bytes and a close_notify alert, as far as the handshake permits.
+    pub(crate) fn seal_last(&mut self, last: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; sealed_len(last.len()) + sealed_len(2) + HANDSHAKE_ROOM];
+        let mut len = if last.is_empty() { 0 } else { self.seal(last, &mut out).unwrap_or(0) };
         if let Connection::Records(records) = &mut self.connection {
             len += records.seal_close(&mut out[len..]).unwrap_or(0);
         }
@@ -320,7 +322,7 @@ impl Session {
         out
     }
 
-    /// "1.2" or "1.3", once that is settled.
+    /// "1.2" or "1.3", once it is negotiated.
     pub(crate) fn version(&self) -> Option<&'static str> {
         let settled = match &self.connection {
             Connection::Accepted(end) => end.protocol_version(),
@@ -335,12 +337,12 @@ impl Session {
         }
     }
 
-    /// The protocol that was agreed on by ALPN, if any.
+    /// The negotiated ALPN protocol, if any.
     pub(crate) fn protocol(&self) -> Option<&[u8]> {
         either!(&self.connection, end => end.alpn_protocol(), else self.protocol.as_deref())
     }
 
-    /// The certificates that a dialled node presented, leaf first; none where the other end dialled us. To be asked
+    /// The certificates that a dialled node presented, leaf first; `None` if the other end dialled us. Returned only
     /// once.
     pub(crate) fn dialled_chain(&mut self) -> Option<Vec<Vec<u8>>> {
         match &self.connection {
@@ -350,10 +352,10 @@ impl Session {
     }
 }
 
-/// How much of what came has been dealt with.
+/// The input that was handled.
 struct Fed {
     used: usize,
-    /// Bytes of plaintext that this gave.
+    /// Bytes of its plaintext.
     plain: usize,
 }
 
@@ -361,10 +363,10 @@ fn presented(end: &UnbufferedClientConnection) -> Vec<Vec<u8>> {
     end.peer_certificates().into_iter().flatten().map(|certificate| certificate.to_vec()).collect()
 }
 
-/// How many bytes at the front of `bytes` rustls is to be shown next: a whole record, or all, if that is none.
+/// The bytes at the front of `bytes` to pass to rustls next: one whole record, or all if they are no record.
 fn next_record(bytes: &[u8]) -> Option<usize> {
-    /// Most bytes behind a record's header in any version (RFC 5246, 6.2.3).
-    const MOST: usize = MOST_PLAIN + 2_048;
+    /// Maximum bytes after a record's header in any version (RFC 5246, 6.2.3).
+    const MOST: usize = MAX_PLAIN + 2_048;
     let &[kind, major, _, high, low, ..] = bytes else { return None };
     let len = usize::from(u16::from_be_bytes([high, low]));
     if !(20..=23).contains(&kind) || major != 3 || len > MOST {
@@ -373,7 +375,8 @@ fn next_record(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= 5 + len).then_some(5 + len)
 }
 
-/// Does what one state of a session asks for, `plain` holding `len` bytes so far; bytes used, and how the session stands if it waits for more.
+/// Handles one state of a session; `plain` holds `len` bytes so far. Returns the bytes used, and the progress if the
+/// session waits for more.
 fn step<End>(
     mut discard: usize,
     state: Result<ConnectionState<'_, '_, End>, rustls::Error>,
@@ -404,13 +407,13 @@ fn step<End>(
         }
         ConnectionState::BlockedHandshake => Some(Progress::Handshaking),
         ConnectionState::WriteTraffic(_) => Some(Progress::Established),
-        // Early data is never offered; should rustls say so all the same, it is as good as the end.
+        // Early data is never offered. If rustls reports some all the same, the session ends.
         _ => Some(Progress::PeerClosed),
     };
     Ok((discard, progress))
 }
 
-/// Appends to `out` what `encode` writes, asking for room as rustls names it.
+/// Appends the output of `encode` to `out`, with the room that rustls requests.
 fn encode(
     out: &mut Vec<u8>,
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
@@ -432,10 +435,10 @@ fn encode(
     }
 }
 
-/// What both ends are made with: the ciphers and key exchanges, in the order of preference.
+/// The crypto provider of both ends: ciphers and key exchanges, in the order of preference.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider: CryptoProvider = aws_lc_rs::default_provider();
-    // Where a client does not care, AES-128 before AES-256: 3 % less work a packet.
+    // If a client has no preference, AES-128 before AES-256: 3 % less work for each packet.
     provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
         CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
@@ -450,11 +453,11 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// The versions of TLS that either end speaks.
+/// The TLS versions of both ends.
 pub(crate) const VERSIONS: &[&rustls::SupportedProtocolVersion] =
     &[&rustls::version::TLS13, &rustls::version::TLS12];
 
-/// The configuration of every dialled session, which trusts these roots (DER); unreadable ones are passed over.
+/// The configuration of all dialled sessions, with these trusted roots (DER); unreadable ones are ignored.
 pub(crate) fn client_config(roots: Vec<Vec<u8>>) -> Result<Arc<ClientConfig>, TlsError> {
     let mut trusted = RootCertStore::empty();
     trusted.add_parsable_certificates(roots.into_iter().map(CertificateDer::from));
