@@ -1,7 +1,8 @@
-//! UDP sockets, many datagrams a system call, each with the address of ours that it was sent to.
+//! UDP sockets with many datagrams in one system call, each with its local address.
 //!
-//! `nix` cannot use the headers of such a call twice, as it loses the room for control messages, and sends one batch
-//! with one set of them; `quinn-udp` sends one by one, and has the kernel join datagrams before they can be counted.
+//! `nix` cannot reuse the headers of such a call, as it loses the room for control messages, and it sends one batch
+//! with one set of them. `quinn-udp` sends datagrams one by one, and lets the kernel join received ones before they are
+//! counted.
 
 use std::io;
 use std::mem::{offset_of, zeroed};
@@ -9,54 +10,54 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Most datagrams that one call takes.
+/// Maximum datagrams of one call.
 pub const BATCH: usize = 64;
 
-/// Between whom a datagram travels.
+/// The addresses of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ends {
-    /// The other side's address.
+    /// The remote address.
     pub remote: SocketAddr,
-    /// Ours. Received: `None` if the kernel did not say. To be sent: `None` lets the kernel choose.
+    /// The local address. Received: `None` if the kernel did not report it. To send: `None` lets the kernel choose.
     pub local: Option<IpAddr>,
 }
 
-/// A datagram that came.
+/// A received datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Received {
-    /// Between whom.
+    /// Its addresses.
     pub ends: Ends,
-    /// How much of it is in its buffer.
+    /// Number of its bytes in its buffer.
     pub len: usize,
-    /// Whether that is all of it.
+    /// Whether these are all of its bytes.
     pub is_whole: bool,
 }
 
-/// A datagram to be sent.
+/// A datagram to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
-    /// Between whom.
+    /// Its addresses.
     pub ends: Ends,
-    /// What is in it.
+    /// Its contents.
     pub bytes: &'a [u8],
 }
 
-/// Has the kernel say of each datagram where it was sent to.
+/// Makes the kernel report each datagram's local address.
 ///
 /// # Errors
-/// The system's, `ENOTSOCK` for instance.
-pub fn tell_local_addresses(socket: BorrowedFd<'_>) -> io::Result<()> {
-    // An IPv4 socket does not know the first; one for both families tells both of them by it.
+/// An error of the system, for instance `ENOTSOCK`.
+pub fn report_local_addresses(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // An IPv4 socket does not support the first option. On a dual-stack socket, it covers both families.
     switch_on(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
         .or_else(|_| switch_on(socket, libc::IPPROTO_IP, libc::IP_PKTINFO))
 }
 
-/// How many datagrams the kernel has thrown away since the socket was made, for those before them were still unread.
+/// Number of datagrams that the kernel has dropped since the socket was created, because its queue was full.
 ///
 /// # Errors
 /// `ENOPROTOOPT` from kernels before 4.12.
 pub fn dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    /// Where it stands among the socket's figures (`SK_MEMINFO_DROPS`); those behind it are left out.
+    /// Index among the socket's numbers (`SK_MEMINFO_DROPS`); later ones are not read.
     const DROPS: usize = 8;
     let mut figures = [0_u32; DROPS + 1];
     crate::read_option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut figures)?;
@@ -71,18 +72,18 @@ fn switch_on(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> i
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Takes what has come, at most [`BATCH`] datagrams and one a buffer, without waiting; `received` then tells of them
-/// in the order of their buffers.
+/// Receives available datagrams without blocking: at most [`BATCH`], one for each buffer. `received` describes them in
+/// the order of their buffers.
 ///
 /// # Errors
-/// `EAGAIN` when nothing has come, and any other of the system's.
+/// `EAGAIN` if there are none, and other errors of the system.
 pub fn receive<const SIZE: usize>(
     socket: BorrowedFd<'_>,
     buffers: &mut [[u8; SIZE]],
     received: &mut Vec<Received>,
 ) -> io::Result<()> {
     received.clear();
-    // SAFETY: plain C structures, for which zeros are null pointers and lengths of nothing.
+    // SAFETY: plain C structures, for which zeros are null pointers and zero lengths.
     let Space { mut names, mut controls, mut slices, mut headers } = unsafe { zeroed() };
     let count = buffers.len().min(BATCH);
     for at in 0..count {
@@ -96,8 +97,8 @@ pub fn receive<const SIZE: usize>(
         header.msg_controllen = size_of::<Control>() as _;
     }
     let (fd, flags, count) = (socket.as_raw_fd(), libc::MSG_DONTWAIT as _, count as libc::c_uint);
-    // SAFETY: the first `count` headers point to a name, a buffer and a control buffer each, with their true lengths,
-    // all of which outlive the call; no other thread knows them.
+    // SAFETY: the first `count` headers point to a name, a buffer and a control buffer each, with their true lengths.
+    // All of them outlive the call, and no other thread uses them.
     let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, flags, ptr::null_mut()) };
     let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
     received.extend((0..got).map(|at| {
@@ -108,10 +109,10 @@ pub fn receive<const SIZE: usize>(
     Ok(())
 }
 
-/// Sends from the front as many as it can, at most [`BATCH`], without waiting, and says how many.
+/// Sends as many datagrams as possible without blocking, at most [`BATCH`], from the front. Returns the number sent.
 ///
 /// # Errors
-/// Why the first of them cannot be sent.
+/// If the first datagram cannot be sent.
 pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
     // SAFETY: as in `receive`.
     let Space { mut names, mut controls, mut slices, mut headers } = unsafe { zeroed() };
@@ -136,7 +137,7 @@ pub fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<us
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// What one call needs besides the datagrams.
+/// The structures of one call, besides the datagrams.
 struct Space {
     names: [Name; BATCH],
     controls: [Control; BATCH],
@@ -144,7 +145,7 @@ struct Space {
     headers: [libc::mmsghdr; BATCH],
 }
 
-/// The one control message that names an address of ours, as the kernel reads and writes it.
+/// The control message with a local address, as the kernel reads and writes it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Control {
@@ -159,12 +160,12 @@ union Info {
     v6: libc::in6_pktinfo,
 }
 
-// SAFETY: arithmetic alone.
+// SAFETY: plain arithmetic.
 const _: () = assert!(offset_of!(Control, info) == unsafe { libc::CMSG_LEN(0) } as usize);
 
 impl Control {
     fn get(&self) -> Option<IpAddr> {
-        // SAFETY: every field is made of integers alone, and the whole was zeros before anything was written.
+        // SAFETY: every field consists of integers only, and all bytes were zeros at first.
         unsafe {
             match (self.header.cmsg_level, self.header.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -178,7 +179,7 @@ impl Control {
         }
     }
 
-    /// Names the address to send from. The way out stays the routing table's to choose.
+    /// Sets the address to send from. The routing table still chooses the interface.
     fn set(&mut self, local: IpAddr) {
         match local {
             IpAddr::V4(ip) => {
@@ -199,7 +200,7 @@ impl Control {
     }
 }
 
-/// An address of either family as the kernel writes it; the longer one has room for the shorter.
+/// An address of either family, as the kernel writes it; the longer one has room for the shorter.
 #[derive(Clone, Copy)]
 #[repr(C)]
 union Name {
@@ -210,7 +211,7 @@ union Name {
 
 impl Name {
     fn get(&self) -> SocketAddr {
-        // SAFETY: every field is made of integers alone, and the whole was zeros before anything was written.
+        // SAFETY: every field consists of integers only, and all bytes were zeros at first.
         unsafe {
             if libc::c_int::from(self.family) == libc::AF_INET {
                 let (ip, port) = (u32::from_be(self.v4.sin_addr.s_addr), u16::from_be(self.v4.sin_port));
@@ -221,7 +222,7 @@ impl Name {
         }
     }
 
-    /// Writes an address, and gives the length of what was written.
+    /// Writes an address. Returns its length.
     fn set(&mut self, address: SocketAddr) -> libc::socklen_t {
         match address {
             SocketAddr::V4(address) => {

@@ -1,10 +1,10 @@
-//! UDP by the batch, over the loopback interface.
+//! Batches of UDP datagrams over the loopback interface.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
-use sys::datagrams::{BATCH, Ends, Outgoing, dropped, receive, send, tell_local_addresses};
+use sys::datagrams::{BATCH, Ends, Outgoing, dropped, receive, report_local_addresses, send};
 
 fn bound(address: &str) -> UdpSocket {
     UdpSocket::bind(address).expect("a socket")
@@ -16,7 +16,7 @@ fn a_datagram_is_answered_from_the_address_that_it_was_sent_to() {
         [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "127.0.0.3"), ("[::]:0", "::1"), ("127.0.0.4:0", "127.0.0.4")]
     {
         let server = bound(listen);
-        tell_local_addresses(server.as_fd()).expect("an option of UDP sockets");
+        report_local_addresses(server.as_fd()).expect("an option of UDP sockets");
         let asked =
             SocketAddr::new(ask.parse().expect("an address"), server.local_addr().expect("bound").port());
         let client = bound(if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" });
@@ -41,14 +41,14 @@ fn a_datagram_is_answered_from_the_address_that_it_was_sent_to() {
 }
 
 #[test]
-fn nothing_to_receive_is_said_at_once() {
+fn receiving_from_an_empty_queue_returns_at_once() {
     let error =
         receive(bound("127.0.0.1:0").as_fd(), &mut [[0; 8]], &mut Vec::new()).expect_err("nothing came");
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
-fn one_call_takes_no_more_than_there_are_buffers_and_leaves_the_rest() {
+fn one_call_receives_at_most_one_datagram_for_each_buffer() {
     let (server, client) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
     for _ in 0..BATCH + 3 {
         client.send_to(b"x", server.local_addr().expect("bound")).expect("sent");
@@ -62,7 +62,7 @@ fn one_call_takes_no_more_than_there_are_buffers_and_leaves_the_rest() {
 }
 
 #[test]
-fn what_cannot_be_sent_stops_those_behind_it_alone() {
+fn a_datagram_that_cannot_be_sent_stops_only_the_later_ones() {
     let (server, client) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
     let to = |remote| Outgoing { ends: Ends { remote, local: None }, bytes: b"x" };
     let good = to(client.local_addr().expect("bound"));
@@ -72,7 +72,7 @@ fn what_cannot_be_sent_stops_those_behind_it_alone() {
 }
 
 #[test]
-fn what_the_kernel_drops_is_counted() {
+fn datagrams_that_the_kernel_drops_are_counted() {
     let (server, client) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
     assert_eq!(dropped(server.as_fd()).expect("a kernel since 4.12"), 0);
     let mut sent = 0;

@@ -1,7 +1,7 @@
 //! STUN over its socket: reads requests, answers each from the address that it was sent to, counts.
 //!
-//! It stands beside shard 0, which gives it a turn after each of its ticks: what moves packets comes first, and what
-//! is left unread waits in the kernel. A turn takes one batch, and nothing in it waits.
+//! Shard 0 gives it a turn after each of its ticks: packets come first, and unread requests wait in the kernel. A turn
+//! handles one batch, and never blocks.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,19 +12,19 @@ use sys::datagrams::{self, BATCH, Ends, Outgoing, Received};
 use crate::stats::counter::Counter;
 use crate::wire::stun::{self, Answer, Clients};
 
-/// Bytes of a datagram that are read: a request does not come in fragments. What is longer is none.
+/// Bytes of a datagram that are read. A request never comes in fragments, so a longer datagram is no request.
 const LONGEST: usize = 1_500;
-/// Between two words about failing reads, in milliseconds.
-const COMPLAINT_PAUSE_MS: u64 = 60_000;
+/// Milliseconds between two reports of failing reads.
+const REPORT_PAUSE_MS: u64 = 60_000;
 
-/// STUN as the plane sees it: nothing but zeros until it is given a socket.
+/// The STUN service of the plane: its counters are zero until it has a socket.
 #[derive(Default, Debug)]
 pub(crate) struct Stun {
     service: OnceLock<(OwnedFd, Clients)>,
     counters: Counters,
 }
 
-/// What was counted; written by shard 0 alone.
+/// The counters; only shard 0 writes them.
 #[derive(Default, Debug)]
 struct Counters {
     success: Counter,
@@ -37,9 +37,9 @@ struct Counters {
 }
 
 impl Stun {
-    /// Takes the socket, once in a plane's life.
+    /// Sets the socket, once in a plane's life.
     pub(crate) fn open(&self, socket: OwnedFd, clients: Clients) -> io::Result<()> {
-        datagrams::tell_local_addresses(socket.as_fd())?;
+        datagrams::report_local_addresses(socket.as_fd())?;
         self.service.set((socket, clients)).map_err(|_| io::Error::other("STUN has its socket already"))
     }
 
@@ -64,22 +64,22 @@ impl Stun {
     }
 }
 
-/// What reads and answers, and its buffers.
+/// Reads requests and answers them; owns the buffers.
 pub(crate) struct Responder {
     stun: Arc<Stun>,
     /// Empty until the first turn with a socket.
     buffers: Vec<[u8; LONGEST]>,
     received: Vec<Received>,
     answers: Vec<(Ends, Answer)>,
-    complain_again_at: u64,
+    report_again_at: u64,
 }
 
 impl Responder {
     pub(crate) const fn new(stun: Arc<Stun>) -> Self {
-        Self { stun, buffers: Vec::new(), received: Vec::new(), answers: Vec::new(), complain_again_at: 0 }
+        Self { stun, buffers: Vec::new(), received: Vec::new(), answers: Vec::new(), report_again_at: 0 }
     }
 
-    /// Answers at most one batch of what has come by now, and returns the words of an error that is worth telling.
+    /// Answers at most one batch of pending requests. Returns the message of an error that is due for a report.
     pub(crate) fn turn(&mut self, now: u64) -> Option<String> {
         let (socket, clients) = self.stun.service.get()?;
         let counters = &self.stun.counters;
@@ -93,9 +93,9 @@ impl Responder {
             }
             Err(error) => {
                 counters.read_error.add(1);
-                let is_due = now >= self.complain_again_at;
+                let is_due = now >= self.report_again_at;
                 return is_due.then(|| {
-                    self.complain_again_at = now + COMPLAINT_PAUSE_MS;
+                    self.report_again_at = now + REPORT_PAUSE_MS;
                     error.to_string()
                 });
             }
@@ -115,7 +115,7 @@ impl Responder {
         None
     }
 
-    /// Sends the answers; one that cannot be sent now is dropped, for its client asks again.
+    /// Sends the answers. An answer that cannot be sent now is dropped, as its client asks again.
     fn send(&self, socket: BorrowedFd<'_>) {
         let counters = &self.stun.counters;
         let answers: Vec<_> = self

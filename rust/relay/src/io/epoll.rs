@@ -1,7 +1,7 @@
-//! The shard's view of the outside: byte streams, and the word which of them are ready.
+//! The I/O interface of a shard: byte streams and their readiness.
 //!
-//! [`Net`] is what a shard is generic over, so that the same tick code runs over epoll and sockets in production
-//! and over in-memory ends with a given clock in tests. Sockets are all non-blocking.
+//! A shard is generic over [`Net`]. So the same tick code runs over epoll and sockets in production, and over in-memory
+//! streams with a simulated clock in tests. All sockets are non-blocking.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -18,12 +18,12 @@ use crate::id::ConnId;
 use crate::io::listener::{Listener, ListenerId};
 use crate::io::waker::Waker;
 
-/// What a connection waits for.
+/// The events that a connection waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Interest {
     pub(crate) read: bool,
     pub(crate) write: bool,
-    /// The peer's word that it sends no more, though nothing is read.
+    /// The end of the peer's stream, while nothing is read.
     pub(crate) hangup: bool,
 }
 
@@ -38,28 +38,28 @@ pub(crate) enum Ready {
 pub(crate) trait Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Says that nothing more will be written.
+    /// Ends the writing direction of the stream.
     fn finish(&mut self);
     /// Our end's address.
     fn local(&self) -> io::Result<SocketAddr>;
-    /// The round trip to the other end, as the system last estimated it.
+    /// The round-trip time to the other end, as last estimated by the kernel.
     fn rtt(&self) -> io::Result<Duration>;
 }
 
-/// Where streams come from and who tells that they are ready.
+/// The source of streams and of their readiness.
 pub(crate) trait Net {
     type Stream: Stream;
     fn listen(&mut self, id: ListenerId, listener: &Arc<Listener>) -> io::Result<()>;
     fn unlisten(&mut self, listener: &Listener);
     fn accept(&mut self, listener: &Listener) -> io::Result<(Self::Stream, SocketAddr)>;
-    /// How many connections may be accepted before only descriptors are left that are kept for other things.
+    /// Number of connections that may be accepted before only reserved descriptors are left.
     fn spare_descriptors(&self) -> usize;
     /// Takes over a connected, non-blocking socket.
     fn take_over(&mut self, socket: OwnedFd) -> io::Result<Self::Stream>;
     /// Begins to watch a stream.
     fn add(&mut self, stream: &Self::Stream, id: ConnId, interest: Interest) -> io::Result<()>;
     fn change(&mut self, stream: &Self::Stream, id: ConnId, interest: Interest) -> io::Result<()>;
-    /// Ends watching a stream that lives on elsewhere; a stream that is dropped needs no word.
+    /// Stops watching a stream that lives on elsewhere. A dropped stream needs no call.
     fn remove(&mut self, stream: &Self::Stream) -> io::Result<()>;
 }
 
@@ -82,7 +82,7 @@ impl Stream for Socket {
     }
 
     fn finish(&mut self) {
-        // A peer that has reset meanwhile makes this fail, and then there is nobody left to tell.
+        // This fails if the peer has reset the connection meanwhile, and then no end is needed.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
     }
 
@@ -95,20 +95,20 @@ impl Stream for Socket {
     }
 }
 
-/// Most events that one wait brings: all of most servers', so that a connection that is newly ready is seen at once
-/// beside many that have been ready for long.
+/// Maximum events of one wait. On most servers, that is all of them, so newly ready connections are seen at once even
+/// if many others have been ready for long.
 const EVENTS: usize = 4_096;
-/// Marks the waker among the epoll data, all of whose other values are names.
+/// Marks the waker among the epoll data; all other values are ids.
 const WAKER: u64 = u64::MAX;
-/// Marks the one socket for datagrams.
+/// Marks the STUN socket.
 const DATAGRAMS: u64 = u64::MAX - 1;
-/// Marks listeners: names of connections leave this bit free.
+/// Marks listeners: ids of connections do not use this bit.
 const LISTENER: u64 = 1 << 63;
 
 /// Sockets and epoll.
 pub(crate) struct Epoll {
     epoll: OwnedFd,
-    /// Descriptors from this number on are not for connections. The kernel always gives the lowest that is free.
+    /// Descriptors from this number on are reserved. The kernel always uses the lowest free number.
     ceiling: usize,
 }
 
@@ -119,17 +119,17 @@ impl Epoll {
         Ok(Self { epoll, ceiling })
     }
 
-    /// Another hand on the same epoll.
+    /// Another handle of the same epoll instance.
     pub(crate) fn share(&self) -> io::Result<Self> {
         Ok(Self { epoll: self.epoll.try_clone()?, ceiling: self.ceiling })
     }
 
-    /// Begins to watch the socket for datagrams.
+    /// Begins to watch the STUN socket.
     pub(crate) fn watch_datagrams(&self, socket: impl AsFd) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(DATAGRAMS), EventFlags::IN)?)
     }
 
-    /// Waits until something is ready, the waker is used or the time is over; `true` when there are datagrams.
+    /// Waits for events, the waker or the timeout. Returns whether there are datagrams.
     pub(crate) fn wait(
         &self,
         timeout_ms: Option<u64>,
@@ -163,7 +163,7 @@ impl Epoll {
         Ok(datagrams)
     }
 
-    /// Waits for the waker or for the time to be over, whatever else is ready.
+    /// Waits for the waker or the timeout, regardless of other events.
     pub(crate) fn wait_for_waker(&self, timeout_ms: u64, waker: &Waker) -> io::Result<()> {
         let mut fds = [PollFd::new(waker, PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&timespec(timeout_ms))) {
@@ -179,7 +179,7 @@ fn timespec(ms: u64) -> Timespec {
     Timespec { tv_sec: (ms / 1_000) as i64, tv_nsec: (ms % 1_000 * 1_000_000) as i64 }
 }
 
-/// IPv4-mapped addresses are IPv4's.
+/// Converts an IPv4-mapped address to IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -201,7 +201,7 @@ impl Net for Epoll {
     }
 
     fn unlisten(&mut self, listener: &Listener) {
-        // Fails when it was not watched, which is what was wanted.
+        // This fails if it was not watched, and then there is nothing to do.
         let _ = epoll::delete(&self.epoll, &listener.socket);
     }
 

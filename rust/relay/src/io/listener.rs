@@ -1,4 +1,4 @@
-//! Listening sockets, and the limit of what they accept.
+//! Listening sockets, and the rate limit of their accepted connections.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::limits::bucket::{Bucket, Rate};
 use crate::wire::proxy::Network;
 
-/// Names a listener.
+/// Identifies a listener.
 pub type ListenerId = u32;
 
 /// A listening socket that all shards accept from.
@@ -14,19 +14,19 @@ pub type ListenerId = u32;
 pub struct Listener {
     /// The socket, bound and listening. Accepted sockets inherit the options that are set on it.
     pub socket: OwnedFd,
-    /// Whether TLS is spoken there.
+    /// Whether its connections use TLS.
     pub tls: bool,
-    /// How many connections are taken; the others are closed at once.
+    /// Limits accepted connections; connections above it are closed at once.
     pub limit: Option<Mutex<AcceptLimit>>,
-    /// Whence connections begin with a PROXY header, all of them; from elsewhere none may.
+    /// Networks of proxies: all connections from them begin with a PROXY header. Other connections must not.
     pub proxies: Vec<Network>,
     /// Networks of HTTP proxies: each of their connections belongs to another client.
     pub trusted: Vec<Network>,
-    /// How many connections one address may have, wherever they came in.
+    /// Maximum connections from one source address, over all listeners.
     pub per_ip: Option<u32>,
 }
 
-/// How many connections a listener takes.
+/// The rate limit of a listener's connections.
 #[derive(Debug)]
 pub struct AcceptLimit {
     rate: Rate,
@@ -34,7 +34,7 @@ pub struct AcceptLimit {
 }
 
 impl AcceptLimit {
-    /// So many a second, after a burst.
+    /// Creates a limit with this rate of connections.
     #[must_use]
     pub const fn new(rate: Rate) -> Self {
         Self { rate, bucket: Bucket::full() }
@@ -42,7 +42,7 @@ impl AcceptLimit {
 }
 
 impl Listener {
-    /// Whether one more connection may come in.
+    /// Whether one more connection is accepted.
     pub(crate) fn admits(&self, now: u64) -> bool {
         self.limit.as_ref().is_none_or(|limit| {
             let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);

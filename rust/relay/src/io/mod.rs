@@ -1,4 +1,4 @@
-//! The system's side: sockets and epoll, datagrams, listeners, and waking a thread that sleeps.
+//! Operating system interfaces: sockets and epoll, datagrams, listeners, and waking threads.
 
 pub(crate) mod datagrams;
 pub(crate) mod epoll;

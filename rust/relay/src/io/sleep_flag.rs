@@ -1,7 +1,7 @@
-//! A flag with which a sleeping thread and threads that have work for it never miss each other.
+//! A flag that keeps a thread from sleeping while other threads have work for it.
 //!
-//! The sleeper announces its sleep, looks for work once more, and only then sleeps. Another thread leaves its work first
-//! and checks the flag afterwards. In whichever order these happen, one of the two sees the other.
+//! The sleeper announces its sleep, checks for work once more, and only then sleeps. Another thread leaves its work
+//! first and checks the flag afterwards. In any order of these steps, one of the two threads sees the other.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use loom::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicBool;
 
-/// Every change is a swap, where a store would sometimes do: then each has seen the one before, which a reader can
-/// follow, and so can loom. It is paid once a sleep.
+/// Every change is a swap, where a store would sometimes do. So each change has seen the one before, which readers and
+/// loom can follow. The cost is one swap for each sleep.
 #[derive(Debug)]
 pub(crate) struct SleepFlag(AtomicBool);
 
@@ -20,30 +20,29 @@ impl SleepFlag {
         Self(AtomicBool::new(false))
     }
 
-    /// The caller is about to sleep, and will look for work once more before it does.
+    /// Announces that the caller will sleep, after checking for work once more.
     pub(crate) fn begin(&self) {
         self.0.swap(true, Ordering::SeqCst);
     }
 
-    /// The caller is awake, whatever woke it.
+    /// Notes that the caller is awake.
     pub(crate) fn end(&self) {
         self.0.swap(false, Ordering::SeqCst);
     }
 
-    /// Ends the sleep for somebody else; `true` when there was one, and whoever is told so has to wake the sleeper.
+    /// Ends the sleep of another thread. If it returns `true`, the caller has to wake the sleeper.
     pub(crate) fn interrupt(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }
 
-    /// Whether nobody has ended it.
+    /// Whether no thread has ended the sleep.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn goes_on(&self) -> bool {
+    pub(crate) fn is_begun(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// Every order in which two shards can meet over their mailboxes, as far as the memory model allows one:
-/// `make loom`.
+/// All orders in which two shards can use their mailboxes, within the memory model: `make loom`.
 #[cfg(all(test, loom))]
 mod interleavings {
     use loom::sync::{Arc, Condvar, Mutex};
@@ -53,13 +52,13 @@ mod interleavings {
     use crate::id::ConnId;
     use crate::shard::mailbox::{Batch, Mailbox, Offered, RoutedPacket};
 
-    /// What an eventfd is to a waker.
+    /// The counterpart of a waker's eventfd.
     struct Bell {
         rung: Mutex<bool>,
         ring: Condvar,
     }
 
-    /// One shard's end: its sleep, and what wakes it.
+    /// One shard's sleep flag and bell.
     struct Waker {
         sleep: SleepFlag,
         bell: Bell,
@@ -77,8 +76,8 @@ mod interleavings {
             }
         }
 
-        /// Sleeps unless `has_work`; a sleep that nobody interrupts is a deadlock, which loom reports.
-        fn doze(&self, has_work: impl FnOnce() -> bool) {
+        /// Sleeps unless `has_work`. Loom reports a sleep without an interruption as a deadlock.
+        fn sleep_unless(&self, has_work: impl FnOnce() -> bool) {
             self.sleep.begin();
             if !has_work() {
                 let mut rung = self.bell.rung.lock().expect("no panic");
@@ -102,18 +101,18 @@ mod interleavings {
             Arc::new(Self { mailbox: Mailbox::new(full), sender: Waker::new(), receiver: Waker::new() })
         }
 
-        /// As a shard publishes: leaves the batch, and waits for room if there is none.
+        /// Publishes as a shard does: leaves the batch, and waits for room if there is none.
         fn publish(&self, batch: &mut Batch<()>) {
             loop {
                 match self.mailbox.offer(batch) {
                     Offered::Taken { was_empty: true } => return self.receiver.wake(),
                     Offered::Taken { was_empty: false } => return,
-                    Offered::Full => self.sender.doze(|| !self.mailbox.is_full()),
+                    Offered::Full => self.sender.sleep_unless(|| !self.mailbox.is_full()),
                 }
             }
         }
 
-        /// As a shard collects, until so many packets have come; their first bytes, in order.
+        /// Collects as a shard does, until `count` packets have come. Returns their first bytes, in order.
         fn collect(&self, count: usize) -> Vec<u8> {
             let mut came = Vec::new();
             loop {
@@ -125,12 +124,12 @@ mod interleavings {
                 if came.len() >= count {
                     return came;
                 }
-                self.receiver.doze(|| !self.mailbox.is_empty());
+                self.receiver.sleep_unless(|| !self.mailbox.is_empty());
             }
         }
     }
 
-    /// Every order in which each thread is interrupted so often at most, where it does not wait anyway.
+    /// Runs all orders with at most this number of interruptions of each thread, besides its waits.
     fn in_every_order(interruptions: usize, code: impl Fn() + Sync + Send + 'static) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(interruptions);
@@ -144,7 +143,7 @@ mod interleavings {
     }
 
     #[test]
-    fn what_is_left_in_a_mailbox_is_collected_in_order_and_nobody_sleeps_over_it() {
+    fn packets_are_collected_in_order_and_no_wake_up_is_missed() {
         in_every_order(8, || {
             let pair = Pair::new(usize::MAX);
             let sender = Arc::clone(&pair);
@@ -155,7 +154,7 @@ mod interleavings {
     }
 
     #[test]
-    fn whoever_waits_for_room_hears_of_it() {
+    fn a_sender_that_waits_for_room_is_woken() {
         in_every_order(5, || {
             // One packet fills it.
             let pair = Pair::new(1);
@@ -167,7 +166,7 @@ mod interleavings {
     }
 
     #[test]
-    fn two_who_fill_each_others_mailboxes_both_come_through() {
+    fn two_shards_that_fill_each_others_mailboxes_do_not_deadlock() {
         in_every_order(4, || {
             let (there, back) = (Arc::new(Mailbox::<()>::new(1)), Arc::new(Mailbox::<()>::new(1)));
             let wakers = [Arc::new(Waker::new()), Arc::new(Waker::new())];
@@ -195,7 +194,7 @@ mod interleavings {
                             }
                         }
                         if came < 2 || !waiting.is_empty() {
-                            own.doze(|| !inbox.is_empty() || (!waiting.is_empty() && !out.is_full()));
+                            own.sleep_unless(|| !inbox.is_empty() || (!waiting.is_empty() && !out.is_full()));
                         }
                     }
                 })

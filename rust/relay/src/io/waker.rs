@@ -6,7 +6,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::io::sleep_flag::SleepFlag;
 
-/// Wakes a thread that sleeps in a poll call, through an eventfd, and only if it sleeps.
+/// Wakes a thread that sleeps in a poll call, through an eventfd; no-op if the thread is awake.
 #[derive(Debug)]
 pub struct Waker {
     eventfd: OwnedFd,
@@ -19,7 +19,7 @@ impl Waker {
         Ok(Self { eventfd: eventfd(0, flags)?, sleep: SleepFlag::new() })
     }
 
-    /// Says that the caller is about to sleep. It has to look for work once more after this, before it does.
+    /// Announces that the caller will sleep. It has to check for work once more before it does.
     pub fn will_sleep(&self) {
         self.sleep.begin();
     }
@@ -28,15 +28,15 @@ impl Waker {
         self.sleep.end();
     }
 
-    /// Whether nobody has woken the sleeper since it said that it will sleep.
+    /// Whether the sleeper has announced its sleep and was not woken since.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn is_asleep(&self) -> bool {
-        self.sleep.goes_on()
+        self.sleep.is_begun()
     }
 
     /// Resets the eventfd after it woke the caller.
     pub fn clear(&self) {
-        // Nothing to read means that nobody has written: what was wanted.
+        // If there is nothing to read, no thread has written, and there is nothing to reset.
         let _ = rustix::io::read(&self.eventfd, &mut [0; 8]);
     }
 

@@ -6,11 +6,11 @@ use crate::stats::histogram::{Histograms, MovingAverage};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
-        /// What one shard has counted since the start (`docs/protocol/metrics.md`, Relay).
+        /// The counters of one shard since the start (`docs/protocol/metrics.md`, Relay).
         #[derive(Default, Debug)]
         pub(crate) struct Counters {
             $($(#[$doc])* pub(crate) $name: Counter,)+
-            /// By [`DropReason`] reason; disco packets, then all others.
+            /// Drops by [`DropReason`]; disco packets, then all others.
             drops: [[Dropped; 2]; DropReason::ALL.len()],
             pub(crate) histograms: Histograms,
             /// Milliseconds that packets waited in queues.
@@ -18,7 +18,7 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Names and values; a name that is a metric's is so without `derp_`.
+            /// Names and values. A metric's name is this with `derp_` before it.
             pub(crate) fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name.get()),)+].into_iter()
             }
@@ -39,46 +39,45 @@ counters! {
     packets_forwarded_out,
     /// Packets whose receiver lives on another shard.
     packets_crossed,
-    /// Connections to the TLS listener, admitted and over the accept limit.
+    /// Connections to the TLS listener: accepted, and rejected by the accept limit.
     tls_connections_accepted,
     tls_connections_rejected,
-    /// Connections closed at once, as there were too many of their address.
+    /// Connections closed at once, because their address had too many.
     connections_rejected_per_ip,
-    /// Connections closed before login, to make room for newer ones.
+    /// Connections evicted before login, to make room for newer ones.
     connections_evicted,
-    /// Frames that had to wait for their sender's rate limit, and for that of all senders together.
+    /// Frames that waited for their sender's rate limit, or for the total limit of all senders.
     rate_limit_per_client_waited,
     rate_limit_total_waited,
-    /// A key got a second forwarder, or fell back to one; a forwarder was to be removed that was none.
+    /// Keys that got a second forwarder, keys back to one forwarder, and removals of a link that was no forwarder.
     multiforwarder_created,
     multiforwarder_deleted,
     packet_forwarder_delete_other_value,
-    /// Keys that a node announced beyond the number that is taken from one link.
+    /// Keys that a node announced beyond the limit of one link.
     mesh_keys_refused,
-    /// `Ping` read, `Pong` written.
+    /// `Ping` frames read, `Pong` frames written.
     got_ping,
     sent_pong,
-    /// `PeerGone` written, by reason.
+    /// `PeerGone` frames written, by reason.
     peer_gone_disconnected_frames,
     peer_gone_not_here_frames,
     /// Connections closed because a write made no progress.
     sclient_write_timeouts,
-    /// Connections closed because what waited for them took too much of the memory for all.
+    /// Connections closed because their outboxes took too much of the memory limit.
     connections_closed_for_memory,
-    /// Frames of a type that means nothing here.
+    /// Frames of an unknown type.
     unknown_frames,
-    /// Logins that met an older connection of their key.
+    /// Logins of keys with an older connection.
     total_dup_client_conns,
     /// `NotePreferred` changes more than 5 s after login.
     home_moves_in,
     home_moves_out,
-    /// Routes that a sender with too many partners forgot.
+    /// Routes dropped because senders had too many.
     routes_forgotten,
-    /// Connections whose round trip the kernel cannot tell: it failed, or they are WebSocket.
+    /// Connections without a round-trip time: the kernel's query failed, or they use WebSocket.
     rtt_errors,
     rtt_non_tcp,
-    /// Now: logged-in connections whose last `NotePreferred` said yes, that would rather be on another node, and by
-    /// their TLS.
+    /// Gauges of logged-in connections: with this node as home, with this node as not ideal, and by TLS version.
     current_home_connections,
     current_notideal_connections,
     current_tls12_connections,
@@ -95,8 +94,8 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Takes `n` back, of a number that says what is now; the same thread as for [`add`](Self::add).
-    pub(crate) fn take_back(&self, n: u64) {
+    /// Subtracts `n` from a gauge. Only the owning shard may call this, as with [`add`](Self::add).
+    pub(crate) fn subtract(&self, n: u64) {
         self.add(n.wrapping_neg());
     }
 
@@ -115,9 +114,9 @@ struct Dropped {
 /// Why a packet was dropped (`docs/protocol/relay.md`, Queues and drops).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DropReason {
-    /// Nobody in the region has the destination's key.
+    /// No connection in the region has the destination's key.
     UnknownDestination,
-    /// Another node forwarded it here, where nobody has that key.
+    /// Another node forwarded it here, but no connection here has that key.
     UnknownDestinationOnForward,
     /// Its receiver left while it was queued.
     GoneDisconnected,
@@ -133,7 +132,7 @@ impl DropReason {
         (Self::QueueHead, "queue_head"),
     ];
 
-    /// The word for it in metrics and logs.
+    /// The name in metrics and logs.
     pub(crate) const fn name(self) -> &'static str {
         Self::ALL[self as usize].1
     }
@@ -142,11 +141,11 @@ impl DropReason {
 /// The drops of one reason and kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Drops {
-    /// The reason, as the metric's label says it.
+    /// The reason, as in the metric's label.
     pub reason: &'static str,
     /// "disco" or "other".
     pub kind: &'static str,
-    /// How many packets.
+    /// Number of packets.
     pub packets: u64,
     /// Their bytes, without key and header.
     pub bytes: u64,
@@ -159,7 +158,7 @@ impl Counters {
         dropped.bytes.add(bytes as u64);
     }
 
-    /// All drops, one entry a reason and kind.
+    /// All drops: one entry for each reason and kind.
     pub(crate) fn drops(&self) -> impl Iterator<Item = Drops> + '_ {
         DropReason::ALL.iter().flat_map(|&(why, reason)| {
             ["disco", "other"].into_iter().zip(&self.drops[why as usize]).map(move |(kind, dropped)| Drops {

@@ -6,34 +6,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::stats::counter::Counter;
 
-/// Packet frames and others that one flush wrote.
+/// Bounds for the frames of one flush, packets and others.
 const WRITE_FRAMES: &[u64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 50, 100];
-/// Peer changes that a watcher was told at a time.
+/// Bounds for the peer changes in one update of a watcher.
 const BATCH_SIZE: &[u64] = &[0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
-/// Times that a watcher was written to until it knew everything.
+/// Bounds for the updates until a watcher had everything.
 const LOOP_COUNT: &[u64] = &[0, 1, 2, 5, 10, 20, 50, 100];
-/// Milliseconds of a round trip.
+/// Bounds for round-trip times, in milliseconds.
 const RTT_MS: &[u64] = &[10, 20, 50, 100, 150, 250, 500];
 
 /// Counts of values by size.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [u64],
-    /// One a bound, of the values up to it and above the bound before; one more for all that is bigger.
+    /// One counter for each bound, of the values up to it and above the previous bound; one more for larger values.
     counts: Box<[Counter]>,
     sum: Counter,
 }
 
-/// What a histogram has counted.
+/// The contents of a histogram.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistogramSnapshot {
     /// The metric's name, without `derp_`.
     pub name: &'static str,
-    /// The buckets' upper bounds, which belong to them.
+    /// The buckets' upper bounds, inclusive.
     pub bounds: &'static [u64],
     /// Values in each bucket alone, and in one more without a bound.
     pub counts: Vec<u64>,
-    /// All values together.
+    /// Sum of all values.
     pub sum: u64,
 }
 
@@ -48,14 +48,14 @@ impl Histogram {
         self.sum.add(value);
     }
 
-    fn spread(&self, name: &'static str) -> HistogramSnapshot {
+    fn snapshot(&self, name: &'static str) -> HistogramSnapshot {
         let counts = self.counts.iter().map(Counter::get).collect();
         HistogramSnapshot { name, bounds: self.bounds, counts, sum: self.sum.get() }
     }
 }
 
 impl HistogramSnapshot {
-    /// Adds what another shard has counted under the same name.
+    /// Adds another shard's histogram of the same name.
     pub(crate) fn add(&mut self, more: &Self) {
         self.counts.iter_mut().zip(&more.counts).for_each(|(count, more)| *count += more);
         self.sum += more.sum;
@@ -92,25 +92,25 @@ impl Histograms {
             ("tcp_rtt", &self.tcp_rtt),
         ]
         .into_iter()
-        .map(|(name, histogram)| histogram.spread(name))
+        .map(|(name, histogram)| histogram.snapshot(name))
     }
 }
 
-/// An average in which the latest samples weigh most: new = 0.1 × sample + 0.9 × old.
+/// An exponential moving average: new = 0.1 × sample + 0.9 × old.
 #[derive(Default, Debug)]
 pub(crate) struct MovingAverage {
-    /// An `f64`.
+    /// The bits of an `f64`.
     bits: AtomicU64,
     samples: Counter,
 }
 
 impl MovingAverage {
-    /// Takes in so many samples that are `sum` together, as if each were their mean.
+    /// Adds `samples` samples with this sum, as if each were their mean.
     pub(crate) fn add(&self, samples: u64, sum: u64) {
         if samples == 0 {
             return;
         }
-        // A thousand samples leave nothing of what was before.
+        // After a thousand samples, nothing of the old value is left.
         let kept = 0.9_f64.powi(samples.min(1_000) as i32);
         let value = self.value() * kept + (sum as f64 / samples as f64) * (1.0 - kept);
         self.bits.store(value.to_bits(), Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl MovingAverage {
         f64::from_bits(self.bits.load(Ordering::Relaxed))
     }
 
-    /// One average for several shards: each counts by its samples.
+    /// One average over several shards, weighted by their samples.
     pub(crate) fn together<'a>(averages: impl Iterator<Item = &'a Self>) -> f64 {
         let (mut sum, mut samples) = (0.0, 0.0);
         for average in averages {
@@ -143,14 +143,14 @@ mod tests {
         for value in [0, 1, 2, 5, 6, 1_000] {
             histogram.observe(value);
         }
-        let mut spread = histogram.spread("x");
-        assert_eq!((spread.counts.as_slice(), spread.sum), (&[1, 1, 2, 2][..], 1_014));
-        spread.add(&histogram.spread("x"));
-        assert_eq!((spread.counts.as_slice(), spread.sum), (&[2, 2, 4, 4][..], 2_028));
+        let mut snapshot = histogram.snapshot("x");
+        assert_eq!((snapshot.counts.as_slice(), snapshot.sum), (&[1, 1, 2, 2][..], 1_014));
+        snapshot.add(&histogram.snapshot("x"));
+        assert_eq!((snapshot.counts.as_slice(), snapshot.sum), (&[2, 2, 4, 4][..], 2_028));
     }
 
     #[test]
-    fn samples_taken_in_together_weigh_as_much_as_one_by_one() {
+    fn samples_added_together_weigh_the_same_as_one_by_one() {
         let (together, single) = (MovingAverage::default(), MovingAverage::default());
         together.add(3, 30);
         (0..3).for_each(|_| single.add(1, 10));

@@ -1,13 +1,13 @@
-//! An estimate of how many keys have sent to one key: a `HyperLogLog`, whose memory is constant.
+//! An estimate of the number of keys that have sent to one key: a `HyperLogLog`, with constant memory.
 
-/// As many bits of a hash choose a register: 256 registers, and 7 % of error where there are many.
+/// Bits of a hash that choose a register: 256 registers give 7 % of error for large numbers.
 const BITS: u32 = 8;
 const REGISTERS: usize = 1 << BITS;
 
-/// Remembers how many different hashes it has seen, not which.
+/// Estimates the number of distinct hashes.
 #[derive(Debug)]
 pub(crate) struct HyperLogLog {
-    /// Of the hashes that chose a register, the most zeros that one had behind the choice, and one.
+    /// For each register, the maximum number of zeros after the choosing bits, plus one.
     registers: [u8; REGISTERS],
 }
 
@@ -18,21 +18,21 @@ impl Default for HyperLogLog {
 }
 
 impl HyperLogLog {
-    /// Sees a hash, which nobody outside may be able to choose.
+    /// Adds a hash. Clients must not be able to choose it.
     pub(crate) fn note(&mut self, hash: u64) {
         let register = &mut self.registers[(hash >> (u64::BITS - BITS)) as usize];
-        // The bit behind the others ends the zeros at the latest.
+        // The bit after the others bounds the zeros.
         let zeros = ((hash << BITS) | (1 << (BITS - 1))).leading_zeros();
         *register = (*register).max(zeros as u8 + 1);
     }
 
-    /// About how many different hashes that were.
+    /// Estimated number of distinct hashes.
     pub(crate) fn estimate(&self) -> u64 {
         const M: f64 = REGISTERS as f64;
         let sum: f64 = self.registers.iter().map(|register| (-f64::from(*register)).exp2()).sum();
         let estimate = 0.7213 / (1.0 + 1.079 / M) * M * M / sum;
         let untouched = self.registers.iter().filter(|register| **register == 0).count();
-        // As long as there are many empty registers, these tell more.
+        // While many registers are empty, their number gives the better estimate.
         let few = estimate <= 2.5 * M && untouched > 0;
         let estimate = if few { M * (M / untouched as f64).ln() } else { estimate };
         estimate.round() as u64
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_are_counted_and_many_estimated() {
+    fn small_numbers_are_counted_and_large_ones_estimated() {
         let hasher = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
         let mut senders = HyperLogLog::default();
         assert_eq!(senders.estimate(), 0);

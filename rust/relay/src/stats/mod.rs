@@ -1,4 +1,4 @@
-//! Counters and estimates that a shard keeps and metrics read.
+//! Counters and estimates of each shard, for metrics.
 
 pub(crate) mod counter;
 pub(crate) mod histogram;

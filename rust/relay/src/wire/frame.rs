@@ -5,21 +5,21 @@ pub type Key = [u8; 32];
 
 /// Bytes of a frame's header: type, then the payload's length as a big-endian `u32`.
 pub(crate) const HEADER: usize = 5;
-/// Most bytes of packet data in one frame.
+/// Maximum bytes of packet data in one frame.
 pub(crate) const MAX_PACKET: usize = 65_536;
 /// Bytes of a key in a payload.
 pub(crate) const KEY: usize = 32;
-/// Most payload bytes of an unknown frame that is read and thrown away.
+/// Maximum payload bytes of an unknown frame, which is read and discarded.
 pub(crate) const MAX_UNKNOWN: usize = MAX_PACKET + KEY;
-/// Most payload bytes of a `Ping`; its first eight are echoed.
+/// Maximum payload bytes of a `Ping`; its first eight are echoed.
 const MAX_PING: usize = 1_000;
-/// Most payload bytes of a `PeerPresent` or `PeerGone` that is read: far more than either has today.
+/// Maximum payload bytes of a `PeerPresent` or `PeerGone`: far above the present size of both.
 const MAX_ANNOUNCEMENT: usize = 1_024;
-/// Most payload bytes of any frame that a client takes from a node.
+/// Maximum payload bytes of any frame that a client accepts from a node.
 const MAX_FROM_NODE: usize = 1_048_576;
-/// What a packet of the NAT-traversal protocol begins with: "TS" and U+1F4AC.
+/// The first bytes of a disco packet: "TS" and U+1F4AC.
 const DISCO_MAGIC: &[u8] = "TS\u{1F4AC}".as_bytes();
-/// Magic, sender's key and nonce: no disco packet is shorter.
+/// Minimum bytes of a disco packet: magic, sender's key and nonce.
 const MIN_DISCO: usize = DISCO_MAGIC.len() + KEY + 24;
 
 /// Frame types that the relay reads or writes itself after login.
@@ -39,7 +39,7 @@ pub(crate) enum Type {
     Pong = 0x13,
 }
 
-/// Why a peer is gone, as the last byte of `PeerGone` says it.
+/// Why a peer is gone: the last byte of `PeerGone`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Gone {
@@ -49,12 +49,12 @@ pub(crate) enum Gone {
     NotHere = 1,
 }
 
-/// Whether a packet belongs to the NAT-traversal protocol: such packets overtake all others.
+/// Whether a packet is a disco packet: such packets overtake all others.
 pub(crate) fn is_disco(packet: &[u8]) -> bool {
     packet.len() >= MIN_DISCO && packet.starts_with(DISCO_MAGIC)
 }
 
-/// Whether a whole `PeerPresent` frame says that its client would rather be on another node.
+/// Whether a whole `PeerPresent` frame marks this node as not ideal for its client.
 pub(crate) fn is_not_ideal(presence: &[u8]) -> bool {
     const FLAGS: usize = HEADER + KEY + 16 + 2; // after the address and the port
     const NOT_IDEAL: u8 = 8;
@@ -83,30 +83,30 @@ pub(crate) fn peer_gone(key: &Key, why: Gone) -> [u8; HEADER + KEY + 1] {
     frame
 }
 
-/// A frame of a logged-in client, as the relay understands it.
+/// A parsed frame of a logged-in connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inbound<'a> {
     /// Relay `packet` to `to`.
     Send { to: &'a Key, packet: &'a [u8] },
-    /// From another node of the region: `packet` of `from`, to be delivered here and nowhere else.
+    /// From another node of the region: deliver `packet` of `from` to a connection here only.
     Forward { from: &'a Key, to: &'a Key, packet: &'a [u8] },
     /// Whether this is the client's home node.
     Preferred(bool),
     /// Echo these bytes.
     Ping([u8; 8]),
-    /// Tell this connection of every client that comes and goes.
+    /// Notify this connection of every client that comes or goes.
     Watch,
     /// Close every connection of this key.
     ClosePeer(&'a Key),
     /// From a node that we dialled: it has a connection of this key.
     Present(&'a Key),
-    /// From a node that we dialled: it has none of this key any more, or never had.
+    /// From a node that we dialled: it has no connection of this key.
     Gone(&'a Key),
-    /// A type that means nothing here, of the past or of the future: counted, then forgotten.
+    /// An unknown type, of the past or of the future: counted, then ignored.
     Unknown,
 }
 
-/// What is wrong with a frame; the sender's connection ends.
+/// The fault of an invalid frame; the sender's connection ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadFrame(pub(crate) String);
 
@@ -134,7 +134,7 @@ impl Type {
         })
     }
 
-    /// Payload bytes, least and most.
+    /// Minimum and maximum payload bytes.
     const fn payload(self) -> (usize, usize) {
         match self {
             Self::PeerGone | Self::PeerPresent => (KEY, MAX_ANNOUNCEMENT),
@@ -153,10 +153,10 @@ pub(crate) fn needs_mesh(kind: u8) -> bool {
     matches!(Type::from_client(kind), Some(Type::ForwardPacket | Type::WatchConns | Type::ClosePeer))
 }
 
-/// Which end of a connection wrote a frame.
+/// The end of a connection that wrote a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Writer {
-    /// Whoever dialled us.
+    /// The end that dialled us.
     Client,
     /// A node that we dialled.
     Node,
@@ -171,9 +171,9 @@ impl Writer {
     }
 }
 
-/// Judges a frame by its header alone, before any payload is kept: the bound on what one peer may make us buffer.
+/// Checks a frame by its header alone, before any payload is stored. This bounds the memory that one peer can use.
 ///
-/// `true`: collect the payload and [`parse`] it. `false`: throw the payload away as it comes.
+/// `true`: collect the payload and [`parse`] it. `false`: discard the payload as it comes.
 pub(crate) fn admit(writer: Writer, kind: u8, len: usize) -> Result<bool, BadFrame> {
     let known = writer.type_of(kind);
     let most_unknown = if writer == Writer::Client { MAX_UNKNOWN } else { MAX_FROM_NODE };
@@ -186,7 +186,7 @@ pub(crate) fn admit(writer: Writer, kind: u8, len: usize) -> Result<bool, BadFra
     Err(BadFrame(format!("{name} frame (type {kind:#04x}) of {len} payload bytes, wanted {wanted}")))
 }
 
-/// Parses an admitted frame; a payload that does not fit its type reads as [`Inbound::Unknown`].
+/// Parses an admitted frame. If the payload does not fit its type, returns [`Inbound::Unknown`].
 pub(crate) fn parse(writer: Writer, kind: u8, payload: &[u8]) -> Inbound<'_> {
     writer
         .type_of(kind)
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_refused_by_its_header_alone() {
+    fn a_frame_is_rejected_by_its_header_alone() {
         assert_eq!(admit(Writer::Client, 0x04, KEY), Ok(true));
         assert_eq!(admit(Writer::Client, 0x04, KEY + MAX_PACKET), Ok(true));
         assert!(admit(Writer::Client, 0x04, KEY - 1).is_err());

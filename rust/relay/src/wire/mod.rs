@@ -1,4 +1,4 @@
-//! Formats on the wire: DERP frames, WebSocket, PROXY headers and STUN. Pure: no socket, no clock.
+//! Wire formats: DERP frames, WebSocket, PROXY headers and STUN. Pure: no socket, no clock.
 
 pub(crate) mod frame;
 pub(crate) mod proxy;

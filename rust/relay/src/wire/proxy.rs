@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: the client's address as a proxy in front of us states it.
+//! The PROXY protocol, versions 1 and 2: a proxy in front of the relay states the client's address.
 //!
 //! The crate `ppp` parses the headers. This module bounds their length and interprets the addresses.
 
@@ -8,15 +8,15 @@ use ppp::{v1, v2};
 
 use crate::shard::conn::Ends;
 
-/// Most bytes of a header of version 2: addresses take 36, and what else proxies tell is of no use to us.
+/// Maximum bytes of a version 2 header. Addresses take 36; the other contents are not used.
 pub(crate) const LONGEST: usize = 4_096;
-/// The same for version 1, as it has it.
+/// Maximum bytes of a version 1 header, as specified.
 const LONGEST_LINE: usize = 107;
 const LINE_START: &[u8] = b"PROXY ";
 const LINE_END: &[u8] = b"\r\n";
 /// Signature, version and command, family, length.
 const FIXED: usize = 16;
-/// Version 2, and the command that says that the proxy speaks for itself.
+/// Version 2, command LOCAL: the connection is the proxy's own.
 const LOCAL: u8 = 0x20;
 
 /// A network of addresses, as `192.0.2.0/24`.
@@ -24,12 +24,12 @@ const LOCAL: u8 = 0x20;
 pub struct Network {
     /// Any of its addresses.
     pub ip: IpAddr,
-    /// The bits that they have in common.
+    /// Length of the common prefix in bits.
     pub bits: u32,
 }
 
 impl Network {
-    /// Whether an address, which is not IPv4-mapped, is one of the network's.
+    /// Whether an address, which must not be IPv4-mapped, is in the network.
     pub(crate) fn contains(self, ip: IpAddr) -> bool {
         match (self.ip, ip) {
             (IpAddr::V4(ours), IpAddr::V4(ip)) => {
@@ -45,18 +45,18 @@ impl Network {
     }
 }
 
-/// What the first bytes from a proxy are.
+/// The result of parsing the first bytes from a proxy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Header {
     /// A header that is not whole yet.
     Part,
-    /// A header of so many bytes; no ends where the proxy speaks for itself, or does not know.
+    /// A header of this length; no ends if the connection is the proxy's own, or the proxy does not know them.
     Whole(usize, Option<Ends>),
-    /// No header.
+    /// No valid header.
     Wrong(String),
 }
 
-/// Whether bytes begin a header, or may; `None`: there are too few to tell.
+/// Whether bytes begin a header; `None`: too few bytes to decide.
 pub(crate) fn begins(bytes: &[u8]) -> Option<bool> {
     let starts = [LINE_START, v2::PROTOCOL_PREFIX];
     if starts.iter().any(|start| bytes.starts_with(start)) {
@@ -65,7 +65,7 @@ pub(crate) fn begins(bytes: &[u8]) -> Option<bool> {
     if starts.iter().any(|start| start.starts_with(bytes)) { None } else { Some(false) }
 }
 
-/// Reads the first bytes of a connection from a proxy.
+/// Parses the first bytes of a connection from a proxy.
 pub(crate) fn read(bytes: &[u8]) -> Header {
     match begins(bytes) {
         None => Header::Part,
@@ -111,7 +111,7 @@ fn binary(bytes: &[u8]) -> Header {
     }
     let Some(header) = bytes.get(..len) else { return Header::Part };
     if fixed[12] == LOCAL {
-        // Whatever else it has means nothing.
+        // The rest of the header is ignored.
         return Header::Whole(len, None);
     }
     match v2::Header::try_from(header) {
@@ -165,7 +165,7 @@ mod tests {
         [&ip("2001:db8::1")[..], &ip("2001:db8::2"), &ports].concat()
     }
 
-    /// Good headers, and what they say.
+    /// Valid headers with their addresses.
     fn headers() -> Vec<(Vec<u8>, Option<Ends>)> {
         let (over4, over6) =
             (ends("192.0.2.1:4711", "198.51.100.2:443"), ends("[2001:db8::1]:4711", "[2001:db8::2]:443"));
@@ -178,7 +178,7 @@ mod tests {
             (binary(0x21, 0x11, &v4()), over4),
             (binary(0x21, 0x21, &v6()), over6),
             (binary(0x21, 0x11, &[&v4()[..], &[0x03, 0, 4, 1, 2, 3, 4]].concat()), over4),
-            // What the proxy says for itself, over UDP or a Unix socket, or does not know.
+            // The proxy's own connection, UDP, a Unix socket, or unknown addresses.
             (binary(0x20, 0x00, &[]), None),
             (binary(0x20, 0x21, &[]), None),
             (binary(0x20, 0x11, &v4()), None),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_whole_whatever_comes_behind_it_and_is_a_part_before() {
+    fn a_header_is_parsed_whole_with_any_bytes_after_it() {
         for (header, said) in headers() {
             for len in 0..header.len() {
                 assert_eq!(read(&header[..len]), Header::Part, "{len} bytes of {header:?}");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_as_soon_as_it_is_clear() {
+    fn an_invalid_header_is_rejected_as_early_as_possible() {
         let long = [b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat();
         let wrong: [&[u8]; 12] = [
             b"G",
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_may_be_long_but_not_longer_than_its_bound() {
+    fn the_length_of_a_header_is_bounded() {
         let padded = |len: usize| binary(0x21, 0x11, &[v4(), vec![4; len - 16 - 12]].concat());
         assert_eq!(
             read(&padded(LONGEST)),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_makes_a_header_longer_than_what_came_or_than_its_bound() {
+    fn no_flipped_bit_makes_a_header_longer_than_its_input_or_its_bound() {
         for (header, _) in headers() {
             let bytes = [&header[..], &[b'x'; 300]].concat();
             for at in 0..header.len() * 8 {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_told_from_what_is_none_by_its_first_bytes() {
+    fn a_header_is_recognized_by_its_first_bytes() {
         assert_eq!(begins(b"PROXY TCP4"), Some(true));
         assert_eq!(begins(SIGNATURE), Some(true));
         assert_eq!(begins(b"PROX"), None);

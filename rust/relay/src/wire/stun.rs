@@ -1,7 +1,7 @@
 //! STUN for a relay (`docs/protocol/stun.md`): checks one datagram and builds the answer to it.
 //!
-//! Pure: bytes and addresses in, bytes out; the socket is in `datagrams`. Only Binding Requests are answered, and by
-//! default only those of Tailscale's clients, so that the port cannot be used to flood third parties.
+//! Pure: bytes and addresses in, bytes out; the socket is in `datagrams`. Only Binding Requests are answered. By
+//! default, only those of Tailscale's clients are, so that the port cannot be used to flood third parties.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,29 +16,29 @@ const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
-/// Attributes below this are for those alone who understand them.
+/// Attributes from this number on may be ignored by servers that do not understand them.
 const OPTIONAL: u16 = 0x8000;
 
-/// What Tailscale's clients call themselves.
+/// The SOFTWARE attribute of Tailscale's clients.
 const TAILSCALE: &[u8] = b"tailnode";
-/// Sets a fingerprint apart from other CRC-32 sums of the same bytes.
+/// Distinguishes a fingerprint from other CRC-32 sums of the same bytes.
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
 /// A whole FINGERPRINT attribute.
 const FINGERPRINT_LEN: usize = 8;
 
-/// Tells an answer from others to the same client.
+/// Matches an answer to its request.
 pub(crate) type TransactionId = [u8; 12];
 
-/// Whose requests are answered.
+/// The clients that get answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Clients {
-    /// Those that say that they are Tailscale's, and end in a right fingerprint.
+    /// Tailscale's clients: requests with their SOFTWARE attribute and a valid fingerprint.
     Tailscale,
-    /// Theirs, and every well-formed request that wants no more than its address.
+    /// All clients: also every well-formed request that wants only its address.
     Any,
 }
 
-/// The request in a datagram, if it gets an answer.
+/// Returns the transaction ID of the request in a datagram, if the request gets an answer.
 pub(crate) fn request(datagram: &[u8], clients: Clients) -> Option<TransactionId> {
     let (header, attributes) = datagram.split_first_chunk::<HEADER>()?;
     if header[..2] != BINDING_REQUEST || header[4..8] != COOKIE {
@@ -63,7 +63,7 @@ pub(crate) fn request(datagram: &[u8], clients: Clients) -> Option<TransactionId
     is_answered.then(|| header[8..].try_into().ok())?
 }
 
-/// Shows the attributes in order; `None` when one is cut.
+/// Calls `show` for each attribute in order. Returns `None` if one is cut off.
 fn for_each_attribute<'a>(mut bytes: &'a [u8], mut show: impl FnMut(u16, &'a [u8])) -> Option<()> {
     while !bytes.is_empty() {
         let (&[kind_high, kind_low, len_high, len_low], rest) = bytes.split_first_chunk()?;
@@ -78,7 +78,7 @@ fn fingerprint_of(bytes: &[u8]) -> [u8; 4] {
     (crc32fast::hash(bytes) ^ FINGERPRINT_XOR).to_be_bytes()
 }
 
-/// A Binding Success that tells a client its address.
+/// A Binding Success response with a client's address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     bytes: [u8; LONGEST_ANSWER],
@@ -86,7 +86,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The answer to a request that came from `client`; an IPv4-mapped address is told as IPv4.
+    /// The answer to a request from `client`; an IPv4-mapped address is written as IPv4.
     pub(crate) fn new(id: &TransactionId, client: SocketAddr) -> Self {
         let mut answer = Self { bytes: [0; LONGEST_ANSWER], len: 0 };
         let (family, address_len) = match client.ip().to_canonical() {
@@ -100,7 +100,7 @@ impl Answer {
         answer.push(&XOR_MAPPED_ADDRESS.to_be_bytes());
         answer.push(&(4 + address_len as u16).to_be_bytes());
         answer.push(&[0, family]);
-        // The mask is the cookie and the transaction ID as they stand in the header; the port's begins there too.
+        // The mask is the cookie and the transaction ID as in the header; the port's mask begins there, too.
         let mut mask = [0; 16];
         mask.copy_from_slice(&answer.bytes[4..HEADER]);
         answer.push_masked(&client.port().to_be_bytes(), &mask);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_clients_requests_are_answered_whoever_else_is() {
+    fn the_reference_clients_requests_are_answered_in_both_modes() {
         for case in cases(&vectors(), "requests") {
             for clients in [Clients::Tailscale, Clients::Any] {
                 let id = request(&bytes(&case, "request"), clients);
@@ -217,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_mapped_client_is_told_its_ipv4_address() {
+    fn an_ipv4_mapped_client_gets_its_ipv4_address() {
         let mapped = Answer::new(&[7; 12], "[::ffff:203.0.113.7]:50000".parse().expect("an address"));
         let plain = Answer::new(&[7; 12], "203.0.113.7:50000".parse().expect("an address"));
         assert_eq!(mapped.as_bytes(), plain.as_bytes());
     }
 
     #[test]
-    fn any_client_may_ask_without_attributes_or_with_optional_ones_alone() {
+    fn any_client_may_send_no_attributes_or_optional_ones() {
         for (attributes, any) in [
             (&b""[..], true),
             (b"\x80\x22\x00\x05other\0\0\0", true),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn any_client_must_get_the_length_right() {
+    fn the_length_of_any_clients_request_must_match() {
         let mut datagram = standard(b"");
         datagram[3] = 4;
         assert_eq!(request(&datagram, Clients::Any), None);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prefix_and_no_flipped_bit_of_a_request_is_one() {
+    fn prefixes_and_flipped_bits_of_a_request_are_rejected() {
         let good = with_fingerprint(standard(b"\x80\x22\x00\x08tailnode"));
         assert!(request(&good, Clients::Tailscale).is_some());
         for cut in 0..good.len() {

@@ -1,12 +1,12 @@
 //! WebSocket as a framing of a byte stream (RFC 6455; `docs/protocol/protocol.md`, WebSocket). No I/O, no clock.
 //!
-//! DERP's frames ignore the boundaries of messages, so nothing is collected here: payload is unmasked as it comes.
+//! DERP's frames ignore message boundaries, so no message is assembled here: payload is unmasked as it comes.
 
-/// Most bytes of one message: far above the biggest DERP frame, and a bound on what never ends.
+/// Maximum bytes of one message: far above the largest DERP frame; bounds endless messages.
 const MAX_MESSAGE: u64 = 1024 * 1024;
-/// Most bytes of a message to a client: the library that Go clients use takes no longer ones.
+/// Maximum bytes of a message to a client: the limit of the library that Go clients use.
 const MAX_SENT: usize = 32_768;
-/// Most payload bytes of a control frame (RFC 6455, 5.5).
+/// Maximum payload bytes of a control frame (RFC 6455, 5.5).
 const MAX_CONTROL: u64 = 125;
 
 const FINAL: u8 = 0x80;
@@ -27,7 +27,7 @@ const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
 const MESSAGE_TOO_BIG: u16 = 1009;
 
-/// What the peer did wrong, and the status that it is closed with.
+/// A protocol violation by the peer, and the status of the close frame for it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) status: u16,
@@ -38,11 +38,11 @@ fn violation<T>(status: u16, what: impl Into<String>) -> Result<T, Violation> {
     Err(Violation { status, what: what.into() })
 }
 
-/// Whether the peer goes on.
+/// Whether the stream continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flow {
     Open,
-    /// It said goodbye, and was answered.
+    /// The peer sent a close frame, and got one.
     Closed,
 }
 
@@ -51,26 +51,26 @@ pub(crate) enum Flow {
 struct Frame {
     is_final: bool,
     opcode: u8,
-    /// Turned so that its first byte is that of the next payload byte.
+    /// Rotated so that its first byte is for the next payload byte.
     mask: [u8; 4],
     /// Payload bytes still to come.
     left: u64,
 }
 
-/// Reads what a client sends.
+/// Decodes a client's bytes.
 #[derive(Default, Debug)]
 pub(crate) struct Decoder {
     /// The part of a header that has come.
     header: Vec<u8>,
     frame: Option<Frame>,
-    /// What has come of a control frame's payload.
+    /// The received part of a control frame's payload.
     control: Vec<u8>,
-    /// Bytes of the message that is not complete yet, the rest of its present frame included.
+    /// Bytes of the unfinished message, with the rest of its present frame.
     message: Option<u64>,
 }
 
 impl Decoder {
-    /// Takes in `bytes`: payload of messages goes to `data`, frames that answer control frames to `answers`.
+    /// Decodes `bytes`: the payload of messages goes to `data`, answers to control frames go to `answers`.
     pub(crate) fn decode(
         &mut self,
         mut bytes: &[u8],
@@ -193,12 +193,12 @@ fn append(to: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     to.extend_from_slice(payload);
 }
 
-/// Appends a closing frame.
+/// Appends a close frame.
 pub(crate) fn append_close(to: &mut Vec<u8>, status: u16) {
     append(to, CLOSE, &status.to_be_bytes());
 }
 
-/// Appends bytes of DERP, which come in pieces, as binary messages.
+/// Appends DERP bytes, given in pieces, as binary messages.
 pub(crate) fn append_messages(to: &mut Vec<u8>, pieces: &[&[u8]]) {
     let mut left: usize = pieces.iter().map(|piece| piece.len()).sum();
     let mut room = 0;
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_frame_is_cut_into_messages_that_every_client_takes() {
+    fn a_long_frame_is_cut_into_messages_that_every_client_accepts() {
         let mut sent = Vec::new();
         append_messages(&mut sent, &[b"head", &[7; 40_000]]);
         assert_eq!(sent[..8], [0x82, 126, 0x80, 0x00, b'h', b'e', b'a', b'd']);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_is_answered_and_ends_the_stream() {
+    fn a_close_frame_is_answered_and_ends_the_stream() {
         let mut sent = masked(0x88, b"\x03\xe8bye");
         sent.extend(masked(0x82, b"too late"));
         let (flow, data, answers) = decode(&sent, 3);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_may_not_send_is_refused_with_its_status() {
+    fn a_violation_is_closed_with_its_status() {
         let mut unmasked = masked(0x82, b"x");
         unmasked[1] &= !MASKED;
         let huge = [&[0x82, 0xff][..], &(1_u64 << 63).to_be_bytes(), &MASK].concat();
