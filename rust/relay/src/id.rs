@@ -1,10 +1,10 @@
-//! Names of connections. A name is never used twice, so a late command affects the right connection or none.
+//! Ids of connections. An id is never used twice, so a late command affects the right connection or none.
 
 use std::fmt;
 
-/// Names one connection in one shard: shard above generation above slot (8, 23 and 32 bits).
+/// Identifies one connection of one shard: shard above generation above slot (8, 23 and 32 bits).
 ///
-/// Zero names nobody: generations begin at 1. The top bit is free, so a name is a small int in any language.
+/// Zero identifies no connection: generations begin at 1. The top bit is free, so an id is a small int in any language.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(u64);
 
@@ -13,16 +13,16 @@ const SLOT_BITS: u32 = 32;
 const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
 
 impl ConnId {
-    /// The name that no connection ever has.
+    /// The id of no connection.
     pub const NONE: Self = Self(0);
 
-    /// A name as it came over the seam; any number will do, a wrong one merely names nobody.
+    /// An id from a number; a wrong number identifies no connection.
     #[must_use]
     pub const fn from_u64(raw: u64) -> Self {
         Self(raw)
     }
 
-    /// The name as a number.
+    /// The id as a number.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
@@ -55,12 +55,12 @@ impl fmt::Debug for ConnId {
 }
 
 struct Slot<T> {
-    /// Counts the connections that have had this slot; part of their names.
+    /// Number of connections that have had this slot; part of their ids.
     generation: u32,
     value: Option<T>,
 }
 
-/// The connections of one shard, found by name in constant time.
+/// The connections of one shard, found by id in constant time.
 pub(crate) struct Slots<T> {
     shard: u8,
     slots: Vec<Slot<T>>,
@@ -78,7 +78,7 @@ impl<T> Slots<T> {
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
-        // Generation 0 is left out, so that no name is ever zero.
+        // Generation 0 is left out, so that no id is ever zero.
         entry.generation = entry.generation % (GENERATION_MASK as u32) + 1;
         entry.value = Some(value);
         ConnId::new(self.shard, entry.generation, slot)
@@ -105,7 +105,7 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// The names in use among `count` slots from slot `at` on.
+    /// The ids in use among `count` slots from slot `at` on.
     pub(crate) fn ids_among(&self, at: usize, count: usize) -> impl Iterator<Item = ConnId> + '_ {
         self.slots
             .iter()
@@ -116,7 +116,7 @@ impl<T> Slots<T> {
             .map(|(at, slot)| ConnId::new(self.shard, slot.generation, at as u32))
     }
 
-    /// How many slots there are, free ones included.
+    /// Number of slots, with free ones.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reused_slot_does_not_answer_to_its_old_name() {
+    fn a_reused_slot_is_not_found_by_its_old_id() {
         let mut slots = Slots::new(3);
         let first = slots.insert('a');
         assert_eq!(slots.remove(first), Some('a'));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_another_shard_or_of_nobody_finds_nothing() {
+    fn an_id_of_another_shard_or_of_no_connection_finds_nothing() {
         let mut slots = Slots::new(0);
         let here = slots.insert(());
         let there = ConnId::new(1, here.generation(), here.slot() as u32);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn generations_wrap_without_ever_making_nobody() {
+    fn generations_wrap_without_ever_making_the_zero_id() {
         let mut slots = Slots::new(0);
         let id = slots.insert(());
         slots.slots[id.slot()].generation = GENERATION_MASK as u32;

@@ -1,11 +1,10 @@
-//! The data plane of a DERP relay: it accepts connections, speaks TLS, collects heads and frames, and switches packets.
+//! The data plane of a DERP relay: it accepts connections, does TLS, reads heads and frames, and switches packets.
 //!
-//! It decides nothing. The holder of the [`Plane`] decides through commands who may connect, what an HTTP request is
-//! answered and which certificate is served; events report what happens. It knows no Python.
-//! The wire is described in `docs/protocol/`.
+//! It makes no decisions. Commands from the holder of the [`Plane`] decide about logins, HTTP answers and certificates;
+//! events report to it. It does not depend on Python. `docs/protocol/` describes the wire formats.
 //!
 //! Read in this order: [`messages`] (commands and events), `shard/` (one connection, the tick, the queues),
-//! `switchboard/` (which key is where), `tls/`, `wire/`, `limits/`, `stats/`, `io/`.
+//! `switchboard/` (from keys to peers), `tls/`, `wire/`, `limits/`, `stats/`, `io/`.
 #![forbid(unsafe_code)]
 
 mod id;

@@ -1,4 +1,4 @@
-//! The running data plane: one thread per shard, and the handle by which Python holds them.
+//! The running data plane: one thread for each shard, and the handle that Python holds.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,31 +28,31 @@ use crate::wire::stun::Clients;
 
 /// The exit code of a process whose data plane has found a bug in itself (`EX_SOFTWARE` of sysexits.h).
 const EXIT_BUG: i32 = 70;
-/// What the names of the shards' threads begin with.
+/// The beginning of the shards' thread names.
 const THREAD_NAME: &str = "derper-shard-";
-/// How long a shard looks back when it says how busy it is.
+/// Milliseconds over which a shard measures its load.
 const LOAD_WINDOW_MS: u64 = 200;
-/// How long a shard that may not read on waits before it looks at its receivers and its clock again.
+/// Milliseconds after which a congested shard checks its receivers and its clock again.
 const CONGESTION_PAUSE_MS: u64 = 10;
 
 /// All shards of a process.
 pub struct Plane {
     shared: Arc<Shared<Socket>>,
-    /// How other nodes are dialled, once it was said whom to trust.
+    /// The TLS configuration for dialling other nodes; `None` until trusted roots are set.
     outgoing: Option<Arc<ClientConfig>>,
     threads: Vec<JoinHandle<()>>,
     listeners: ListenerId,
     stun: Arc<Stun>,
-    /// Shard 0's, which answers STUN.
+    /// The epoll instance of shard 0, which answers STUN.
     epoll: Epoll,
 }
 
 impl Plane {
-    /// Starts the shards; they do nothing before [`listen`](Self::listen). Descriptors whose number is `ceiling` or
-    /// more are left to the rest of the process.
+    /// Starts the shards; they are idle before [`listen`](Self::listen). Descriptors from number `ceiling` on are
+    /// reserved for the rest of the process.
     ///
     /// # Errors
-    /// No threads, descriptors or memory.
+    /// If there are no threads, descriptors or memory.
     pub fn start(settings: Settings, ceiling: usize) -> io::Result<Self> {
         end_on_panic();
         let certificates = CertificateStore::new().map_err(|error| io::Error::other(error.to_string()))?;
@@ -90,48 +90,48 @@ impl Plane {
         self.listeners += 1;
         let listener = Arc::new(listener);
         let id = self.listeners;
-        self.tell_all(|| Command::Listen(id, Arc::clone(&listener)));
+        self.submit_to_all(|| Command::Listen(id, Arc::clone(&listener)));
         self.listeners
     }
 
-    /// Keeps places for connections from these addresses, which are those of other nodes, from now on.
+    /// Reserves places for connections from the addresses of other nodes from now on.
     pub fn reserve_places(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.shared.limiter.reserve(addresses);
     }
 
-    /// How many connections have not logged in, without those in places that are kept for other nodes.
+    /// Number of pending connections, without those in reserved places.
     #[must_use]
     pub fn pending_connections(&self) -> usize {
         self.shared.limiter.pending()
     }
 
-    /// Stops accepting on a listener; its socket is closed once every shard has let go of it.
+    /// Stops accepting on a listener. Its socket is closed after every shard has dropped it.
     pub fn unlisten(&self, listener: ListenerId) {
-        self.tell_all(|| Command::Unlisten(listener));
+        self.submit_to_all(|| Command::Unlisten(listener));
     }
 
-    /// Answers STUN on a bound UDP socket from now on: requests of Tailscale's clients, or of any.
+    /// Answers STUN on a bound UDP socket from now on: requests of Tailscale's clients, or of any client.
     ///
     /// # Errors
-    /// It is no socket for that, or there is one already.
+    /// If the socket is of another kind, or there is one already.
     pub fn serve_stun(&self, socket: OwnedFd, any_client: bool) -> io::Result<()> {
         self.stun.open(socket, if any_client { Clients::Any } else { Clients::Tailscale })?;
         self.stun.socket().map_or(Ok(()), |socket| self.epoll.watch_datagrams(socket))
     }
 
-    /// Trusts these root certificates (DER) when nodes are dialled from now on.
+    /// Sets the trusted root certificates (DER) for dialling nodes from now on.
     ///
     /// # Errors
-    /// A sentence: TLS cannot be set up.
+    /// If TLS cannot be set up; a message for the log.
     pub fn trust(&mut self, roots: Vec<Vec<u8>>) -> Result<(), String> {
         self.outgoing = Some(client_config(roots).map_err(|error| error.to_string())?);
         Ok(())
     }
 
-    /// Begins TLS on a connected socket to a node that has to prove to be `server_name`.
+    /// Begins TLS on a connected socket to a node, which has to prove that it is `server_name`.
     ///
     /// # Errors
-    /// A sentence: nobody is trusted yet, or that is no server name.
+    /// If no roots are trusted yet, or the server name is invalid; a message for the log.
     pub fn dial(
         &self,
         token: u64,
@@ -148,70 +148,70 @@ impl Plane {
         Ok(())
     }
 
-    /// Hands each connection's commands to its shard, in order.
+    /// Queues each connection's command for its shard, in order.
     pub fn submit(&self, commands: impl IntoIterator<Item = (ConnId, Command)>) {
         self.shared.submit(commands);
     }
 
-    /// Hands commands to one shard and wakes it.
+    /// Queues commands for one shard and wakes it.
     pub fn submit_to(&self, shard: usize, commands: impl IntoIterator<Item = Command>) {
         self.shared.submit_to(shard, commands);
     }
 
-    /// Does something to every connection of a key; one that is being switched just now may be spared a write.
+    /// Applies an action to every connection of a key. A write may miss a connection in the middle of its switch.
     pub fn act_on_key(&self, key: Key, action: &MemberAction) {
-        self.tell_all(|| Command::ToKey(key, action.clone()));
+        self.submit_to_all(|| Command::ToKey(key, action.clone()));
     }
 
-    /// Does something to every client, and to mesh peers unless they are spared: so many at a time.
+    /// Applies an action to every client, and to mesh peers unless they are spared: a bounded number in each tick.
     pub fn act_on_all(&self, action: &MemberAction, spare_mesh_peers: bool) {
-        self.tell_all(|| Command::ToAll { action: action.clone(), spare_mesh_peers });
+        self.submit_to_all(|| Command::ToAll { action: action.clone(), spare_mesh_peers });
     }
 
-    /// Asks every shard how its members stand, which the events of this report say.
+    /// Requests snapshots of all members, which come in events with this number.
     pub fn report(&self, report: u64) {
-        self.tell_all(|| Command::Report(report));
+        self.submit_to_all(|| Command::Report(report));
     }
 
-    /// Makes every shard tick; how often each has ticked until now.
+    /// Makes every shard tick. Returns the number of ticks of each shard so far.
     #[must_use]
     pub fn pulse(&self) -> Vec<u64> {
         let ticks = self.shared.handles.iter().map(|handle| handle.ticks.load(Ordering::Relaxed)).collect();
-        self.tell_all(|| Command::Pulse);
+        self.submit_to_all(|| Command::Pulse);
         ticks
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) {
+    fn submit_to_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shared.handles.len() {
             self.submit_to(shard, [command()]);
         }
     }
 
-    /// What the shards have to say.
+    /// The events of all shards.
     #[must_use]
     pub fn events(&self) -> &EventQueue {
         &self.shared.events
     }
 
-    /// The certificates that the next handshakes use.
+    /// The certificates for new handshakes.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
         &self.shared.certificates
     }
 
-    /// Reads no more than this from clients from now on, the connected ones included.
+    /// Limits the reads from all clients to these rates from now on.
     pub fn limit_clients(&self, limits: Limits) {
         let limits = Arc::new(limits);
-        self.tell_all(|| Command::LimitClients(Arc::clone(&limits)));
+        self.submit_to_all(|| Command::LimitClients(Arc::clone(&limits)));
     }
 
-    /// Who is connected.
+    /// The table of the region's keys.
     #[must_use]
     pub fn switchboard(&self) -> &Switchboard {
         &self.shared.switchboard
     }
 
-    fn each_shards(&self) -> impl Iterator<Item = &Counters> {
+    fn shard_counters(&self) -> impl Iterator<Item = &Counters> {
         self.shared.handles.iter().map(|handle| &handle.counters)
     }
 
@@ -237,20 +237,20 @@ impl Plane {
     #[must_use]
     pub fn histograms(&self) -> Vec<HistogramSnapshot> {
         sum(
-            self.each_shards().map(|counters| counters.histograms.snapshots().collect()),
+            self.shard_counters().map(|counters| counters.histograms.snapshots().collect()),
             |total: &mut HistogramSnapshot, more| total.add(&more),
         )
     }
 
-    /// How long packets wait in queues of late, in milliseconds.
+    /// Average time of packets in queues lately, in milliseconds.
     #[must_use]
     pub fn average_queue_ms(&self) -> f64 {
-        MovingAverage::together(self.each_shards().map(|counters| &counters.queue_duration))
+        MovingAverage::together(self.shard_counters().map(|counters| &counters.queue_duration))
     }
 
-    /// Ends every connection and waits until every shard has ended.
+    /// Ends every connection, and waits for every shard to end.
     pub fn stop(&mut self) {
-        self.tell_all(|| Command::Stop);
+        self.submit_to_all(|| Command::Stop);
         for thread in self.threads.drain(..) {
             // A shard that panicked has ended the process already.
             let _ = thread.join();
@@ -258,8 +258,8 @@ impl Plane {
     }
 }
 
-/// Makes a panic in a shard end the process at once, with its cause in one line: a port that is open while half of
-/// its clients hang is worse than none.
+/// Makes a panic in a shard end the process at once, with its cause in one line. A process whose port is open while
+/// some of its shards are dead would be worse than none.
 fn end_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -287,7 +287,8 @@ fn run(mut shard: Shard<Epoll>, start: Instant, mut responder: Option<Responder>
     let shared = Arc::clone(&shard.shared);
     let handle = &shared.handles[shard.index()];
     let now = || start.elapsed();
-    // A thread's first random bytes take milliseconds to gather. No client shall wait for that; a failure it would see.
+    // A thread's first random bytes take milliseconds to gather, and no client should wait for them. A failure would
+    // show again in the next use.
     let _ = aws_lc_rs::rand::fill(&mut [0; 32]);
     let mut ready = Vec::new();
     let mut datagrams = false;
@@ -316,7 +317,7 @@ fn run(mut shard: Shard<Epoll>, start: Instant, mut responder: Option<Responder>
             timeout = Some(0);
         }
         if shard.is_congested() {
-            // HyperLogLog are not read, and would only be reported again and again; receivers have to be looked at.
+            // Senders are not read, and would only be reported again and again. The receivers need to be checked.
             shard.net.wait_for_waker(
                 timeout.unwrap_or(CONGESTION_PAUSE_MS).min(CONGESTION_PAUSE_MS),
                 &handle.waker,

@@ -1,5 +1,5 @@
-//! The key that opens and seals the boxes of one login: NaCl's `crypto_box_beforenm`, which is nearly all of what a
-//! login costs outside of TLS. AWS-LC is faster at it than libsodium, which the client and the tests use.
+//! The key that opens and seals the boxes of one login: NaCl's `crypto_box_beforenm`. It is nearly the whole cost of a
+//! login apart from TLS. AWS-LC computes it faster than libsodium, which the client and the tests use.
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use salsa20::cipher::consts::U10;
@@ -7,18 +7,18 @@ use salsa20::hsalsa;
 
 use crate::wire::frame::Key;
 
-/// One side's private key, ready for many logins.
+/// A private key, parsed once for many logins.
 #[derive(Debug)]
 pub struct SharedKeyDeriver(PrivateKey);
 
 impl SharedKeyDeriver {
-    /// Takes a private key as it is written in a key file; it need not be clamped.
+    /// Parses a private key as in a key file; it need not be clamped.
     #[must_use]
     pub fn new(private: &Key) -> Option<Self> {
         PrivateKey::from_private_key(&X25519, private).ok().map(Self)
     }
 
-    /// The key that only these two can make; none with a public key of low order, for which anyone could.
+    /// Returns the key shared with `public`. `None` for a public key of low order, whose shared key is public.
     #[must_use]
     pub fn shared_with(&self, public: &Key) -> Option<Key> {
         let public = UnparsedPublicKey::new(&X25519, public);
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_key_of_low_order_there_is_none() {
+    fn a_key_of_low_order_gives_no_shared_key() {
         let ours = SharedKeyDeriver::new(&[7; 32]).expect("any 32 bytes are a key");
         let mut one = [0; 32];
         one[0] = 1;

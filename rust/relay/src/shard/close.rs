@@ -129,7 +129,7 @@ impl<N: Net> Shard<N> {
         self.free_locals.push(index);
         self.routes -= local.routes.len();
         self.local_by_key.remove(key);
-        self.shared.switchboard.remember_partners(key, local.routes.latest(last_route));
+        self.shared.switchboard.store_partners(key, local.routes.latest(last_route));
         self.announce(key);
         if left == Left::Elsewhere {
             // Another node has the key now. Its receivers are notified when that node loses it, too.

@@ -48,7 +48,7 @@ impl Connections {
             others.turns.remove(&next_active);
             Some(next_active)
         });
-        self.forget_empty();
+        self.drop_empty();
     }
 
     fn remove_other(&mut self, id: ConnId) {
@@ -56,11 +56,11 @@ impl Connections {
             && let Some(turn) = others.turns.remove(&id)
         {
             others.by_turn.remove(&turn);
-            self.forget_empty();
+            self.drop_empty();
         }
     }
 
-    fn forget_empty(&mut self) {
+    fn drop_empty(&mut self) {
         if self.others.as_ref().is_some_and(|others| others.turns.is_empty()) {
             self.others = None;
         }

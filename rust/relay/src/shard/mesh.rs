@@ -52,10 +52,10 @@ impl RemoteSources {
             return 0;
         }
         let other = self.receivers.keys().find(|other| *other != key).copied();
-        other.map_or(0, |other| self.forget(&other).len())
+        other.map_or(0, |other| self.remove(&other).len())
     }
 
-    fn forget(&mut self, key: &Key) -> Vec<ConnId> {
+    fn remove(&mut self, key: &Key) -> Vec<ConnId> {
         let receivers = self.receivers.remove(key).unwrap_or_default();
         self.count -= receivers.len();
         receivers
@@ -250,7 +250,7 @@ impl<N: Net> Shard<N> {
 
     /// Removes the keys of ended links from the table, some in each tick. Packets for the other keys are lost until
     /// then.
-    pub(super) fn forget_lost_links(&mut self) {
+    pub(super) fn remove_lost_links(&mut self) {
         let mut left = LOST_A_TICK;
         while let Some((link, mut keys)) = self.lost_links.pop_front() {
             for key in keys.by_ref().take(left) {
@@ -292,7 +292,7 @@ impl<N: Net> Shard<N> {
     }
 
     pub(super) fn notify_remote_receivers(&mut self, key: &Key) {
-        for to in self.remote_sources.forget(key) {
+        for to in self.remote_sources.remove(key) {
             self.notify_gone(to, key);
         }
     }

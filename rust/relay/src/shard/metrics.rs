@@ -37,13 +37,11 @@ impl<N: Net> Shard<N> {
     /// Subtracts what [`count_in`](Self::count_in) and the connection's frames have added.
     pub(super) fn count_out(&self, switched: &Switched, tls: Option<&str>) {
         let counters = self.counters();
-        counters.current_home_connections.take_back(switched.home.into());
-        counters
-            .current_notideal_connections
-            .take_back(frame::is_not_ideal(&switched.member.presence).into());
+        counters.current_home_connections.subtract(switched.home.into());
+        counters.current_notideal_connections.subtract(frame::is_not_ideal(&switched.member.presence).into());
         match tls {
-            Some("1.2") => counters.current_tls12_connections.take_back(1),
-            Some(_) => counters.current_tls13_connections.take_back(1),
+            Some("1.2") => counters.current_tls12_connections.subtract(1),
+            Some(_) => counters.current_tls13_connections.subtract(1),
             None => {}
         }
     }

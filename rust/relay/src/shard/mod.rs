@@ -218,7 +218,7 @@ impl<N: Net> Shard<N> {
         self.expire();
         self.resume_throttled();
         self.resume_unfinished();
-        self.forget_lost_links();
+        self.remove_lost_links();
         self.advance_sweep();
         self.depart();
         self.flush_some();

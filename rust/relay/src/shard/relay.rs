@@ -97,10 +97,10 @@ impl<N: Net> Shard<N> {
             routes = &mut self.locals.get_mut(local)?.as_mut()?.routes;
         }
         let before = routes.len();
-        let (index, forgot) = routes.insert(to, peer);
+        let (index, dropped) = routes.insert(to, peer);
         routes.at(index).note(active);
         self.routes = self.routes + routes.len() - before;
-        if forgot {
+        if dropped {
             self.counters().routes_forgotten.add(1);
         }
         Some((index, active))
@@ -179,7 +179,7 @@ impl<N: Net> Shard<N> {
         if home {
             counters.current_home_connections.add(1);
         } else {
-            counters.current_home_connections.take_back(1);
+            counters.current_home_connections.subtract(1);
         }
         if has_settled {
             if home { &counters.home_moves_in } else { &counters.home_moves_out }.add(1);

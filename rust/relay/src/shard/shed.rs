@@ -16,7 +16,7 @@ use crate::shard::conn::Stage;
 use crate::stats::counter::DropReason;
 
 use super::Shard;
-use super::turn::ROUTE_FORGOTTEN;
+use super::turn::ROUTE_DROPPED;
 
 /// The memory of one connection's outbox.
 struct Waiting {
@@ -62,7 +62,7 @@ impl<N: Net> Shard<N> {
             let Some(local) = &mut self.locals[index] else { continue };
             let forgotten = local.routes.cut_to(level);
             self.routes -= forgotten;
-            self.turn.spend(ROUTE_FORGOTTEN * forgotten as i64);
+            self.turn.spend(ROUTE_DROPPED * forgotten as i64);
             self.counters().routes_forgotten.add(forgotten as u64);
         }
     }

@@ -46,7 +46,7 @@ pub(super) const LOOK_UP: i64 = 2;
 /// A new route.
 pub(super) const NEW_ROUTE: i64 = 8;
 /// Dropping a route.
-pub(super) const ROUTE_FORGOTTEN: i64 = 1;
+pub(super) const ROUTE_DROPPED: i64 = 1;
 /// Writing one connection's outbox.
 pub(super) const WRITE: i64 = 20;
 /// Ending one connection: its last bytes, and closing its socket.

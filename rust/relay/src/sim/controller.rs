@@ -1,4 +1,4 @@
-//! Takes Python's place: handles the events, logs expected parties in, and leaves the rest to the test.
+//! Replaces Python: handles the events, logs expected parties in, and leaves other events to the test.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -8,12 +8,12 @@ use crate::id::ConnId;
 use crate::messages::{Command, Event};
 use crate::shard::Shared;
 
-/// Most payload bytes of an introduction.
-const INTRODUCTION: usize = 33;
+/// Maximum payload bytes of a login frame.
+const MAX_LOGIN: usize = 33;
 
 #[derive(Default)]
 pub(super) struct Controller {
-    /// Whom it introduces, and the shard of their keys.
+    /// The parties to log in, and the shards for their keys.
     expected: HashMap<Party, usize>,
     parties: HashMap<ConnId, Party>,
     conns: HashMap<Party, (ConnId, bool)>,
@@ -37,8 +37,8 @@ impl Controller {
         std::mem::take(&mut self.events)
     }
 
-    /// Looks what has happened.
-    pub(super) fn attend<S>(&mut self, shared: &Shared<S>) {
+    /// Handles all new events.
+    pub(super) fn handle_events<S>(&mut self, shared: &Shared<S>) {
         shared.events.waker.clear();
         for event in shared.events.drain() {
             match &event {
@@ -51,7 +51,7 @@ impl Controller {
                     }
                 }
                 Event::Closed { conn, .. } => {
-                    // By its name: where it comes from is what its introduction said, and tells nothing here.
+                    // By its id: the address is the one that its login set.
                     if let Some(party) = self.parties.remove(conn) {
                         self.conns.remove(&party);
                     }
@@ -69,23 +69,23 @@ impl Controller {
         self.conns.insert(party, (conn, switched));
     }
 
-    /// Goes on with an introduction, or gives the event back.
+    /// Continues a login, or returns the event.
     fn answer<S>(&mut self, shared: &Shared<S>, event: Event) -> Option<Event> {
         let home = |conn| self.parties.get(&conn).and_then(|party| self.expected.get(party));
         match event {
             Event::Head { conn, .. } if home(conn).is_some() => {
-                shared.submit([(conn, Command::AwaitFrame(conn, INTRODUCTION))]);
+                shared.submit([(conn, Command::AwaitFrame(conn, MAX_LOGIN))]);
             }
             Event::Frame { conn, ref payload, .. } => {
                 let (Some(&home), Some((key, rest))) = (home(conn), payload.split_first_chunk()) else {
                     return Some(event);
                 };
-                // A key that has no shard yet goes to the one that has room, or wherever it likes.
+                // A key without a shard is placed on the only shard with room, or on any shard.
                 let anywhere = home >= shared.handles.len();
                 for (shard, handle) in shared.handles.iter().enumerate() {
                     handle.load.store(if anywhere || shard == home { 500 } else { 1_000 }, Ordering::Relaxed);
                 }
-                let guest = match rest {
+                let kind = match rest {
                     [2] => {
                         let party = self.parties[&conn];
                         self.conns.insert(party, (conn, true));
@@ -95,7 +95,7 @@ impl Controller {
                     [1] => LoginKind::MeshPeer,
                     _ => LoginKind::Client,
                 };
-                let member = member(key, guest);
+                let member = member(key, kind);
                 shared.submit([(conn, Command::Switch { conn, member, first: Vec::new() })]);
             }
             Event::Switched { member, .. } if home(member).is_some() => {}

@@ -1,9 +1,9 @@
-//! The whole data plane without sockets, threads or a clock: parties at in-memory ends, shards stepped in an order that
-//! a seed repeats, and a time that the test sets. The code under test is production's: `Shard::tick`.
+//! The whole data plane without sockets, threads or a clock. Parties have in-memory ends, shards are stepped in an
+//! order that a seed repeats, and the test sets the time. The code under test is production's: `Shard::tick`.
 //!
 //! A thread's loop is split, so that other shards can run in between: wake up and read the clock, tick, announce the
-//! sleep, look for mail once more, sleep. A shard wakes only for events that would wake its thread, so a missing wake-up
-//! shows as mail that is never collected.
+//! sleep, check for work once more, sleep. A shard wakes only for events that would wake its thread. So a missing
+//! wake-up shows as work that is never done.
 //!
 //! For tests only. Read [`World`], then `wire`.
 
@@ -38,24 +38,24 @@ pub use wire::Ending;
 use controller::Controller;
 use wire::{Backlog, End, Waiting, Wire, Wires, lock};
 
-/// Names whoever is at the far end of a connection, from 0 in the order of their coming.
+/// Identifies a party: the far end of a connection. Numbered from 0, in the order of connecting.
 pub type Party = usize;
 
-/// How long a shard that may not read on waits for its waker (see `plane`).
+/// Milliseconds that a congested shard waits for its waker (see `plane`).
 const CONGESTION_PAUSE_MS: u64 = 10;
-/// Steps after which a world that finds no rest is taken for one that never will.
+/// Steps after which a world that does not become idle fails.
 const RESTLESS: usize = 1_000_000;
 
-/// Where a shard's thread is in its loop.
+/// The position of a shard's thread in its loop.
 enum Phase {
-    /// Until then, or until it is woken; what is ready does not wake a congested one.
+    /// Sleeps until this time, or until it is woken. Readiness does not wake a congested shard.
     Asleep { until: u64, congested: bool },
-    /// It has read the clock and knows what is ready.
+    /// It has read the clock and polled for readiness.
     Awake { woke: u64, ready: Vec<Ready> },
-    /// Everything is done; whoever has mail for it need not wake it yet.
+    /// The tick is done; new work need not wake the shard yet.
     Ticked,
-    /// It has said that it will sleep.
-    Drowsy,
+    /// It has announced its sleep.
+    Announced,
 }
 
 struct Stepped {
@@ -64,7 +64,7 @@ struct Stepped {
     held: bool,
 }
 
-/// A data plane and everybody who is connected to it.
+/// A data plane and the parties that are connected to it.
 pub struct World {
     shared: Arc<Shared<End>>,
     shards: Vec<Stepped>,
@@ -76,14 +76,14 @@ pub struct World {
 }
 
 impl World {
-    /// Starts the shards. Everything that is left open from now on is decided by `seed`.
+    /// Starts the shards. `seed` decides every open choice from now on.
     ///
     /// # Panics
-    /// When the system has no descriptors.
+    /// If the system has no descriptors left.
     #[must_use]
     pub fn new(mut settings: Settings, seed: u64) -> Self {
         if seed % 2 == 1 {
-            // Every tick carries something over to the next.
+            // Every tick carries work over to the next one.
             settings.work = Work { visits: 1, slice: 1, departures: 1, writes: 1 };
         }
         let shared =
@@ -105,7 +105,7 @@ impl World {
             seeded: Seeded::new(seed),
         };
         for (id, tls) in [(1, false), (2, true)] {
-            // Any descriptor will do: nothing is ever done with it.
+            // Any descriptor will do: it is never used.
             let socket = eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor");
             let listener = Arc::new(Listener {
                 socket,
@@ -119,8 +119,8 @@ impl World {
                 world.shared.submit_to(shard, [Command::Listen(id, Arc::clone(&listener))]);
             }
         }
-        // From the first look on, the shards know that somebody wants to be woken.
-        world.controller.attend(&world.shared);
+        // From the first tick on, the shards wake the controller.
+        world.controller.handle_events(&world.shared);
         world.run();
         world
     }
@@ -137,7 +137,7 @@ impl World {
         lock(&self.backlog).len()
     }
 
-    /// The certificates that clients over TLS are shown; one store for all worlds of a process.
+    /// The certificates of all TLS connections; all worlds of a process share one store.
     #[must_use]
     pub fn certificates(&self) -> &CertificateStore {
         &self.shared.certificates
@@ -159,14 +159,14 @@ impl World {
         party
     }
 
-    /// Lets a connection be introduced by itself: after a head it has to send the frame of [`introduction`].
+    /// Lets the controller log a connection in: after a head, the party has to send the frame of [`introduction`].
     ///
-    /// Its key, if it has no connection yet, will live on shard `home`, or where it is placed if there is no such shard.
+    /// If its key has no connection yet, it will live on shard `home`; if there is no such shard, it is placed.
     pub fn expect_login(&mut self, party: Party, home: usize) {
         self.controller.expect(party, home);
     }
 
-    /// A new connection without TLS that introduces itself.
+    /// A new connection without TLS that logs in.
     pub fn join(&mut self, key: &Key, kind: LoginKind, shard: usize, home: usize) -> Party {
         let party = self.connect(false, shard);
         self.expect_login(party, home);
@@ -185,62 +185,62 @@ impl World {
         lock(&self.wires[party]).to_server.len()
     }
 
-    /// Takes what has arrived at the party.
+    /// Takes the bytes that have arrived at the party.
     pub fn receive(&mut self, party: Party) -> Vec<u8> {
         std::mem::take(&mut lock(&self.wires[party]).to_party)
     }
 
-    /// Whether anything has arrived at the party that it has not taken.
+    /// Whether the party has bytes that it has not taken.
     #[must_use]
-    pub fn has_heard(&self, party: Party) -> bool {
+    pub fn has_received(&self, party: Party) -> bool {
         !lock(&self.wires[party]).to_party.is_empty()
     }
 
-    /// From now on the server can write so many bytes to the party and no more; `None`: any number.
+    /// Sets the number of bytes that the server can write to the party from now on; `None`: no limit.
     pub fn set_room(&mut self, party: Party, room: Option<usize>) {
         lock(&self.wires[party]).room = room;
     }
 
-    /// One read gives the server at most so many of the party's bytes.
+    /// Sets the maximum bytes of the party in one read of the server.
     pub fn set_piece(&mut self, party: Party, piece: usize) {
         lock(&self.wires[party]).piece = piece;
     }
 
-    /// Each read gives the server another, seeded number of the party's bytes.
+    /// Gives each read of the server a different, seeded number of the party's bytes.
     pub fn chop(&mut self, party: Party) {
         let seeded = Seeded::new(self.seeded.draw());
         lock(&self.wires[party]).chopped = Some(seeded);
     }
 
-    /// The party says that it sends no more; it reads on.
+    /// The party ends its direction of the stream; it still reads.
     pub fn finish(&mut self, party: Party) {
         lock(&self.wires[party]).party_finished = true;
     }
 
-    /// The party's end breaks.
+    /// The party's connection breaks.
     pub fn reset(&mut self, party: Party) {
         lock(&self.wires[party]).party_reset = true;
     }
 
-    /// How the connection looks to the party.
+    /// The state of the connection as the party sees it.
     #[must_use]
     pub fn ending(&self, party: Party) -> Ending {
         lock(&self.wires[party]).ending()
     }
 
-    /// The present name of the party's connection, once it was told of and until it is gone.
+    /// The present id of the party's connection, from its first event until its end.
     #[must_use]
     pub fn conn(&self, party: Party) -> Option<ConnId> {
         self.controller.conn(party)
     }
 
-    /// Whether the party's connection has been switched and is not gone.
+    /// Whether the party's connection is switched and still open.
     #[must_use]
     pub fn is_switched(&self, party: Party) -> bool {
         self.controller.is_switched(party)
     }
 
-    /// Gives a shard's thread no time, or gives it time again.
+    /// Suspends a shard's thread, or resumes it.
     pub fn hold(&mut self, shard: usize, held: bool) {
         self.shards[shard].held = held;
     }
@@ -251,18 +251,18 @@ impl World {
     }
 
     /// Hands a command to every shard.
-    pub fn tell_all(&self, command: impl Fn() -> Command) {
+    pub fn submit_to_all(&self, command: impl Fn() -> Command) {
         for shard in 0..self.shards.len() {
             self.shared.submit_to(shard, [command()]);
         }
     }
 
-    /// Takes the events that came since; those of an introduction that went by itself are not among them.
+    /// Takes the events since the last call, without those of logins by the controller.
     pub fn events(&mut self) -> Vec<Event> {
         self.controller.take_events()
     }
 
-    /// What has been counted, by metric.
+    /// All counters, by name.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         self.shared.counters()
@@ -271,7 +271,7 @@ impl World {
     /// One counter.
     ///
     /// # Panics
-    /// When there is none of that name.
+    /// If there is no counter of that name.
     #[must_use]
     pub fn counter(&self, name: &str) -> u64 {
         self.counters()
@@ -281,7 +281,7 @@ impl World {
             .expect("a counter's name")
     }
 
-    /// What was dropped.
+    /// Drops by reason and kind.
     #[must_use]
     pub fn drops(&self) -> Vec<Drops> {
         self.shared.drops()
@@ -294,7 +294,7 @@ impl World {
         drops.fold((0, 0), |(packets, bytes), drops| (packets + drops.packets, bytes + drops.bytes))
     }
 
-    /// What the table counts.
+    /// The counts of the table.
     #[must_use]
     pub fn board(&self) -> TableCounts {
         self.shared.switchboard.counts()
@@ -313,32 +313,32 @@ impl World {
         self.now
     }
 
-    /// Lets one of those who can do something do it; `false` when nobody can.
+    /// Steps one shard, or the controller, that has work. Returns `false` if there is none.
     pub fn step(&mut self) -> bool {
-        let able: Vec<usize> = (0..=self.shards.len()).filter(|&actor| self.can_move(actor)).collect();
-        if able.is_empty() {
+        let with_work: Vec<usize> = (0..=self.shards.len()).filter(|&actor| self.can_move(actor)).collect();
+        if with_work.is_empty() {
             return false;
         }
-        let actor = able[self.seeded.below(able.len())];
+        let actor = with_work[self.seeded.below(with_work.len())];
         if actor == self.shards.len() {
-            self.controller.attend(&self.shared);
+            self.controller.handle_events(&self.shared);
         } else {
             self.step_shard(actor);
         }
         true
     }
 
-    /// Steps until everybody sleeps; what there is then.
+    /// Steps until all shards sleep. Returns the counts afterwards.
     ///
     /// # Panics
-    /// When they never do, or when one of them should not: a forgotten wake-up, or an invariant that does not hold.
+    /// If the world never becomes idle, if a wake-up is missing, or if an invariant does not hold.
     pub fn run(&mut self) -> InvariantCounts {
         let steps = (0..RESTLESS).take_while(|_| self.step()).count();
         assert!(steps < RESTLESS, "the shards find no rest");
         self.check()
     }
 
-    /// Lets time pass, and everything happen that falls due.
+    /// Advances the time by `ms`, and runs all work that becomes due.
     pub fn pass(&mut self, ms: u64) {
         let end = self.now + ms;
         loop {
@@ -356,15 +356,15 @@ impl World {
         self.run();
     }
 
-    /// Lets time pass without anybody noticing yet.
+    /// Advances the time by `ms`, without running any work yet.
     pub fn skip(&mut self, ms: u64) {
         self.now += ms;
     }
 
-    /// Walks everything that must hold while all sleep; what there is in all.
+    /// Checks all invariants that hold while all shards sleep. Returns the sums of the shards' counts.
     ///
     /// # Panics
-    /// When something does not hold.
+    /// If an invariant does not hold.
     pub fn check(&self) -> InvariantCounts {
         let mut counts = InvariantCounts::default();
         for stepped in &self.shards {
@@ -419,9 +419,9 @@ impl World {
             }
             Phase::Ticked => {
                 waker.will_sleep();
-                Phase::Drowsy
+                Phase::Announced
             }
-            Phase::Drowsy => {
+            Phase::Announced => {
                 let pause = if shard.is_congested() { CONGESTION_PAUSE_MS } else { u64::MAX };
                 let sleep = if shard.has_mail() {
                     0
@@ -434,7 +434,7 @@ impl World {
     }
 }
 
-/// Sizes and times as in production, but for a queue that is soon full.
+/// Settings as in production, but with short queues.
 #[must_use]
 pub fn settings(shards: usize) -> Settings {
     Settings {
@@ -465,18 +465,18 @@ pub fn settings(shards: usize) -> Settings {
     }
 }
 
-/// Who introduces itself.
+/// The kind of a login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoginKind {
     /// An ordinary client.
     Client,
     /// A client with the mesh key: it may watch, forward and close.
     MeshPeer,
-    /// Another node, as if it had been dialled.
+    /// Another node, as if we had dialled it.
     Node,
 }
 
-/// What a party sends that introduces itself: a head, and a frame with its key and what it is.
+/// The bytes of a login: a head, and a frame with the key and the kind.
 #[must_use]
 pub fn introduction(key: &Key, kind: LoginKind) -> Vec<u8> {
     let mut bytes = b"GET /derp HTTP/1.1\r\n\r\n\x02\0\0\0\x21".to_vec();
@@ -485,7 +485,7 @@ pub fn introduction(key: &Key, kind: LoginKind) -> Vec<u8> {
     bytes
 }
 
-/// How a client is announced to watchers here: a `PeerPresent` frame with no address and no name.
+/// The `PeerPresent` frame that announces a client to watchers, without address and flags.
 #[must_use]
 pub fn presence(key: &Key, kind: LoginKind) -> Vec<u8> {
     let mut frame = b"\x09\0\0\0\x34".to_vec();
@@ -495,7 +495,7 @@ pub fn presence(key: &Key, kind: LoginKind) -> Vec<u8> {
     frame
 }
 
-/// Who a kind is, as a login would settle it.
+/// The result of a login of this kind.
 #[must_use]
 pub fn member(key: &Key, kind: LoginKind) -> LoginInfo {
     let role = if kind == LoginKind::MeshPeer { Role::MeshPeer } else { Role::Client };
@@ -503,14 +503,14 @@ pub fn member(key: &Key, kind: LoginKind) -> LoginInfo {
     LoginInfo { key: *key, role, presence: presence(key, kind).into(), version: 2, number: 0, remote }
 }
 
-/// Whether STUN answers a datagram: `any` standard client's, or Tailscale's alone.
+/// Whether STUN answers a datagram: from any standard client if `any`, else from Tailscale's clients only.
 #[must_use]
 pub fn is_answered_by_stun(datagram: &[u8], any: bool) -> bool {
     let clients = if any { stun::Clients::Any } else { stun::Clients::Tailscale };
     stun::request(datagram, clients).is_some()
 }
 
-/// Making configurations takes longer than most histories, so all worlds have the same.
+/// Creating configurations takes longer than most histories, so all worlds share one store.
 fn shared_certificates() -> Arc<CertificateStore> {
     static CERTIFICATES: OnceLock<Arc<CertificateStore>> = OnceLock::new();
     let make = || Arc::new(CertificateStore::new().expect("the one way to make it"));
@@ -519,7 +519,7 @@ fn shared_certificates() -> Arc<CertificateStore> {
 
 fn is_signalled(waker: &Waker) -> bool {
     let mut fds = [PollFd::new(waker, PollFlags::IN)];
-    // Whoever wakes a sleeper first takes its sleep from it: saves most looks.
+    // A waker that is signalled has ended the sleep first. The check of the flag saves most polls.
     !waker.is_asleep()
         && poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }

@@ -1,11 +1,11 @@
-//! Records of TLS 1.3 that no library would make.
+//! TLS 1.3 records with content that no library would send.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
 use rustls::{Connection, ConnectionTrafficSecrets};
 
-/// One direction's key and nonces, to seal and open by hand.
+/// The key and nonces of one direction, for sealing and opening by hand.
 #[derive(Debug)]
 pub struct Sealer {
     key: LessSafeKey,
@@ -14,10 +14,11 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// The keys with which a peer seals, and those with which it opens; the peer does neither after this.
+    /// Takes the keys of a peer: those that it seals with, and those that it opens with. The peer cannot be used after
+    /// this.
     ///
     /// # Panics
-    /// When the peer is not one of an established TLS 1.3 connection whose secrets may be had.
+    /// If the peer is not established, not TLS 1.3, or does not permit the extraction of secrets.
     #[must_use]
     pub fn both(peer: impl Into<Connection>) -> (Self, Self) {
         let secrets = peer.into().dangerous_extract_secrets().expect("secrets may be had");
@@ -42,16 +43,16 @@ impl Sealer {
         Nonce::assume_unique_for_key(nonce)
     }
 
-    /// One record with this content of this type.
+    /// Seals one record with this type and content.
     #[must_use]
     pub fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
         self.seal_inner([content, &[kind]].concat())
     }
 
-    /// One record with content, type and padding as they are given.
+    /// Seals one record with this content, type and padding.
     ///
     /// # Panics
-    /// When that is more than a record's length can say.
+    /// If it is longer than a record's length field allows.
     #[must_use]
     pub fn seal_inner(&mut self, mut sealed: Vec<u8>) -> Vec<u8> {
         let len = u16::try_from(sealed.len() + 16).expect("a record").to_be_bytes();
@@ -61,10 +62,10 @@ impl Sealer {
         [&header[..], &sealed].concat()
     }
 
-    /// Type and content of the one record that there is.
+    /// Opens a single record. Returns its type and content.
     ///
     /// # Panics
-    /// When it does not open.
+    /// If it does not open.
     #[must_use]
     pub fn open(&mut self, record: &[u8]) -> (u8, Vec<u8>) {
         let (header, body) = record.split_first_chunk::<5>().expect("a header");

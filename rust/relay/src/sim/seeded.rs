@@ -5,7 +5,7 @@
 pub struct Seeded(u64);
 
 impl Seeded {
-    /// Begins with a seed; every number is a good one.
+    /// Starts with a seed; any number will do.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -25,7 +25,7 @@ impl Seeded {
         (self.draw() % bound as u64) as usize
     }
 
-    /// Puts `items` into another order.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));

@@ -1,7 +1,7 @@
-//! In-memory connections: the end that a shard holds, and the net that tells the shard which ends are ready.
+//! In-memory connections: the stream that a shard holds, and the readiness of all streams.
 //!
-//! Readiness is level-triggered, as epoll's is. What a real network does to a stream is done here on demand: it
-//! takes no more, takes a few bytes, gives a few bytes, ends or breaks.
+//! Readiness is level-triggered, as epoll's is. Tests choose what a network would do to a stream: accept no bytes or a
+//! few bytes, deliver a few bytes, end or break.
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,16 +14,16 @@ use crate::id::ConnId;
 use crate::io::epoll::{Interest, Net, Ready, Stream};
 use crate::io::listener::{Listener, ListenerId};
 
-/// How a connection looks to the party at its far end.
+/// The state of a connection as its party sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
     /// Both directions are open.
     Open,
-    /// The server will say nothing more, but reads on.
+    /// The server has ended its direction, but still reads.
     Finished,
     /// The server has closed.
     Closed,
-    /// The server has closed with bytes unread, which a kernel answers with a reset.
+    /// The server has closed with bytes unread, for which a kernel sends a reset.
     Reset,
 }
 
@@ -34,11 +34,11 @@ pub(super) struct Wire {
     pub(super) to_party: Vec<u8>,
     /// Bytes that the direction to the party still takes; `None`: any number.
     pub(super) room: Option<usize>,
-    /// Most bytes that one read gives.
+    /// Maximum bytes of one read.
     pub(super) piece: usize,
     /// Draws a new `piece` before each read.
     pub(super) chopped: Option<Seeded>,
-    /// The party sends no more.
+    /// The party has ended its direction.
     pub(super) party_finished: bool,
     pub(super) party_reset: bool,
     server_finished: bool,
@@ -64,7 +64,7 @@ impl Wire {
         self.server_closed.unwrap_or(if self.server_finished { Ending::Finished } else { Ending::Open })
     }
 
-    /// What epoll would say to a watcher that waits for `interest`.
+    /// The readiness that epoll would report for `interest`.
     fn readiness(&self, id: ConnId, interest: Interest) -> Option<Ready> {
         let read = interest.read && (!self.to_server.is_empty() || self.party_finished || self.party_reset);
         let write = interest.write && (self.room != Some(0) || self.party_reset);
@@ -78,7 +78,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The shard's end.
+/// The shard's end of a connection.
 #[derive(Debug)]
 pub(crate) struct End(Arc<Mutex<Wire>>);
 
@@ -161,7 +161,7 @@ struct Watched {
     interest: Interest,
 }
 
-/// One shard's view of all wires.
+/// All connections and listeners, as one shard sees them.
 pub(super) struct Wires {
     shard: usize,
     backlog: Backlog,
@@ -174,9 +174,9 @@ impl Wires {
         Self { shard, backlog, listeners: Vec::new(), watched: Vec::new() }
     }
 
-    /// Everything that is ready.
+    /// Returns everything that is ready.
     pub(super) fn ready(&mut self) -> Vec<Ready> {
-        // A closed stream is no longer watched, as the kernel has it.
+        // A closed stream is not watched any more, as with the kernel.
         self.watched
             .retain(|watched| watched.wire.upgrade().is_some_and(|wire| lock(&wire).server_closed.is_none()));
         let backlog = lock(&self.backlog);

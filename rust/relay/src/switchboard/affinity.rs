@@ -18,7 +18,7 @@ pub(crate) struct Affinity {
 
 impl Affinity {
     /// Stores the partners of a key, the last one first.
-    pub(crate) fn remember(&mut self, key: &Key, partners: impl Iterator<Item = Key>) {
+    pub(crate) fn store(&mut self, key: &Key, partners: impl Iterator<Item = Key>) {
         let mut latest = [None; PARTNERS];
         for (place, partner) in latest.iter_mut().zip(partners) {
             *place = Some(partner);
@@ -53,17 +53,17 @@ mod tests {
     #[test]
     fn the_last_partners_are_stored_for_a_bounded_number_of_keys() {
         let mut partners = Affinity::default();
-        partners.remember(&key(0), [key(7), key(8), key(9)].into_iter());
+        partners.store(&key(0), [key(7), key(8), key(9)].into_iter());
         assert_eq!(partners.of(&key(0)).collect::<Vec<_>>(), [key(7), key(8)]);
         for n in 1..MAX_KEYS {
-            partners.remember(&key(n), [key(n)].into_iter());
+            partners.store(&key(n), [key(n)].into_iter());
         }
-        partners.remember(&key(0), [key(5)].into_iter());
+        partners.store(&key(0), [key(5)].into_iter());
         assert_eq!(partners.of(&key(0)).collect::<Vec<_>>(), [key(5)]);
-        partners.remember(&key(MAX_KEYS), [key(1)].into_iter());
+        partners.store(&key(MAX_KEYS), [key(1)].into_iter());
         assert_eq!(partners.of(&key(0)).count(), 0);
         assert_eq!(partners.of(&key(1)).count(), 1);
-        partners.remember(&key(MAX_KEYS + 1), [].into_iter());
+        partners.store(&key(MAX_KEYS + 1), [].into_iter());
         assert_eq!((partners.latest.len(), partners.by_age.len()), (MAX_KEYS, MAX_KEYS));
     }
 }

@@ -99,8 +99,8 @@ impl Routes {
         if self.routes.len() >= self.sweep_at {
             self.sweep();
         }
-        let forgets = self.routes.len() >= MAX_ROUTES;
-        let oldest = if forgets { self.by_age.pop_front() } else { None };
+        let drops = self.routes.len() >= MAX_ROUTES;
+        let oldest = if drops { self.by_age.pop_front() } else { None };
         let index = match oldest {
             Some(index) => {
                 self.by_key.remove(&self.routes[index as usize].to);
@@ -114,7 +114,7 @@ impl Routes {
         };
         self.by_key.insert(*to, index);
         self.by_age.push_back(index);
-        (index as usize, forgets)
+        (index as usize, drops)
     }
 
     /// Drops the routes to destinations that have left, before the number of routes has doubled.
@@ -178,8 +178,8 @@ mod tests {
         for n in 0..MAX_ROUTES {
             assert!(!routes.insert(&key(n), arrive(&board, n)).1);
         }
-        let (index, forgot) = routes.insert(&key(MAX_ROUTES), arrive(&board, MAX_ROUTES));
-        assert!(forgot);
+        let (index, dropped) = routes.insert(&key(MAX_ROUTES), arrive(&board, MAX_ROUTES));
+        assert!(dropped);
         assert_eq!(routes.find(&key(0), 0), None);
         assert_eq!(routes.find(&key(MAX_ROUTES), 0), Some(index));
         assert_eq!(routes.find(&key(1), index), Some(1));

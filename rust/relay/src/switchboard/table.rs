@@ -154,9 +154,9 @@ impl Switchboard {
     }
 
     /// Stores the partners of a key that leaves, the last one first; no-op with a single shard.
-    pub(crate) fn remember_partners(&self, key: &Key, partners: impl Iterator<Item = Key>) {
+    pub(crate) fn store_partners(&self, key: &Key, partners: impl Iterator<Item = Key>) {
         if self.watchers.len() > 1 {
-            self.partners.lock().unwrap_or_else(PoisonError::into_inner).remember(key, partners);
+            self.partners.lock().unwrap_or_else(PoisonError::into_inner).store(key, partners);
         }
     }
 
@@ -349,7 +349,7 @@ mod tests {
     fn a_key_that_comes_back_gets_its_partners_shard() {
         let board = Switchboard::new(2);
         let (first, second, third) = ([2; 32], [3; 32], [4; 32]);
-        board.remember_partners(&KEY, [first, second, third].into_iter());
+        board.store_partners(&KEY, [first, second, third].into_iter());
         let place = |near: Option<usize>| near.unwrap_or(9);
         assert_eq!(board.claim(&KEY, place).shard(), 9);
         assert_eq!(board.release(&KEY, ConnId::NONE), Left::Nowhere);

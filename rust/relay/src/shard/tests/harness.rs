@@ -61,8 +61,8 @@ pub(super) fn from(source: u8, data: &[u8]) -> Frame {
     (RECV, [&key(source)[..], data].concat())
 }
 
-pub(super) fn gone(who: u8, reason: u8) -> Frame {
-    (GONE, [&key(who)[..], &[reason]].concat())
+pub(super) fn gone(left: u8, reason: u8) -> Frame {
+    (GONE, [&key(left)[..], &[reason]].concat())
 }
 
 /// Splits a stream into its whole frames and the rest.

@@ -57,8 +57,8 @@ fn a_closed_event_has_the_key_the_reason_and_the_totals() {
     room.world.finish(a);
     room.world.run();
     let events = room.world.events();
-    let [Event::Closed { key: whose, totals, remote, .. }] = &events[..] else { panic!("{events:?}") };
-    assert_eq!((*whose, usize::from(remote.port())), (Some(key(1)), a));
+    let [Event::Closed { key: closed_key, totals, remote, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((*closed_key, usize::from(remote.port())), (Some(key(1)), a));
     assert_eq!((totals.packets_in, totals.bytes_in, totals.packets_out, totals.bytes_out), (3, 30, 1, 7));
 }
 

@@ -18,7 +18,7 @@ fn packets(to: u8, count: usize) -> Vec<u8> {
 
 fn limit(room: &Room, limits: Limits) {
     let limits = Arc::new(limits);
-    room.world.tell_all(|| Command::LimitClients(Arc::clone(&limits)));
+    room.world.submit_to_all(|| Command::LimitClients(Arc::clone(&limits)));
 }
 
 /// The payload bytes that a party has received.
@@ -28,11 +28,11 @@ fn got(room: &mut Room, party: Party) -> usize {
 
 /// The impairment events: key, cause, and whether it is over.
 fn impairments(room: &mut Room) -> Vec<(u8, Impairment, bool)> {
-    let told = room.world.events().into_iter().filter_map(|event| match event {
+    let reports = room.world.events().into_iter().filter_map(|event| match event {
         Event::ClientImpaired { key, how, is_over, .. } => Some((key[0], how, is_over)),
         _ => None,
     });
-    told.collect()
+    reports.collect()
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn two_connections_that_contest_a_key_are_reported() {
     let (first, second) = (room.join(Over::Plain, 1), room.join(Over::Plain, 1));
     let (third, fourth) = (room.join(Over::Plain, 2), room.join(Over::Plain, 2));
     let ping = frame(PING, &[0; 8]);
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     for second_of in 0..11 {
         for _ in 0..2 {
             for party in [first, second] {
@@ -174,9 +174,9 @@ fn two_connections_that_contest_a_key_are_reported() {
         if second_of < 9 {
             assert_eq!(impairments(&mut room), []);
         }
-        told.extend(impairments(&mut room));
+        reports.extend(impairments(&mut room));
     }
-    assert_eq!(told, [(1, Impairment::Fighting, false)]);
+    assert_eq!(reports, [(1, Impairment::Fighting, false)]);
     room.world.pass(20_000);
     assert_eq!(impairments(&mut room), [(1, Impairment::Fighting, true)]);
     assert!(room.frames(first).len() > 20 && room.frames(second).len() > 20, "both are served");

@@ -185,8 +185,8 @@ fn when_the_active_connection_leaves_the_last_one_that_sent_follows() {
     room.world.reset(conns[2]);
     room.world.run();
     room.send(sender, &packet(2, b"to the first"));
-    let heard: Vec<_> = conns.iter().map(|conn| room.frames(*conn).len()).collect();
-    assert_eq!(heard, [1, 0, 0]);
+    let received: Vec<_> = conns.iter().map(|conn| room.frames(*conn).len()).collect();
+    assert_eq!(received, [1, 0, 0]);
 }
 
 #[test]
@@ -250,8 +250,8 @@ fn not_here_answers_disco_packets_only_and_is_rate_limited() {
         }
         room.world.pass(60_000);
         room.send(a, &packet(8, &disco(0)).repeat(10));
-        let told = room.frames(a).into_iter().filter(|frame| *frame == gone(8, 1)).count();
-        assert_eq!(told, 3);
+        let answers = room.frames(a).into_iter().filter(|frame| *frame == gone(8, 1)).count();
+        assert_eq!(answers, 3);
         assert_eq!(room.world.counter("peer_gone_not_here_frames"), 9);
         assert_eq!(room.world.dropped("unknown_dest").0, 28);
     }

@@ -45,9 +45,9 @@ fn the_sender_with_the_most_routes_drops_its_oldest_first() {
     }
     room.world.finish(heavy);
     room.world.run();
-    let told = others.iter().map(|party| room.frames(*party).len()).collect::<Vec<_>>();
-    assert_eq!(told.iter().sum::<usize>(), routes - 10);
-    assert!(told.is_sorted(), "the latest are remembered: {told:?}");
+    let frames = others.iter().map(|party| room.frames(*party).len()).collect::<Vec<_>>();
+    assert_eq!(frames.iter().sum::<usize>(), routes - 10);
+    assert!(frames.is_sorted(), "the latest are remembered: {frames:?}");
     assert_eq!(room.world.check().routes, 0);
 }
 

@@ -47,13 +47,13 @@ fn a_frame_for_all_members_is_written_to_some_each_tick_and_to_each_once() {
     let parties: Vec<_> = (0..200).map(|n| room.world.join(&distant(n), LoginKind::Client, 0, 0)).collect();
     room.world.run();
     let text = frame(HEALTH, b"soon");
-    room.world.tell_all(|| Command::ToAll {
+    room.world.submit_to_all(|| Command::ToAll {
         action: MemberAction::Write(text.clone().into()),
         spare_mesh_peers: true,
     });
     let (mut before, mut ticks) = (0, 0);
     while room.world.step() {
-        let now = parties.iter().filter(|party| room.world.has_heard(**party)).count();
+        let now = parties.iter().filter(|party| room.world.has_received(**party)).count();
         assert!(now - before <= 64, "{} in one tick", now - before);
         ticks += usize::from(now > before);
         before = now;
@@ -72,7 +72,7 @@ fn a_report_lists_each_member_once_and_marks_its_last_part() {
     }
     room.world.run();
     room.world.events();
-    room.world.tell_all(|| Command::Report(7));
+    room.world.submit_to_all(|| Command::Report(7));
     room.world.run();
     let (mut keys, mut last) = (Vec::new(), 0);
     for event in room.world.events() {

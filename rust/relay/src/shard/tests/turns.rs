@@ -18,7 +18,7 @@ fn crowded(room: &mut Room) -> (Vec<Party>, Party, Party) {
 
 /// Runs until the party has received something.
 fn until_received(room: &mut Room, party: Party) {
-    while !room.world.has_heard(party) {
+    while !room.world.has_received(party) {
         assert!(room.world.step(), "nothing more happens, and nothing was heard");
     }
 }
