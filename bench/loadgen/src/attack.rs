@@ -1,7 +1,7 @@
 //! Clients that attack a server, while the driver measures the latency of a pair in another process.
 //!
 //! The clients log in and prepare the attack. The attack begins when the driver writes a line. If the server closes
-//! some of the clients, the attack goes on with the others.
+//! some of the clients, the attack continues with the others.
 
 use std::io::{Read, stdin};
 use std::time::{Duration, Instant};

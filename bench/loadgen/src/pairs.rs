@@ -79,7 +79,7 @@ pub(crate) enum Window {
 pub(crate) struct Outcome {
     seconds: f64,
     delivered: u64,
-    /// Packets that the pace asked for: sent or refused.
+    /// Packets that were due: sent or refused.
     offered: u64,
     /// Packets of `offered` that did not fit the sender's socket.
     refused: u64,

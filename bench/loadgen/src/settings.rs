@@ -50,7 +50,7 @@ attack: clients that attack the server; each step begins with a line on standard
 stun: binding requests, over UDP
   --in-flight N, --warmup SECONDS, --seconds SECONDS, --server-pid PID";
 
-/// The load that the command line asks for, with its settings.
+/// The load that the command line chooses, with its settings.
 pub(crate) enum Mode {
     Pairs { targets: Vec<Target>, settings: pairs::Settings },
     Idle { target: Target, steps: Vec<usize> },

@@ -1,5 +1,5 @@
-//! Frames of a logged-in client, a mesh peer or a node that was dialled: each is counted as it should be, each packet
-//! has one fate, and a connection ends where its first bad frame is.
+//! Frames of a logged-in client, a mesh peer or a dialled node. Each is counted correctly, each packet has one fate,
+//! and a connection ends at its first invalid frame.
 #![no_main]
 
 mod world;
@@ -11,10 +11,10 @@ const OWN: [u8; 32] = [1; 32];
 const OTHER: [u8; 32] = [2; 32];
 
 fuzz_target!(|data: &[u8]| {
-    let [who, piece, room, bytes @ ..] = data else { return };
-    let kind = [LoginKind::Client, LoginKind::MeshPeer, LoginKind::Node][usize::from(*who) % 3];
-    let mut world = world::world(1 + usize::from(*who >> 7));
-    let home = usize::from(*who >> 7);
+    let [login, piece, room, bytes @ ..] = data else { return };
+    let kind = [LoginKind::Client, LoginKind::MeshPeer, LoginKind::Node][usize::from(*login) % 3];
+    let mut world = world::world(1 + usize::from(*login >> 7));
+    let home = usize::from(*login >> 7);
     let other = world.join(&OTHER, LoginKind::Client, 0, home);
     let party = world.join(&OWN, kind, home, 0);
     world.run();
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     world.pass(70_000);
 });
 
-/// What an input says, read as plainly as can be.
+/// The expected effects of an input, computed by a simple parser.
 struct Read {
     counts: [(&'static str, u64); 5],
     has_ended: bool,
@@ -69,7 +69,7 @@ fn read(kind: LoginKind, mut bytes: &[u8]) -> Read {
             break;
         }
         if !is_known {
-            // Counted when its header comes, and then skipped as far as it comes.
+            // It is counted when its header comes, and then its payload is skipped.
             unknown += u64::from(kind != LoginKind::Node);
             bytes = rest.get(len..).unwrap_or_default();
             continue;

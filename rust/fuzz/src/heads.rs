@@ -1,4 +1,4 @@
-//! Heads, login frames and bodies: what is handed on is what came, each byte once.
+//! Heads, login frames and bodies: the events contain the input's bytes, each once.
 #![no_main]
 
 mod world;
@@ -7,8 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use relay::messages::{Command, Event};
 
 fuzz_target!(|data: &[u8]| {
-    let [piece, wishes, bytes @ ..] = data else { return };
-    let mut wishes = *wishes;
+    let [piece, choices, bytes @ ..] = data else { return };
+    let mut choices = *choices;
     let mut world = world::world(1);
     let party = world.connect(false, 0);
     world::cut(&mut world, party, *piece);
@@ -38,17 +38,17 @@ fuzz_target!(|data: &[u8]| {
                     world.submit([(conn, Command::Consumed(conn, bytes.len()))]);
                     conn
                 }
-                // Too large a head, or too large a frame: nothing more is handed on.
+                // The head or the frame is too large: no more bytes are reported.
                 _ => break 'all,
             };
-            // Only a parked connection takes a wish; in the middle of a body it does nothing.
-            let wish = match wishes % 3 {
+            // A command affects only a parked connection; in the middle of a body it has no effect.
+            let command = match choices % 3 {
                 0 => Command::AwaitHead(conn),
                 1 => Command::AwaitFrame(conn, 100),
                 _ => Command::AwaitBody(conn, 7),
             };
-            wishes = wishes.rotate_left(3);
-            world.submit([(conn, wish)]);
+            choices = choices.rotate_left(3);
+            world.submit([(conn, command)]);
         }
     }
     assert!(bytes.starts_with(&handed_on), "bytes were lost, doubled or changed");

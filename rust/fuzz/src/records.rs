@@ -1,5 +1,5 @@
-//! Anything at all once hands were shaken over TLS 1.3: records with content of any type, in any order, padded or cut
-//! or not sealed at all, from a client that may or may not log in.
+//! Arbitrary TLS 1.3 records after the handshake: content of any type, in any order, padded, cut or not sealed, from a
+//! client that may or may not log in.
 #![no_main]
 
 mod world;
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let [piece, said @ ..] = data else { return };
     let mut world = world::world(1);
     let party = world.connect(true, 0);
-    let mut sealer = shake_hands(&mut world, party);
+    let mut sealer = handshake(&mut world, party);
     world.expect_login(party, 0);
     world::cut(&mut world, party, *piece);
     let mut rest = said;
@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
             1 => sealer.seal(22, content),
             2 => sealer.seal(21, content),
             3 => sealer.seal(*operation, content),
-            // Padded, over the bound now and then.
+            // Padded, sometimes above the limit.
             4 => sealer.seal_inner([content, &[23], &vec![0; usize::from(*len) * 70]].concat()),
             5 => sealer.seal(23, &content.repeat(64)),
             6 => content.to_vec(),
@@ -48,8 +48,8 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(world.check().connections, 0, "it has ended by now");
 });
 
-/// A client's handshake; what it may seal with from then on.
-fn shake_hands(world: &mut World, party: Party) -> Sealer {
+/// Does a client's handshake. Returns the key for sealing its later records.
+fn handshake(world: &mut World, party: Party) -> Sealer {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| config(world));
     let name = ServerName::try_from(NAME).expect("a name");
@@ -73,7 +73,7 @@ fn shake_hands(world: &mut World, party: Party) -> Sealer {
     }
 }
 
-/// Makes the one certificate that all worlds serve, and a client that trusts it.
+/// Creates the one certificate of all worlds, and a client that trusts it.
 fn config(world: &World) -> Arc<ClientConfig> {
     let own = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
     let (chain, key) = (vec![own.cert.der().to_vec()], own.signing_key.serialize_der());

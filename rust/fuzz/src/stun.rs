@@ -1,4 +1,4 @@
-//! Any datagram where STUN is spoken: an answer is to a request, and never longer than the longest.
+//! Arbitrary datagrams to STUN: only requests are answered, and never with more than the longest answer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

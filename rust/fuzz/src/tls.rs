@@ -1,5 +1,5 @@
-//! Anything at all where TLS is spoken, before anybody is known: handshake messages in records of any size, garbage,
-//! silence and ends in the middle of it.
+//! Arbitrary input to TLS before a login: handshake messages in records of any size, garbage, silence, and ends at any
+//! point.
 #![no_main]
 
 mod world;
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         world.send(party, bytes);
         world.run();
     } else {
-        // Handshake messages as they are, in records of so many bytes.
+        // Valid handshake messages, in records of `mode` bytes.
         for content in bytes.chunks(usize::from(*mode)) {
             world.send(party, &[&[22, 3, 1, 0, content.len() as u8][..], content].concat());
             if mode % 4 == 1 {

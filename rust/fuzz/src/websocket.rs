@@ -1,4 +1,4 @@
-//! Anything at all from a logged-in client that speaks WebSocket.
+//! Arbitrary input from a logged-in WebSocket client.
 #![no_main]
 
 mod world;
@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let mut world = world::world(1);
     let other = world.join(&[2; 32], LoginKind::Client, 0, 0);
     let party = world.connect(false, 0);
-    // One message with a frame of no payload, masked with zeros.
+    // One message with an empty frame, masked with zeros.
     world.send(party, b"GET /derp HTTP/1.1\r\n\r\n\x82\x85\0\0\0\0\x02\0\0\0\0");
     world.run();
     for event in world.events() {

@@ -1,4 +1,4 @@
-//! What the targets share: a small world, and how an input says what it is cut into.
+//! A small world for all targets, and the size of the pieces of an input.
 
 use relay::Settings;
 use relay::sim::{Party, World, settings};
@@ -7,7 +7,7 @@ pub fn world(shards: usize) -> World {
     World::new(Settings { mailbox: 2_000, max_head: 1_024, mesh_max_keys: 8, ..settings(shards) }, 0)
 }
 
-/// Says that a party's bytes come in pieces, as one byte of the input wants it.
+/// Cuts a party's bytes into pieces; one byte of the input chooses their size.
 pub fn cut(world: &mut World, party: Party, by: u8) {
     world.set_piece(party, if by == 0 { usize::MAX } else { usize::from(by) });
 }

@@ -1,6 +1,6 @@
-//! The mailbox, the sleep flag, and what these name: built alone, since all of the relay would take a minute more.
+//! The mailbox, the sleep flag, and their dependencies, built alone: building the whole relay would take a minute more.
 //!
-//! The tests stand beside what they test, in `sleep_flag.rs`.
+//! The tests are in `sleep_flag.rs`.
 #![cfg(loom)]
 #![allow(dead_code, reason = "these files are the relay's, which uses all of them")]
 
@@ -16,7 +16,7 @@ mod mailbox;
 #[path = "../../relay/src/wire/frame.rs"]
 mod frame;
 
-// The paths by which those files name each other.
+// The module paths that those files use.
 
 mod shard {
     pub(crate) use crate::mailbox;

@@ -1,7 +1,8 @@
-//! The Python face of the relay crate: it turns calls into commands and events into tuples, and decides nothing.
+//! Python's interface to the relay crate: it converts calls into commands and events into tuples, and makes no
+//! decisions.
 //!
-//! Its types stand in `src/derper/dataplane/_native.pyi`, and only `derper.dataplane` imports it.
-// An extension function takes its arguments by value, as Python gives them.
+//! Its types are declared in `src/derper/dataplane/_native.pyi`, and only `derper.dataplane` imports it.
+// pyo3 passes the arguments of an extension function by value.
 #![allow(clippy::needless_pass_by_value)]
 
 use std::collections::HashMap;
@@ -21,16 +22,16 @@ use relay::{
     Audit, Certificate, ConnId, HistogramSnapshot, Key, Missing, Network, Rate, Serves, Settings, TableCounts,
 };
 
-/// A certificate as Python gives it: whom it is for (how, name, address), chain, key.
+/// A certificate from Python: the clients that it is for (kind, name, address), chain, key.
 type CertificateTuple = (String, Option<String>, Option<IpAddr>, Vec<Vec<u8>>, Vec<u8>);
 
-/// A rate as Python gives it: what comes a second, and how much at once.
+/// A rate from Python: amount per second, and burst.
 type RateTuple = (f64, f64);
 
-/// A histogram as Python gets it: name, bounds, counts, sum.
+/// A histogram for Python: name, bounds, counts, sum.
 type HistogramTuple = (&'static str, Vec<u64>, Vec<u64>, u64);
 
-/// The data plane: one thread a shard, none of which ever takes the interpreter's lock.
+/// The data plane: one thread for each shard, none of which ever takes the interpreter's lock.
 #[pyclass(frozen)]
 struct Plane {
     /// `None` once it was stopped.
@@ -57,7 +58,7 @@ impl Plane {
         lock(&self.staged).push((conn, command(conn)));
     }
 
-    /// Hands over what is staged, then does this: so things happen in the order in which they were said.
+    /// Submits the staged commands, then calls `then`, so that both take effect in the order of the calls.
     fn after_staged(&self, then: impl FnOnce(&relay::Plane)) -> PyResult<()> {
         let staged = std::mem::take(&mut *lock(&self.staged));
         self.with(|plane| {
@@ -424,7 +425,7 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         Event::Linked { conn } => (LINKED, conn.as_u64()).into_pyobject(py)?.into_any(),
         Event::Members { report, members, is_last } => {
             let members =
-                members.into_iter().map(|member| standing(py, &member)).collect::<PyResult<Vec<_>>>()?;
+                members.into_iter().map(|member| snapshot(py, &member)).collect::<PyResult<Vec<_>>>()?;
             (MEMBERS, report, members, is_last).into_pyobject(py)?.into_any()
         }
         Event::ClientImpaired { conn, key, how, is_over } => {
@@ -446,18 +447,18 @@ fn carried(totals: Totals) -> (u64, u64, u64, u64) {
     (packets_in, bytes_in, packets_out, bytes_out)
 }
 
-fn standing<'py>(py: Python<'py>, standing: &MemberSnapshot) -> PyResult<Bound<'py, PyAny>> {
-    let member = &standing.member;
-    let who =
+fn snapshot<'py>(py: Python<'py>, snapshot: &MemberSnapshot) -> PyResult<Bound<'py, PyAny>> {
+    let member = &snapshot.member;
+    let login =
         (PyBytes::new(py, &member.presence), member.role == Role::MeshPeer, member.version, member.number);
-    let how = (standing.age_ms, standing.is_active, standing.is_duplicate, standing.is_home);
-    let over = (standing.tls, standing.is_websocket);
-    let wire = (standing.wire.received, standing.wire.sent);
-    let tuple = (standing.conn.as_u64(), who, how, over, carried(standing.totals), wire, standing.senders);
+    let how = (snapshot.age_ms, snapshot.is_active, snapshot.is_duplicate, snapshot.is_home);
+    let over = (snapshot.tls, snapshot.is_websocket);
+    let wire = (snapshot.wire.received, snapshot.wire.sent);
+    let tuple = (snapshot.conn.as_u64(), login, how, over, carried(snapshot.totals), wire, snapshot.senders);
     Ok(tuple.into_pyobject(py)?.into_any())
 }
 
-/// A private key, ready for many logins.
+/// A private key, parsed once for many logins.
 #[pyclass(frozen)]
 struct SharedKeyDeriver(relay::SharedKeyDeriver);
 

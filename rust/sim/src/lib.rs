@@ -1,4 +1,4 @@
-//! The stepping driver as Python's tests have it. Its types stand in `tests/switchboard/_sim.pyi`.
+//! The simulated world for Python's tests. Its types are declared in `tests/switchboard/_sim.pyi`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,17 +12,17 @@ use relay::messages::{Command, Event, MemberAction, Reason};
 use relay::sim::{Ending, LoginKind, Party, World as Stepped, settings};
 use relay::{Key, Settings};
 
-/// A data plane without sockets, threads or a clock, and everybody who is connected to it.
+/// A data plane without sockets, threads or a clock, and the parties that are connected to it.
 #[pyclass(unsendable)]
 struct World(Stepped);
 
 thread_local! {
-    static LAST_WORDS: RefCell<String> = const { RefCell::new(String::new()) };
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs code in which an invariant may turn out not to hold; then it is a test that fails.
+/// Runs code in which an invariant may fail; that raises an exception in the test.
 fn held<T>(code: impl FnOnce() -> T) -> PyResult<T> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(|_| PyAssertionError::new_err(LAST_WORDS.take()))
+    catch_unwind(AssertUnwindSafe(code)).map_err(|_| PyAssertionError::new_err(LAST_PANIC.take()))
 }
 
 #[pymethods]
@@ -51,14 +51,14 @@ impl World {
             server_key,
             keep_alive,
             keep_alive_jitter: 0,
-            // Nodes in histories send no keep-alives of their own.
+            // Nodes in histories send no keep-alives.
             link_silence: u64::MAX,
             ..settings(shards)
         };
         held(|| Self(Stepped::new(settings, seed)))
     }
 
-    /// A new connection; `kind` is 0 for a client, 1 for a mesh peer, 2 for a node that was dialled.
+    /// A new connection; `kind` is 0 for a client, 1 for a mesh peer, 2 for a dialled node.
     fn join(&mut self, key: Key, kind: u8, shard: usize, home: usize) -> Party {
         let kind = match kind {
             0 => LoginKind::Client,
@@ -108,12 +108,12 @@ impl World {
 
     /// Writes frames to every connection of a key as Python would.
     fn write_to(&self, key: Key, frames: &[u8]) {
-        self.0.tell_all(|| Command::ToKey(key, MemberAction::Write(frames.into())));
+        self.0.submit_to_all(|| Command::ToKey(key, MemberAction::Write(frames.into())));
     }
 
     /// Writes frames to every client as Python would.
     fn write_all(&self, frames: &[u8]) {
-        self.0.tell_all(|| Command::ToAll {
+        self.0.submit_to_all(|| Command::ToAll {
             action: MemberAction::Write(frames.into()),
             spare_mesh_peers: true,
         });
@@ -122,7 +122,7 @@ impl World {
     /// Closes every connection of a key as Python would.
     fn close_key(&self, key: Key) {
         let reason = Reason { code: "revoked".into(), detail: String::new() };
-        self.0.tell_all(|| Command::ToKey(key, MemberAction::Close([].into(), reason.clone())));
+        self.0.submit_to_all(|| Command::ToKey(key, MemberAction::Close([].into(), reason.clone())));
     }
 
     fn is_open(&self, party: Party) -> bool {
@@ -137,7 +137,7 @@ impl World {
         held(|| self.0.step())
     }
 
-    /// Lets everything happen; disco and other packets that are queued for sockets then.
+    /// Runs until idle. Returns the numbers of disco and other packets that are queued for sockets then.
     fn run(&mut self) -> PyResult<(usize, usize)> {
         let counts = held(|| self.0.run())?;
         Ok((counts.queued_disco, counts.queued_other))
@@ -152,20 +152,20 @@ impl World {
         self.0.counters().into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Packets and bytes that were dropped, by reason and kind, where any were.
+    /// Non-zero numbers of dropped packets and bytes, by reason and kind.
     fn drops(&self) -> HashMap<(&'static str, &'static str), (u64, u64)> {
         let drops = self.0.drops().into_iter().filter(|drops| drops.packets > 0);
         drops.map(|drops| ((drops.reason, drops.kind), (drops.packets, drops.bytes))).collect()
     }
 
-    /// Connections, local keys, all keys, keys with several connections, the connections of these, watchers.
+    /// Connections, local keys, all keys, keys with several connections, connections of such keys, watchers.
     fn board(&self) -> (usize, usize, usize, usize, usize, usize) {
         let board = self.0.board();
         let duplicate = (board.duplicate_keys, board.duplicate_connections);
         (board.connections, board.keys_local, board.keys_total, duplicate.0, duplicate.1, board.watchers)
     }
 
-    /// The parties whose connections ended since the last look, and why.
+    /// The parties whose connections have ended since the last call, with the reason codes.
     fn endings(&mut self) -> Vec<(Party, String)> {
         let closed = |event| match event {
             Event::Closed { remote, reason, .. } => {
@@ -179,7 +179,7 @@ impl World {
 
 #[pymodule]
 fn _sim(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    // A test that shrinks its history fails a thousand times before it says so.
-    set_hook(Box::new(|info| LAST_WORDS.set(info.to_string())));
+    // A test that shrinks its history panics a thousand times before it reports.
+    set_hook(Box::new(|info| LAST_PANIC.set(info.to_string())));
     module.add_class::<World>()
 }
