@@ -46,13 +46,13 @@ struct Read {
     has_ended: bool,
 }
 
-fn read(kind: LoginKind, mut bytes: &[u8]) -> Read {
+fn read(login: LoginKind, mut bytes: &[u8]) -> Read {
     let [mut sent, mut disco, mut forwarded, mut pings, mut unknown] = [0; 5];
     let mut has_ended = false;
     while let [kind, a, b, c, d, rest @ ..] = bytes {
         let len = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let mesh = kind == LoginKind::MeshPeer;
-        let (is_known, is_good) = match (kind, *kind) {
+        let mesh = login == LoginKind::MeshPeer;
+        let (is_known, is_good) = match (login, *kind) {
             (LoginKind::Node, 0x08 | 0x09) => (true, (32..=1_024).contains(&len)),
             (_, 0x12) => (true, (8..=1_000).contains(&len)),
             (LoginKind::Node, _) => (false, len <= 1_048_576),
@@ -70,7 +70,7 @@ fn read(kind: LoginKind, mut bytes: &[u8]) -> Read {
         }
         if !is_known {
             // It is counted when its header comes, and then its payload is skipped.
-            unknown += u64::from(kind != LoginKind::Node);
+            unknown += u64::from(login != LoginKind::Node);
             bytes = rest.get(len..).unwrap_or_default();
             continue;
         }
