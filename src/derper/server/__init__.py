@@ -1,9 +1,17 @@
-"""The decisions of the relay: who it is, what it listens on, who may come in, what the pages say.
+"""The relay's decisions: identity, listeners, logins, admission, and the contents of its pages.
 
-Everything here runs on one asyncio loop and moves no packet. Read in this order: `app` (the whole), `identity` and
-`secrets` (who we are), `listeners`, `introduce` (a connection's way to the switch), `login` (who it is), `rates` (how
-much it may send), `struggles` (messages to limited clients), `connection_log` and `bounded_log` (log lines, bounded),
-`mesh` (the other nodes).
-The rooms beside: `certificates`, `admission` (whether a client may come in), `http` (all that is no relay), `debug`
-(what operators see and do), `life` (from ready to gone).
+Everything here runs on one asyncio loop and moves no packet. Read in this order:
+
+- `app`: the whole server
+- `identity` and `secrets`: the server's keys
+- `listeners`: the listening sockets
+- `connections`: a connection from accept to switch
+- `login`: the login of one client
+- `rates`: the rate limits of each client
+- `impairments`: Health messages to limited clients
+- `connection_log` and `bounded_log`: bounded log lines
+- `mesh`: the other nodes of the region
+
+The folders: `certificates`; `admission` (whether a client may log in); `http` (every request except the relay's);
+`debug` (pages, metrics and actions for operators); `life` (start, reload, drain, hand-over).
 """

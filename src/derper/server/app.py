@@ -1,4 +1,4 @@
-"""The server as a whole: what is made of a `Config`, in which order, and when it ends. Composition, no decisions."""
+"""The whole server: creates all parts from a `Config`, in order, and closes them. Composition only, no decisions."""
 
 import asyncio
 import resource
@@ -43,30 +43,31 @@ from derper.server.rates import ClientRates
 _log: FilteringBoundLogger = structlog.get_logger()
 
 RTT_INTERVAL = 10.0
-"""Seconds between two looks at a connection's round trip."""
+"""Seconds between two round-trip measurements of a connection."""
 
 
 def run(config: Config, read_again: Callable[[], Config]) -> int:
-    """Serve until SIGTERM or SIGINT; give the exit code. `read_again` gives the configuration as it would be now.
+    """Serve until SIGTERM or SIGINT; return the exit code. `read_again` returns the current configuration.
 
     Raises:
-        ConfigError: the server cannot start.
+        ConfigError: The server cannot start.
     """
     _raise_descriptor_limit()
     return asyncio.run(orders.serve(Server(config, read_again)))
 
 
 class Server:
-    """All parts of one server. As a context it serves; outside of one, nothing listens.
+    """All parts of one server. It serves while it is entered as a context manager; otherwise nothing listens.
 
-    Making one reads the keys, which may wait for a secrets server, so it is made before the loop runs.
+    The constructor reads the keys, which may wait for a secrets server, so call it before the loop runs.
     """
 
     def __init__(self, config: Config, read_again: Callable[[], Config], *, rtt_interval: float = RTT_INTERVAL) -> None:
         self._config = config
         self._supervisor = Supervisor(config.supervision)
-        self._successor: int | None = None  # its process id, once it serves
-        self._handing_over: asyncio.Task[int | None] | None = None  # set before the first await: one successor at most
+        self._successor: int | None = None  # its process id, once it is ready
+        # set before the first await, so there is one successor at most
+        self._handing_over: asyncio.Task[int | None] | None = None
         self._is_draining = False
         self._reload_serialized = Serialized(self._reload)
         self._watch: asyncio.Task[None] | None = None
@@ -114,10 +115,10 @@ class Server:
             self.admin = AdminListener(config, config.admin, self._debug.routes(), actions)
 
     async def __aenter__(self) -> Self:
-        """Serve.
+        """Start serving.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: The server cannot start.
         """
         try:
             await self._start()
@@ -127,11 +128,11 @@ class Server:
         return self
 
     async def __aexit__(self, *_failure: object) -> None:
-        """End every connection and let go of everything."""
+        """Close every connection and all other parts."""
         await self._stop()
 
     async def drain(self) -> None:
-        """Send every client away, at the pace that those who take them over can bear."""
+        """Disconnect all clients, at a rate that other servers can accept."""
         self._is_draining = True
         await self._stop_handing_over()
         self._supervisor.tell("STOPPING=1", "STATUS=draining")
@@ -142,12 +143,12 @@ class Server:
         await drain(
             self.plane,
             taken_over=has_successor or await self._mesh.reaches_another(),
-            still=lambda: has_successor or self._mesh.is_linked,
+            can_take=lambda: has_successor or self._mesh.is_linked,
             within=self._config.drain_timeout,
         )
 
     async def hand_over(self) -> bool:
-        """Start a successor on the same sockets, or wait for the one that is starting; return whether it serves."""
+        """Start a successor on the same sockets, or wait for one that is starting; return whether it is ready."""
         if self._config.key_file is None:
             _log.error("cannot hand over with -dev: the successor would have another key")
             return False
@@ -161,7 +162,7 @@ class Server:
         return self._successor is not None
 
     def _handed_over(self, starting: asyncio.Task[int | None]) -> None:
-        """Note the successor; without one, another may be started."""
+        """Record the successor; if it failed, another may be started."""
         if not starting.cancelled() and (error := starting.exception()) is not None:
             _log.error("the successor cannot be started; this process goes on", reason=str(error))
         elif not starting.cancelled():
@@ -172,15 +173,15 @@ class Server:
             self._supervisor.tell(f"MAINPID={self._successor}")
 
     async def _stop_handing_over(self) -> None:
-        """End a successor that is still starting: an order to stop is meant for it, too."""
+        """Stop a successor that is still starting: a request to stop applies to it, too."""
         if self._handing_over is not None and not self._handing_over.done():
             self._handing_over.cancel()
             await asyncio.wait([self._handing_over])
 
     async def reload(self) -> Mapping[str, str]:
-        """Read again what may change while the server runs; what cannot be read stays as it was, and is told why.
+        """Reload what can change while the server runs; return the reason of each failed item, which stays as it was.
 
-        One reload at a time: of two, the one that read the files first could be the last to put them in force.
+        Reloads are serialized: two at once could finish in the wrong order, so the older files would win.
         """
         return await self._reload_serialized()
 
@@ -244,7 +245,7 @@ class Server:
 
 
 def _log_limits(config: Config, rates: Mapping[str, object]) -> None:
-    """Log the limits in force, so that a mistake in a file or a flag shows at start; omit those that are off."""
+    """Log the limits in force, so that an operator sees a wrong limit at start; omit disabled limits."""
     accept = config.relay.accept
     facts = {
         **rates,
@@ -257,6 +258,6 @@ def _log_limits(config: Config, rates: Mapping[str, object]) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Use all the descriptors that this process may have: each connection is one, and the soft limit is for others."""
+    """Raise the soft limit of descriptors to the hard limit: each connection needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,8 +1,8 @@
-"""Log lines that strangers can cause, bounded: a few a minute are written whole, the others are counted.
+"""Bounds for log lines that strangers can cause: a few lines a minute are written, the others are counted.
 
-Each kind of line has a `BoundedLog`. Per interval it writes one more line, which counts the lines that it left out. At
-the level debug every line is written. So neither a port scan nor a flood of logins fills a disk, and on a quiet relay
-every line is there.
+Each kind of line has a `BoundedLog`. Once per interval it writes one more line with the number of omitted lines. At the
+level debug every line is written. So a port scan or a flood of logins cannot fill a disk, and a quiet relay logs every
+line.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from derper.server.admission.turns import network_of
 _log: FilteringBoundLogger = structlog.get_logger()
 
 _MOST_REMOTES: Final = 1_000
-"""Addresses that are counted apart within an interval; more are "1000 or more"."""
+"""Addresses counted separately within an interval; 1000 means "1000 or more"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many lines of one kind are written whole."""
+    """The number of lines of one kind that are written."""
 
     first: int = 20  # after a quiet interval
-    later: int = 5  # by which the allowance grows again in each interval
+    later: int = 5  # added to the allowance after each interval
     interval: float = 60.0  # seconds
 
 
@@ -35,9 +35,10 @@ USUAL: Final = Bounds()
 
 
 class BoundedLog:
-    """Lines with the event `event`; `more` is the event of the line that counts further ones. For the loop's thread.
+    """A bounded kind of line with the event `event`; the event of its counting line is `more`.
 
-    One network (/24 of IPv4, /48 of IPv6) gets at most half of the allowance, so that it cannot hide all others.
+    One network (/24 of IPv4, /48 of IPv6) gets at most half of the allowance, so that it cannot suppress the lines of
+    all others. For the loop's thread.
     """
 
     def __init__(self, event: str, more: str, *, level: int = logging.INFO, bounds: Bounds = USUAL) -> None:
@@ -45,17 +46,17 @@ class BoundedLog:
         self._more = more
         self._level = level
         self._bounds = bounds
-        self._allowance = bounds.first  # lines that may still be written whole
-        self._share = _half(bounds.first)  # of each network, in this interval
-        self._networks: Counter[str] = Counter()  # lines in this interval, while there was an allowance
-        self._kinds: Counter[str] = Counter()  # lines left out in this interval
-        self._remotes: set[str] = set()  # theirs
-        self._timer: asyncio.TimerHandle | None = None  # None in quiet times, with a whole allowance
+        self._allowance = bounds.first  # lines that may still be written
+        self._share = _half(bounds.first)  # the lines of each network in this interval
+        self._networks: Counter[str] = Counter()  # lines in this interval, counted while the allowance lasted
+        self._kinds: Counter[str] = Counter()  # omitted lines in this interval
+        self._remotes: set[str] = set()  # their addresses
+        self._timer: asyncio.TimerHandle | None = None  # None if the allowance is full
 
     def write(self, kind: str, **facts: object) -> None:
-        """Write a line, or count it under `kind`, a name for a member of the counting line.
+        """Write a line, or count it under `kind`, which names a member of the counting line.
 
-        The line takes from the share of the network of `remote`, an IP address, where it is one of the facts.
+        If `facts` contain `remote` (an IP address), the line counts against the share of its network.
         """
         remote = str(facts["remote"]) if "remote" in facts else None
         if self._timer is None:
@@ -70,14 +71,14 @@ class BoundedLog:
             self._remotes.add(remote)
 
     def stop(self) -> None:
-        """Write the counts of the interval that runs."""
+        """Write the counts of the current interval."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._write_counts()
 
     def _has_share(self, remote: str | None) -> bool:
-        """Take a line out of the share of an address's network; return whether there was one left."""
+        """Count a line against the share of the address's network; return whether the share was not used up."""
         if remote is None:
             return True
         network = network_of(remote)
@@ -99,7 +100,7 @@ class BoundedLog:
             self._timer = None
 
     def _write_counts(self) -> bool:
-        """Write how many lines were left out, and begin anew; return whether there were any."""
+        """Write the number of omitted lines and reset it; return whether it was above zero."""
         if not self._kinds:
             return False
         remotes = {"remotes": len(self._remotes)} if self._remotes else {}

@@ -1,4 +1,4 @@
-"""What the log says of clients and of connections that end: every line that strangers can cause is bounded."""
+"""Log lines about clients and closed connections; each line that strangers can cause is bounded."""
 
 import logging
 from typing import Final
@@ -14,16 +14,16 @@ from derper.server.bounded_log import BoundedLog, Bounds
 _log: FilteringBoundLogger = structlog.get_logger()
 
 _IN_ORDER: Final = frozenset({"idle", "done", "acme_challenge"})
-"""Codes of connections that ended as they should before a login; never logged."""
+"""Codes of connections that ended normally before a login; never logged."""
 _EVICTED: Final = "evicted"
-"""The code of a connection, or of a tunnel, that made room for another one."""
+"""The code of a connection or tunnel that was closed to make room for another one."""
 
 _SCANS: Final = Bounds(first=1, later=0)
 _OUTAGES: Final = Bounds(first=1, later=1)
 
 
 class ConnectionLog:
-    """The lines of one server's connections; used from the loop's thread alone."""
+    """The log lines of one server's connections; used from the loop's thread alone."""
 
     def __init__(self) -> None:
         self._gone = BoundedLog("client gone", "more clients gone")
@@ -45,7 +45,7 @@ class ConnectionLog:
         )  # fmt: skip
 
     def logged_in(self, key: NodePublic, ip: str, *, mesh_peer: bool) -> None:
-        """Log a login, at the level debug."""
+        """Log a login at the level debug."""
         _log.debug("client logged in", key=key, remote=ip, mesh_peer=mesh_peer)
 
     def rejected(self, key: NodePublic, ip: str, answer: Answer) -> None:
@@ -53,7 +53,7 @@ class ConnectionLog:
         self._rejected.write(answer.cause, key=key, remote=ip, reason=answer.reason)
 
     def ended(self, event: Closed, *, was_rejected: bool, was_tunnel: bool) -> None:
-        """Log the end of a connection, unless it is that of a rejected login, or of a tunnel that was not evicted."""
+        """Log the end of a connection, except of a rejected login or of a tunnel that was not evicted."""
         ip, detail = event.remote.ip, event.detail or None
         if event.key is not None:
             key = NodePublic(event.key)
@@ -64,15 +64,15 @@ class ConnectionLog:
             self._closed.write(event.code, remote=ip, reason=event.code, detail=detail)
 
     def bug(self, event_type: str) -> None:
-        """Log the exception that is being handled."""
+        """Log the exception that is being handled, which is a bug."""
         self._bugs.write(event_type, event_type=event_type, exc_info=True)
 
     def dropped(self, event: Dropped) -> None:
-        """Log a packet that was dropped on its way to a key of `TS_DEBUG_VERBOSE_DROPS`."""
+        """Log a dropped packet whose destination is listed in `TS_DEBUG_VERBOSE_DROPS`."""
         self._dropped.write(event.reason, to=NodePublic(event.to), reason=event.reason, bytes=event.bytes)
 
     def accept_failed(self, error: str) -> None:
-        """Log that connections cannot be accepted for now."""
+        """Log that connections cannot be accepted at the moment."""
         self._accept_failed.write("failures", reason=error)
 
     def stun_failed(self, error: str) -> None:
@@ -80,7 +80,7 @@ class ConnectionLog:
         self._stun_failed.write("failures", reason=error)
 
     def stop(self) -> None:
-        """Write the counts of all lines that were left out."""
+        """Write the counts of all omitted lines."""
         for lines in (
             self._gone, self._rejected, self._closed, self._bugs,
             self._dropped, self._accept_failed, self._stun_failed,

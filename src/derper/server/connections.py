@@ -1,7 +1,7 @@
 """Connections from their first request head until they are switched: HTTP, tunnels, upgrades and logins.
 
-Every event of the data plane is dispatched here. A connection is a `PendingConnection` until it is switched or closed;
-`_pending` is all that Python holds of connections. A bug while one of them is served closes only that one.
+Every event of the data plane is dispatched here. A connection is a `PendingConnection` until it is switched or closed.
+Python keeps no other state of connections than `_pending`. An exception during an event closes that connection only.
 """
 
 import asyncio
@@ -51,71 +51,71 @@ _METHODS = frozenset(HTTPMethod)
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """What is served over HTTP."""
+    """The HTTP side of the relay."""
 
     main: HttpServer
-    beside: HttpServer | None  # the plain listener's, where the main one speaks TLS
+    plain: HttpServer | None  # of the plain listener, if the main one uses TLS
     tunnels: Tunnels
     forwarding: Forwarding
 
 
 @dataclass(slots=True)
 class PendingConnection:
-    """A connection that is not switched yet."""
+    """A connection before its switch."""
 
     remote: Remote
-    http: HttpConnection | None = None  # while it is served pages
-    not_ideal: bool = False  # it would rather be on another node
-    tls: str | None = None  # the version under its last request
-    number: int = 0  # among all that ever came to log in
-    tunnel: Tunnel | None = None  # from its CONNECT on
-    asking: asyncio.Task[None] | None = None  # while admission is asked about it
-    is_rejected: bool = False  # admission turned it away, and the log says why
+    http: HttpConnection | None = None  # while it requests pages
+    not_ideal: bool = False  # the client asked for another node
+    tls: str | None = None  # the TLS version of its last request
+    number: int = 0  # its position among all connections that began a login
+    tunnel: Tunnel | None = None  # after its CONNECT
+    admission: asyncio.Task[None] | None = None  # the running admission check
+    is_rejected: bool = False  # admission rejected it, and the log has the reason
 
     def leave_http(self) -> None:
-        """End what was served on it: from here on it is something else."""
+        """Stop serving HTTP on the connection."""
         if self.http is not None:
             self.http.connection_lost()
             self.http = None
 
     def leave(self) -> None:
-        """End what is done for it."""
+        """Stop HTTP, the tunnel and the admission check of the connection."""
         self.leave_http()
         if self.tunnel is not None:
             self.tunnel.client_gone()
-        if self.asking is not None:
-            self.asking.cancel()
+        if self.admission is not None:
+            self.admission.cancel()
 
 
 class ConnectionHandler:
-    """Introduces every connection of a data plane but those that we dialled ourselves."""
+    """Handles the events of all connections except links."""
 
     def __init__(self, plane: DataPlane, web: Web, login: Login, mesh: Mesh, certificates: Certificates | None) -> None:
         self.derp_accepts = 0
         self.websocket_accepts = 0
         self.tls_requests: Counter[str] = Counter()  # by version
         self.logins_rejected: Counter[str] = Counter()  # by cause
-        self.logins_unverified = 0  # admitted without an answer
+        self.logins_unverified = 0  # admitted although a check had no answer
         self._plane = plane
         self._mesh = mesh
         self._web = web
         self._login = login
-        self._certificates = certificates  # there with TLS
+        self._certificates = certificates  # None without TLS
         self._pending: dict[Conn, PendingConnection] = {}
         self._lines = ConnectionLog()
         self._impairments = ImpairmentNotices(plane)
 
     def on_event(self, event: Event) -> None:
-        """Act on one event; never raises."""
+        """Handle one event; never raises."""
         if isinstance(event, Notice):
-            self._take_notice(event)
+            self._on_notice(event)
             return
         try:
             if not self._mesh.takes(event):
                 self._act_on(event)
         except ProtocolError as error:
             self._plane.close(event.conn, "protocol_error", str(error))
-        except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
+        except Exception:  # noqa: BLE001  an exception closes this connection only
             self._lines.bug(type(event).__name__)
             self._plane.close(event.conn, "bug")
 
@@ -125,7 +125,7 @@ class ConnectionHandler:
         return self._web.tunnels.evicted
 
     def stop(self) -> None:
-        """End what is still being served."""
+        """Stop serving all pending connections."""
         self._lines.stop()
         self._impairments.stop()
         for pending in self._pending.values():
@@ -133,7 +133,7 @@ class ConnectionHandler:
         self._pending.clear()
 
     def tls_being_served(self) -> Counter[str]:
-        """Count the connections over TLS, by its version, that have a request open and do not relay yet."""
+        """Count the pending connections with an open request, by TLS version."""
         pending = self._pending.values()
         return Counter(
             pending.tls for pending in pending if pending.tls and (pending.http is None or pending.http.is_serving)
@@ -142,7 +142,7 @@ class ConnectionHandler:
     def _act_on(self, event: Event) -> None:
         match event:
             case Head():
-                self._introduce(event)
+                self._on_head(event)
             case Frame():
                 self._log_in(event.conn, self._pending[event.conn], RawFrame(event.type, event.payload))
             case Data():
@@ -152,14 +152,14 @@ class ConnectionHandler:
             case Switched():
                 self._pending.pop(event.conn, None)
             case ClientImpaired():
-                self._impairments.heard(event)
+                self._impairments.on_impaired(event)
             case Closed():
-                self._say_goodbye(event)
+                self._on_closed(event)
             case HeadTooLarge():
                 self._pending.setdefault(event.conn, PendingConnection(event.remote))
                 self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")
 
-    def _introduce(self, event: Head) -> None:
+    def _on_head(self, event: Head) -> None:
         pending = self._pending.setdefault(event.conn, PendingConnection(event.remote))
         try:
             head = RequestHead.parse(event.head)
@@ -178,9 +178,9 @@ class ConnectionHandler:
             self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a target that means nothing here")
             return
         if head.method not in _METHODS:
-            # To every page it is one more method that is neither GET nor HEAD, and aiohttp would not take it.
+            # Pages answer POST as they answer an unknown method; aiohttp would reject the unknown method.
             head = replace(head, method="POST")
-        http = self._web.main if event.tls or self._web.beside is None else self._web.beside
+        http = self._web.main if event.tls or self._web.plain is None else self._web.plain
         derp = decide(head) if unquote(head.path) == "/derp" and http.relays else None
         match derp:
             case DerpUpgrade():
@@ -204,7 +204,7 @@ class ConnectionHandler:
     def _serve(self, conn: Conn, pending: PendingConnection, http: HttpServer) -> HttpConnection:
         """Return the HTTP server side of a connection; replace it if its client changed."""
         if pending.http is not None and pending.http.remote != pending.remote:
-            pending.leave_http()  # a proxy goes on for another client
+            pending.leave_http()  # the proxy sent another client's request
         if pending.http is None:
             pending.http = http.connect(self._plane, conn, pending.remote)
         return pending.http
@@ -219,13 +219,16 @@ class ConnectionHandler:
             pending.tunnel = outcome
 
     def _accept(self, pending: PendingConnection) -> None:
-        """Count a connection that goes on to log in; what was served on it before is over."""
+        """Count a connection that begins a login, and stop HTTP on it."""
         self.derp_accepts += 1
         pending.number = self.derp_accepts
         pending.leave_http()
 
     def _await_login(self, event: Head, pending: PendingConnection) -> None:
-        """Go on with the client's first frame; one that knows our key already has sent it right behind its request."""
+        """Wait for the client's first frame.
+
+        A client that already knows our key sends this frame directly after its request.
+        """
         frame = whole_frame(event.ahead)
         if frame is None:
             self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
@@ -241,38 +244,38 @@ class ConnectionHandler:
             self._plane.close(conn, "login_failed", str(error))
             return
         if client.refusal is not None:
-            self._turn_away(conn, pending, client, client.refusal)
+            self._reject(conn, pending, client, client.refusal)
         elif client.mesh_peer or self._login.policy.is_open:
-            self._let_in(conn, pending, client)
+            self._admit(conn, pending, client)
         else:
-            pending.asking = asyncio.get_running_loop().create_task(self._ask(conn, pending, client))
+            pending.admission = asyncio.get_running_loop().create_task(self._ask(conn, pending, client))
 
     async def _ask(self, conn: Conn, pending: PendingConnection, client: LoggedIn) -> None:
-        """Let a client in or turn it away, once admission has said which; it waits, parked, and nobody else does."""
+        """Admit or reject a client as admission decides; meanwhile only this connection is parked."""
         try:
             answer = await self._login.policy.ask(ClientIdentity(client.key, pending.remote.ip))
             if conn not in self._pending:
                 return
             if answer.admits:
                 self.logins_unverified += answer.is_waived
-                self._let_in(conn, pending, client)
+                self._admit(conn, pending, client)
             else:
-                self._turn_away(conn, pending, client, answer)
-        except Exception:  # noqa: BLE001  whatever it is, it costs this one connection
+                self._reject(conn, pending, client, answer)
+        except Exception:  # noqa: BLE001  an exception closes this connection only
             self._lines.bug("admission")
             self._plane.close(conn, "bug")
 
-    def _let_in(self, conn: Conn, pending: PendingConnection, client: LoggedIn) -> None:
+    def _admit(self, conn: Conn, pending: PendingConnection, client: LoggedIn) -> None:
         self._lines.logged_in(client.key, pending.remote.ip, mesh_peer=client.mesh_peer)
         remote = Endpoint(ip_address(pending.remote.ip), pending.remote.port)
         presence = client.presence(remote, not_ideal=pending.not_ideal)
         login_info = LoginInfo(client.mesh_peer, client.version, pending.number)
         self._plane.switch(conn, presence, login_info, first=client.answer)
 
-    def _turn_away(self, conn: Conn, pending: PendingConnection, client: LoggedIn, answer: Answer) -> None:
+    def _reject(self, conn: Conn, pending: PendingConnection, client: LoggedIn, answer: Answer) -> None:
         """Send a client the reason in a Health frame, which real clients show to their user, and close.
 
-        Without ServerInfo: a program that waits for it has not logged in, whatever else it reads.
+        ServerInfo is not sent: without it no client treats the login as successful.
         """
         self.logins_rejected[answer.cause] += 1
         self._lines.rejected(client.key, pending.remote.ip, answer)
@@ -280,7 +283,7 @@ class ConnectionHandler:
         self._plane.write(conn, answer.rejection_frame)
         self._plane.close(conn, "refused", answer.reason)
 
-    def _say_goodbye(self, event: Closed) -> None:
+    def _on_closed(self, event: Closed) -> None:
         pending = self._pending.pop(event.conn, None)
         if pending is not None:
             pending.leave()
@@ -298,14 +301,14 @@ class ConnectionHandler:
         self._plane.write(conn, plain_answer(status))
         self._plane.close(conn, code, detail)
 
-    def _take_notice(self, event: Notice) -> None:
+    def _on_notice(self, event: Notice) -> None:
         match event:
             case AcceptFailed():
                 self._lines.accept_failed(event.error)
             case StunFailed():
                 self._lines.stun_failed(event.error)
             case Unserved():
-                # The log hears of it with the connection's end.
+                # The log line follows when the connection ends.
                 if self._certificates is not None:
                     self._certificates.missed(event)
             case Dropped():

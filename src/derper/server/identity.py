@@ -1,7 +1,7 @@
-"""Who this server is: its private key, and the mesh key that the nodes of its region share.
+"""The server's private key, and the mesh key that the nodes of its region share.
 
-The key file is the Go server's, byte for byte, so that an operator can go back and forth between the two programs
-without clients noticing. It is made when it is missing and never written over.
+The key file has the Go server's format, byte for byte. So an operator can switch between the two programs, and clients
+keep the same server key. A missing file is created; an existing one is never overwritten.
 """
 
 import json
@@ -28,7 +28,7 @@ _MEMBER = "PrivateKey"
 
 @dataclass(slots=True)
 class Identity:
-    """The server's keys. `public` is the one that clients see, derived once; only a reload changes `mesh_key`."""
+    """The server's keys; `public` is derived once from `private`, and only a reload changes `mesh_key`."""
 
     private: NodePrivate
     public: NodePublic
@@ -36,17 +36,18 @@ class Identity:
 
     @classmethod
     def load(cls, config: Config) -> Self:
-        """Read the keys that the configuration names, making the private one when it has no file yet.
+        """Read the configured keys; create the private key if its file is missing.
 
-        Waits for a secrets server, if it has to. Raises `ConfigError` for a file that cannot be read, parsed or made.
+        Waits for a secrets server, if one is configured. Raises `ConfigError` if a file cannot be read, parsed or
+        created.
         """
         private = _fresh_key() if config.key_file is None else load_or_make_key(config.key_file)
         return cls(private, private.public(), load_mesh_key(config.mesh, config.roots))
 
 
 def load_or_make_key(path: Path) -> NodePrivate:
-    """The private key in a key file; a missing file is made with a new key."""
-    if not _is_there(path):
+    """Return the private key in a key file; create a missing file with a new key."""
+    if not _exists(path):
         key = _fresh_key()
         files.write(path, key_file_bytes(key), "the key file")
         conceal(key.to_text().rpartition(":")[2], str(path))
@@ -64,12 +65,12 @@ def load_or_make_key(path: Path) -> NodePrivate:
 
 
 def key_file_bytes(key: NodePrivate) -> bytes:
-    """What a key file holds: JSON laid out as the Go server lays it out."""
+    """Return the contents of a key file: JSON in the Go server's layout."""
     return json.dumps({_MEMBER: key.to_text()}, indent="\t").encode("ascii")
 
 
 def parse_key_file(data: bytes) -> NodePrivate:
-    """The key in a key file, read as the Go server reads it; raises `ProtocolError` for anything else."""
+    """Return the key in a key file, parsed as by the Go server; raises `ProtocolError` if it is invalid."""
     texts = [value for name, value in gojson.members(data) if name == _MEMBER.casefold() and value is not None]
     if not texts:
         raise ProtocolError(f"JSON: wanted the member {_MEMBER}")
@@ -83,8 +84,8 @@ def _fresh_key() -> NodePrivate:
     return NodePrivate.from_entropy(os.urandom(KEY_LEN))
 
 
-def _is_there(path: Path) -> bool:
-    """Whether anything has that name. A dangling link counts: what it pointed to may come back with its disk."""
+def _exists(path: Path) -> bool:
+    """Return whether the path exists. A dangling link counts: its target may return with its disk."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -95,9 +96,9 @@ def _is_there(path: Path) -> bool:
 
 
 def load_mesh_key(mesh: Mesh, trusted: TrustedRoots, patience: float | None = None) -> MeshKey | None:
-    """The mesh key from where the configuration says, or `None`: then nobody is a mesh peer.
+    """Return the mesh key from the configured source; without one, None, and no connection is a mesh peer.
 
-    A secrets server that has none yet is asked for `patience` seconds; None: for ever.
+    If a secrets server has no key yet, it is asked again for `patience` seconds; None: for ever.
     """
     key = _mesh_key_from(mesh.key_source, trusted, patience)
     if key is not None and key.is_zero:

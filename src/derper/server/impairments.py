@@ -1,7 +1,7 @@
 """Health messages to impaired clients (docs/limits.md).
 
-The data plane reports an impairment after ten seconds, and at most once a minute. A client shows one Health message
-at a time, so each message lists all impairments of its key; an empty message ends them.
+The data plane reports an impairment after ten seconds, and at most once a minute. A client shows one Health message at
+a time, so each message lists all impairments of its key. An empty message ends them.
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ _PROBLEMS: Final = {
 class ImpairmentNotices:
     """Impairments by key, kept until the data plane reports their end.
 
-    All connections of a key are notified: those that fight over it are different devices, each with a user.
+    All connections of a key are notified: devices that share a key are different devices, each with a user.
     """
 
     def __init__(self, plane: DataPlane) -> None:
@@ -28,20 +28,20 @@ class ImpairmentNotices:
         self._lines = BoundedLog("client impaired", "more clients struggle")
         self._now: dict[NodePublic, set[tuple[Conn, str]]] = {}
 
-    def heard(self, event: ClientImpaired) -> None:
+    def on_impaired(self, event: ClientImpaired) -> None:
         """Record a change and notify the key's connections."""
-        key, struggle = NodePublic(event.key), (event.conn, event.how)
-        struggles = self._now.setdefault(key, set())
+        key, impairment = NodePublic(event.key), (event.conn, event.how)
+        impairments = self._now.setdefault(key, set())
         if event.is_over:
-            struggles.discard(struggle)
+            impairments.discard(impairment)
         else:
-            struggles.add(struggle)
+            impairments.add(impairment)
             self._lines.write(event.how, key=key, how=event.how)
-        if not struggles:
+        if not impairments:
             del self._now[key]
-        problems = sorted({_PROBLEMS[how] for _, how in struggles})
+        problems = sorted({_PROBLEMS[how] for _, how in impairments})
         self._plane.write_to(key, Health("; ".join(problems)).encode())
 
     def stop(self) -> None:
-        """Write the counts of the lines that were left out of the log."""
+        """Write the counts of the omitted log lines."""
         self._lines.stop()

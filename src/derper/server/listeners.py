@@ -1,4 +1,4 @@
-"""The sockets that the server listens on: bound here, accepted from and read in the data plane."""
+"""The server's sockets: bound here; the data plane accepts from them and reads them."""
 
 import errno
 import socket
@@ -17,29 +17,30 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 BACKLOG = 4096
 UNSENT_LIMIT = 128 * 1024
-"""Bytes that a socket takes beyond what the network has (TCP_NOTSENT_LOWAT): what is in the kernel can be neither
-dropped nor overtaken, so a slow receiver's share of it stays small."""
+"""Unsent bytes that a socket accepts (TCP_NOTSENT_LOWAT).
+
+Bytes in the kernel can neither be dropped nor reordered, so a slow receiver should have few there.
+"""
 DATAGRAM_BUFFER = 1024 * 1024
-"""Bytes of unread STUN requests that the kernel keeps, as far as net.core.rmem_max lets it: they are read only after a
-round of relaying."""
+"""Bytes of unread STUN requests that the kernel keeps, up to net.core.rmem_max: each tick reads them once."""
 LONGEST_IDLE = 32_767
-"""Seconds that the kernel takes for TCP_KEEPIDLE."""
+"""The kernel's maximum for TCP_KEEPIDLE, in seconds."""
 LONGEST_USER_TIMEOUT = 2**31 - 1
-"""Milliseconds that it takes for TCP_USER_TIMEOUT."""
+"""The kernel's maximum for TCP_USER_TIMEOUT, in milliseconds."""
 MAIN, HTTP, STUN, ADMIN = "main", "http", "stun", "admin"
-"""What the sockets are called when they are handed over."""
+"""The sockets' names in a hand-over."""
 _HTTP_PORT = "-http-port (-1 for none)"
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 class Listening:
-    """All that a server listens on. `start` after everything else is ready."""
+    """All listening sockets of a server; call `start` after everything else is ready."""
 
     def __init__(self, plane: DataPlane, config: Config) -> None:
-        # With the ports that the kernel chose, once it has started; of the main listener, and of plain HTTP beside TLS.
+        # Addresses with the ports that the kernel chose, set by `start`: the main listener, and plain HTTP beside TLS.
         self.address = ""
         self.http_address = ""
-        self.sockets: dict[str, socket.socket] = {}  # by name: what a successor can go on with
+        self.sockets: dict[str, socket.socket] = {}  # by name, for a successor
         self._plane = plane
         self._config = config
         self._listeners: list[int] = []
@@ -52,18 +53,18 @@ class Listening:
         return port
 
     def start(self) -> None:
-        """Accept connections and answer STUN from now on.
+        """Start accepting connections and answering STUN.
 
         Raises:
-            ConfigError: an address cannot be had, or a socket was handed over that nothing is served on.
+            ConfigError: An address cannot be bound, or a handed-over socket has no use here.
         """
         config = self._config
         accept = config.relay.accept
         limit = Rate(accept.per_second, accept.burst) if config.serves_tls and accept.is_limit else None
         handed = HandedOver(config.supervision.sockets)
-        # All of them before anybody is let in.
+        # Bind all of them before accepting on any.
         if config.stun_address is not None:
-            # No reason not to relay: the reference runs on without, beside another STUN server or a relay more.
+            # Not fatal: the Go server also runs on without STUN, and clients use another relay's.
             try:
                 self.sockets[STUN] = handed.datagrams() or bind_stun(config.stun_address)
             except ConfigError as error:
@@ -103,22 +104,23 @@ class Listening:
         )
 
     def stop_accepting(self) -> None:
-        """Accept no connection any more; STUN is answered on."""
+        """Stop accepting connections; STUN requests are still answered."""
         for listener in self._listeners:
             self._plane.unlisten(listener)
         self._listeners.clear()
 
     def close(self) -> None:
-        """Let go of the sockets."""
+        """Close the sockets."""
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
 
 
 class HandedOver:
-    """The sockets that a service manager, or the server that this one succeeds, has opened for it (sd_listen_fds(3)).
+    """The sockets that a service manager or the predecessor opened for this process (sd_listen_fds(3)).
 
-    One is known by its name, else a datagram socket is STUN's, and a stream socket is that of the port it has.
+    A socket is identified by its name. Without one, a datagram socket is for STUN and a stream socket is identified by
+    its port.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -127,7 +129,7 @@ class HandedOver:
             sock.set_inheritable(False)
 
     def stream(self, name: str, port: int | None, tcp: Tcp) -> socket.socket | None:
-        """Take the listening socket of this name, else of this port; without a port, any that is left."""
+        """Take the listening socket with this name, or else with this port; without a port, any remaining one."""
         streams = [entry for entry in self._left if entry[1].type == socket.SOCK_STREAM]
         named = [entry for entry in streams if entry[0] == name]
         fitting = [
@@ -151,7 +153,7 @@ class HandedOver:
         return None
 
     def must_be_empty(self) -> None:
-        """Raise `ConfigError` for a socket that nothing is served on: whoever opened it expects otherwise."""
+        """Raise `ConfigError` if a socket is left: its opener expects it to be served."""
         if self._left:
             name, sock = self._left[0]
             raise ConfigError(
@@ -161,12 +163,12 @@ class HandedOver:
 
 
 def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
-    """Return a listening, non-blocking socket; with no host, one for both families, or for IPv4 where there is no IPv6.
+    """Return a listening, non-blocking socket; without a host, for both families, or for IPv4 if there is no IPv6.
 
-    `flag` is where the operator chooses the port.
+    `flag` names the flag with the port, for errors.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: The address cannot be listened on.
     """
     try:
         return _open(address, lambda family, host: _listen(family, host, address.port, tcp))
@@ -175,10 +177,10 @@ def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
 
 
 def bind_stun(address: ListenAddress) -> socket.socket:
-    """Return a bound, non-blocking UDP socket, for the families of `listen`.
+    """Return a bound, non-blocking UDP socket, for the same families as `listen`.
 
     Raises:
-        ConfigError: the address cannot be had.
+        ConfigError: The address cannot be bound.
     """
     try:
         return _open(address, lambda family, host: _bind_datagrams(family, host, address.port))
@@ -204,7 +206,7 @@ def _listen(family: socket.AddressFamily, host: str, port: int, tcp: Tcp) -> soc
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-        # Accepted sockets inherit the options, which saves five system calls a connection.
+        # Accepted sockets inherit the options, which saves five system calls per connection.
         tune(sock, tcp)
         sock.bind(_socket_address(family, host, port))
         sock.listen(BACKLOG)
@@ -215,12 +217,12 @@ def _listen(family: socket.AddressFamily, host: str, port: int, tcp: Tcp) -> soc
 
 
 def _socket_address(family: socket.AddressFamily, host: str, port: int) -> tuple[Any, ...]:
-    """Return the address as `bind` wants it: the interface of `fe80::1%eth0` is a number of its own there."""
+    """Return the address for `bind`, with the interface of `fe80::1%eth0` as a scope id."""
     return socket.getaddrinfo(host, port, family, flags=socket.AI_NUMERICHOST)[0][4]
 
 
 def tune(sock: socket.socket, tcp: Tcp) -> None:
-    """Make a socket, or those that a listening one will accept, fit for relaying; it no longer blocks."""
+    """Set a socket's options for relaying, and make it non-blocking; accepted sockets inherit them."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
@@ -234,7 +236,7 @@ def tune(sock: socket.socket, tcp: Tcp) -> None:
 
 
 def _bind_datagrams(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    # Without SO_REUSEADDR, by which another program's UDP socket could take the port over.
+    # Without SO_REUSEADDR, with which another program's UDP socket could take over the port.
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         if family == socket.AF_INET6:
@@ -263,8 +265,8 @@ def _advice(error: OSError, flag: str) -> str:
 
 
 def address_of(sock: socket.socket) -> str:
-    """Return the address that a socket is bound to, as it is written in flags and logs."""
+    """Return a socket's bound address, in the format of flags and logs."""
     host, port, *more = sock.getsockname()
-    if more and more[1]:  # of one interface only
+    if more and more[1]:  # a scope id
         host = f"{host}%{socket.if_indextoname(more[1])}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

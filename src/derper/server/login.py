@@ -1,6 +1,6 @@
-"""Who is it? Opens a ClientInfo frame, and says what its sender is answered (docs/protocol/protocol.md, Login).
+"""Logins: opens a ClientInfo frame and builds the answer (docs/protocol/protocol.md, Login).
 
-Whether it may stay is for `admission` to say, but for the names of applications that are refused, which need nobody.
+`admission` decides whether the client may stay. Refused application names are decided here, without a check.
 """
 
 import os
@@ -25,12 +25,12 @@ class LoggedIn:
     mesh_peer: bool
     is_prober: bool
     app_name: str
-    version: int  # of the protocol, as it says
-    refusal: Answer | None  # it may not come in, whatever admission says
+    version: int  # of the protocol, as the client sent it
+    refusal: Answer | None  # rejects the client before any admission check
     answer: bytes  # the ServerInfo frame
 
     def presence(self, remote: Endpoint, *, not_ideal: bool) -> PeerPresent:
-        """Return the PeerPresent frame by which other nodes learn of it."""
+        """Return the PeerPresent frame that announces the client to other nodes."""
         flags = NO_FLAGS
         if self.mesh_peer:
             flags |= PeerFlags.MESH_PEER
@@ -42,7 +42,7 @@ class LoggedIn:
 
 
 class Login:
-    """The server's side of every login; `policy` is to be asked about every client but those that `open` decides."""
+    """The server's side of every login; callers ask `policy` about each client that `open` did not refuse."""
 
     def __init__(
         self, identity: Identity, policy: AdmissionPolicy, rates: ClientRates, refused_app_names: frozenset[str]
@@ -53,21 +53,21 @@ class Login:
         self._refused_app_names = refused_app_names
         self._rates = rates
         self.server_key = identity.public
-        self.greeting = ServerKey(identity.public).encode()  # the frame that goes out first
+        self.greeting = ServerKey(identity.public).encode()  # the first frame to the client
 
     def open(self, frame: RawFrame) -> LoggedIn:
-        """Open the frame and see who sent it.
+        """Open a client's ClientInfo frame and return its identity and the answer.
 
         Raises:
-            ProtocolError: the frame is no ClientInfo that this server can open.
+            ProtocolError: The frame is not a ClientInfo that this server can open.
         """
         login = ClientLogin.open(frame, self._shared_keys)
         mesh_peer = admits_to_mesh(self._identity.mesh_key, login.info.mesh_key)
         info, refusal = login.info, None
         if not mesh_peer and info.app_name in self._refused_app_names:
             name = repr(info.app_name)
-            told = f"the application {name} is not allowed here"
-            refusal = refused(Cause.APP_NAME, f"disallowed app name {name}", told)
+            user_message = f"the application {name} is not allowed here"
+            refusal = refused(Cause.APP_NAME, f"disallowed app name {name}", user_message)
         server_info = ServerInfo() if mesh_peer else self._rates.server_info(login.key)
         answer = server_info_frame(server_info, login.box, os.urandom(NONCE_LEN))
         return LoggedIn(login.key, mesh_peer, info.is_prober, info.app_name, info.version, refusal, answer)

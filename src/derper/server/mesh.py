@@ -1,8 +1,8 @@
-"""The other nodes of the region: one link to each, dialled from here and kept (docs/protocol/mesh.md).
+"""Links to the other nodes of the region: dials each node and keeps one link to it (docs/protocol/mesh.md).
 
-A link is a DERP login with the server's own key and the mesh key, over TLS that the data plane speaks; from `link` on
-it is the data plane's, and here only its end is awaited. Packets that come *from* the other nodes come in over the
-links that they dial, as those of ordinary connections.
+A link logs in with the server's own key and the mesh key, over the data plane's TLS. After `link` the data plane owns
+it, and this module only waits for its end. Packets *from* other nodes arrive over the links that those nodes dialled,
+like packets of ordinary connections.
 """
 
 import asyncio
@@ -48,11 +48,11 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 RETRY_SECONDS = 5.0
 STEP_SECONDS = 10.0
-"""For each step of a login; the connect and the TLS handshake are one step each."""
+"""Deadline for each step of a login; the connect and the TLS handshake are one step each."""
 LOOK_UP_SECONDS = 30.0
-"""Between two look-ups of a name that stands for many nodes."""
+"""Interval between two look-ups of a name with several nodes."""
 REACH_SECONDS = 0.3
-"""In which a node of the region answers a connect, or counts as out of reach."""
+"""A node that does not accept a connection within this time counts as unreachable."""
 
 
 LINKS: Final = Metric(
@@ -64,33 +64,33 @@ LINKS: Final = Metric(
 
 
 class LinkState(StrEnum):
-    """How a link stands."""
+    """The state of a link."""
 
     DIALLING = "dialling"
     UP = "up"
-    DOWN = "down"  # until the next try
-    OURSELVES = "ourselves"  # given up for good
+    DOWN = "down"  # until the next attempt
+    OURSELVES = "ourselves"  # the address is our own; never dialled again
 
 
 class _OurselvesError(Exception):
     """The node at the other end has our own key."""
 
 
-_Place: TypeAlias = tuple[str, int] | tuple[str, int, int, int]  # a node's address and port, as sockets name them
+_Place: TypeAlias = tuple[str, int] | tuple[str, int, int, int]  # a node's address and port, as sockets represent them
 
 
 @dataclass(slots=True)
 class _Call:
-    """A connection that we dialled, until it is gone: its events, in order."""
+    """A connection that we dialled, until it is closed, with its events in order."""
 
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     conn: Conn = 0
     place: _Place = ("", 0)
-    is_abandoned: bool = False  # nobody waits for it any more
+    is_abandoned: bool = False  # no task waits for it
 
 
 class Mesh:
-    """All links of this node. `start` dials, and whoever gets the data plane's events asks `takes` first."""
+    """All links of this node; pass each event of the data plane to `takes` first."""
 
     def __init__(self, plane: DataPlane, identity: Identity, config: Config) -> None:
         self.links: dict[str, LinkState] = {}
@@ -103,34 +103,34 @@ class Mesh:
         self._calls: dict[Conn, _Call] = {}
         self._kept: dict[MeshPeer, asyncio.Task[None]] = {}
         self._linked: dict[str, _Place] = {}  # by the link's name
-        self._addresses: dict[str, list[str]] = {}  # of the node, by the link's name, as it was resolved last
+        self._addresses: dict[str, list[str]] = {}  # the node's addresses in the last look-up, by the link's name
         self._tasks: set[asyncio.Task[None]] = set()
         self._roots = config.roots
         if self._peers:
             plane.trust(roots.load(self._roots))
 
     def start(self) -> None:
-        """Dial every node, and again whenever a link is lost."""
+        """Dial every node, and dial again whenever a link ends."""
         for peer in self._peers:
             self._begin(peer)
 
     async def stop(self) -> None:
-        """Dial no more."""
+        """Stop dialling."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def is_linked(self) -> bool:
-        """Whether there is a link to another node, as far as is known: nothing tells of a cut one for a while."""
+        """True if a link to another node is up. A cut link may count as up until it times out."""
         return bool(self._linked)
 
     async def reaches_another(self) -> bool:
-        """Ask whether another node is there to take our clients over: linked, and it takes a new connection now."""
+        """Return whether another node can take our clients: it is linked, and accepts a new connection now."""
         return any(await asyncio.gather(*map(_takes_connections, self._linked.values())))
 
     async def change(self, peers: Iterable[MeshPeer], *, anew: bool) -> None:
-        """Keep links to these nodes from now on; the others stay as they are, or with `anew` are dialled again."""
+        """Replace the configured nodes. Links to kept nodes stay, but with `anew` all are dialled again."""
         wanted = dict.fromkeys(peers)
         if wanted:
             self._plane.trust(roots.load(self._roots))
@@ -148,14 +148,14 @@ class Mesh:
         )
 
     def families(self) -> Iterator[Family]:
-        """Count the links by how they stand; nothing without nodes to link to."""
+        """Return the metric family with the number of links in each state; nothing without configured nodes."""
         if self._kept:
             states = Counter(self.links.values())
             value = Labelled.by("state", {state.value: states[state] for state in LinkState})
             yield Family(LINKS, value)
 
     def takes(self, event: Event) -> bool:
-        """Take an event of a connection that was dialled here; False: it belongs to somebody else."""
+        """Handle an event of a connection that was dialled here; return False for other connections."""
         if isinstance(event, Dialled):
             call = self._dialling.pop(event.token)
             if call.is_abandoned:
@@ -179,7 +179,7 @@ class Mesh:
         return task
 
     async def _keep_many(self, peer: MeshPeer) -> None:
-        """Keep one link to each address of the name, as the name is resolved now."""
+        """Keep one link to each address of the name, as it resolves now."""
         kept: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
@@ -226,14 +226,14 @@ class Mesh:
             raise
 
     def _reserve_places(self, name: str, addresses: list[str]) -> None:
-        """Keep places for a node that dials us: a flood of connections must not shut it out."""
+        """Reserve permits for a node that dials us: a flood of connections must not prevent its login."""
         if self._addresses.pop(name, []) != addresses:
             self._plane.reserve_places(map(ip_address, {*addresses, *chain.from_iterable(self._addresses.values())}))
         if addresses:
             self._addresses[name] = addresses
 
     async def _link(self, peer: MeshPeer, address: str, name: str) -> str:
-        """Set a link up and wait for its end; why it ended."""
+        """Dial a link and wait for its end; return the reason of the end."""
         call = await self._dial(peer, address, name)
         try:
             try:
@@ -273,7 +273,7 @@ class Mesh:
         return call
 
     async def _log_in(self, peer: MeshPeer, call: _Call) -> NodePublic:
-        """Go from the TLS handshake to a link; the other node's key."""
+        """Log in after the TLS handshake; return the other node's key."""
         plane, conn = self._plane, call.conn
         meta = metacert.find((await _next(call, Connected)).chain)
         fast_start = meta is not None and meta.allows_fast_start
@@ -292,7 +292,7 @@ class Mesh:
         open_server_info(_raw(await _next(call, Frame)), box)
         plane.link(conn, WatchConns().encode())
         try:
-            # A watcher hears of itself at once, so something always comes.
+            # A watcher is notified of itself at once, so an event always comes.
             await _next(call, Linked)
         except NetworkError as error:
             raise NetworkError(
@@ -314,7 +314,7 @@ _E = TypeVar("_E", Dialled, Connected, Head, Frame, Linked, Closed)
 
 
 async def _next(call: _Call, kind: type[_E], seconds: float | None = STEP_SECONDS) -> _E:
-    """Wait for the connection's next event, which has to be of this kind."""
+    """Return the connection's next event, which must be of this kind."""
     async with asyncio.timeout(seconds):
         event = await call.events.get()
     if isinstance(event, kind):
@@ -325,7 +325,7 @@ async def _next(call: _Call, kind: type[_E], seconds: float | None = STEP_SECOND
 
 
 async def _addresses(host: str) -> list[str]:
-    # Not by the system's resolver: it cannot be given up, and a server that stops would wait for it.
+    # Not the system's resolver: it cannot be cancelled, and a stopping server would wait for it.
     known = await asyncio.to_thread(Names)
     return list(dict.fromkeys(map(str, await known.addresses(host, STEP_SECONDS))))
 
@@ -336,13 +336,13 @@ async def _takes_connections(place: _Place) -> bool:
         try:
             async with asyncio.timeout(REACH_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, place)
-        except OSError:  # refused, out of reach, or no answer in time
+        except OSError:  # refused, unreachable, or timed out
             return False
     return True
 
 
 async def _connect(host: str, addresses: Iterable[str], port: int) -> socket.socket:
-    """Return a socket that is connected to the first of the host's addresses that answers."""
+    """Return a socket that is connected to the first address that accepts."""
     errors: list[OSError] = []
     for address in addresses:
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)

@@ -27,36 +27,36 @@ from derper.server.identity import Identity
 from derper.server.life.reload import Facts
 
 SMALLEST_BURST: Final = 65_568
-"""Payload bytes of the largest frame, which a smaller burst would never admit."""
-SMALLEST_TOLD_BURST: Final = SMALLEST_BURST + 5
-"""A client also counts the header, and drops a packet over its burst."""
+"""Payload bytes of the largest frame; a smaller burst would never admit that frame."""
+SMALLEST_ANNOUNCED_BURST: Final = SMALLEST_BURST + 5
+"""The smallest burst to announce: a client also counts the header, and drops a packet over its burst."""
 
 MAX_BYTES: Final = 16 << 20
 MAX_VALUES: Final = 1_000_000
-TOLD_A_TURN: Final = 64
-"""Clients notified of new limits in one turn of the loop: each costs a box."""
+NOTICES_A_TURN: Final = 64
+"""Clients notified of new limits per turn of the loop: each message has to be encrypted."""
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
 MAX_WARNINGS: Final = 10
-"""Warnings about one file; more members than that are not listed."""
+"""Warnings about one file; further members are not listed."""
 _OF_CLIENTS: Final = ("PerClientRateLimitBytesPerSec", "PerClientRateBurstBytes")
 _OF_ALL: Final = ("TotalRateLimitBytesPerSec", "TotalRateBurstBytes")
 _OF_ONE: Final = ("RateLimitBytesPerSec", "RateBurstBytes")
 _PER_KEY: Final = "PerKey"
 _EXAMPLE: Final = '{"PerClientRateLimitBytesPerSec": 1000000, "PerClientRateBurstBytes": 2000000}'
 _MAX_NUMBER: Final = (1 << 64) - 1
-_MAX_TOLD: Final = (1 << 63) - 1  # what a client's integer takes
+_MAX_ANNOUNCED: Final = (1 << 63) - 1  # the maximum of a client's integer
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A file's limits in payload bytes; `None` for no limit."""
+    """The limits in a file, in payload bytes; `None` means unlimited."""
 
     default: Rate | None = None
     per_key: Mapping[NodePublic, Rate | None] = field(default_factory=dict)
     total: Rate | None = None
-    warnings: tuple[str, ...] = ()  # about members without effect, a sentence each
+    warnings: tuple[str, ...] = ()  # about members without effect, one sentence each
 
     def of(self, key: NodePublic) -> Rate | None:
         """Return the limit of one client."""
@@ -67,7 +67,7 @@ def load(path: Path) -> Limits:
     """Return the limits in a file.
 
     Raises:
-        ConfigError: the file cannot be read, or is not JSON of that shape.
+        ConfigError: The file cannot be read, or is not JSON of the right shape.
     """
     data = files.read(path, "the rate limits", most=MAX_BYTES)
     try:
@@ -112,7 +112,7 @@ class ClientRates:
         }
 
     async def reload(self) -> Facts:
-        """Read the file in a thread, as its disk may be slow; put it in force, and notify all clients."""
+        """Read the file in a thread, because its disk may be slow; apply it, and notify all clients."""
         limits = self._limits if self._path is None else await asyncio.to_thread(load, self._path)
         facts = self._put_in_force(limits)
         if self._announces:
@@ -125,8 +125,8 @@ class ClientRates:
         if limit is None:
             return ServerInfo()
         return ServerInfo(
-            token_bucket_bytes_per_second=min(int(limit.per_second), _MAX_TOLD),
-            token_bucket_bytes_burst=min(int(max(limit.burst, SMALLEST_TOLD_BURST)), _MAX_TOLD),
+            token_bucket_bytes_per_second=min(int(limit.per_second), _MAX_ANNOUNCED),
+            token_bucket_bytes_burst=min(int(max(limit.burst, SMALLEST_ANNOUNCED_BURST)), _MAX_ANNOUNCED),
         )
 
     async def _tell_all(self) -> None:
@@ -136,7 +136,7 @@ class ClientRates:
             key = member.who().peer
             box = LoginBox(self._identity.private, key)
             self._plane.write(member.conn, server_info_frame(self.server_info(key), box, os.urandom(NONCE_LEN)))
-            if number % TOLD_A_TURN == 0:
+            if number % NOTICES_A_TURN == 0:
                 await asyncio.sleep(0)
 
 
@@ -171,13 +171,13 @@ def _idle_bursts(members: Sequence[tuple[str, object]], *pairs: tuple[str, str])
 
 
 def _rate(members: Iterable[tuple[str, object]], rate_name: str, burst_name: str) -> Rate | None:
-    """Build the limit from two members; of several with one name the last counts."""
+    """Return the limit from two members; if a name occurs more than once, its last value counts."""
     rate, burst = _last(members, rate_name), _last(members, burst_name)
     return Rate(float(rate), float(max(burst, SMALLEST_BURST))) if rate else None
 
 
 def _last(members: Iterable[tuple[str, object]], name: str) -> int:
-    """Return the number that the last member of a name holds; 0 without one."""
+    """Return the number in the last member with this name; 0 without one."""
     found = [_whole(value, name) for member, value in members if member == name.casefold() and value is not None]
     return found[-1] if found else 0
 

@@ -1,7 +1,7 @@
-"""Secrets from a setec server, and the file that keeps the last one seen (docs/protocol/cli.md, setec).
+"""Secrets from a setec server, and their cache file (docs/protocol/cli.md, setec).
 
-For start-up: it waits until there is a secret, before anything is served. One in the cache is used without asking the
-server. The cache is the Go server's, entry for entry; one that cannot be used is as none, with a line in the log.
+Used at start-up: the server waits for its secret before it serves. A cached secret is used without a request. The cache
+has the Go server's format. An invalid cache is logged and treated as missing.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 FIRST_WAIT: Final = 0.001
 LONGEST_WAIT: Final = 4.0
-"""Seconds between two tries, doubling."""
+"""Maximum seconds between two attempts; the delay doubles."""
 TRY_SECONDS: Final = 30.0
 MAX_ANSWER: Final = 1 << 20
 SAY_AGAIN_SECONDS: Final = 60.0
@@ -46,15 +46,15 @@ class Secret:
 
 
 def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = None) -> bytes:
-    """Return the secret from the cache, or else wait for the server to give it; not for use within a running loop.
+    """Return the cached secret, or wait for the secrets server; not for use within a running loop.
 
     Args:
-        server: where it is, and its cache.
-        trusted: the roots for TLS.
-        patience: for how many seconds it is asked for; None: for ever.
+        server: Its address and its cache.
+        trusted: The roots for TLS.
+        patience: Seconds until it gives up; None: never.
 
     Raises:
-        ConfigError: the cache's place or the roots cannot be used, or patience has ended.
+        ConfigError: The cache's path or the roots cannot be used, or `patience` has run out.
     """
     kept = _Cache(server)
     if (secret := kept.read()) is None:
@@ -68,7 +68,7 @@ def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = 
 
 
 async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: float | None) -> Secret:
-    """Ask until there is an answer, or patience ends."""
+    """Retry until there is an answer or `patience` has run out."""
     connector, proxy = outgoing.connector(server.proxy, ssl=roots.context(trusted), force_close=True)
     timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
     wait, said, said_at = FIRST_WAIT, "", 0.0
@@ -86,7 +86,7 @@ async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: floa
 
 
 async def _ask(session: aiohttp.ClientSession, server: SecretsServer, proxy: str | None) -> Secret:
-    """Ask once; raises `NetworkError` when there is no secret, whatever the reason."""
+    """Ask once; raises `NetworkError` if there is no secret, for any reason."""
     question = {"Name": server.name, "Version": 0, "UpdateIfChanged": False}
     headers = {
         "Content-Type": "application/json",
@@ -126,7 +126,7 @@ def _decoded(text: str) -> bytes:
 
 
 class _Cache:
-    """The file with the last secret seen, and with whatever else somebody keeps there."""
+    """The cache file with the last secret. Entries of other programs in it are kept."""
 
     def __init__(self, server: SecretsServer) -> None:
         self._path = server.cache_file
@@ -136,19 +136,19 @@ class _Cache:
             _check_place(self._path)
 
     def read(self) -> Secret | None:
-        """Return the secret, if it is there."""
+        """Return the cached secret, or None."""
         if self._path is None or not self._path.exists():
             return None
         try:
             self._entries = _entries_in(files.read(self._path, _WHAT))
             entry = self._entries.get(self._name)
-            return None if entry is None else _kept(entry)
+            return None if entry is None else _parse_entry(entry)
         except (ConfigError, ProtocolError, ValueError, RecursionError) as error:
             _log.warning("the secrets cache is unusable", file=self._path, reason=log.in_one_line(error))
             return None
 
     def write(self, secret: Secret) -> None:
-        """Keep a secret, beside what else is there."""
+        """Write the secret, and keep all other entries."""
         if self._path is None:
             return
         value = {"Value": base64.b64encode(secret.value).decode("ascii"), "Version": secret.version}
@@ -160,7 +160,7 @@ class _Cache:
 
 
 def _check_place(path: Path) -> None:
-    """Find out before anything is asked whether the cache can be where it should."""
+    """Raise `ConfigError` before the first request if the cache cannot be written."""
     wanted = f"the secrets cache {path} (-secrets-cache-dir, which is a file whatever its name says)"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -179,8 +179,8 @@ def _entries_in(data: bytes) -> dict[str, Any]:
     return entries
 
 
-def _kept(entry: object) -> Secret:
-    """The secret in an entry of the cache."""
+def _parse_entry(entry: object) -> Secret:
+    """Return the secret in a cache entry."""
     found = entry.get("secret") if isinstance(entry, dict) else None
     value, version = (found.get("Value"), found.get("Version")) if isinstance(found, dict) else (None, None)
     if not isinstance(value, str) or not isinstance(version, int):

@@ -133,7 +133,7 @@ async def test_clients_are_sent_away_at_once_when_those_who_take_them_over_are_l
             asked += 1
             return asked < 3
 
-        await drain.drain(plane, taken_over=True, still=still, within=100.0)
+        await drain.drain(plane, taken_over=True, can_take=still, within=100.0)
         assert plane.table_counts().connections == 0
         assert time.monotonic() - began < 0.5 * len(clients) / 2
         assert asked == 3

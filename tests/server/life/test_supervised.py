@@ -82,7 +82,7 @@ def test_a_sign_of_life_is_not_given_while_a_shard_does_not_tick(manager: Manage
     supervisor = Supervisor(Supervision(notify_socket=manager.address, watchdog=1.0))
     plane = cast("DataPlane", Plane())
     for state in ("first", "both ticked", "one did not", "both ticked again"):
-        supervisor.give_sign(plane)
+        supervisor.notify_watchdog(plane)
         supervisor.tell(state)
     heard = [manager.hears() for _ in range(7)]
     assert heard == [

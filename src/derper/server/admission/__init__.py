@@ -1,6 +1,5 @@
-"""Who may connect, once a login has shown who it is (docs/protocol/admission.md, docs/admission.md).
+"""Admission: decides which clients may log in (docs/protocol/admission.md, docs/admission.md).
 
-Read `answers` first (what a check says, and how several become one), then the checks themselves: `tailscaled`, `url`,
-which ask by `turns`.
-`policy` puts those together that an operator asked for. Nothing here knows connections: the connections asks.
+Read `answers` first: the decision of one check, and how several are combined. Then the checks, `tailscaled` and `url`,
+which take `turns`. `policy` combines the configured checks. Nothing here knows connections: `connections` calls it.
 """

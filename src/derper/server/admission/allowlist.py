@@ -1,7 +1,7 @@
-"""The file of `-allow-keys`: one node key a line, `#` before a comment (docs/admission.md).
+"""The file of `-allow-keys`: one node key per line, `#` before a comment (docs/admission.md).
 
-Read whole or not at all. A file that is gone or has a line that is no key leaves the list as it was, and a line in the
-log: that a file cannot be read must not put everybody out.
+The file is read whole or not at all. If it is missing or has an invalid line, the list stays as it was, and an error is
+logged: an unreadable file must not disconnect every client.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from derper.host.serialized import Serialized
 from derper.protocol.keys import NodePublic
 from derper.server.admission.answers import KNOWN, Answer, Cause, ClientIdentity, refused
 
-MAX_BYTES: Final = 16 << 20  # some 200,000 keys
+MAX_BYTES: Final = 16 << 20  # about 200,000 keys
 LOOK_AGAIN_SECONDS: Final = 0.5
-"""Between two looks at the file; one that changes is read once it has stayed as it is between two of them."""
+"""Interval between two checks of the file; it is read after two checks in a row found it unchanged."""
 
 MOST_LOOKS: Final = 20
-"""A reload gives up after it has found the file changed at each of these looks."""
+"""A reload fails after this number of checks that each found the file changed."""
 
 _WHAT: Final = "the allowed keys"
 _Signature = tuple[int, int, int, int]
@@ -30,11 +30,11 @@ class AllowList:
     """The keys in force."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; raises `ConfigError` when that cannot be."""
+        """Read the file; raises `ConfigError` if that fails."""
         self._path = path
         self._signature = _signature_of(path)
         self.keys = load(path)
-        # Of two at a time, the one that read the file first could be the last to put its keys in force.
+        # Two concurrent reloads could finish in the wrong order, so the older contents would win.
         self._reload_serialized = Serialized(self._reload)
 
     async def ask(self, client: ClientIdentity) -> Answer:
@@ -45,16 +45,16 @@ class AllowList:
         return refused(Cause.ALLOW_KEYS, reason, "its key is not on the relay's list")
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """No-op: nothing is open."""
 
     async def reload(self) -> frozenset[NodePublic]:
         """Read the file again; return the keys that are no longer on the list.
 
-        A file that was written a moment ago may hold half of the new list, and reading that would disconnect the
-        clients of the other half. The file is read after it has stayed the same for `LOOK_AGAIN_SECONDS`.
+        A file that was written a moment ago may contain half of the new list, and reading that would disconnect the
+        clients of the other half. So the file is read after it has been unchanged for `LOOK_AGAIN_SECONDS`.
 
         Raises:
-            ConfigError: it cannot be read or goes on changing, and the list stays.
+            ConfigError: The file cannot be read or keeps changing; the list stays.
         """
         return await self._reload_serialized()
 
@@ -68,7 +68,7 @@ class AllowList:
             try:
                 keys = await asyncio.to_thread(load, self._path)
             except ConfigError:
-                self._signature = signature  # a bad file is logged once
+                self._signature = signature  # log a bad file once
                 raise
             if await asyncio.to_thread(_signature_of, self._path) == signature:
                 self._signature = signature
@@ -77,7 +77,7 @@ class AllowList:
         raise ConfigError(f"{_WHAT} {self._path} are still being written; replace the file by renaming a complete one")
 
     async def changed(self) -> None:
-        """Return when the file is another than the one that was read last, and done with being written."""
+        """Return when the file differs from the last one read and its writer has finished."""
         before = self._signature
         while True:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
@@ -88,10 +88,10 @@ class AllowList:
 
 
 def load(path: Path) -> frozenset[NodePublic]:
-    """Read the keys in a file.
+    """Return the keys in a file.
 
     Raises:
-        ConfigError: it cannot be read, or a line is neither a key nor a comment.
+        ConfigError: The file cannot be read, or a line is neither a key nor a comment.
     """
     keys = set()
     for number, line in enumerate(files.read(path, _WHAT, most=MAX_BYTES).splitlines(), 1):
@@ -111,7 +111,7 @@ def _is_recent(signature: _Signature) -> bool:
 
 
 def _signature_of(path: Path) -> _Signature:
-    """What tells that a file was changed or put in another's place; all zeros for one that cannot be looked at."""
+    """Return values that change when the file is changed or replaced; all zeros if it cannot be accessed."""
     try:
         status = path.stat()
     except OSError:

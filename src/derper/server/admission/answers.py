@@ -1,8 +1,8 @@
 """A check's decision about a client, and how the decisions of several checks are combined.
 
-Pure. An `Answer` has four values, because "no", "I cannot say" and "nobody was asked" mean different things: the first
-keeps a client out and puts one out that is in, the second may be passed over, and never puts anybody out. The third is
-a shortage of our own: it keeps a client out, whatever the operator wants of a verifier that is away.
+Pure. An `Answer` has one of four decisions. REFUSED rejects a client and disconnects a connected one. UNKNOWN may be
+waived, and never disconnects a client. NOT_ASKED means that the relay had no capacity for the question. It always
+rejects, even if the operator admits clients while a verifier is unreachable.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class ClientIdentity:
 
     key: NodePublic
     ip: str
-    was_known: bool = False  # a check has admitted it before
+    was_known: bool = False  # a check has admitted the client before
 
 
 class Decision(Enum):
@@ -33,7 +33,7 @@ class Decision(Enum):
 
 
 class Cause(StrEnum):
-    """Why a login is refused, as the metric `derper_logins_rejected` names it."""
+    """The cause of a rejected login, a label of the metric `derper_logins_rejected`."""
 
     APP_NAME = "app_name"
     ALLOW_KEYS = "allow_keys"
@@ -41,51 +41,51 @@ class Cause(StrEnum):
     CONTROLLER = "controller"
     NO_ANSWER = "no_answer"
     NOT_ASKED = "not_asked"
-    INVALID = "invalid"  # the login itself cannot be read
+    INVALID = "invalid"  # the login itself is malformed
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The decision of one check, or of all."""
+    """The decision of one check, or of all checks together."""
 
     decision: Decision
-    reason: str = ""  # for the log; whole after "client rejected:"
-    told: str = ""  # for the client's user, without internals
+    reason: str = ""  # for the log; continues "client rejected:"
+    user_message: str = ""  # for the client's user, without internal details
     is_waived: bool = False  # no answer, and the operator chose to fail open
-    cause: Cause = Cause.NO_ANSWER  # without meaning for a known client
+    cause: Cause = Cause.NO_ANSWER  # unused for a known client
 
     @property
     def admits(self) -> bool:
-        """Whether a client may log in."""
+        """True if the client may log in."""
         return self.decision is Decision.KNOWN or self.is_waived
 
     @property
     def rejection_frame(self) -> bytes:
         """The Health frame that shows the client's user the reason."""
-        return Health(f"this relay rejected this device: {self.told}").encode()
+        return Health(f"this relay rejected this device: {self.user_message}").encode()
 
 
 KNOWN = Answer(Decision.KNOWN)
 
 
-def refused(cause: Cause, reason: str, told: str) -> Answer:
-    """Reject."""
-    return Answer(Decision.REFUSED, reason, told, cause=cause)
+def refused(cause: Cause, reason: str, user_message: str) -> Answer:
+    """Return a rejection."""
+    return Answer(Decision.REFUSED, reason, user_message, cause=cause)
 
 
 def unknown(reason: str, *, is_waived: bool = False) -> Answer:
-    """Return that there is no answer."""
+    """Return the answer of a check that could not decide."""
     return Answer(Decision.UNKNOWN, reason, "it cannot be verified at the moment", is_waived)
 
 
 def not_asked(reason: str) -> Answer:
-    """Return the answer for a client that nobody was asked about; never admits."""
-    told = "too many devices are logging in now; this device will retry by itself"
-    return Answer(Decision.NOT_ASKED, f"too many logins at once: {reason}", told, cause=Cause.NOT_ASKED)
+    """Return the answer for a client that no check was asked about; never admits."""
+    user_message = "too many devices are logging in now; this device will retry by itself"
+    return Answer(Decision.NOT_ASKED, f"too many logins at once: {reason}", user_message, cause=Cause.NOT_ASKED)
 
 
 class Check(Protocol):
-    """A source of decisions. It bounds its own time and never raises for another program's fault."""
+    """A source of decisions. It limits its own time and never raises because another program failed."""
 
     async def ask(self, client: ClientIdentity) -> Answer:
         """Return the decision about a client."""
@@ -95,11 +95,14 @@ class Check(Protocol):
 
 
 def any_of(answers: Sequence[Answer]) -> Answer:
-    """Combine answers of one kind: one that knows the client is enough; a missing answer is not a rejection."""
+    """Combine answers of one kind of check.
+
+    One check that knows the client is enough. A missing answer is not a rejection.
+    """
     for wanted in (lambda answer: answer.decision is Decision.KNOWN, lambda answer: answer.is_waived):
         if found := next(filter(wanted, answers), None):
             return found
     without = [answer for answer in answers if answer.decision in (Decision.UNKNOWN, Decision.NOT_ASKED)]
     deciding = without or answers
     reason = "; ".join(dict.fromkeys(answer.reason for answer in deciding))
-    return Answer(deciding[0].decision, reason, deciding[0].told, cause=deciding[0].cause)
+    return Answer(deciding[0].decision, reason, deciding[0].user_message, cause=deciding[0].cause)

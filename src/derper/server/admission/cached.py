@@ -1,4 +1,4 @@
-"""What a check has said of a client before, for the time in which it says nothing (`-verify-cache`)."""
+"""A check's last decision about a client, used while the check does not answer (`-verify-cache`)."""
 
 import asyncio
 from collections import OrderedDict
@@ -12,18 +12,19 @@ MOST_KEYS: Final = 100_000
 
 
 class CachedCheck:
-    """A check whose last "yes" stands in for so many seconds while there is no answer, and never after a "no".
+    """A check whose last admission is reused for a limited time while the check does not answer.
 
-    A client that the check did not ask about is refused as any other: it goes first among the clients that wait.
+    A rejection ends the reuse. A client that the check was not asked about is rejected as any other, but it is first in
+    the queue.
     """
 
     def __init__(self, check: Check, seconds: float) -> None:
         self._check = check
         self._seconds = seconds
-        self._known = OrderedDict[NodePublic, float]()  # since when, the oldest first
+        self._known = OrderedDict[NodePublic, float]()  # when the check last admitted each key, oldest first
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Return the decision about a client; without an answer, the last one."""
+        """Return the decision about a client, or the last admission if the check does not answer."""
         now = asyncio.get_running_loop().time()
         was_known = now - self._known.get(client.key, -self._seconds) < self._seconds
         answer = await self._check.ask(replace(client, was_known=client.was_known or was_known))
@@ -39,5 +40,5 @@ class CachedCheck:
         return answer
 
     async def close(self) -> None:
-        """Let go of what the check holds."""
+        """Close the check's connections and files."""
         await self._check.close()

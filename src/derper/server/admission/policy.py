@@ -1,8 +1,8 @@
-"""All checks that an operator asked for, behind one question: may this client in?
+"""All configured checks behind one method, which decides whether a client may log in.
 
-The kinds of check are ANDed, the cheapest first, or with `-verify-any` ORed; of one kind, one has to know the client.
-The login that asks waits, no other does. Each check bounds the clients that wait for it (`turns`), so a verifier that
-is stuck costs bounded memory.
+The kinds of check are ANDed, cheapest first, or ORed with `-verify-any`. Of the checks of one kind, one has to know the
+client. Only the login in question waits. Each check limits its waiting clients (`turns`), so a verifier that hangs
+costs bounded memory.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from derper.server.admission.url import UrlCheck
 
 
 class AdmissionPolicy:
-    """Who may connect, as the configuration says."""
+    """The checks of the configuration."""
 
     def __init__(self, config: Config) -> None:
-        """Make the checks; raises `ConfigError` when something that they need cannot be read."""
+        """Create the checks; raises `ConfigError` if a file that they need cannot be read."""
         admission = config.admission
         self.allow_list = None if admission.allow_keys is None else AllowList(admission.allow_keys)
         self._tailscaleds = [Tailscaled(socket) for socket in admission.tailscaled_sockets]
@@ -38,12 +38,12 @@ class AdmissionPolicy:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has to be asked."""
+        """True if no check is configured."""
         return not self._kinds
 
     @property
     def asks_others(self) -> bool:
-        """Whether something other than the list of keys is asked."""
+        """True if a check other than the list of keys is configured."""
         return len(self._kinds) > (self.allow_list is not None)
 
     async def ask(self, client: ClientIdentity) -> Answer:
@@ -72,7 +72,7 @@ class AdmissionPolicy:
         return [fault for fault in found if fault is not None]
 
     async def close(self) -> None:
-        """Let go of what the checks hold."""
+        """Close the connections and files of all checks."""
         for kind in self._kinds:
             for check in kind:
                 await check.close()
@@ -86,7 +86,7 @@ class AdmissionPolicy:
             if answer.is_waived:
                 admitted = answer
         if self.allow_list is not None:
-            # A key may have left the list while the others were asked.
+            # A key may have left the list during the other checks.
             listed = await self.allow_list.ask(client)
             return admitted if listed.admits else listed
         return admitted

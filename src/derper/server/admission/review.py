@@ -1,7 +1,8 @@
-"""Those who are in, asked about again: a client that is refused now is told why and put out.
+"""Repeated admission checks of connected clients: a rejected client is sent the reason and disconnected.
 
-No answer changes nothing. Mesh peers are not asked about. Two things ask: time, each client once an interval, spread so
-that a verifier has an even load; and a key that has left the list of allowed keys, at once.
+Without an answer the client stays. Mesh peers are not checked. A check has one of two causes. Each client is checked
+once per interval, spread evenly, so that the verifier's load is even. A key that left the list of allowed keys is
+checked at once.
 """
 
 import asyncio
@@ -23,11 +24,11 @@ _log: FilteringBoundLogger = structlog.get_logger()
 LIST: Final = "the allowed keys"
 IN_FLIGHT: Final = 16
 IDLE_SECONDS: Final = 1.0
-"""Between two looks while nobody is here."""
+"""Interval between two checks for clients while none is connected."""
 
 
 class Review:
-    """The decision review of one server. `interval` in seconds; 0: time alone asks nobody."""
+    """The reviews of one server; `interval` is in seconds, and 0 disables the periodic check."""
 
     def __init__(self, plane: DataPlane, policy: AdmissionPolicy, interval: float) -> None:
         self._plane = plane
@@ -37,24 +38,24 @@ class Review:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin, as far as there is something to ask, and warn of daemons that are not reachable."""
+        """Start the tasks that the configuration needs, and warn of daemons that are not reachable."""
         self._spawn(self._warn_of_unreachable())
         if self._interval > 0 and self._policy.asks_others:
-            self._spawn(self._go_round())
+            self._spawn(self._review_all())
         if self._policy.allow_list is not None:
             self._spawn(self._watch_list(self._policy.allow_list))
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Cancel all tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def reload(self) -> Facts:
-        """Read the list of allowed keys again, and put out who is no longer on it.
+        """Read the list of allowed keys again, and disconnect clients whose key was removed.
 
         Raises:
-            ConfigError: it cannot be read, and the old one stays in force.
+            ConfigError: The list cannot be read; the old one stays in force.
         """
         allow_list = self._policy.allow_list
         if allow_list is None:
@@ -72,7 +73,7 @@ class Review:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _go_round(self) -> None:
+    async def _review_all(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             clients = await self._clients()
@@ -97,7 +98,7 @@ class Review:
                 self._spawn(self._ask_about(clients[key]))
 
     async def _clients(self) -> dict[NodePublic, ClientIdentity]:
-        """Return all clients, one connection a key, without mesh peers."""
+        """Return all clients except mesh peers, one connection per key."""
         members = [(member, member.who()) for member in await self._plane.members()]
         mesh_peers = {who.peer for member, who in members if member.is_mesh_peer}
         return {
@@ -107,7 +108,7 @@ class Review:
         }
 
     async def _ask_about(self, client: ClientIdentity) -> None:
-        """Ask, with a turn that was taken, and act on a refusal."""
+        """Check a client, with a turn already taken, and disconnect it if it is refused."""
         try:
             answer = await self._policy.review(client)
         finally:

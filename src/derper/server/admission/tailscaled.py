@@ -1,7 +1,7 @@
-"""A tailscaled on this machine, asked over its LocalAPI whether it knows a key (docs/protocol/admission.md, 1).
+"""A check by a tailscaled on this machine, over its LocalAPI (docs/protocol/admission.md, 1).
 
-Each question is a connection of its own: it costs little over a unix socket, and a daemon that was restarted or
-replaced meanwhile is never spoken to over what its predecessor left.
+Each question opens a connection, which costs little over a unix socket. So a daemon that was restarted or replaced
+never gets a question over its predecessor's connection.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from derper.server.admission.turns import NoTurnError, Turns
 HOST: Final = "local-tailscaled.sock"
 CAPABILITY_VERSION: Final = "148"
 SECONDS: Final = 5.0
-"""For one question, from its turn on."""
+"""Deadline for one question, counted from its turn."""
 IN_FLIGHT: Final = 64
 MAX_ANSWER: Final = 1 << 20
 MAX_VALUES: Final = 100_000
 _TOO_OLD: Final = "tailscaled version is too old (out of sync with derper)"
 _RUNNING: Final = "Running"
-_SAID: Final = 300  # characters of an answer, in the log
+_SAID: Final = 300  # characters of an answer in the log
 
 
 class NoSuchPeerError(Exception):
-    """The daemon has looked, and does not know whom it was asked about."""
+    """The daemon does not know the address or key in question."""
 
 
 class Tailscaled:
-    """One daemon, by its socket."""
+    """One daemon, identified by its socket."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -46,7 +46,7 @@ class Tailscaled:
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Return whether the daemon knows a client; a client that gets no turn is not asked about."""
+        """Return whether the daemon knows a client; without a turn, the client is not checked."""
         try:
             async with self._turns.turn(client):
                 return await self._ask(client)
@@ -87,7 +87,7 @@ class Tailscaled:
         )
 
     async def prove(self) -> str | None:
-        """Ask for the daemon's own key, which it knows; gives what went wrong, if anything."""
+        """Ask for the daemon's own key, which it knows; return the error, if any."""
         try:
             async with deadline(SECONDS):
                 _, key = await self._status()
@@ -99,14 +99,14 @@ class Tailscaled:
         return None if answer.admits else f"verifyClient for self nodekey: {answer.reason}"
 
     async def close(self) -> None:
-        """Let go of the session."""
+        """Close the session."""
         if self._session is not None:
             await self._session.close()
 
     async def _not_found(self, client: ClientIdentity) -> Answer:
         reason = f"peer {client.key} not authorized (not found in local tailscaled)"
         if client.was_known and (state := await self._state()) != _RUNNING:
-            # While it starts it knows nobody yet.
+            # A daemon that is starting knows no client yet.
             return unknown(f"{reason}: it is not running but in state {state}")
         return refused(Cause.TAILSCALED, reason, "the relay's tailnet does not know it")
 
@@ -138,11 +138,11 @@ class Tailscaled:
 
         Raises:
             NoSuchPeerError: 404.
-            NetworkError: there is none, for any other reason.
+            NetworkError: No object, for any other reason.
         """
         if self._session is None:
             connector = aiohttp.UnixConnector(str(self._socket), force_close=True, limit=0)
-            # The deadline is the question's own.
+            # The caller sets the deadline of each question.
             self._session = outgoing.session(connector, timeout=aiohttp.ClientTimeout(total=None))
         url = URL(f"http://{HOST}{path}", encoded=True)
         try:
@@ -166,7 +166,7 @@ class Tailscaled:
 
 
 def _cause(response: aiohttp.ClientResponse, body: bytes) -> str:
-    """Return why there is no answer, in the daemon's words if it sent any: text, or JSON with the member `error`."""
+    """Return the daemon's error message, if it sent one: text, or JSON with the member `error`."""
     said = body.decode("utf-8", "replace").strip()
     try:
         texts = [value for name, value in gojson.members(body) if name == "error" and isinstance(value, str) and value]

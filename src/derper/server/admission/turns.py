@@ -1,8 +1,8 @@
-"""Turns to ask one verifier: how many questions are open at once, and which client is next (docs/admission.md).
+"""Turns to ask one verifier: limits open questions, and orders the waiting clients (docs/admission.md).
 
-A client that gets no turn was not asked about. That says nothing of the verifier, so such a client is never admitted.
-Clients that a check knows go first. The others wait by network, and the networks take turns, so that many logins from
-one network delay those of another by one turn at most.
+A client that gets no turn is not checked, so it is never admitted: the lack of a turn is no evidence about the
+verifier. Clients that a check knows go first. The others wait in one line per network, and the networks take turns. So
+many logins from one network delay those of another by one turn at most.
 """
 
 import asyncio
@@ -15,33 +15,33 @@ from typing import Final, TypeAlias
 from derper.server.admission.answers import ClientIdentity
 
 WAIT_SECONDS: Final = 10.0
-"""How long a client waits for a turn. Real clients wait longer for the end of their login, and come again."""
+"""How long a client waits for a turn. Real clients wait longer for the end of their login, then retry."""
 MOST_WAITING: Final = 8_192
 _PREFIXES: Final = {4: 24, 6: 48}
-"""Bits of an address by which clients are of one network."""
+"""The prefix length, in bits, that defines a client's network."""
 
 _Line: TypeAlias = OrderedDict[asyncio.Future[None], None]
 
 
 class NoTurnError(Exception):
-    """The client got no turn; the message says why."""
+    """The client got no turn; the message is the reason."""
 
 
 class Turns:
     """The turns of one verifier, `most` at once; used from the loop's thread alone."""
 
     def __init__(self, most: int) -> None:
-        self._free = most  # above 0 only while no client waits
+        self._free = most  # above 0 only if no client waits
         self._waiting = 0  # in all lines
-        self._lines = OrderedDict[str, _Line]()  # by network, the next one first; none is empty
+        self._lines = OrderedDict[str, _Line]()  # by network, next one first; no line is empty
         self._known = _Line()
 
     @asynccontextmanager
     async def turn(self, client: ClientIdentity) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block.
+        """Wait for a turn, and keep it for the `with` block.
 
         Raises:
-            NoTurnError: too many clients wait, or this one has waited for `WAIT_SECONDS`.
+            NoTurnError: Too many clients wait, or this client waited for `WAIT_SECONDS`.
         """
         if self._free:
             self._free -= 1
@@ -64,17 +64,17 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled() and turn.exception() is None:
-                self._pass_on()  # the turn came in the moment in which the client left
+                self._pass_on()  # the turn arrived at the moment of the cancellation
             raise
         finally:
             timer.cancel()
             self._leave(network, turn)
 
     def _make_room(self, network: str) -> None:
-        """Refuse the newest client of the network with the most waiting clients, when the lines are full.
+        """If the lines are full, refuse the newest client of the network with the most waiting clients.
 
         Raises:
-            NoTurnError: that is the network of the client that wants in, or has no more clients than that.
+            NoTurnError: The longest line is this client's own, or would not be longer than its own.
         """
         if self._waiting < MOST_WAITING:
             return
@@ -103,7 +103,7 @@ class Turns:
         self._free += 1
 
     def _leave(self, network: str, turn: asyncio.Future[None]) -> None:
-        """Take a client out of its line, if it is still there."""
+        """Remove a client from its line, if it is still there."""
         line = self._lines.get(network) if network else self._known
         if line is None or turn not in line:
             return

@@ -1,8 +1,8 @@
-"""An admission controller behind a URL, such as Headscale's `/verify` (docs/protocol/admission.md, 2).
+"""A check by an admission controller at a URL, such as Headscale's `/verify` (docs/protocol/admission.md, 2).
 
-Where the page leaves a choice we do as Go's HTTP client does: redirects are followed, ten at most (301 to 303 turn the
-question into a GET, 307 and 308 keep it), and what counts as "no answer" ends with the answer's head: a body that does
-not come, or makes no sense, rejects.
+Where the protocol leaves a choice, this follows Go's HTTP client. Up to ten redirects are followed: 301 to 303 turn the
+request into a GET, 307 and 308 keep it. Only an answer's head can mean "no answer"; a missing or invalid body rejects
+the client.
 """
 
 import logging
@@ -24,24 +24,25 @@ from derper.server.admission.turns import NoTurnError, Turns
 from derper.server.bounded_log import BoundedLog
 
 SECONDS: Final = 5.0
-"""For one question, from its turn on."""
+"""Deadline for one question, counted from its turn."""
 IN_FLIGHT: Final = 1_024
 MAX_ANSWER: Final = 4_096
 MAX_REDIRECTS: Final = 10
 _TOLD: Final = "the relay's operator does not allow it"
 
 _NO_VERDICTS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-"""Beside everything outside of 400 to 499: these are about the asking, not about the client."""
+"""Statuses in 400 to 499 that are about the request, not about the client; other statuses outside of that range count
+too."""
 
 
 class UrlCheck:
-    """One controller. `fails_open`: whether it admits while it cannot be reached."""
+    """One controller; `fails_open` admits clients while it is unreachable."""
 
     def __init__(self, url: str, *, fails_open: bool, tls: ssl.SSLContext | None, proxy: str | None) -> None:
         self._url = URL(url)
-        self._shown = str(self._url.with_user(None).with_query(None).with_fragment(None))  # without its secrets
+        self._shown = str(self._url.with_user(None).with_query(None).with_fragment(None))  # without credentials
         self._proxy = proxy
-        self._http_proxy: str | None = None  # the same, unless it speaks SOCKS; set with the session
+        self._http_proxy: str | None = None  # the HTTP proxy, unless it is a SOCKS proxy; set with the session
         self._fails_open = fails_open
         self._tls = tls
         self._turns = Turns(IN_FLIGHT)
@@ -53,7 +54,7 @@ class UrlCheck:
         )
 
     async def ask(self, client: ClientIdentity) -> Answer:
-        """Return whether the controller allows a client; a client that gets no turn is not asked about."""
+        """Return whether the controller allows a client; without a turn, the client is not checked."""
         try:
             async with self._turns.turn(client):
                 return await self._ask(client)
@@ -78,7 +79,7 @@ class UrlCheck:
             return self._unreachable(client, reason)
 
     async def close(self) -> None:
-        """Let go of the session."""
+        """Close the session."""
         self._admitted.stop()
         if self._session is not None:
             await self._session.close()
@@ -89,7 +90,7 @@ class UrlCheck:
         return unknown(f"admission controller unreachable: {self._shown}: {reason}", is_waived=self._fails_open)
 
     async def _post(self, question: bytes) -> aiohttp.ClientResponse:
-        """Ask; once more where a connection from the last time turns out to have been closed meanwhile."""
+        """Send the question; retry once if the controller had closed the kept connection."""
         if self._session is None:
             self._session = self._new_session()
         for is_first in (True, False):
@@ -143,7 +144,7 @@ class UrlCheck:
 
 
 async def _allows(response: aiohttp.ClientResponse) -> bool:
-    """Read the answer as far as its object goes; what follows may never come."""
+    """Read the answer to the end of its JSON object; the rest of the body may never come."""
     body = b""
     while len(body) < MAX_ANSWER and (part := await response.content.read(MAX_ANSWER - len(body))):
         body += part
@@ -151,7 +152,7 @@ async def _allows(response: aiohttp.ClientResponse) -> bool:
             try:
                 return _allow_in(body)
             except ProtocolError:
-                continue  # not whole yet, or never
+                continue  # incomplete
     return _allow_in(body)
 
 

@@ -1,5 +1,5 @@
-"""What an operator sees of a running server, and may do to it (docs/protocol/http.md, metrics.md).
+"""Pages, metrics and actions for operators (docs/protocol/http.md, metrics.md).
 
-`pages` (the debug pages), `overview`, `clients` and `members` (what stands on them), `metrics` (what is counted, and
-from where), `admin` (the listener for operators alone) and `actions` (what it may change).
+`pages` (the debug pages), `overview`, `clients` and `members` (their contents), `metrics` and `families` (the metrics),
+`admin` (the admin listener) and `actions` (changes over it).
 """

@@ -1,6 +1,6 @@
-"""What an operator may do to a running server over the admin listener, beside reloading: `derper ctl` asks for it.
+"""Actions on a running server over the admin listener, used by `derper ctl`; reloading is in `life`.
 
-Each is a POST whose words stand in the query. What is wrong with them is told in a line, with 400.
+Each is a POST with its arguments in the query. An invalid argument is answered with 400 and a line of text.
 """
 
 import os
@@ -37,13 +37,13 @@ class Actions:
         ]
 
     async def _drain(self, _request: web.Request) -> web.Response:
-        """Do what SIGTERM does; asked again, end at once, as it does then."""
+        """Drain as after SIGTERM; a second request ends at once, as a second SIGTERM does."""
         _log.info("drain requested by the operator")
         os.kill(os.getpid(), signal.SIGTERM)
         return web.json_response({"draining": True}, status=202)
 
     async def _disconnect(self, request: web.Request) -> web.Response:
-        """Close all connections of a key, or of the one connected key with this prefix. Nothing bars it later."""
+        """Close all connections of a key, or of the only connected key with this prefix. The client may reconnect."""
         text = request.query.get("key", "")
         try:
             prefix = node_key_prefix(text)
@@ -62,7 +62,7 @@ class Actions:
         return web.json_response({"key": str(key), "connections": here}, status=200 if here else 404)
 
     async def _health(self, request: web.Request) -> web.Response:
-        """Have all clients show their users a text; without one, that all is well again."""
+        """Send all clients a Health message for their users; without a text, one that ends the problem."""
         text = request.query.get("text", "")
         if len(text) > LONGEST_TEXT:
             return web.Response(status=400, text=f"text: wanted at most {LONGEST_TEXT:,} characters\n")

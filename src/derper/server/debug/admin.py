@@ -1,8 +1,8 @@
-"""The admin listener (`-admin`): the debug pages and what changes the server, away from the public ports.
+"""The admin listener (`-admin`): the debug pages and actions that change the server, away from the public ports.
 
-On a unix socket everything is allowed, as its file lets in nobody but its owner. On an address the pages are for who
-may see them anywhere (`access`) or brings the token, and changes for the token alone; Host and Origin keep web pages
-out that make an operator's browser ask. Served by aiohttp's own server: nothing here comes from the relay's clients.
+On a unix socket every request is allowed, because only the file's owner can connect. On TCP, reads need debug access
+(`access`) or the token; changes always need the token. The checks of Host and Origin reject requests that a web page
+makes through an operator's browser. aiohttp's own server serves it: no relay client connects here.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 MOST_CONNECTIONS: Final = 64
 LAST_REQUESTS: Final = 0.3
-"""Seconds for a request on a connection that came just before a successor took over."""
+"""Seconds for requests on connections that were accepted just before a hand-over."""
 _LOOK_AGAIN: Final = 0.01
 FIRST_REQUEST: Final = 10.0
-"""Seconds in which whoever connects has to make a request that is allowed."""
+"""Seconds until a new connection must have made an allowed request."""
 _LINGER_SECONDS: Final = 1.0
-"""Reads the rest of a body after the answer for this long; a connection that broke off keeps its place meanwhile."""
+"""Seconds for reading the rest of a body after the answer; a broken connection keeps its place meanwhile."""
 SAFE_SECONDS: Final = 2.0
-"""A connection that is the only one of its address makes no room for another one before this."""
+"""Minimum age in seconds before the only connection of an address can be evicted."""
 KEEP_ALIVE: Final = 75.0
 """Seconds between two requests of one connection."""
 _SHORTEST_TOKEN: Final = 16
@@ -61,21 +61,21 @@ class AdminListener:
     def __init__(
         self, config: Config, admin: Admin, pages: Iterable[web.RouteDef], actions: Iterable[web.RouteDef]
     ) -> None:
-        self.address = ""  # with the port that the kernel chose, once it has started
+        self.address = ""  # with the port that the kernel chose, set by `start`
         self._config = config
         self._admin = admin
         self._routes = [web.get("/", _go_to_index), *actions, *pages]
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
-        # Of connections without an allowed request, the oldest first.
+        # Deadlines of connections without an allowed request, oldest first.
         self._deadlines: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-        self._inode = 0  # of the socket's file, which another server may have put its own in place of
+        self._inode = 0  # of the socket's file, which another server may have replaced
 
     async def start(self, listening: socket.socket | None) -> None:
-        """Serve from now on; on an address, by a copy of the socket that listens there.
+        """Start serving; on TCP, on a copy of the listening socket.
 
         Raises:
-            ConfigError: the place cannot be had, or the token cannot be read.
+            ConfigError: The address or path cannot be bound, or the token cannot be read.
         """
         if self._admin.token_file is not None:
             read_token(self._admin.token_file)
@@ -93,7 +93,7 @@ class AdminListener:
         _log.info("serving admin", address=self.address)
 
     async def hand_over(self) -> None:
-        """Leave new connections to the server that succeeds this one; who came here already is served here."""
+        """Leave new connections to the successor; finish requests on accepted ones."""
         if self._listener is not None:
             # asyncio drops a connection that it accepts in the turn in which its server is closed.
             for sock in self._listener.sockets:
@@ -109,7 +109,7 @@ class AdminListener:
             self._listener.close()
 
     async def stop(self) -> None:
-        """Serve no more, and take the socket's file away."""
+        """Stop serving, and remove the socket's file."""
         self._stop_accepting()
         for deadline in self._deadlines.values():
             deadline.cancel()
@@ -132,15 +132,15 @@ class AdminListener:
     def _connect(self) -> asyncio.BaseProtocol:
         server = None if self._runner is None else self._runner.server
         if server is None or (len(server.connections) >= MOST_CONNECTIONS and not self._make_room()):
-            return _Turned()
+            return _OverLimit()
         handler = server()
-        self._deadlines[handler] = asyncio.get_running_loop().call_later(FIRST_REQUEST, self._turn_out, handler)
+        self._deadlines[handler] = asyncio.get_running_loop().call_later(FIRST_REQUEST, self._abort, handler)
         return handler
 
     def _make_room(self) -> bool:
-        """Close a connection without an allowed request, the oldest of the address with the most; False: none may be.
+        """Evict a connection without an allowed request, the oldest of the address with the most.
 
-        The only one of its address is closed after `SAFE_SECONDS` at the soonest.
+        Return False if none may be evicted. The only connection of an address is kept for `SAFE_SECONDS`.
         """
         by_address: dict[object, list[web.RequestHandler]] = {}
         for handler in self._deadlines:
@@ -149,15 +149,15 @@ class AdminListener:
                 by_address.setdefault(peer[0], []).append(handler)
         if not by_address:
             return False
-        crowd = max(by_address.values(), key=len)  # of several the first, which has the oldest
-        age = FIRST_REQUEST - (self._deadlines[crowd[0]].when() - asyncio.get_running_loop().time())
-        if len(crowd) == 1 and age < SAFE_SECONDS:
+        largest = max(by_address.values(), key=len)  # of several the first, which has the oldest connection
+        age = FIRST_REQUEST - (self._deadlines[largest[0]].when() - asyncio.get_running_loop().time())
+        if len(largest) == 1 and age < SAFE_SECONDS:
             return False
-        self._deadlines[crowd[0]].cancel()
-        self._turn_out(crowd[0])
+        self._deadlines[largest[0]].cancel()
+        self._abort(largest[0])
         return True
 
-    def _turn_out(self, handler: web.RequestHandler) -> None:
+    def _abort(self, handler: web.RequestHandler) -> None:
         del self._deadlines[handler]
         if handler.transport is not None:
             handler.transport.abort()
@@ -189,7 +189,7 @@ class AdminListener:
         if self._admin.token_file is None or scheme.lower() != "bearer":
             return False
         try:
-            # Read each time: a token that is taken out of the file opens nothing from that moment on.
+            # Read each time, so that a token removed from the file is invalid at once.
             wanted = await asyncio.to_thread(read_token, self._admin.token_file)
         except ConfigError as error:
             _log.error("cannot read the admin token", reason=str(error))
@@ -197,7 +197,7 @@ class AdminListener:
         return hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), wanted)
 
     def _is_ours(self, host: str) -> bool:
-        """Whether no stranger can have made a browser believe that this host is us: names can be pointed anywhere."""
+        """Return whether a Host header is trustworthy: a stranger can point a DNS name at any address."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
@@ -211,8 +211,8 @@ class AdminListener:
         return True
 
 
-class _Turned(asyncio.Protocol):
-    """A connection too many."""
+class _OverLimit(asyncio.Protocol):
+    """The protocol of a connection over the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  of a stream
@@ -223,7 +223,7 @@ def read_token(path: Path) -> bytes:
     """Return the token in a file.
 
     Raises:
-        ConfigError: it cannot be read, or could be guessed.
+        ConfigError: The file cannot be read, or the token is too short.
     """
     token = files.read(path, "the admin token").strip()
     if len(token) < _SHORTEST_TOKEN:
@@ -233,10 +233,10 @@ def read_token(path: Path) -> bytes:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """Listen on a socket that only its owner may open, in the place of one that is there, perhaps another server's."""
+    """Listen on a socket that only its owner may open; replace an existing one, perhaps another server's."""
     if path.exists() and not path.is_socket():
         raise ConfigError(f"-admin=unix:{path} is there and is no socket; choose another path")
-    # Under a name of its own until it listens, so that a successor takes over without a gap.
+    # Use a temporary name until it listens, so that a successor takes over without a gap.
     new = path.with_name(f".{path.name}.{os.getpid()}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -1,7 +1,7 @@
-"""Who is connected, as an operator asks for it: a query in, a page of clients out (docs/protocol/http.md).
+"""Queries for connected clients: parses a query, returns a page of clients (docs/protocol/http.md).
 
-Pure: reads no socket and no clock. `Query.parse` judges what was asked, `Query.select` answers it from what the data
-plane tells of its members. Errors and texts are worded as the reference words them, because scripts read them.
+Pure: reads no socket and no clock. `Query.parse` parses a query, `Query.select` applies it to the data plane's members.
+Errors and texts have the Go server's wording, because scripts read them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,11 @@ _FILTERS: Final = ("all", "ip", "cidr", "key")
 _SORTS: Final = ("key", "ip", "conn", "connected", "rx", "tx", "rxpkts", "txpkts")
 
 Place: TypeAlias = tuple[int, int, int]
-"""Where a client stands in an order: a rank, which only addresses have, the value, and its number."""
+"""A client's position in an order: a rank (0 except for addresses), the value, and its number."""
 
 
 class BadQueryError(ValueError):
-    """The query cannot be answered; the message says what was wanted."""
+    """The query is invalid; the message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,18 @@ class Client:
 
     @classmethod
     def of(cls, member: MemberSnapshot) -> Self:
-        """Read what the data plane tells of it."""
+        """Return the client of a snapshot."""
         who = member.who()
         return cls(member, who.peer, who.endpoint or Endpoint(ip_address("::"), 0), who.flags, who.app_name)
 
     @property
     def address(self) -> str:
-        """Where it comes from, as `ip:port` or `[ip6]:port`."""
+        """The client's address as `ip:port` or `[ip6]:port`."""
         ip, port = self.remote.ip, self.remote.port
         return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
 
     def as_json(self, now: datetime) -> dict[str, object]:
-        """Return the members of its JSON object in the reference's order; `now` is the time of the snapshot."""
+        """Return the client's JSON object, members in the Go server's order; `now` is the snapshot's time."""
         member, totals, age = self.member, self.member.totals, timedelta(seconds=self.member.age)
         return {
             "connNum": member.number,
@@ -82,18 +82,18 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of the clients that a query finds."""
+    """A page of the clients that a query selected."""
 
-    connections: int  # that it finds
-    keys: int  # of these
-    clients: Sequence[Client]  # of this page
-    remaining: int  # connections on the pages behind it
+    connections: int  # selected
+    keys: int  # distinct keys of these
+    clients: Sequence[Client]  # on this page
+    remaining: int  # connections on later pages
     next: str  # the query string of the next page, or ""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What was asked for."""
+    """A parsed query."""
 
     filter: str  # one of `all`, `ip`, `cidr`, `key`; or "": the index page
     networks: tuple[IPNetwork, ...]
@@ -104,14 +104,14 @@ class Query:
     limit: int
     after: Place | None
     as_json: bool
-    _given: tuple[tuple[str, str], ...]  # what the next page's query repeats
+    _given: tuple[tuple[str, str], ...]  # the parameters that the next page's query repeats
 
     @classmethod
     def parse(cls, given: Mapping[str, Sequence[str]]) -> Self:
-        """Read a query string, as a value for each time that a name stands in it.
+        """Parse a query string, given as the values of each name.
 
         Raises:
-            BadQueryError: a value is not one.
+            BadQueryError: A value is invalid.
         """
         first = {name: values[0] for name, values in given.items() if values}
         form = first.get("format") or "html"
@@ -147,7 +147,7 @@ class Query:
 
     @property
     def title(self) -> str:
-        """Describe the query in words."""
+        """Return a description of the query."""
         match self.filter:
             case "key":
                 words = f"connections for {self.key}"
@@ -159,11 +159,11 @@ class Query:
         return f"{words} with app {' or '.join(app or '(none)' for app in self.apps)}" if self.apps else words
 
     def sorted_by(self, order: str) -> str:
-        """Return the query string of the same clients in another order."""
+        """Return the query string for the same clients in another order."""
         return f"?{urlencode(sorted([*(entry for entry in self._given if entry[0] != 'sort'), ('sort', order)]))}"
 
     def select(self, members: Iterable[MemberSnapshot]) -> Page:
-        """Answer it."""
+        """Return the page of members that the query selects."""
         found = [client for client in map(Client.of, members) if self._finds(client)]
         placed = sorted(((self._place(client), client) for client in found), key=lambda entry: entry[0])
         if self.descending:
@@ -193,7 +193,7 @@ class Query:
             "key": (0, int.from_bytes(client.key.raw)),
             "ip": _rank(client.remote.ip),
             "conn": (0, member.number),
-            "connected": (0, member.number),  # in the order in which they came
+            "connected": (0, member.number),  # in the order of their logins
             "rx": (0, totals.bytes_in),
             "tx": (0, totals.bytes_out),
             "rxpkts": (0, totals.packets_in),
@@ -260,11 +260,11 @@ def _after(sort: str, first: Mapping[str, str], *, descending: bool) -> Place | 
                 value = _rank(unmapped(ip_address(text)))
             case _:
                 value = (0, int(text))
-    except ValueError as error:  # a bad key is one, too
+    except ValueError as error:  # also for an invalid key
         why = str(error).partition(": ")[2] if sort == "key" else f"{quote(text)} is not one"
         raise BadQueryError(f"bad after {quote(text)} for sort by {sort}: {why}") from None
     if not number:
-        # Behind all that are there.
+        # After all clients with this value.
         return (*value, -1 if descending else 1 << 64)
     if not (number.isascii() and number.isdecimal()):
         raise BadQueryError(f"bad afterconn {quote(number)}")

@@ -1,7 +1,7 @@
-"""The relay's metric families: name, type, labels and help (docs/protocol/metrics.md). No values.
+"""The relay's metric families: name, type, labels and help (docs/protocol/metrics.md), without values.
 
-Families of bootstrap DNS, certificates, links and the process are defined where they are counted; `metrics` collects
-all.
+Families of bootstrap DNS, certificates, links and the process are defined in the modules that count them; `metrics`
+collects all.
 """
 
 from typing import Final
@@ -51,14 +51,14 @@ RELAY: Final = (
         "Connections that requested a DERP upgrade, including those that then failed to log in",
     ),
     Metric("derp_websocket_accepts", Type.COUNTER, "DERP upgrades over WebSocket"),
-    *(Metric(f"derp_{name}", Type.GAUGE, told) for name, told in _GAUGES.items()),
+    *(Metric(f"derp_{name}", Type.GAUGE, help_text) for name, help_text in _GAUGES.items()),
     Metric(
         "derp_packets_received", Type.COUNTER, "Packets received from clients, without packets forwarded by other nodes"
     ),
     Metric(
         "derp_packets_received_kind", Type.COUNTER, "Packets received from clients by kind: disco, other", ("kind",)
     ),
-    *(Metric(f"derp_{name}", Type.COUNTER, told) for name, told in PLAIN_COUNTERS.items()),
+    *(Metric(f"derp_{name}", Type.COUNTER, help_text) for name, help_text in PLAIN_COUNTERS.items()),
     Metric("derp_unknown_frames", Type.COUNTER, "Always 0, as in the reference"),
     Metric("derper_unknown_frames", Type.COUNTER, "Frames of unknown types, ignored"),
     Metric(

@@ -1,6 +1,6 @@
-"""The debug pages of who is connected: `/debug/clients/` and `/debug/traffic` (docs/protocol/http.md, metrics.md).
+"""The debug pages of connected clients: `/debug/clients/` and `/debug/traffic` (docs/protocol/http.md, metrics.md).
 
-What they show is gathered by the shards a slice at a time, so that a page over ten thousand clients holds up no packet.
+Each shard collects its members in slices, so that a page over ten thousand clients delays no packet.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from derper.server.debug.clients import BadQueryError, Page, Query
 from derper.web import look
 
 TRAFFIC_SECONDS: Final = 2.0
-"""Between two rounds of the stream."""
+"""Interval between two reports of the stream."""
 MOST_STREAMS: Final = 16
-"""That are served at a time: each looks at every connection, again and again."""
+"""Maximum concurrent streams: each reads every connection in each interval."""
 
 _INDEX: Final = """<h1>Clients</h1>
 <p>{conns} connections of {keys} keys.</p>
@@ -42,7 +42,7 @@ _COLUMNS: Final = {
     "Packets sent": "txpkts",
     "Bytes sent": "tx",
 }
-"""What is shown of each client, and the order by which its column sorts."""
+"""The columns of the client table, and the order by which each sorts."""
 _KINDS: Final = {
     "active": "active",
     "dup": "one of several",
@@ -54,7 +54,7 @@ _KINDS: Final = {
 
 
 class MemberPages:
-    """The pages of one data plane. They give bodies; whoever guards the pages adds headers."""
+    """The pages of one data plane. They return bodies; the caller checks access and adds headers."""
 
     def __init__(self, plane: DataPlane, headers: dict[str, str]) -> None:
         self._plane = plane
@@ -62,7 +62,7 @@ class MemberPages:
         self._streams = 0
 
     async def clients(self, request: web.Request) -> web.Response:
-        """List the clients that the query asks for."""
+        """Return the page of clients that the query selects."""
         try:
             query = Query.parse({name: request.query.getall(name) for name in request.query})
         except BadQueryError as error:
@@ -82,7 +82,7 @@ class MemberPages:
         return self._html(_INDEX.format(conns=f"{table_counts.connections:,}", keys=f"{table_counts.keys_local:,}"))
 
     async def traffic(self, request: web.Request) -> web.StreamResponse:
-        """Yield every two seconds the connections whose byte counts changed, until the reader leaves."""
+        """Send every two seconds the connections whose byte counts changed, until the client disconnects."""
         if self._streams >= MOST_STREAMS:
             return web.Response(status=503, text=f"{MOST_STREAMS} streams are open already\n", headers=self._headers)
         response = web.StreamResponse(headers={**self._headers, "Content-Type": "text/plain; charset=utf-8"})
@@ -96,7 +96,7 @@ class MemberPages:
                 before = {member.conn: member.sent + member.received for member in members}
                 await asyncio.sleep(TRAFFIC_SECONDS)
         except ConnectionError:
-            return response  # the reader has left
+            return response  # the client disconnected
         finally:
             self._streams -= 1
 
@@ -117,7 +117,7 @@ def _moved(members: Iterable[MemberSnapshot], before: dict[Conn, int]) -> Iterat
 
 
 def answer_in_json(query: Query, page: Page, now: datetime) -> str:
-    """Write a page as the reference lays it out."""
+    """Return a page as JSON in the Go server's layout."""
     members = {
         "query": query.title,
         "conns": page.connections,
@@ -127,7 +127,7 @@ def answer_in_json(query: Query, page: Page, now: datetime) -> str:
         "clients": [client.as_json(now) for client in page.clients],
     }
     text = json.dumps(members, indent="\t", ensure_ascii=False) + "\n"
-    # As the reference writes them, so that the text may stand in a page.
+    # Escaped as by the Go server, so that the text can be embedded in a page.
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
 
 
@@ -141,7 +141,7 @@ def _table(query: Query, page: Page, now: datetime) -> str:
 
 
 def _sorted_by(query: Query, sort: str, title: str) -> str:
-    # Numbers are looked at from the biggest on.
+    # Numbers are sorted from the largest.
     is_number = sort not in ("key", "ip")
     descending = not query.descending if query.sort == sort else is_number
     return f'<a href="{html.escape(query.sorted_by(f"-{sort}" if descending else sort))}">{title}</a>'

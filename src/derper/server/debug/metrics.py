@@ -1,7 +1,7 @@
-"""From where each family has its numbers (docs/protocol/metrics.md); what it is called and counts is in `families`.
+"""The values of the metric families (docs/protocol/metrics.md); their names and help texts are in `families`.
 
-Gathered when somebody asks and kept nowhere: the data plane and the connections count, this only names. A family that
-belongs to a part which does not run is left out, rather than shown as zero.
+Values are collected on request and not kept: the data plane and other modules count. Families of a part that does not
+run are omitted, not shown as zero.
 """
 
 from collections import Counter
@@ -32,11 +32,11 @@ METRICS: Final = (
     *process.OF_PROGRAM,
     *process.OF_LIBRARY,
 )
-"""All that /debug/varz may have, in the order of their page."""
+"""All families that /debug/varz may show, in the page's order."""
 
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}
 _NEVER_HERE: Final = ("dup_client", "queue_tail", "write_error")
-"""Reasons for which the reference drops, or once did, and we never do: their samples are there for its dashboards."""
+"""Drop reasons of the Go server that we never have; zero samples exist for its dashboards."""
 _STUN: Final = (
     ("stun_requests", ("success", "not_stun", "read_error", "write_error")),
     ("stun_addrfamily", ("ipv4", "ipv6")),
@@ -65,7 +65,7 @@ class Metrics:
         self._serves_tls = config.serves_tls
 
     def families(self) -> Iterator[Family]:
-        """Gather all, as they are now; on the loop's thread."""
+        """Return all families with their current values; for the loop's thread."""
         counters = self._plane.counters()
         yield from self._introduced()
         yield from self._present(counters)
@@ -88,7 +88,7 @@ class Metrics:
             yield from self._certificates.families()
 
     def contradictions(self) -> list[str]:
-        """Look for what does not fit together; nothing, if all does. Several connections of one key do."""
+        """Return violated invariants of the counts, usually none. Several connections of one key are no violation."""
         audit = self._plane.audit()
         found = []
         if audit.stray_keys:
@@ -140,7 +140,7 @@ class Metrics:
         members = Counter({"1.2": counters["current_tls12_connections"], "1.3": counters["current_tls13_connections"]})
         yield _by_label("derper_tls_request_version", self._connections.tls_requests)
         active = members + self._connections.tls_being_served()
-        # A version that was seen stays, at zero: a gauge that vanishes keeps its last value in a graph.
+        # A version stays after its first use, at zero: a graph would keep the last value of a gauge that vanished.
         seen = dict.fromkeys(self._connections.tls_requests, 0) | active
         yield _by_label("derper_tls_active_version", seen)
         if self._serves_tls:
@@ -188,5 +188,5 @@ def _relayed(counters: dict[str, int]) -> Iterator[Family]:
 
 
 def _counted(values: Mapping[str, int]) -> dict[str, int]:
-    """Leave out what has not been counted yet: such a label appears with its first count."""
+    """Return the non-zero values: a label appears with its first count."""
     return {at: value for at, value in values.items() if value}

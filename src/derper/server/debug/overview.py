@@ -1,7 +1,7 @@
-"""What `/debug/` shows at a glance: what runs, certificates, links, clients, traffic now, drops by reason.
+"""The overview on `/debug/`: process, certificates, links, clients, current traffic, drops by reason.
 
-`Overview` gathers; the page is written once with the figures of that moment and then asks `/debug/live` for new ones.
-Costs the same with one client as with ten thousand.
+`Overview` collects the values. The page contains the values of its request, then polls `/debug/live` for new ones. The
+cost is the same for one client as for ten thousand.
 """
 
 import html
@@ -37,7 +37,7 @@ _CHART: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the page is about."""
+    """The objects that the overview reads."""
 
     config: Config
     identity: Identity
@@ -67,11 +67,11 @@ class Overview:
         return {"at": time.monotonic(), "values": values, "counters": totals, "problems": self.problems()}
 
     def problems(self) -> list[str]:
-        """Return why clients cannot use this server, a line each: shown on the page and by `derper top`."""
+        """Return the problems that keep clients from using this server, a line each; `derper top` shows them, too."""
         return [] if self.certificates is None else self.certificates.problems()
 
     def page(self, links: Iterable[tuple[str, str]], query: str) -> str:
-        """Write the page, with these further pages (address, title); `query` goes behind each address of ours."""
+        """Return the page with these further pages (address, title); `query` is appended to each address of ours."""
         now = self.live()
         values = now["values"]
         assert isinstance(values, dict)  # noqa: S101  made above

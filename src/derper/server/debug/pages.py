@@ -1,7 +1,7 @@
-"""The debug pages: what runs here, counted and checked (docs/protocol/http.md, metrics.md). `access` has who sees them.
+"""The debug pages: process, counts and checks (docs/protocol/http.md, metrics.md); `access` decides who may read them.
 
-What is gathered on the loop's thread costs the same with one client as with many, but for one walk over the keys; what
-the kernel has to be asked is asked in another thread.
+Values that are collected on the loop's thread cost the same for one client as for many, except for one loop over the
+keys. Calls to the kernel run in another thread.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
 
 @dataclass(frozen=True, slots=True)
 class DebugPages:
-    """The pages of one server; `routes` is what they are served by."""
+    """The debug pages of one server; `routes` returns their routes."""
 
     config: Config
     metrics: Metrics
@@ -42,15 +42,15 @@ class DebugPages:
     overview: Overview
 
     def public_routes(self) -> list[web.RouteDef]:
-        """Return the routes for the public ports, where not everybody may see the pages."""
+        """Return the routes for the public ports, which check access."""
         return self._routes(self._guarded)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes for a listener that has judged its requests before."""
+        """Return the routes for a listener that has checked access."""
         return self._routes(lambda page, **_: page)
 
     def _routes(self, guarded: Callable[..., Handler]) -> list[web.RouteDef]:
-        """Return the routes below `/debug`, the last of which takes all that is left there."""
+        """Return the routes below `/debug`; the last one matches all other paths there."""
         return [
             web.route("*", "/debug", _go_to_index),
             web.route("*", "/debug/", guarded(self._index)),
@@ -83,7 +83,7 @@ class DebugPages:
         return show
 
     async def _index(self, request: web.Request) -> web.Response:
-        key = request.query.get("debugkey")  # whoever comes by it needs it for all that the page loads
+        key = request.query.get("debugkey")  # repeated in every address that the page loads
         query = f"?{urlencode({'debugkey': key})}" if key and request.method == "GET" else ""
         links = [(f"/debug/{name}", title) for name, title, _ in self._pages()]
         text = self.overview.page(links, query)
@@ -93,13 +93,13 @@ class DebugPages:
         return web.json_response(self.overview.live(), headers=headers.DEBUG)
 
     async def _varz(self, _request: web.Request) -> web.Response:
-        told = await asyncio.to_thread(lambda: [*process.server_families(), *process.library_families()])
-        text = exposition.text([*self.metrics.families(), *told])
+        process_families = await asyncio.to_thread(lambda: [*process.server_families(), *process.library_families()])
+        text = exposition.text([*self.metrics.families(), *process_families])
         return web.Response(text=text, headers=headers.DEBUG)
 
     async def _vars(self, _request: web.Request) -> web.Response:
-        told = await asyncio.to_thread(lambda: [*process.server_families()])
-        members = {"cmdline": process.command_line(), **expvar.variables([*self.metrics.families(), *told])}
+        process_families = await asyncio.to_thread(lambda: [*process.server_families()])
+        members = {"cmdline": process.command_line(), **expvar.variables([*self.metrics.families(), *process_families])}
         return web.Response(
             text=f"{json.dumps(members, indent=1)}\n", content_type="application/json", headers=headers.DEBUG
         )

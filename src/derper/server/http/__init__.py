@@ -1,5 +1,5 @@
-"""All that the public ports serve beside the relay (docs/protocol/http.md).
+"""HTTP on the public ports, except the relay itself (docs/protocol/http.md).
 
-`connection` (aiohttp over the data plane's connections), `pages`, `port80`, `bootstrap` with `rollout` (who is given
-its answers), `tunnels` (CONNECT), `forwarded` (whom a proxy speaks for).
+`connection` (aiohttp over the data plane's connections), `pages`, `port80`, `bootstrap` with `rollout` (shares of its
+callers), `tunnels` (CONNECT), `forwarded` (client addresses from proxies).
 """

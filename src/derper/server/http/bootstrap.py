@@ -1,7 +1,7 @@
 """Bootstrap DNS (docs/protocol/http.md): addresses of the control plane for clients whose own resolver is broken.
 
-Names are resolved at start and every ten minutes. A name that cannot be resolved keeps the addresses that it had, and a
-share of a roll-out that cannot be read stays what it was: stale answers help clients, none do not.
+Names are resolved at start and every ten minutes. If a name cannot be resolved, its old addresses stay. If a roll-out's
+share cannot be read, the old share stays. Clients can use stale answers, but not missing ones.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 INTERVAL: Final = 600.0
 ROUND: Final = 60.0
-"""Seconds that one round over all names may take."""
+"""Deadline for one round over all names, in seconds."""
 LOOK_UP: Final = 15.0
-"""Seconds that one question may take, so that a name nobody answers for does not cost the others their round."""
+"""Deadline for one query, in seconds, so that a name without an answer does not use up the round."""
 _AT_ONCE: Final = 16
 _MOST_ASKED: Final = 500
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}")
@@ -47,7 +47,9 @@ _ASKED: Final = Metric(
     Type.COUNTER,
     "Different names that were asked for; falls to 0 when they are more than 500",
 )
-_COUNTERS: Final = {name: Metric(f"bootstrap_dns_{name}", Type.COUNTER, told) for name, told in _COUNTED.items()}
+_COUNTERS: Final = {
+    name: Metric(f"bootstrap_dns_{name}", Type.COUNTER, help_text) for name, help_text in _COUNTED.items()
+}
 METRICS: Final = (*_COUNTERS.values(), _ASKED)
 
 Answers = Mapping[str, list[str]]
@@ -55,26 +57,26 @@ Answers = Mapping[str, list[str]]
 
 
 class BootstrapDns:
-    """The names of one server, and what is counted of those who ask."""
+    """The names of one server, and the counts of their requests."""
 
     def __init__(self, pages: Pages, names: Callable[[], Names] = Names) -> None:
         self._names = names
         self._published_names = tuple(BootstrapName(name, None) for name in pages.bootstrap_names)
         self._unpublished_names = pages.unpublished_bootstrap_names
-        self._published: Answers | None = None  # None: not resolved yet
+        self._published: Answers | None = None  # None before the first resolution
         self._unpublished: Answers = {}
         self._percents: dict[str, int] = {}  # of unpublished names
         self._counts = Counter[str]()
-        self._asked: set[int] = set()  # hashes: a name may be as long as a request
+        self._asked: set[int] = set()  # hashes, because a name may be as long as a request
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Resolve from now on, if there is anything to resolve."""
+        """Start resolving, if there is any name."""
         if self._published_names or self._unpublished_names:
             self._task = asyncio.create_task(self._go_on())
 
     async def stop(self) -> None:
-        """Ask nobody any more."""
+        """Stop resolving."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -84,13 +86,13 @@ class BootstrapDns:
         return [web.route("*", "/bootstrap-dns", self._show)]
 
     def families(self) -> Iterator[Family]:
-        """Return what was counted."""
+        """Return the metric families of the requests."""
         for name, metric in _COUNTERS.items():
             yield Family(metric, self._counts[name])
         yield Family(_ASKED, len(self._asked))
 
     async def resolve(self) -> None:
-        """Make one round."""
+        """Resolve all names once."""
         names = await asyncio.to_thread(self._names)  # hosts files may be long
         if self._published_names:
             self._published = await self._addresses(names, self._published_names, self._published or {})
@@ -114,7 +116,7 @@ class BootstrapDns:
             async with at_once:
                 left = deadline - asyncio.get_running_loop().time()
                 found = await names.addresses(name, min(LOOK_UP, left))
-            # In no order, because clients take the first, and that would always be of one family.
+            # In random order: clients use the first address, which would always be of one family.
             random.shuffle(found)
             return list(map(str, found))
 
@@ -149,15 +151,15 @@ class BootstrapDns:
         answers = self._published
         if name := request.query.get("q", ""):
             answers = self._answer_for(name, request)
-        # As clients and their monitoring know it: tabs, and null where nothing could be resolved.
+        # Tabs, and null if no name could be resolved, as in the Go server.
         body = "" if answers is None else json.dumps(dict(sorted(answers.items())) or None, indent="\t")
         shown = headers.PUBLIC | {"Content-Type": "application/json", "Connection": "close"}
         response = web.Response(body=body.encode(), headers=shown)
-        response.force_close()  # who asks comes from everywhere, once
+        response.force_close()  # each client asks once
         return response
 
     def _answer_for(self, name: str, request: web.Request) -> Answers | None:
-        """Count a question for one name, and decide what it gets."""
+        """Count a request for one name, and return its answer."""
         self._asked.add(hash(name))
         if len(self._asked) > _MOST_ASKED:
             self._asked.clear()
@@ -168,12 +170,12 @@ class BootstrapDns:
             self._counts["unpublished_percent_misses"] += 1
         if name in (self._published or {}):
             self._counts["published_hits"] += 1
-        else:  # be it one of ours without addresses: the reference counts it here, so "published_misses" stays 0
+        else:  # also for a known name without addresses: the Go server counts it here, so "published_misses" stays 0
             self._counts["unpublished_misses"] += 1
         return self._published
 
 
 def percent_in(texts: list[str]) -> int:
-    """Read a roll-out's share off its TXT records: the last that is a whole number from 0 to 100, else 0."""
+    """Return the share in TXT records: the last record that is an integer from 0 to 100, else 0."""
     numbers = [int(text) for text in texts if _NUMBER.fullmatch(text)]
     return next((number for number in reversed(numbers) if 0 <= number <= EVERYBODY), 0)

@@ -1,9 +1,9 @@
-"""HTTP over the data plane's connections: an aiohttp server that never sees a socket.
+"""HTTP over the data plane's connections: an aiohttp server without sockets.
 
-`HttpConnection` is the asyncio transport that aiohttp writes to. It is given one request at a time: head, then its body
-by Content-Length. Between two requests the connection collects its next head in the data plane, so that every head is
-judged in one place, by `introduce`: upgrades, malformed ones, contradicting lengths.
-A chunked body is not read: the answer goes out, then the connection closes.
+`HttpConnection` is the asyncio transport that aiohttp writes to. It gets one request at a time: the head, then the body
+by Content-Length. Between two requests the data plane collects the next head. So `connections` checks every head in one
+place: upgrades, malformed heads, contradicting lengths. A chunked body is not read: the answer is sent, then the
+connection closes.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from derper.protocol.upgrade import MAX_HEAD, MAX_LINES, Refusal, RequestHead
 from derper.web import serving
 
 _WRITE_LIMIT = 64 * 1024
-"""Bytes written and not yet known to have left, beyond which aiohttp is asked to pause."""
+"""Unsent bytes above which aiohttp is asked to pause writing."""
 _TURNS_TO_BEGIN = 2
-"""Turns of the loop in which aiohttp begins a request: it starts its task in one, and the handler's in the next.
+"""Turns of the loop until aiohttp has begun a request: it starts its task in one, the handler in the next.
 
-aiohttp raises in both when the connection ends before. A head and the end of its connection often come in one turn.
+aiohttp raises in both if the connection ended before. A head and the end of its connection often arrive in one turn.
 """
 
 
 def plain_answer(status: HTTPStatus) -> bytes:
-    """Return a whole answer to what is no request; the connection closes after it."""
+    """Return a complete answer to a malformed request; the connection closes after it."""
     text = f"{status.value} {status.phrase}"
     head = f"HTTP/1.1 {text}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
     return (head + text).encode("ascii")
 
 
 def last_answer(refusal: Refusal) -> bytes:
-    """Return a whole answer for a request that never reaches aiohttp; the connection closes after it."""
+    """Return a complete answer to a request that aiohttp does not see; the connection closes after it."""
     phrase = HTTPStatus(refusal.status).phrase
     headers = (
         *refusal.headers,
@@ -47,7 +47,7 @@ def last_answer(refusal: Refusal) -> bytes:
 
 
 class HttpConnection(asyncio.Transport):
-    """One connection's way between the data plane and aiohttp's protocol."""
+    """The transport between one connection of the data plane and aiohttp's protocol."""
 
     def __init__(self, plane: DataPlane, conn: Conn, remote: Remote, protocol: asyncio.Protocol) -> None:
         super().__init__(extra={"peername": remote})
@@ -55,7 +55,8 @@ class HttpConnection(asyncio.Transport):
         self._plane = plane
         self._conn = conn
         self._protocol = protocol
-        self.refusal: Refusal | None = None  # what the request now served gets, if that is decided already
+        # the answer to the current request, if it was refused before aiohttp saw it
+        self.refusal: Refusal | None = None
         self._answered = True
         self._head_is_awaited = False
         self._body_left = 0
@@ -67,7 +68,7 @@ class HttpConnection(asyncio.Transport):
         protocol.connection_made(self)
 
     def request_received(self, head: RequestHead, refusal: Refusal | None) -> None:
-        """Hand the next request to aiohttp; only after the last one was answered."""
+        """Pass the next request to aiohttp; only after the last one was answered."""
         self.refusal = refusal
         self._answered = False
         self._head_is_awaited = False
@@ -78,31 +79,31 @@ class HttpConnection(asyncio.Transport):
         self._protocol.data_received(head.encode())
 
     def received(self, data: bytes) -> None:
-        """Hand a part of the request's body to aiohttp."""
+        """Pass a part of the request's body to aiohttp."""
         self._body_left -= len(data)
         self._unconsumed += len(data)
         self._protocol.data_received(data)
         self._go_on()
 
     def answered(self) -> None:
-        """Note that aiohttp has written the whole answer."""
+        """Go to the next request: aiohttp has written the whole answer."""
         self._answered = True
         if self._body_is_chunked:
             self.close()
         self._go_on()
 
     def drained(self) -> None:
-        """Note that all that was written has left."""
+        """Resume writing: all written bytes were sent."""
         self._unsent = 0
         self._protocol.resume_writing()
 
     def connection_lost(self) -> None:
-        """Close: the connection is gone, or no longer belongs to aiohttp."""
+        """End aiohttp's side: the connection is closed, or is no longer used for HTTP."""
         self._closing = True
         self._after_turns(_TURNS_TO_BEGIN)
 
     def _after_turns(self, turns: int) -> None:
-        """Notify aiohttp of the end after this many turns of the loop."""
+        """Notify aiohttp of the end after this number of turns of the loop."""
         if turns:
             asyncio.get_running_loop().call_soon(self._after_turns, turns - 1)
         else:
@@ -110,7 +111,7 @@ class HttpConnection(asyncio.Transport):
 
     @property
     def is_serving(self) -> bool:
-        """Whether there is a request whose answer is not written yet."""
+        """True if a request has no complete answer yet."""
         return not self._answered
 
     def _go_on(self) -> None:
@@ -123,7 +124,7 @@ class HttpConnection(asyncio.Transport):
             self._head_is_awaited = True
             self._plane.await_head(self._conn)
 
-    # From here on: what aiohttp calls, as asyncio.Transport describes it.
+    # The methods below are called by aiohttp, see asyncio.Transport.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing:
@@ -167,7 +168,7 @@ class HttpConnection(asyncio.Transport):
 
 
 class _AnsweredLogger(AbstractAccessLogger):
-    """The only word that aiohttp gives when an answer is written is its access log, so this is one."""
+    """Reports the end of an answer: aiohttp's access log is its only sign of that."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         if isinstance(request.transport, HttpConnection):
@@ -175,20 +176,20 @@ class _AnsweredLogger(AbstractAccessLogger):
 
 
 class HttpServer:
-    """Everything that one listener serves over HTTP but the relay itself; `relays` says whether `/derp` is one."""
+    """Pages of one listener; `relays` is True if it also serves `/derp`."""
 
     def __init__(self, *, relays: bool) -> None:
         self.relays = relays
         self._runner: web.AppRunner | None = None
 
     async def start(self, application: web.Application) -> None:
-        """Make ready to serve it."""
+        """Start the aiohttp server for an application."""
         self._runner = serving.runner(
             application,
             access_log_class=_AnsweredLogger,
-            keepalive_timeout=86_400,  # never: the data plane's deadlines hold
+            keepalive_timeout=86_400,  # not used: the data plane's deadlines apply
             tcp_keepalive=False,
-            # The head was judged before: what is right there may not be wrong here.
+            # The data plane has checked the head, so aiohttp must accept its size.
             max_line_size=MAX_HEAD,
             max_field_size=MAX_HEAD,
             max_headers=MAX_LINES,
@@ -197,12 +198,12 @@ class HttpServer:
         await self._runner.setup()
 
     async def stop(self) -> None:
-        """Let requests that are being served end."""
+        """Let running requests finish."""
         if self._runner is not None:
             await self._runner.cleanup()
 
     def connect(self, plane: DataPlane, conn: Conn, remote: Remote) -> HttpConnection:
-        """Serve pages on a connection that has sent its first request head."""
+        """Return the HTTP side of a connection that has sent its first request head."""
         server = None if self._runner is None else self._runner.server
         if server is None:
             raise RuntimeError("the HTTP server was not started")

@@ -1,6 +1,6 @@
-"""For whom a proxy that speaks HTTP passes requests on: `X-Forwarded-For`, believed from trusted proxies alone.
+"""Client addresses from trusted HTTP proxies: `X-Forwarded-For` is used if a trusted proxy sent it.
 
-Pure. From anybody else the header stays where it is, and whoever judges by addresses sees it there.
+Pure. From other senders the header stays in the request, and code that checks addresses finds it there.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ _HEADER: Final = "x-forwarded-for"
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """The proxies that are believed."""
+    """The trusted proxies."""
 
     trusted: Sequence[IPNetwork]
 
     def client(self, remote: Remote, head: RequestHead) -> tuple[Remote, RequestHead]:
-        """Return the client's address, and the head without the header that named it.
+        """Return the client's address, and the head without the header that contained it.
 
-        The header lists a client and the proxies behind it, each of which adds whom it heard: read from its end, the
-        first one that is no trusted proxy is the client, whatever stands before it. A trusted proxy that does not say
-        for whom it asks, or says it in no address, asks for nobody known.
+        The header lists a client and its proxies, each of which appends the address that it was connected to. Read from
+        the end, the first address that is not a trusted proxy's is the client's. If a trusted proxy sends no address,
+        or an invalid one, the client is unknown.
         """
         if not self._trusts(remote.ip):
             return remote, head
@@ -47,7 +47,7 @@ class Forwarding:
 
 
 def _address(name: str) -> IPAddress | None:
-    """Read an address, also in brackets and with a port behind it."""
+    """Return the address in a text, which may have brackets and a port."""
     host = name.partition("]")[0].removeprefix("[") if name.startswith("[") else name
     if host.count(":") == 1:
         host = host.partition(":")[0]

@@ -1,6 +1,6 @@
-"""What is served over HTTP beside the relay (docs/protocol/http.md): one handler a path, no state.
+"""Pages on the public ports (docs/protocol/http.md): one handler per path, no state.
 
-`application` is for the main listener; `port80` and `debug` have their own pages and share what is here.
+`application` is for the main listener; `port80` and `debug` have their own pages, and use the helpers here.
 """
 
 import html
@@ -37,7 +37,7 @@ _DEBUG: Final = '<p><a href="/debug/">Debug pages</a></p>\n'
 
 
 def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """Return the application for the main listener; `further` are the routes of parts that have their own modules."""
+    """Return the application for the main listener; `further` are routes of other modules."""
     routes = [
         web.route("*", "/derp", _derp),
         web.route("*", "/derp/probe", _probe),
@@ -52,7 +52,7 @@ def application(config: Config, further: Iterable[web.AbstractRouteDef]) -> web.
 
 
 def application_of(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """Return an application with these routes that treats paths and headers as all of ours do."""
+    """Return an application with these routes, and with the path and header rules of all our applications."""
     app = web.Application(middlewares=[_any_path])
     app.on_response_prepare.append(_drop_server_header)
     app.router.add_routes(routes)
@@ -61,7 +61,7 @@ def application_of(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
 
 @web.middleware
 async def _any_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer `OPTIONS *`, which asks for no page but whether anybody is there, and send odd paths to the plain one."""
+    """Answer `OPTIONS *`, which has no page, and redirect a path that is not in plain form."""
     if request.raw_path == "*":
         response = web.Response()
         response.headers.popall("Content-Type", None)
@@ -87,7 +87,7 @@ def _plain(path: str) -> str:
 def redirect(
     request: web.Request, status: HTTPStatus, location: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Send whoever asks elsewhere, with a link for who does not follow by itself."""
+    """Return a redirect, with a link in its body for clients that do not follow it."""
     location = quote(location, safe="!#$%&'()*+,/:;=?@[]~|\\^`{}\"<>", encoding="latin-1")
     response = web.Response(status=status, headers={**(headers or {}), "Location": location})
     if request.method == "GET":
@@ -130,7 +130,7 @@ async def _generate_204(request: web.Request) -> web.Response:
 
 
 ANYTHING: Final = r"{anything:[\s\S]*}"
-"""What is left of a path in a route; `.` would leave out line ends, which may be escaped in one."""
+"""Matches the rest of a path in a route, also line ends, which `.` would not match."""
 NO_CONTENT: Final = web.route("*", "/generate_204", _generate_204)
 
 

@@ -1,6 +1,6 @@
-"""What the plain HTTP listener beside TLS serves (docs/protocol/http.md, Port 80): little, and a way to HTTPS.
+"""The plain HTTP listener beside TLS (docs/protocol/http.md, Port 80): a few pages, and a redirect to HTTPS.
 
-Captive-portal detection and a CA's challenges have to be asked without TLS; whoever wants anything else is sent on.
+Captive-portal detection and a CA's challenges need plain HTTP; all other requests are redirected.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _USE_HTTPS: Final = Refusal(400, "Use HTTPS\n")
 def application(
     config: Config, debug: Iterable[web.AbstractRouteDef], challenges: Challenges | None
 ) -> web.Application:
-    """Return the application; `debug` are the routes of the debug pages, `challenges` are there with ACME."""
+    """Return the application; `debug` are the routes of the debug pages, `challenges` those of ACME or None."""
 
     async def challenge(request: web.Request) -> web.Response:
         assert challenges is not None  # noqa: S101  the route stands only then

@@ -1,7 +1,7 @@
-"""Who is inside a roll-out: a share of all callers, the same ones at each request and on each server.
+"""Roll-outs: decides whether a caller is in a share of all callers, the same on each request and server.
 
-The rule is the wire's, not ours (docs/protocol/http.md, Bootstrap DNS): the caller's address seeds Go's PCG generator,
-and its first number decides. Pure but for the coin that loopback tosses.
+The rule is part of the protocol (docs/protocol/http.md, Bootstrap DNS): the caller's address seeds Go's PCG generator,
+and its first number decides. Pure except for the random number for loopback callers.
 """
 
 import random
@@ -20,7 +20,7 @@ EVERYBODY: Final = 100
 
 
 def is_inside(caller: IPAddress | None, percent: int) -> bool:
-    """Whether a caller belongs to the first so many percent; `None` is one whose address makes no sense."""
+    """Return whether a caller is in the first `percent` percent; `None` is a caller with an invalid address."""
     if percent in (0, EVERYBODY):
         return percent == EVERYBODY
     if caller is None:
@@ -31,12 +31,12 @@ def is_inside(caller: IPAddress | None, percent: int) -> bool:
 
 
 def fraction(caller: IPAddress) -> float:
-    """Return the caller's place between 0 and 1."""
+    """Return the caller's position from 0 to 1."""
     return (first_number(caller) % _MANTISSA) / _MANTISSA
 
 
 def first_number(caller: IPAddress) -> int:
-    """Return the first 64 bits of the generator that this address seeds: PCG with DXSM output."""
+    """Return the first 64 bits of the generator seeded with this address: PCG with DXSM output."""
     octets = caller.packed if caller.version == 6 else bytes(10) + b"\xff\xff" + caller.packed  # noqa: PLR2004  (IPv6)
     seed = int.from_bytes(octets[:8], "little") << 64 | int.from_bytes(octets[8:], "little")
     state = (seed * _MULTIPLIER + _INCREMENT) & _STATE

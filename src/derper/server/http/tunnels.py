@@ -1,10 +1,10 @@
-"""The CONNECT proxy of `-ace` (docs/protocol/http.md): clients whose network hides the control plane reach it by us.
+"""The CONNECT proxy of `-ace` (docs/protocol/http.md), for clients whose network blocks the control plane.
 
 A tunnel is a client's connection in the data plane and a socket of ours to the target. Each side is read only as fast
-as the other takes it, so a tunnel holds a few hundred kilobytes at most, whoever is slow.
+as the other side accepts. So a tunnel holds a few hundred kilobytes at most.
 
-A tunnel that carries nothing for `IDLE_SECONDS` is closed. When there are too many, the one that has been idle longest
-makes room, of the address that has the most of them.
+A tunnel without traffic for `IDLE_SECONDS` is closed. If there are too many, a tunnel of the address with the most
+tunnels is closed: the one that has been idle longest.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from derper.server.listeners import tune
 
 DIAL_SECONDS: Final = 15.0
 MOST_TUNNELS: Final = 2_000
-"""Tunnels at once. Each takes two descriptors, and all together take a quarter of the process's at most."""
+"""Maximum tunnels. Each takes two descriptors; all together take a quarter of the process's at most."""
 IDLE_SECONDS: Final = 15 * 60.0
-"""Without a byte in either direction. The control plane sends something every minute."""
+"""Seconds without traffic in either direction. The control plane sends something every minute."""
 SAFE_SECONDS: Final = 2.0
-"""A tunnel that has been idle for less is not closed for another one."""
+"""A tunnel is evicted only after this many seconds without traffic."""
 _AHEAD: Final = 64 * 1024
-"""Bytes that one side may be ahead of the other before it is not read any more."""
+"""Bytes that one side may be ahead of the other before it is no longer read."""
 _DOMAIN: Final = ".tailscale.com"
 _PORTS: Final = ("443", "80")
 _OPEN: Final = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -38,29 +38,29 @@ _BAD_GATEWAY: Final = Refusal(502, "Connect failure\n")
 
 
 def is_allowed(target: str) -> bool:
-    """Whether `host:port`, as it was sent, is a place of the control plane. Capitals are another name."""
+    """Return whether `host:port`, as sent, is in the control plane; comparison is case-sensitive."""
     host, _, port = target.rpartition(":")
     return host.endswith(_DOMAIN) and "derp" not in host and not set(host) & set(":[]/@ ") and port in _PORTS
 
 
 class Tunnel(asyncio.Protocol):
-    """One tunnel, from the request on; it is the protocol of the socket to the target, too."""
+    """One tunnel, from its request on; also the protocol of the socket to the target."""
 
     def __init__(self, plane: DataPlane, conn: Conn, tunnels: "Tunnels", network: str) -> None:
         self.network = network
-        self.heard_at = asyncio.get_running_loop().time()  # when bytes came last, from either side
+        self.active_at = asyncio.get_running_loop().time()  # time of the last bytes from either side
         self._tunnels = tunnels
         self._plane = plane
         self._conn = conn
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_at_clock)
-        self._task: asyncio.Task[None] | None = None  # while it dials
+        self._task: asyncio.Task[None] | None = None  # during the dial
         self._target: asyncio.Transport | None = None
         self._target_is_full = False
         self._unconsumed = 0
         self._unsent = 0
 
     def dial(self, names: Callable[[], Names], target: str, tcp: Tcp) -> None:
-        """Reach the target and let bytes through, or tell the client that it cannot be reached."""
+        """Connect to the target and forward bytes, or answer that it is unreachable."""
         self._task = asyncio.create_task(self._dial(names, target, tcp))
 
     async def _dial(self, names: Callable[[], Names], target: str, tcp: Tcp) -> None:
@@ -84,7 +84,7 @@ class Tunnel(asyncio.Protocol):
         failure: Exception = NetworkError("no address")
         for number, address in enumerate(addresses):
             try:
-                # Each gets its share of what is left, so that one that swallows everything does not take it all.
+                # Each address gets its share of the time left, so that one that does not answer cannot use all of it.
                 async with asyncio.timeout((deadline - loop.time()) / (len(addresses) - number)):
                     transport, _ = await loop.create_connection(lambda: self, str(address), port)
                     return transport
@@ -96,34 +96,34 @@ class Tunnel(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the target was reached, so that any end is an ordinary one."""
+        """True if the target was reached; then any end is a normal one."""
         return self._target is not None
 
-    # From here on: what comes from the client.
+    # The methods below are called for the client's side.
 
     def received(self, data: bytes) -> None:
-        """Pass on what the client sent."""
-        self._tunnels.heard(self)
+        """Forward bytes of the client."""
+        self._tunnels.record_activity(self)
         assert self._target is not None  # noqa: S101  streams only once the target was reached
         self._unconsumed += len(data)
         self._target.write(data)
         self._go_on()
 
     def drained(self) -> None:
-        """Note that the client has taken all that was written."""
+        """Resume the target: the client has accepted all written bytes."""
         self._unsent = 0
         if self._target is not None and not self._target.is_closing():
             self._target.resume_reading()
 
     def client_gone(self) -> None:
-        """Let the target have what came before, and end."""
+        """Send the remaining bytes to the target, and close."""
         self._idle.cancel()
         self._tunnels.ended(self)
         if self._task is not None:
             self._task.cancel()
         if self._target is not None:
             self._target.close()
-            # A target that takes nothing would keep it for ever.
+            # A target that reads nothing would keep the tunnel for ever.
             asyncio.get_running_loop().call_later(DIAL_SECONDS, self._target.abort)
 
     def evict(self) -> None:
@@ -132,7 +132,7 @@ class Tunnel(asyncio.Protocol):
 
     def _look_at_clock(self) -> None:
         loop = asyncio.get_running_loop()
-        due = self.heard_at + IDLE_SECONDS
+        due = self.active_at + IDLE_SECONDS
         if loop.time() < due:
             self._idle = loop.call_at(due, self._look_at_clock)
         else:
@@ -143,11 +143,11 @@ class Tunnel(asyncio.Protocol):
             self._plane.consumed(self._conn, self._unconsumed)
             self._unconsumed = 0
 
-    # From here on: what asyncio tells of the target.
+    # The methods below are called by asyncio for the target's side.
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what the target sent."""
-        self._tunnels.heard(self)
+        """Forward bytes of the target."""
+        self._tunnels.record_activity(self)
         was_below = self._unsent <= _AHEAD
         self._unsent += len(data)
         is_over = was_below and self._unsent > _AHEAD
@@ -156,7 +156,7 @@ class Tunnel(asyncio.Protocol):
             self._target.pause_reading()
 
     def pause_writing(self) -> None:
-        """Read no more from the client."""
+        """Stop reading from the client."""
         self._target_is_full = True
 
     def resume_writing(self) -> None:
@@ -165,12 +165,12 @@ class Tunnel(asyncio.Protocol):
         self._go_on()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """End with the target."""
+        """Close the tunnel with its target."""
         self._plane.close(self._conn, "done")
 
 
 class Tunnels:
-    """All tunnels of a server; without `-ace` there are none."""
+    """All tunnels of a server; without `-ace` every CONNECT is refused."""
 
     def __init__(self, plane: DataPlane, tcp: Tcp, *, enabled: bool, names: Callable[[], Names] = Names) -> None:
         self._plane = plane
@@ -178,17 +178,17 @@ class Tunnels:
         self._enabled = enabled
         self.names = names
         self.evicted = 0
-        # By address, in the order of their last bytes. An address without tunnels has no entry.
+        # By address, in the order of their last bytes; an address without tunnels has no entry.
         self._open: dict[str, OrderedDict[Tunnel, None]] = {}
 
     def open(self, conn: Conn, head: RequestHead, remote: str, *, tls: bool) -> Tunnel | Refusal:
-        """Begin the tunnel that a CONNECT asks for, or return the refusal; `remote` is the client's address."""
+        """Return the tunnel for a CONNECT request, or a refusal; `remote` is the client's address."""
         if not tls:
             return Refusal(404, "404 page not found\n")
         if not self._enabled:
             return Refusal(403, "CONNECT not enabled\n")
         if head.content_length or head.is_chunked:
-            # A proxy before us would take what follows for the body, and we for the tunnel's.
+            # A proxy before us would treat the next bytes as the body, and we as the tunnel's.
             return Refusal(400, "a CONNECT has no body\n")
         if not is_allowed(head.target):
             return Refusal(403, "Invalid CONNECT target\n")
@@ -199,15 +199,15 @@ class Tunnels:
         tunnel.dial(self.names, head.target, self._tcp)
         return tunnel
 
-    def heard(self, tunnel: Tunnel) -> None:
-        """Note that bytes came over a tunnel."""
-        tunnel.heard_at = asyncio.get_running_loop().time()
+    def record_activity(self, tunnel: Tunnel) -> None:
+        """Record that a tunnel transferred bytes."""
+        tunnel.active_at = asyncio.get_running_loop().time()
         of_network = self._open.get(tunnel.network)
         if of_network is not None and tunnel in of_network:
             of_network.move_to_end(tunnel)
 
     def ended(self, tunnel: Tunnel) -> None:
-        """Forget a tunnel."""
+        """Remove a tunnel."""
         of_network = self._open.get(tunnel.network)
         if of_network is not None:
             of_network.pop(tunnel, None)
@@ -215,11 +215,14 @@ class Tunnels:
                 del self._open[tunnel.network]
 
     def _make_room(self) -> bool:
-        """Close the tunnel that has been idle longest, of the addresses with the most tunnels; False: none may be."""
+        """Close the tunnel that has been idle longest, of the addresses with the most tunnels.
+
+        Return False if none may be closed.
+        """
         crowded = max(map(len, self._open.values()), default=0)
         longest_idle = [next(iter(tunnels)) for tunnels in self._open.values() if len(tunnels) == crowded]
-        tunnel = min(longest_idle, key=lambda tunnel: tunnel.heard_at, default=None)
-        if tunnel is None or asyncio.get_running_loop().time() < tunnel.heard_at + SAFE_SECONDS:
+        tunnel = min(longest_idle, key=lambda tunnel: tunnel.active_at, default=None)
+        if tunnel is None or asyncio.get_running_loop().time() < tunnel.active_at + SAFE_SECONDS:
             return False
         tunnel.evict()
         self.ended(tunnel)
@@ -233,6 +236,6 @@ def _most_tunnels() -> int:
 
 
 def _network(remote: str) -> str:
-    """Return what counts as one address: of IPv6, a network of 64 bits is one subscriber's."""
+    """Return the network that counts as one address: of IPv6, 64 bits, because a subscriber gets these."""
     ip = ip_address(remote)
     return str(IPv6Network((ip, 64), strict=False)) if isinstance(ip, IPv6Address) else remote

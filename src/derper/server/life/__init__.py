@@ -1,5 +1,5 @@
-"""From ready to gone: a server's process between its start and its end (docs/running.md).
+"""A server's process from start to end (docs/running.md).
 
-`supervisor` (what a service manager is told), `reload` and `resettle` (what changes while it runs), `drain` (how
-clients are left), `successor` (who goes on on the same sockets).
+`supervisor` (notifications to a service manager), `reload` and `live_settings` (changes while it runs), `drain`
+(disconnecting clients), `successor` (hand-over to a new process), `orders` (signals).
 """

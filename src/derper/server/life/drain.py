@@ -1,9 +1,9 @@
-"""How a server leaves its clients: told, flushed, closed, and at a pace that those who take them over can bear.
+"""Draining: clients get a Restarting frame and are disconnected, at a rate that other servers can accept.
 
-With nowhere to send them it is over at once: they are told, all of them are closed, and the next start has them back.
-With somebody to take them over, a node of the region that we are linked to or a successor on the same sockets, the
-closes are spread, so that neither is overrun; links to the region end last, so that who has moved still reaches who
-has not.
+If no other server can take the clients, all are notified and disconnected at once, and reconnect to the next process. A
+linked node of the region, or a successor on the same sockets, can take them. Then the disconnections are spread, so
+that the other server is not overloaded. Links to the region are closed last: clients that have moved can still reach
+those that have not.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 REASON = "draining"
 CLIENTS_A_SECOND = 500
-"""That are sent away where somebody takes them over."""
+"""Clients disconnected per second if another server takes them."""
 LAST_WORDS = 0.3
-"""Seconds in which the last frames have to leave."""
+"""Seconds for the last frames to be sent."""
 _TRY_FOR_MS = 60_000
 _BEAT = 0.02
 _LOOK_AGAIN = 0.01
 
 
-async def drain(plane: DataPlane, *, taken_over: bool, still: Callable[[], bool], within: float) -> None:
-    """Send every client away; returns when none is left, or when there is no more time for them. Nobody is accepted.
+async def drain(plane: DataPlane, *, taken_over: bool, can_take: Callable[[], bool], within: float) -> None:
+    """Stop accepting, and disconnect all clients; return when none is left or `within` seconds have passed.
 
-    `taken_over`: somebody takes them over now. `still`: and goes on to; when that is no more so, the rest is sent away
-    at once.
+    With `taken_over`, another server can take the clients now. `can_take` returns whether it still can; once it returns
+    False, the remaining clients are disconnected at once.
     """
     began = time.monotonic()
     members = await plane.members()
@@ -41,7 +41,7 @@ async def drain(plane: DataPlane, *, taken_over: bool, still: Callable[[], bool]
     spread = min(within, len(clients) / CLIENTS_A_SECOND) if taken_over else 0.0
     _log.info("draining", clients=len(clients), seconds=round(spread, 1), taken_over=taken_over)
     if spread:
-        await _send_away(plane, clients, spread, still)
+        await _disconnect(plane, clients, spread, can_take)
     plane.close_all(REASON, frames=_restarting())
     await _until(lambda: plane.table_counts().connections <= len(members) - len(clients), LAST_WORDS)
     plane.close_all(REASON, spare_mesh_peers=False)
@@ -49,10 +49,10 @@ async def drain(plane: DataPlane, *, taken_over: bool, still: Callable[[], bool]
     _log.info("drained", left=plane.table_counts().connections, seconds=round(time.monotonic() - began, 1))
 
 
-async def _send_away(plane: DataPlane, clients: list[Conn], seconds: float, still: Callable[[], bool]) -> None:
-    random.shuffle(clients)  # or those of one shard would all go first
+async def _disconnect(plane: DataPlane, clients: list[Conn], seconds: float, can_take: Callable[[], bool]) -> None:
+    random.shuffle(clients)  # else all clients of one shard would be first
     began, sent = time.monotonic(), 0
-    while sent < len(clients) and still():
+    while sent < len(clients) and can_take():
         share = min(1.0, (time.monotonic() - began) / seconds)
         due = max(sent + 1, int(len(clients) * share))
         for client in clients[sent:due]:

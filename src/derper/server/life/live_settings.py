@@ -1,7 +1,7 @@
-"""A configuration that has changed on disk: what of it can be put in force while the server runs, and what waits.
+"""A changed configuration: applies the settings that can change while the server runs, and names the others.
 
-The log's level and form, the mesh key and the region's other nodes change at once. Everything else is named in the log
-as waiting for a restart, so that nobody believes in a setting that is not in force.
+The log's level and form, the mesh key and the region's other nodes change at once. All other changed settings are
+logged as waiting for a restart, so that an operator knows that they are not in force.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from derper.server.life.reload import Facts, changed
 from derper.server.mesh import Mesh
 
 SECRET_SECONDS = 10.0
-"""How long a secrets server is asked; the cache has what it gave at the start."""
+"""Seconds to wait for a secrets server; the cache has the secret of the start."""
 
 
 class Settings:
-    """The configuration in force. `read_again` gives it as it would be now."""
+    """The configuration in force; `read_again` returns the current one."""
 
     def __init__(self, config: Config, read_again: Callable[[], Config], identity: Identity, mesh: Mesh) -> None:
         self._config = config
@@ -29,7 +29,7 @@ class Settings:
         self._mesh = mesh
 
     async def reload(self) -> Facts:
-        """Put in force what can be; a configuration that cannot be is a `ConfigError`, and changes nothing."""
+        """Apply a changed configuration; an invalid one raises `ConfigError` and changes nothing."""
         new, mesh_key = await asyncio.to_thread(self._read)
         log.configure(logs=new.logs)
         new_key = mesh_key != self._identity.mesh_key

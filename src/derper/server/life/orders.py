@@ -1,7 +1,7 @@
-"""What signals order: SIGTERM and SIGINT to stop, SIGHUP to reload, SIGUSR2 to hand over to a successor.
+"""Signals: SIGTERM and SIGINT stop the server, SIGHUP reloads, SIGUSR2 hands over to a successor.
 
-The first order to stop drains, a second one ends at once; during the start, one is enough. Orders to reload or to hand
-over that come during the start are carried out after it.
+The first stop drains, a second one ends at once; during the start one is enough. A reload or hand-over requested during
+the start is carried out after it.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from derper.host import signals
 
 
 class Served(Protocol):
-    """What is ordered about: the server."""
+    """The server, as the signals see it."""
 
     async def __aenter__(self) -> object: ...
     async def __aexit__(self, *failure: object) -> None: ...
     async def drain(self) -> None:
-        """Send every client away."""
+        """Disconnect all clients."""
 
     async def hand_over(self) -> bool:
-        """Start a successor; return whether it serves."""
+        """Start a successor; return whether it is ready."""
 
     async def reload(self) -> object:
-        """Read again what may change."""
+        """Reload what can change while the server runs."""
 
 
 async def serve(server: Served) -> int:
@@ -57,14 +57,14 @@ async def _serve(server: Served, orders: "_Orders") -> int:
 
 
 class _Orders:
-    """What the signals so far have ordered."""
+    """The signals received so far."""
 
     def __init__(self, server: Served) -> None:
         self.stop: Final = asyncio.Event()
         self.stop_at_once: Final = asyncio.Event()
         self.started: Final = asyncio.Event()
         self._server = server
-        self._tasks: set[asyncio.Task[None]] = set()  # that they are not collected
+        self._tasks: set[asyncio.Task[None]] = set()  # keeps them from being collected
 
     def receive(self, number: int) -> None:
         match number:

@@ -1,6 +1,6 @@
-"""What may change while the server runs, read again on SIGHUP: each item whole or not at all, and said in the log.
+"""Reloading on SIGHUP: each item is reloaded whole or not at all, and the result is logged.
 
-An item is read where it belongs; here is only the round that is made, and what a changed configuration means.
+Each item is read in its own module. This module calls all of them, and compares configurations.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,19 +17,19 @@ from derper.errors import ConfigError
 _log: FilteringBoundLogger = structlog.get_logger()
 
 Facts: TypeAlias = Mapping[str, object]
-"""What is in force now, for the log."""
+"""Facts about a reloaded item, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """One item. `again` reads it and puts it in force, or raises `ConfigError` and leaves the old one there."""
+    """One item; `again` reads and applies it, or raises `ConfigError` and leaves the old one in force."""
 
-    what: str  # as in "the rate limits"
+    what: str  # such as "the rate limits"
     again: Callable[[], Awaitable[Facts]]
 
 
 async def reload_all(items: Iterable[Reload]) -> dict[str, str]:
-    """Reload each item; one that fails does not keep the others from it. Give why those that failed did."""
+    """Reload each item, also after one has failed; return the reasons of the failed ones."""
     failed: dict[str, str] = {}
     for item in items:
         try:
@@ -43,7 +43,7 @@ async def reload_all(items: Iterable[Reload]) -> dict[str, str]:
 
 
 def action(reload: Callable[[], Awaitable[Mapping[str, str]]]) -> web.RouteDef:
-    """Return the admin listener's route for the same; it answers with the failures: `{"the rate limits": "why"}`."""
+    """Return the admin listener's route for a reload; it answers with the failures: `{"the rate limits": "reason"}`."""
 
     async def answer(_request: web.Request) -> web.Response:
         failed = await reload()
@@ -53,7 +53,7 @@ def action(reload: Callable[[], Awaitable[Mapping[str, str]]]) -> web.RouteDef:
 
 
 def changed(old: Config, new: Config) -> list[str]:
-    """Name the settings that differ, with the names of their groups, as in `tls.hostname`."""
+    """Return the names of changed settings with their groups, such as `tls.hostname`."""
     found = []
     for group in fields(Config):
         before, after = getattr(old, group.name), getattr(new, group.name)

@@ -1,7 +1,7 @@
-"""A new process of the same program that takes over from this one without a gap: it accepts on the same sockets first.
+"""Hand-over: a new process of the same program takes the listening sockets before this one stops accepting.
 
-It is started with the words that this one was started with, so it may be a newer version with newer settings. Once it
-says that it serves, this one has nothing left to do but to send its clients away.
+It is started with this process's arguments, so it may be a newer version with newer settings. Once it is ready, this
+process only disconnects its clients.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 START_SECONDS = 30.0
 _OUT_OF_THE_WAY = 64
-"""Descriptors below this are given out anew in the successor."""
+"""Descriptors below this number are reassigned in the successor."""
 
 
 async def start(sockets: Mapping[str, socket]) -> int | None:
-    """Start a successor that serves on these sockets and return its process id; None if it does not, which is logged.
+    """Start a successor on these sockets; return its process id, or None if it failed, which is logged.
 
-    If the caller is cancelled, the successor is killed: it would be left behind, serving on the same port.
+    If the caller is cancelled, the successor is killed: otherwise it would keep serving on the same port.
     """
     ready, tell = os.pipe()
     try:
@@ -38,7 +38,7 @@ async def start(sockets: Mapping[str, socket]) -> int | None:
     _log.info("starting a successor", pid=successor)
     serves = False
     try:
-        serves = await _says_ready(ready)
+        serves = await _is_ready(ready)
     finally:
         os.close(ready)
         if not serves:
@@ -58,10 +58,10 @@ def _spawn(sockets: Mapping[str, socket], tell: int) -> int:
         "LISTEN_FDS": str(len(sockets)),
         "LISTEN_FDNAMES": ":".join(sockets),
     }
-    # A sign of life is wanted of the process that it was wanted of, which the service manager will hear is another.
+    # The successor must send watchdog notifications if this process has to; the manager learns its process id.
     environment.pop("LISTEN_PID", None)
     environment.pop("WATCHDOG_PID", None)
-    # Copies that no target number can hit before they were copied.
+    # Copies above all target numbers, so that no target overwrites a source.
     sources = [
         fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (*map(socket.fileno, sockets.values()), tell)
     ]
@@ -73,8 +73,8 @@ def _spawn(sockets: Mapping[str, socket], tell: int) -> int:
             os.close(source)
 
 
-async def _says_ready(ready: int) -> bool:
-    """Wait for its byte; the end without one means that it has ended."""
+async def _is_ready(ready: int) -> bool:
+    """Return whether the successor sent its byte; end of file without one means that it has ended."""
     loop = asyncio.get_running_loop()
     said = asyncio.Event()
     loop.add_reader(ready, said.set)

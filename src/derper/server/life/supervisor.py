@@ -1,7 +1,7 @@
-"""What a service manager is told and asks for: ready, reloading, stopping, and a sign of life (sd_notify(3)).
+"""Notifications to a service manager: ready, reloading, stopping, and the watchdog (sd_notify(3)).
 
-The sign of life is given only while the event loop turns *and* every shard has ticked since the last one: a manager
-that restarts what is stuck must see it when only the half that moves packets is. Without a manager nothing is sent.
+The watchdog is notified only if the event loop runs *and* every shard has ticked since the last time. So a manager can
+restart a server whose data plane alone hangs. Without a manager nothing is sent.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ class Supervisor:
         self._ticks: list[int] = []
 
     def tell(self, *states: str) -> None:
-        """Send these lines to the service manager; a failure costs one log line."""
+        """Send these lines to the service manager; a failure is logged."""
         if self._address is None:
             return
-        # An abstract address is written with an @ in the place of its first zero byte.
+        # An abstract address starts with an @ in place of its zero byte.
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.setblocking(False)
@@ -43,10 +43,10 @@ class Supervisor:
                 _log.warning("cannot notify the service manager", reason=error.strerror)
 
     def ready(self) -> None:
-        """Notify the service manager, and a predecessor, that clients are served."""
+        """Notify the service manager, and a predecessor, that the server is ready."""
         self.tell("READY=1", "STATUS=serving")
         if self._ready_fd is not None:
-            with contextlib.suppress(OSError):  # it has gone meanwhile
+            with contextlib.suppress(OSError):  # the predecessor has ended
                 os.write(self._ready_fd, b"!")
                 os.close(self._ready_fd)
             self._ready_fd = None
@@ -61,14 +61,14 @@ class Supervisor:
             self.ready()
 
     async def watch(self, plane: DataPlane) -> None:
-        """Send watchdog notifications while everything is alive; return at once if no watchdog is set."""
+        """Send watchdog notifications while all threads run; return at once if no watchdog is set."""
         if self._watchdog is None or self._address is None:
             return
         while True:
-            self.give_sign(plane)
+            self.notify_watchdog(plane)
             await asyncio.sleep(self._watchdog / 3)
 
-    def give_sign(self, plane: DataPlane) -> None:
+    def notify_watchdog(self, plane: DataPlane) -> None:
         """Send one notification, unless a shard has not ticked since the last check."""
         ticks, before = plane.pulse(), self._ticks
         stuck = [shard for shard, (now, then) in enumerate(zip(ticks, before, strict=False)) if now == then]
