@@ -1,9 +1,11 @@
-"""The seam: the data plane as Python sees it. Nothing else in the package imports the extension.
+"""The boundary between Python and Rust: the typed interface of the data plane.
 
-A connection is born in Rust, introduced by Python, and from then on switched in Rust. Until it is switched, every step
-is an event from here and a command back; afterwards it is heard of once more, when it is gone. Both ways travel in
-batches, never a call per packet. Read `events`, then `plane`; beside connections `certificate` and `agreement` (the
-key of a login). `extension` is where the compiled part comes in.
+No other package imports the extension. Rust accepts a connection, Python decides about it until its login, then Rust
+relays. Before the switch, each step is an event to Python and a command to Rust. After the switch, Python gets one more
+event, `Closed`. Events and commands are passed in batches, never one call per packet.
+
+Read `events`, then `plane`, then `certificate` and `shared_key` (the key of a login). `extension` imports the compiled
+part.
 """
 
 from derper.dataplane.certificate import Certificate, Serves

@@ -1,4 +1,4 @@
-"""Which certificate the data plane serves to whom (docs/protocol/tls.md)."""
+"""Certificates of the data plane, and the clients that each is served to (docs/protocol/tls.md)."""
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 @dataclass(frozen=True, slots=True)
 class Serves:
-    """Whom a certificate is for; made by one of the class methods."""
+    """The clients of a certificate; created by one of the class methods."""
 
     how: Literal["any", "name", "local_ip", "challenge"]
     of_name: str | None = None
@@ -15,28 +15,28 @@ class Serves:
 
     @classmethod
     def any_client(cls) -> Self:
-        """Every client for which there is no better certificate, whatever server name it sends, if any."""
+        """Return the choice of all clients without a better match, with any server name or none."""
         return cls("any")
 
     @classmethod
     def name(cls, name: str) -> Self:
-        """Clients that ask for this server name; the case of its letters does not matter."""
+        """Return the choice of clients that send this server name, in any case."""
         return cls("name", of_name=name)
 
     @classmethod
     def local_ip(cls, ip: IPv4Address | IPv6Address) -> Self:
-        """Clients that reached us at this address, and ask for no name or for the address."""
+        """Return the choice of clients that reached us at this address, and sent no name or the address."""
         return cls("local_ip", of_ip=ip)
 
     @classmethod
     def challenge(cls, name: str) -> Self:
-        """An ACME server that checks by TLS-ALPN-01 whether this name is ours; the connection closes after that."""
+        """Return the choice of a CA that checks this name by TLS-ALPN-01; the connection closes after that."""
         return cls("challenge", of_name=name)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a TLS server needs, and for whom."""
+    """A TLS server's certificate and key, and its clients."""
 
     serves: Serves
     chain: tuple[bytes, ...] = field(repr=False)  # DER, leaf first

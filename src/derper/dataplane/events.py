@@ -1,8 +1,8 @@
-"""What the data plane tells: one tuple type an event, with its fields in the extension's order.
+"""Events of the data plane: one tuple type per event, with its fields in the extension's order.
 
-After `Head`, `HeadTooLarge` and `Frame`, and after the last `Data` of a body, the connection is parked: nothing more is
-read from it until a command says what it should collect next. A peer that ends its sending side meanwhile is served for
-five seconds more, as it may read on; then comes `Closed`, whatever was asked for and not read.
+After `Head`, `HeadTooLarge`, `Frame` and the last `Data` of a body, the connection is parked: nothing more is read
+until a command chooses what to read next. If the peer ends its sending side meanwhile, the connection stays open for
+five seconds, because the peer may still read. Then `Closed` follows, even if bytes were requested and not yet read.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,26 @@ from derper.protocol.frames import PeerPresent
 from derper.protocol.reader import HEADER_LEN
 
 Conn: TypeAlias = int
-"""Names one connection. Never handed out twice, so a late command for one that is gone does nothing."""
+"""Identifies a connection. Never reused, so a late command for a closed connection has no effect."""
 
 
 class Remote(NamedTuple):
-    """The other end of a connection, as a proxy in front of us says it, if one does."""
+    """The other end of a connection; from the PROXY header, if a proxy in front of us sent one."""
 
     ip: str  # IPv4-mapped addresses as IPv4
     port: int
-    is_anonymous: bool = False  # a proxy's own address, which did not say for whom it is; known from `Head` alone
+    is_anonymous: bool = False  # the address of a proxy that did not name its client; set in `Head` only
 
 
 class Local(NamedTuple):
-    """Our end of a connection, as a proxy in front of us says it, if one does."""
+    """Our end of a connection; from the PROXY header, if a proxy in front of us sent one."""
 
     ip: str  # IPv4-mapped addresses as IPv4
     port: int
 
 
 class Totals(NamedTuple):
-    """What a switched connection carried; bytes are packet bytes, without keys and headers."""
+    """The traffic of a switched connection, in packets and in payload bytes without keys and headers."""
 
     packets_in: int
     bytes_in: int
@@ -41,19 +41,19 @@ class Totals(NamedTuple):
 
 
 class Head(NamedTuple):
-    """One whole HTTP request head, its blank line included."""
+    """A complete HTTP request head, including its blank line."""
 
     conn: Conn
     head: bytes
-    ahead: bytes  # what came right behind it, at most 1 KiB of that; it stays there until `DataPlane.skip`
+    ahead: bytes  # the bytes after the head, at most 1 KiB; they stay buffered until `DataPlane.skip`
     remote: Remote
     local: Local
-    listener: int  # what `DataPlane.listen` gave; 0 for a node that we dialled
+    listener: int  # the result of `DataPlane.listen`; 0 for a node that we dialled
     tls: str | None  # "1.2", "1.3", None without TLS
 
 
 class HeadTooLarge(NamedTuple):
-    """More came than a request head may have."""
+    """A request head exceeded the maximum."""
 
     conn: Conn
     remote: Remote
@@ -61,7 +61,7 @@ class HeadTooLarge(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """The frame that `await_frame` asked for."""
+    """The frame that `await_frame` requested."""
 
     conn: Conn
     type: int
@@ -69,89 +69,89 @@ class Frame(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A part of the body that `await_body` asked for, or of what `stream` did."""
+    """A part of the body that `await_body` requested, or of the stream that `stream` requested."""
 
     conn: Conn
     data: bytes
 
 
 class Drained(NamedTuple):
-    """All that was written has left; said once for each `write` that asked."""
+    """All written bytes were sent; one event for each `write` with `tell_drained`."""
 
     conn: Conn
 
 
 class Dialled(NamedTuple):
-    """A socket was taken over, and TLS with the node at its other end goes on; `conn` is 0 if it could not be."""
+    """A dialled socket was taken over, and its TLS handshake began; `conn` is 0 if it could not be."""
 
     conn: Conn
-    token: int  # what `dial` was given
+    token: int  # from `dial`
 
 
 class Connected(NamedTuple):
-    """The TLS handshake with a dialled node is done; the connection is parked."""
+    """The TLS handshake with a dialled node is complete; the connection is parked."""
 
     conn: Conn
     chain: list[bytes]  # DER, leaf first
 
 
 class Linked(NamedTuple):
-    """A dialled node has announced its first key after `link`: it takes us for a node of its region."""
+    """A dialled node has announced its first key after `link`: it accepted us as a mesh peer."""
 
     conn: Conn
 
 
 class Switched(NamedTuple):
-    """The connection relays from now on, under the name `member`."""
+    """The connection was switched; it relays from now on."""
 
     conn: Conn
     member: Conn
 
 
 class Closed(NamedTuple):
-    """The connection is gone."""
+    """The connection was closed."""
 
     conn: Conn
     remote: Remote
     key: bytes | None  # the client's, if it was switched
-    code: str  # one of a small set of words
-    detail: str  # the rest of the sentence, or ""
+    code: str  # one of a small set of codes
+    detail: str  # the end of the message, or ""
     totals: Totals
 
 
 class MemberSnapshot(NamedTuple):
-    """How one switched connection stands: what `DataPlane.members` tells of it."""
+    """The state of one switched connection, from `DataPlane.members`."""
 
     conn: Conn
-    presence: bytes  # a whole PeerPresent frame: its key, address, flags and app name
+    presence: bytes  # a complete PeerPresent frame: key, address, flags and app name
     is_mesh_peer: bool
-    version: int  # of the protocol, as its login said
-    number: int  # as `switch` was told
+    version: int  # of the protocol, from its login
+    number: int  # from `switch`
     age: float  # seconds since its login
-    is_active: bool  # it gets its key's packets
-    is_duplicate: bool  # its key has other connections, too
-    is_home: bool  # it said that this node is its home
+    is_active: bool  # it gets the packets of its key
+    is_duplicate: bool  # its key has other connections
+    is_home: bool  # its client's home is this node
     tls: str | None  # "1.2", "1.3", None without TLS
     is_websocket: bool
     totals: Totals
-    received: int  # bytes over the TCP connection since its start, TLS and HTTP included
+    received: int  # bytes over the TCP connection since its start, including TLS and HTTP
     sent: int
-    senders: int  # about how many keys have sent to its key; 0 where that is not counted
+    senders: int  # estimated number of keys that have sent to its key; 0 if not counted
 
     def who(self) -> PeerPresent:
-        """Return its key, address, flags and app name."""
+        """Return the key, address, flags and app name."""
         return PeerPresent.from_payload(self.presence[HEADER_LEN:])
 
 
 class ClientImpaired(NamedTuple):
-    """A connection has had a hard time for half of the last ten seconds or more; said of a key once a minute at most.
+    """A connection was impaired for at least half of the last ten seconds; sent at most once a minute per key.
 
-    `is_over` is said once for each that was said to struggle, at the latest before it is `Closed`.
+    Each is followed by one with `is_over`, at the latest before `Closed`.
     """
 
     conn: Conn
     key: bytes
-    how: str  # "limited": a rate limit holds it back; "fighting": it takes its key's packets from another connection
+    how: str  # "limited": by a rate limit; "fighting": it and another connection take each other's packets
     is_over: bool
 
 
@@ -164,27 +164,27 @@ class Dropped(NamedTuple):
 
 
 class AcceptFailed(NamedTuple):
-    """The system had no descriptor or memory for a new connection; it is tried again in a second."""
+    """The system had no descriptor or memory for a new connection; retried after a second."""
 
     shard: int
     error: str
 
 
 class StunFailed(NamedTuple):
-    """STUN requests could not be read; said at most once a minute, and they are read on."""
+    """STUN requests could not be read; sent at most once a minute, and reading continues."""
 
     error: str
 
 
 class Unserved(NamedTuple):
-    """A TLS client was refused because no certificate is for it; of the same one it is said at most once a second."""
+    """A TLS client was rejected because no certificate matches; sent at most once a second per client name."""
 
-    name: str | None  # in lower case; None: it asked for no name, or for `local`
-    local: str  # where it reached us
+    name: str | None  # in lower case; None: it sent no name, or `local`
+    local: str  # the address that it reached
 
 
 Notice: TypeAlias = Dropped | AcceptFailed | StunFailed | Unserved
-"""An event of no one connection."""
+"""An event that is not about one connection."""
 
 Event: TypeAlias = (
     Head | HeadTooLarge | Frame | Data | Drained | Dialled | Connected | Linked | Switched | ClientImpaired | Closed
@@ -215,7 +215,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
 
 
 def event_from(raw: tuple[object, ...]) -> Event:
-    """Turn the extension's tuple, whose first item is the kind, into its event."""
+    """Return the event of the extension's tuple, whose first item is the kind."""
     kind, *fields = raw
     assert isinstance(kind, int)  # noqa: S101  the extension's word
     return _MAKE[kind](*fields)
@@ -230,11 +230,11 @@ RawMemberSnapshot: TypeAlias = tuple[
     tuple[int, int],
     int,
 ]
-"""A member as the extension gives it."""
+"""The extension's tuple of a member."""
 
 
 def member_snapshot_from(raw: RawMemberSnapshot) -> MemberSnapshot:
-    """Turn the extension's tuple into a member."""
+    """Return the member of the extension's tuple."""
     conn, who, (age_ms, is_active, is_duplicate, is_home), over, totals, wire, senders = raw
     return MemberSnapshot(
         conn, *who, age_ms / 1000, is_active, is_duplicate, is_home, *over, Totals(*totals), *wire, senders

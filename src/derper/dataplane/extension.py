@@ -1,7 +1,7 @@
-"""The compiled extension, as `native`, once it is known to be there and to be that of this package.
+"""The compiled extension, as `native`, after a check that it exists and has this package's version.
 
-In a checkout the two are built apart, so one can be older; what would come of that is found out here and not later, as
-a name that is missing. The rest of this folder takes it from here.
+In a checkout the two are built separately, so one can be older. The check finds this at import, not later as a missing
+name. The other modules of this folder import it from here.
 """
 
 import re
@@ -21,12 +21,12 @@ __all__ = ["native"]
 
 
 def _release(of: str) -> str:
-    """Normalize a version, as Cargo and Python spell pre-releases differently."""
+    """Return a version in normal form: Cargo and Python spell pre-releases differently."""
     found = re.match(r"\d+(?:\.\d+)*", of)
     return found[0] if found else ""
 
 
 _ours, _built = version(), getattr(native, "VERSION", "one that knows no version")
-# The source can run without having been installed, and then has no version.
+# Source that was not installed has no version.
 if _release(_ours) != _release(_built) and _ours != "0+source":
     raise ConfigError(f"the compiled part of derper is {_built}, and the rest is {_ours}; {_REMEDY}")

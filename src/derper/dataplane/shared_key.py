@@ -1,11 +1,11 @@
-"""The key of a login's box, computed where it costs less: it is nearly all of a login outside of TLS."""
+"""The shared key of a login's box, computed in Rust: it is most of a login's cost besides TLS."""
 
 from derper.dataplane.extension import native
 from derper.protocol.keys import NodePrivate, NodePublic
 
 
 class SharedKeyDeriver:
-    """A private key, ready for many logins; agrees on the same keys as `NodePrivate` does."""
+    """A private key prepared for many logins; computes the same keys as `NodePrivate`."""
 
     def __init__(self, private: NodePrivate) -> None:
         self._native = native.SharedKeyDeriver(private.raw)
@@ -14,6 +14,6 @@ class SharedKeyDeriver:
         """Return the 32-byte shared key.
 
         Raises:
-            ValueError: a key of low order, with which anybody could.
+            ValueError: The key has low order, so anyone could compute the shared key.
         """
         return self._native.shared_with(theirs.raw)

@@ -14,7 +14,7 @@ from test_manual_files import Files
 
 from derper.metrics import process
 from derper.server.certificates.acme.issuer import Issuer
-from derper.server.certificates.manual import NEXT_IS_TOLD, SELF_SIGNED_LIFE
+from derper.server.certificates.manual import NEXT_IS_LOGGED, SELF_SIGNED_LIFE
 from derper.server.certificates.sources import utc_now
 
 DAY = timedelta(days=1)
@@ -49,7 +49,7 @@ async def test_the_next_self_signed_certificate_is_announced(tmp_path: Path) -> 
     files.now = begins + SELF_SIGNED_LIFE - timedelta(days=30)
     with capture_logs() as ahead:
         await files.look()
-    files.now = begins + SELF_SIGNED_LIFE - NEXT_IS_TOLD + DAY
+    files.now = begins + SELF_SIGNED_LIFE - NEXT_IS_LOGGED + DAY
     with capture_logs() as right_again:
         await files.look()
     for lines in (ahead, right_again):

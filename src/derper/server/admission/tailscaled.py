@@ -30,7 +30,7 @@ MAX_ANSWER: Final = 1 << 20
 MAX_VALUES: Final = 100_000
 _TOO_OLD: Final = "tailscaled version is too old (out of sync with derper)"
 _RUNNING: Final = "Running"
-_SAID: Final = 300  # characters of an answer in the log
+_MAX_LOGGED: Final = 300  # characters of an answer in the log
 
 
 class NoSuchPeerError(Exception):
@@ -167,7 +167,7 @@ class Tailscaled:
 
 def _cause(response: aiohttp.ClientResponse, body: bytes) -> str:
     """Return the daemon's error message, if it sent one: text, or JSON with the member `error`."""
-    said = body.decode("utf-8", "replace").strip()
+    text = body.decode("utf-8", "replace").strip()
     try:
         texts = [value for name, value in gojson.members(body) if name == "error" and isinstance(value, str) and value]
     except ProtocolError:
@@ -175,5 +175,5 @@ def _cause(response: aiohttp.ClientResponse, body: bytes) -> str:
     if texts:
         return texts[-1]
     if response.status == HTTPStatus.FORBIDDEN:
-        return f"Access denied: {said[:_SAID]}"
-    return f"{response.status} {response.reason}: {said[:_SAID]}"
+        return f"Access denied: {text[:_MAX_LOGGED]}"
+    return f"{response.status} {response.reason}: {text[:_MAX_LOGGED]}"

@@ -1,5 +1,5 @@
-"""Which certificate a TLS client is shown, and where it comes from (docs/certificates.md).
+"""Certificates of the TLS listener: their sources, and the one that each client gets (docs/certificates.md).
 
-`tls` (what is shown to whom), `sources` (what a source of certificates does), `manual` and `acme` (the two sources),
-`pem` and `pairs` (files: read, checked, replaced together), `challenges` (what a CA asks for over plain HTTP).
+`tls` (the certificates in use), `sources` (the interface of a source), `manual` and `acme` (the two sources), `pem` and
+`pairs` (files: reading, checking, replacing), `challenges` (responses to a CA over plain HTTP).
 """

@@ -1,7 +1,7 @@
-"""What a certificate authority asks for over plain HTTP: the answers to HTTP-01, by token.
+"""Responses to HTTP-01 challenges, by token, for the plain HTTP listener.
 
-ACME puts them here, from its own thread, and takes them away again; the plain HTTP listener reads them out. An answer
-is no secret, but only who knows its token gets it, whatever name it is asked for under.
+ACME adds and removes them from its own thread. A response is not secret, but only a request with the right token gets
+it, under any host name.
 """
 
 import re
@@ -18,24 +18,24 @@ _NAMES_OF_THE_DEFAULT: Final = re.compile(r"derp[^.]*\.tailscale\.com\.?")
 
 
 class Challenges:
-    """The key authorizations of the orders that are pending now."""
+    """The key authorizations of the pending orders."""
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        self._answers: dict[str, str] = {}  # key authorization by token; one item changes at once, so no lock
+        self._answers: dict[str, str] = {}  # key authorization by token; changes are atomic, so no lock
 
     def put(self, token: str, key_authorization: str) -> None:
-        """Answer this token from now on; from any thread."""
+        """Add the response to a token; from any thread."""
         self._answers[token] = key_authorization
 
     def drop(self, token: str) -> None:
-        """Know no answer to it any more; from any thread."""
+        """Remove the response to a token; from any thread."""
         self._answers.pop(token, None)
 
     def answer(self, host: str, token: str) -> str | Refusal:
-        """Return the key authorization, or what is said instead; `host` is the Host header as it was sent.
+        """Return the key authorization, or a refusal; `host` is the Host header as it was sent.
 
-        The words of the refusals are those that monitoring of the Go server may look for.
+        The refusals have the Go server's wording, because monitoring may look for it.
         """
         key_authorization = self._answers.get(token)
         if key_authorization is not None:

@@ -1,10 +1,11 @@
-"""Certificates given by hand: two files, or none for a host that is an IP address, which gets one of our making.
+"""Certificates from files; if the host is an IP address and has no files, a self-signed one is created.
 
-Files are looked at every few seconds, so that new ones are in force without a restart, and connections that are open do
-not notice. A pair that cannot be served never takes the place of one that can, and one that has expired or is not yet
-valid never that of a valid one. At the start any dates are served: the clock may be wrong, and some clients ignore
-dates. A certificate of our making is trusted by its pin alone, which has to change with it: the next one is made and
-told long before it takes over.
+The files are checked every few seconds, so new ones are in force without a restart; open connections are not affected.
+An unusable pair never replaces a usable one. An expired or not yet valid certificate never replaces a valid one. At the
+start any dates are accepted: the clock may be wrong, and some clients ignore dates.
+
+Clients trust a self-signed certificate by its pin, which changes with the certificate. So the next one is created, and
+its pin logged, long before it takes over.
 """
 
 import asyncio
@@ -40,11 +41,11 @@ from derper.server.life.reload import Facts
 _log: FilteringBoundLogger = structlog.get_logger()
 
 SELF_SIGNED_LIFE: Final = timedelta(days=365)
-CLOCK_SKEW: Final = timedelta(days=1)  # a new certificate is good for clients whose clock is behind ours
-NEXT_IS_TOLD: Final = timedelta(days=60)  # before the end
+CLOCK_SKEW: Final = timedelta(days=1)  # a new certificate must be valid for clients whose clock is behind ours
+NEXT_IS_LOGGED: Final = timedelta(days=60)  # before the end
 NEXT_TAKES_OVER: Final = timedelta(days=7)
 CLOCK_SETTLES_SECONDS: Final = 3_600.0
-"""The next certificate does not take over within this time after it became due: the clock may be wrong for a while."""
+"""Delay between the moment when the next certificate becomes due and its use: the clock may be wrong for a while."""
 LOOK_SECONDS: Final = 3.0
 DISK_SECONDS: Final = 60.0
 _DAY: Final = timedelta(days=1)
@@ -68,27 +69,27 @@ class ManualFiles:
         self._worker = Worker("certificate files")
         self._certificate: Certificate | None = None
         self._problem = ""
-        self._seen: _State | None = None  # the files, as they were when they were read
-        self._doubtful: _State | None = None  # as they were when they could not be used
-        self._rejected: Certificate | None = None  # what the files hold, if only its dates were against it
-        self._told: datetime | None = None  # when the log had the next pin
-        self._due_since: float | None = None  # monotonic, when the next certificate was found due to take over
+        self._seen: _State | None = None  # the files' state when they were last read
+        self._mismatched: _State | None = None  # the files' state when they could not be used
+        self._rejected: Certificate | None = None  # the files' certificate, if it was rejected for its dates only
+        self._logged_at: datetime | None = None  # when the next pin was logged
+        self._due_since: float | None = None  # monotonic time at which the next certificate became due
         self._looking: asyncio.Task[None] | None = None
-        # Of two at a time, the one that read the files first could be the last to show its certificate.
+        # Two concurrent reloads could finish in the wrong order, so the older certificate would win.
         self._reload_serialized = Serialized(self._reload)
 
     async def load(self) -> None:
-        """Show the certificate, made if need be."""
+        """Serve the certificate, created if necessary."""
         await self._run(partial(prepare, self._tls, self._clock()))
         await self.reload()
 
     def start(self) -> None:
-        """Log the node for the DERP map, now that the port is known, and look at the files every few seconds."""
+        """Log the node for the DERP map, now that the port is known, and start checking the files every few seconds."""
         self._log_node()
-        self._looking = asyncio.get_running_loop().create_task(self._look_from_time_to_time())
+        self._looking = asyncio.get_running_loop().create_task(self._check_files())
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop checking the files."""
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
@@ -118,13 +119,13 @@ class ManualFiles:
         log.verbatim(node)
 
     def _may_replace(self, certificate: Certificate) -> bool:
-        """Return whether a certificate with right dates, or as wrong as those of the present one, is offered."""
+        """Return whether the dates of a certificate are right, or as wrong as those of the present one."""
         now = self._clock()
         present = self._certificate
         return not certificate.date_problem(now) or present is None or bool(present.date_problem(now))
 
     def wanted(self, _name: str | None, _local: IPAddress) -> None:
-        """Nothing can be done for whom the files are not."""
+        """No-op: certificates from files cannot be issued on demand."""
 
     def status(self) -> list[Status]:
         """Return the certificate's state."""
@@ -133,12 +134,12 @@ class ManualFiles:
         return [Status(self._tls.hostname, ends, failures=failures, problem=self._problem, begins=begins)]
 
     async def look(self) -> None:
-        """See whether the files have changed, and whether the next certificate is due."""
+        """Check whether the files have changed, and whether the next certificate is due."""
         state = await self._run(partial(_state_of, self._pair))
         if state != self._seen or (self._rejected is not None and self._may_replace(self._rejected)):
             await self._read_changed(state)
         if self._certificate is not None and self._certificate.self_signed and self._tls.ip is not None:
-            await self._see_to_the_next(self._tls.ip, self._certificate)
+            await self._maintain_next(self._tls.ip, self._certificate)
 
     @property
     def _pair(self) -> Pair:
@@ -148,25 +149,25 @@ class ManualFiles:
         try:
             facts = await self.reload()
         except ConfigError as error:
-            # Whoever replaces two files leaves them at odds for a moment: only what stays so is worth a word.
-            if state == self._doubtful:
+            # Two files cannot be replaced at once, so only a lasting mismatch is logged.
+            if state == self._mismatched:
                 self._seen, self._problem = state, str(error)
                 _log.error(
                     "cannot use the changed certificate files; the previous certificate is still served", reason=error
                 )
-            self._doubtful = state
+            self._mismatched = state
         else:
             _log.info("certificate files changed; serving the new certificate", **facts)
             self._log_node()
 
-    async def _see_to_the_next(self, ip: IPAddress, present: Certificate) -> None:
+    async def _maintain_next(self, ip: IPAddress, present: Certificate) -> None:
         now = self._clock()
         left = present.ends - now
         if left > NEXT_TAKES_OVER:
             self._due_since = None
         elif self._due_since is None:
             self._due_since = time.monotonic()
-        if left > NEXT_IS_TOLD or (self._told is not None and is_within(self._told, _DAY, now)):
+        if left > NEXT_IS_LOGGED or (self._logged_at is not None and is_within(self._logged_at, _DAY, now)):
             return
         try:
             following = await self._run(partial(_next, self._pair, ip, now))
@@ -177,9 +178,9 @@ class ManualFiles:
                 return
         except ConfigError as error:
             _log.error("cannot create the next self-signed certificate", days_left=left.days, reason=str(error))
-            self._told = now
+            self._logged_at = now
             return
-        self._told = now
+        self._logged_at = now
         settled = now + timedelta(seconds=CLOCK_SETTLES_SECONDS)
         _log.warning(
             "the self-signed certificate ends soon; this is the next one's node for the DERP map",
@@ -201,37 +202,37 @@ class ManualFiles:
                 f"the certificate {self._pair.certificate} cannot be read: its disk is too slow"
             ) from None
 
-    async def _look_from_time_to_time(self) -> None:
+    async def _check_files(self) -> None:
         while True:
-            with suppress(ConfigError):  # of a slow disk: the next look may do better
+            with suppress(ConfigError):  # the disk is slow; the next check may succeed
                 await self.look()
             await asyncio.sleep(LOOK_SECONDS)
 
 
 def pair_of(tls: Tls) -> Pair:
-    """Where the certificate and its key lie: the host name without what has no place in a file name."""
+    """Return the paths of the certificate and its key: the host name without characters unsuitable for file names."""
     if tls.directory is None:
         raise ConfigError("no certificate directory is set; set one with -certdir")
     return Pair.named(tls.directory, re.sub(r"[^a-zA-Z0-9.-]", "", tls.hostname))
 
 
 def load(tls: Tls) -> Certificate:
-    """Return the certificate in `<certdir>/<hostname>.crt` and `.key`, whatever its dates.
+    """Return the certificate in `<certdir>/<hostname>.crt` and `.key`, with any dates.
 
     Raises:
-        ConfigError: the files cannot serve this host name.
+        ConfigError: The files cannot be used for this host name.
     """
     pair = pair_of(tls)
     return pem.load(pair.certificate, pair.key, pem.host_of(tls))
 
 
 def prepare(tls: Tls, now: datetime) -> None:
-    """Make the files of a host that is an IP address, if there are none.
+    """Create the missing files of a host that is an IP address.
 
-    An expired certificate is not exchanged here: if the clock is wrong, the pin that clients know would be lost.
+    An expired certificate is kept: if the clock is wrong, a new one would lose the pin that clients know.
 
     Raises:
-        ConfigError: they cannot be written.
+        ConfigError: The files cannot be written.
     """
     pair = pair_of(tls)
     if tls.ip is None:
@@ -242,7 +243,7 @@ def prepare(tls: Tls, now: datetime) -> None:
 
 
 def make_self_signed(ip: IPAddress, now: datetime) -> tuple[bytes, bytes]:
-    """Make a certificate that clients can only trust by its pin, and its key, both in PEM."""
+    """Return a self-signed certificate and its key, both in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(ip))])
     certificate = (
@@ -265,11 +266,11 @@ def make_self_signed(ip: IPAddress, now: datetime) -> tuple[bytes, bytes]:
 
 
 def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
-    """Return the next certificate; make one if no stored one fits."""
+    """Return the next certificate; create one if no stored one fits."""
     try:
         following = pem.load(pair.next.certificate, pair.next.key, ip)
         pem.check_dates(following, pair.next.certificate, now)
-        pem.check_dates(following, pair.next.certificate, now + NEXT_IS_TOLD)
+        pem.check_dates(following, pair.next.certificate, now + NEXT_IS_LOGGED)
     except ConfigError:
         pair.next.write(*make_self_signed(ip, now))
         return pem.load(pair.next.certificate, pair.next.key, ip)

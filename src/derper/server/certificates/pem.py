@@ -1,7 +1,7 @@
-"""Certificates in files: read, and checked for whether TLS clients of a host would take them.
+"""Certificate files: reading, and checking that TLS clients of a host would accept them.
 
-What comes out can be served, so a wrong file is a sentence where it is read and not a failed handshake later. Where
-certificates come from is the affair of `manual` and of `acme`. Blocking: for start-up and for threads.
+Returned certificates can be served. So a wrong file causes an error when it is read, not a failed handshake later.
+Blocking: for start-up and for threads.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from derper.host import files
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 Host = str | IPAddress
-"""Whom a certificate is for: a DNS name in lower case without a dot at its end, or an address."""
+"""A certificate's host: a DNS name in lower case without a trailing dot, or an address."""
 
 RSA_LEAST_BITS: Final = 2048  # what the data plane's TLS library takes
 RSA_MOST_BITS: Final = 8192
@@ -45,37 +45,37 @@ _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 class Certificate:
     """A chain of certificates with the key of its leaf."""
 
-    chain: tuple[bytes, ...] = field(repr=False)  # DER: the leaf, its intermediates
+    chain: tuple[bytes, ...] = field(repr=False)  # DER: the leaf, then its intermediates
     key: bytes = field(repr=False)  # PKCS #8 DER
-    begins: datetime  # aware, as all times here
+    begins: datetime  # timezone-aware, as all times here
     ends: datetime
     self_signed: bool
 
     @property
     def pin(self) -> str:
-        """What the DERP map's `CertName` holds for clients that trust this leaf alone."""
+        """The DERP map's `CertName` for clients that trust this leaf alone."""
         return f"sha256-raw:{hashlib.sha256(self.chain[0]).hexdigest()}"
 
     @property
     def life(self) -> timedelta:
-        """From its begin to its end."""
+        """The duration from begin to end."""
         return self.ends - self.begins
 
     def date_problem(self, now: datetime) -> str:
-        """Return why clients reject it at `now`; empty if its dates are right."""
+        """Return why clients reject the certificate at `now`; empty if its dates are right."""
         return certname.date_problem(self.begins, self.ends, now)
 
 
 def host_of(tls: Tls) -> Host:
-    """Whom the certificate of these settings is for."""
+    """Return the host of the configured certificate."""
     return certname.plain(tls.hostname) if tls.ip is None else tls.ip
 
 
 def load(certificate_path: Path, key_path: Path, host: Host) -> Certificate:
-    """Return what is in two files, or in one that holds both; it is for this host, whatever its dates.
+    """Return the certificate in two files, or in one that contains both; it is for this host, with any dates.
 
     Raises:
-        ConfigError: the files cannot serve the host.
+        ConfigError: The files cannot be used for the host.
     """
     chain = files.read(certificate_path, "the certificate")
     key = parse_key(files.read(key_path, "the private key"), key_path)
@@ -83,7 +83,7 @@ def load(certificate_path: Path, key_path: Path, host: Host) -> Certificate:
 
 
 def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path | str, host: Host) -> Certificate:
-    """Make one of a chain in PEM and the key of its leaf; errors say whence they came."""
+    """Return the certificate of a chain in PEM and its leaf's key; errors name the sources."""
     leaf, *others = parse_chain(chain, chain_from)
     if not _belongs_to(key, leaf):
         check_leaf_is_first([leaf, *others], chain_from, lambda certificate: _belongs_to(key, certificate))
@@ -100,7 +100,7 @@ def parse(chain: bytes, chain_from: Path | str, key: PrivateKey, key_from: Path 
             ends=leaf.not_valid_after_utc,
             self_signed=leaf.issuer == leaf.subject,
         )
-    except ValueError as error:  # fields are parsed when they are asked for
+    except ValueError as error:  # fields are parsed on access
         raise ConfigError(f"the certificate {chain_from} cannot be parsed; replace the file") from error
 
 
@@ -137,7 +137,7 @@ def parse_key(data: bytes, path: Path) -> PrivateKey:
     """Return the first private key in a file's PEM blocks.
 
     Raises:
-        ConfigError: there is none that serves.
+        ConfigError: The file has no usable private key.
     """
     block = _PRIVATE_KEY_BLOCK.search(data)
     if block is None:
@@ -163,7 +163,7 @@ def parse_key(data: bytes, path: Path) -> PrivateKey:
 def _belongs_to(key: PrivateKey, leaf: x509.Certificate) -> bool:
     try:
         certified = leaf.public_key()
-    except (ValueError, UnsupportedAlgorithm):  # of a kind that no key of ours can be
+    except (ValueError, UnsupportedAlgorithm):  # an unsupported kind of key
         return False
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return certified.public_bytes(*form) == key.public_key().public_bytes(*form)

@@ -1,4 +1,4 @@
-"""Where certificates come from, as `tls` sees it: what a source does, and how it shows one."""
+"""The interface between `tls` and a source of certificates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from derper.server.certificates.pem import Certificate
 from derper.server.life.reload import Facts
 
 Show: TypeAlias = Callable[[Serves, Certificate | None], None]
-"""Shows it from the next handshake on; None: nothing any more. Raises `ConfigError` if TLS cannot use it."""
+"""Serves a certificate from the next handshake on; None removes it. Raises `ConfigError` if TLS cannot use it."""
 
 Clock: TypeAlias = Callable[[], datetime]
 
@@ -23,20 +23,20 @@ def utc_now() -> datetime:
 
 
 def is_within(since: datetime, span: timedelta, now: datetime) -> bool:
-    """Return whether less than `span` has passed since a moment; False if the moment lies ahead."""
+    """Return whether less than `span` has passed since a moment; False if the moment is in the future."""
     return timedelta() <= now - since < span
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a host's certificate is."""
+    """The state of a host's certificate."""
 
     host: str
-    ends: datetime | None  # None: there is none yet
-    renews: datetime | None = None  # None: the operator does it
-    failures: int = 0  # to renew it, since the last success
-    problem: str = ""  # the last of them
-    begins: datetime | None = None  # None: there is none yet
+    ends: datetime | None  # None: no certificate yet
+    renews: datetime | None = None  # None: the operator renews it
+    failures: int = 0  # renewals that failed since the last success
+    problem: str = ""  # the last failure
+    begins: datetime | None = None  # None: no certificate yet
 
     def left(self, now: datetime) -> timedelta:
         """Return the remaining lifetime."""
@@ -50,26 +50,26 @@ class Status:
 
 
 class Source(Protocol):
-    """One way to come by certificates. On the loop."""
+    """A source of certificates; used on the loop."""
 
     async def load(self) -> None:
-        """Show what there is already.
+        """Serve the certificates that exist already.
 
         Raises:
-            ConfigError: the server cannot start with that.
+            ConfigError: The server cannot start with them.
         """
 
     def start(self) -> None:
-        """Look after them from now on; the server listens."""
+        """Start maintaining the certificates; the server listens."""
 
     async def stop(self) -> None:
-        """Look after them no more."""
+        """Stop maintaining the certificates."""
 
     async def reload(self) -> Facts:
-        """Look again, because the operator asks for it; what cannot be shown is a `ConfigError`, and the old stays."""
+        """Check for new certificates at once; an unusable one raises `ConfigError`, and the old one stays."""
 
     def wanted(self, name: str | None, local: IPAddress) -> None:
-        """Note a client that no certificate matches: the name that it asked for and the address that it reached."""
+        """Record a client without a matching certificate: its server name and the address that it reached."""
 
     def status(self) -> list[Status]:
         """Return the state of each host's certificate."""

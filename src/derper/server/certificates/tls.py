@@ -1,8 +1,8 @@
-"""What the TLS listener shows its clients, from start to end.
+"""The certificates that the TLS listener serves, from start to end.
 
-Certificates come from a source: files (`manual`) or a CA (`acme`). Here the meta certificate is put behind each chain
-and kept young, the data plane is told, and an end that comes near is said in the log. A certificate that TLS cannot use
-never takes the place of one that it can.
+Certificates come from a source: files (`manual`) or a CA (`acme`). This module appends the meta certificate to each
+chain, renews it, passes the result to the data plane, and logs certificates that end soon. A certificate that TLS
+cannot use never replaces a usable one.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ from derper.server.life.reload import Facts
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
-META_LIFE: Final = timedelta(days=30)  # each way from now
+META_LIFE: Final = timedelta(days=30)  # in both directions from now
 META_RENEWAL: Final = timedelta(days=7)
 LOOK_SECONDS: Final = 3600.0
-WARNING: Final = timedelta(days=14)  # or a sixth of a shorter life
+WARNING: Final = timedelta(days=14)  # or a sixth of a shorter lifetime
 _DAY: Final = timedelta(days=1)
 
 METRICS: Final = (
@@ -64,7 +64,7 @@ METRICS: Final = (
 
 
 class Certificates:
-    """All that a TLS listener shows."""
+    """All certificates of a TLS listener."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Certificates:
         self._shown: dict[Serves, Certificate] = {}
         self._meta = b""
         self._meta_made: datetime | None = None
-        self._warned: dict[str, datetime] = {}  # when, by host
+        self._warned: dict[str, datetime] = {}  # time of the last warning, by host
         self._looking: asyncio.Task[None] | None = None
         self._source: Source
         if config.tls.mode is CertMode.MANUAL:
@@ -89,26 +89,26 @@ class Certificates:
                 config.tls, self.show, self._clock, lambda shown: mapnode.line(config, shown.chain, main_port())
             )
         else:
-            # Late, because its libraries are a good part of all that is loaded, and manual files need none of them.
+            # A late import: its libraries are a large part of all imports, and manual files do not need them.
             from derper.server.certificates.acme.issuer import Issuer  # noqa: PLC0415
 
             self._source = Issuer(config, self.show, challenges, self._clock)
 
     async def load(self) -> None:
-        """Show the certificates that there are.
+        """Serve the certificates that exist already.
 
         Raises:
-            ConfigError: the server cannot start with them.
+            ConfigError: The server cannot start with them.
         """
         await self._source.load()
 
     def start(self) -> None:
-        """Get and renew them from now on; the server listens."""
+        """Start obtaining and renewing certificates; the server listens."""
         self._source.start()
         self._looking = asyncio.get_running_loop().create_task(self._look_from_time_to_time())
 
     async def stop(self) -> None:
-        """Look after nothing any more."""
+        """Stop all work on certificates."""
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
@@ -116,13 +116,13 @@ class Certificates:
         await self._source.stop()
 
     async def reload(self) -> Facts:
-        """Look for new ones at once."""
+        """Check for new certificates at once."""
         facts = await self._source.reload()
         self.look()
         return facts
 
     def missed(self, client: Unserved) -> None:
-        """Note a client that was rejected because no certificate matches."""
+        """Record a client that was rejected because no certificate matches."""
         self._source.wanted(client.name, ip_address(client.local))
 
     def status(self) -> list[Status]:
@@ -146,10 +146,10 @@ class Certificates:
         yield Family(_FAILURES, Labelled.by("name", failures))
 
     def show(self, serves: Serves, certificate: Certificate | None) -> None:
-        """Show a certificate to these clients from the next handshake on; None: none any more.
+        """Serve a certificate to these clients from the next handshake on; None removes it.
 
         Raises:
-            ConfigError: TLS cannot use it; what was shown before still is.
+            ConfigError: TLS cannot use it; the previous one is still served.
         """
         shown = {**self._shown}
         if certificate is None:
@@ -160,7 +160,7 @@ class Certificates:
         self._shown = shown
 
     def look(self) -> None:
-        """Renew the meta certificate in good time; log certificates that clients reject now or soon."""
+        """Renew the meta certificate before its end; log certificates that clients reject now or soon."""
         now = self._clock()
         if self._shown and (self._meta_made is None or not is_within(self._meta_made, META_RENEWAL, now)):
             self._meta_made = None
@@ -205,7 +205,7 @@ class Certificates:
 
 
 def _cure(status: Status, now: datetime) -> str:
-    """Return what an operator does about a certificate that is out of its dates."""
+    """Return the remedy for a certificate outside its dates."""
     if status.left(now) > timedelta():
         return pem.CHECK_CLOCK
     return "renew it and replace the files" if status.renews is None else "see why its renewal fails"

@@ -1,9 +1,9 @@
-"""Certificates by ACME (RFC 8555): got, renewed, and kept where the Go server keeps them.
+"""Certificates by ACME (RFC 8555): ordered, renewed, and stored in the Go server's layout.
 
-Read in this order: `issuer` (each host's certificate from start to end), `renewal` (when it is renewed), `store` (what
-is on disk), `order` (one certificate, step by step), `directory` (the CA: its account, and the bounds of what it may
-send us), `challenges` (how a host is proved to be ours).
+Read in this order: `issuer` (each host's certificate from start to end), `renewal` (the time of renewal), `store` (the
+files), `order` (one certificate, step by step), `directory` (the CA: our account, and limits on its answers), `solvers`
+(proofs that a host is ours).
 
-certbot's library speaks the protocol. It blocks, so every call of it goes through a `Worker`, with its time limit; all
-else is on the loop.
+certbot's library implements the protocol. It blocks, so each call of it runs in a `Worker` with a time limit;
+everything else runs on the loop.
 """

@@ -1,7 +1,7 @@
-"""The CA: where it is, our account there, and the bounds of what it may send and make us do.
+"""The CA: its directory, our account, and limits on its answers and on the requests that it can cause.
 
-Everything here blocks and is called through a `Worker`. The CA is trusted to issue certificates and with nothing else:
-answers are bounded in bytes, time and number, only https is spoken, and whatever goes wrong is an `OrderError`.
+Everything here blocks and is called through a `Worker`. The CA is trusted to issue certificates, and for nothing else.
+Its answers are limited in bytes, time and number. Only https is used, and each failure raises `OrderError`.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from derper.server.certificates.acme.store import Store
 from derper.server.certificates.pem import PrivateKey
 
 MOST_BYTES: Final = 1 << 20
-MOST_REQUESTS: Final = 200  # for one order
+MOST_REQUESTS: Final = 200  # per order
 MOST_REDIRECTS: Final = 3
-ANSWER_SECONDS: Final = 20.0  # for a connection, and between two pieces of an answer
+ANSWER_SECONDS: Final = 20.0  # for a connection, and between two reads of an answer
 BODY_SECONDS: Final = 30.0
 NONCE_TRIES: Final = 10
 _BUSY: Final = (429, 503)
@@ -42,7 +42,7 @@ _CURVES: Final = {"secp256r1": ES256, "secp384r1": ES384, "secp521r1": ES512}
 
 
 class OrderError(NetworkError):
-    """An order failed; the CA may say how long to leave it alone."""
+    """An order failed; the CA may have sent a delay for the next one."""
 
     def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:
         super().__init__(reason)
@@ -50,11 +50,11 @@ class OrderError(NetworkError):
 
 
 class ChallengeError(OrderError):
-    """The CA found that a host is not proved to be ours; another solver may do."""
+    """The CA did not accept the proof for a host; another solver may succeed."""
 
 
 class Ca:
-    """One CA for one order after another. Each method asks it something, and raises `OrderError` when that fails."""
+    """One CA, for one order after another. Each method sends a request, and raises `OrderError` if that fails."""
 
     def __init__(self, settings: Acme, trusted: TrustedRoots, proxies: Proxies, store: Store) -> None:
         self._settings = settings
@@ -66,7 +66,7 @@ class Ca:
 
     @property
     def account_key(self) -> JWK:
-        """The key by which challenges are answered, once there is an account."""
+        """The key that signs responses to challenges; needs an account."""
         with _blamed("the account"):
             key: JWK | None = self._open().net.key
         if key is None:
@@ -93,25 +93,25 @@ class Ca:
             ca.answer_challenge(challenge, challenge.chall.response(self.account_key))
 
     def poll(self, authorization: messages.AuthorizationResource) -> messages.AuthorizationResource:
-        """See how far a proof is."""
+        """Return the current state of a proof."""
         with _blamed("the authorization"):
             return self._open().poll(authorization)[0]
 
     def finalize(self, order: messages.OrderResource) -> messages.OrderResource:
-        """Ask for the certificate of an order whose proofs are done."""
+        """Request the certificate of an order whose proofs are valid."""
         with _blamed("the certificate"):
             try:
                 return self._open().begin_finalization(order)
             except messages.Error as error:
                 if error.code != "orderNotReady":
                     raise
-                return order  # fetching it asks again
+                return order  # `fetch` requests it again
 
     def fetch(self, order: messages.OrderResource, seconds: float) -> bytes | None:
         """Return the chain in PEM, or None if it is not ready."""
         with _blamed("the certificate"):
             try:
-                # The library takes a time without a zone, and a second until its first look.
+                # The library wants a local time without a zone, and waits one second before its first request.
                 until = datetime.now() + timedelta(seconds=seconds)  # noqa: DTZ005
                 chain = self._open().poll_finalization(order, until).fullchain_pem
             except acme_errors.TimeoutError:
@@ -127,11 +127,11 @@ class Ca:
             return when, again.astimezone(UTC)
 
     def forget(self) -> None:
-        """Begin anew with the directory and the account at the next call: one of them may have changed."""
+        """Fetch the directory and the account again at the next call: one of them may have changed."""
         self._client = None
 
     def _open(self) -> client.ClientV2:
-        """Find the directory and our account, once."""
+        """Fetch the directory and our account, once."""
         if self._client is None:
             self._network = network = _Network(
                 *_signing(self._store.account_key()), _Adapter(self._context(), self._proxies)
@@ -159,10 +159,10 @@ class Ca:
         )
 
     def _context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which asks for a certificate, and for the right name in it
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate with the right name
         trusted = self._trusted if self._settings.roots is None else TrustedRoots(self._settings.roots, ())
         for root in roots.load(trusted):
-            with contextlib.suppress(ssl.SSLError):  # one that cannot be read vouches for nobody
+            with contextlib.suppress(ssl.SSLError):  # skip unreadable roots
                 context.load_verify_locations(cadata=root)
         return context
 
@@ -171,7 +171,7 @@ def external_key(settings: Acme) -> bytes:
     """Return the key of the external account, read from its file if one is set.
 
     Raises:
-        ConfigError: the file does not hold it.
+        ConfigError: The file does not contain the key.
     """
     if settings.eab_key_file is None:
         return eab_key(settings.eab_key, "-acme-eab-key")
@@ -190,7 +190,7 @@ def _signing(key: PrivateKey) -> tuple[JWK, JWASignature]:
 
 @contextlib.contextmanager
 def _blamed(what: str) -> Iterator[None]:
-    """Make one error of all those that a CA, the solver to it, or the library's reading of it can cause."""
+    """Raise each error of the CA, its network, or the library's parsing as `OrderError`."""
     try:
         yield
     except (OrderError, ConfigError):
@@ -208,7 +208,7 @@ def _words(error: Exception) -> str:
 
 
 class _Network(client.ClientNetwork):
-    """The library's HTTP, within bounds."""
+    """The library's HTTP client, with limits."""
 
     def __init__(self, key: JWK, algorithm: JWASignature, adapter: HTTPAdapter) -> None:
         super().__init__(
@@ -221,7 +221,7 @@ class _Network(client.ClientNetwork):
         self.session.mount("https://", adapter)
 
     def post(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401  as the library has it
-        """Post, and again while the CA finds fault with the nonce: it may do so at any time (RFC 8555, 6.5)."""
+        """Post, and retry while the CA rejects the nonce, which it may do at any time (RFC 8555, 6.5)."""
         for _ in range(NONCE_TRIES - 1):
             try:
                 return self._post_once(*args, **kwargs)
@@ -242,7 +242,7 @@ class _Network(client.ClientNetwork):
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that trust whom we say and go where we say; answers of a bounded size, read within a bounded time."""
+    """Connections with our own roots and proxy; answers are limited in size and time."""
 
     def __init__(self, context: ssl.SSLContext, proxies: Proxies) -> None:
         self._context = context
@@ -256,7 +256,7 @@ class _Adapter(HTTPAdapter):
         return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
 
     def cert_verify(self, *_args: object) -> None:
-        """Leave it to the context: the library would add its own roots."""
+        """No-op: the library would add its own roots to the context."""
 
     def build_connection_pool_key_attributes(self, request: Any, _verify: Any, cert: Any = None) -> Any:  # noqa: ANN401
         return super().build_connection_pool_key_attributes(request, True, cert)

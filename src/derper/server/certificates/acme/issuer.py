@@ -35,18 +35,18 @@ from derper.server.life.reload import Facts
 _log: FilteringBoundLogger = structlog.get_logger()
 
 MOST_ON_DEMAND: Final = 64
-"""Hosts that were only asked for: strangers choose them, so there is an end to it."""
+"""Maximum hosts ordered on demand: strangers choose the names."""
 DISK_SECONDS: Final = 60.0
 LOOK_AGAIN: Final = timedelta(hours=1)
-"""The longest sleep: the clock may have been set meanwhile."""
-ASK_AGAIN: Final = timedelta(hours=6)  # for the CA's suggestion, where it does not say
-MOST_APART: Final = timedelta(days=1)  # between two questions for its suggestion, even if the CA says longer
+"""The longest sleep: the clock may be set during it."""
+ASK_AGAIN: Final = timedelta(hours=6)  # for the CA's suggestion, if the CA sends no delay
+MOST_APART: Final = timedelta(days=1)  # between two requests for its suggestion, even if the CA sends a longer delay
 SHORT_LIVED: Final = "shortlived"  # the profile of certificates for addresses
 
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What all managers share."""
+    """The state that all managers share."""
 
     orders: Orders
     store: Store
@@ -56,7 +56,7 @@ class _Shared:
 
 
 class Issuer:
-    """All certificates that come from a CA."""
+    """All certificates of a CA."""
 
     def __init__(self, config: Config, show: Show, tokens: Tokens | None, clock: Clock) -> None:
         directory = config.tls.directory
@@ -72,7 +72,7 @@ class Issuer:
         self._full = False
 
     async def load(self) -> None:
-        """Show what is on disk, and see that the settings can be used."""
+        """Serve the stored certificates, and check that the settings can be used."""
         acme = self._tls.acme
         if acme.binds_an_account:
             external_key(acme)
@@ -89,23 +89,23 @@ class Issuer:
             _log.warning("no certificate yet: TLS handshakes fail until the CA issues one", host=host)
 
     def start(self) -> None:
-        """Order and renew from now on."""
+        """Start ordering and renewing."""
         for manager in self._managers.values():
             manager.start()
 
     async def stop(self) -> None:
-        """Order nothing more."""
+        """Stop all orders."""
         for manager in self._managers.values():
             await manager.stop()
 
     async def reload(self) -> Facts:
-        """Try at once what is waiting to be tried again, and ask for the CA's suggestions."""
+        """Retry failed orders at once, and ask for the CA's renewal times."""
         for manager in self._managers.values():
             manager.hurry()
         return {"certificates": len(self._managers)}
 
     def wanted(self, name: str | None, local: IPAddress) -> None:
-        """Order what a client asked for, if it is something that we serve."""
+        """Order a certificate for the name or address that a client requested, if we serve it."""
         host = self._served_as(name, local)
         if host is None:
             return
@@ -138,7 +138,7 @@ class Issuer:
         return self._tls.acme.ip_certificates and self._tls.mode is CertMode.LETSENCRYPT
 
     def _has_room(self) -> bool:
-        """See that one more fits, in the place of one that never certificate issued if need be."""
+        """Return whether one more host fits; if necessary, remove one that never got a certificate."""
         on_demand = [manager for manager in self._managers.values() if manager.on_demand]
         if len(on_demand) < MOST_ON_DEMAND:
             return True
@@ -154,38 +154,38 @@ class Issuer:
 
 
 class HostManager:
-    """Looks after the certificate of one host."""
+    """The manager of one host's certificate."""
 
     def __init__(self, host: Host, shared: _Shared, *, on_demand: bool, never_orders: str = "") -> None:
         self.host = host
-        self.on_demand = on_demand  # what has no certificate is ordered only when a client asks
-        self.never_orders = never_orders  # why it only serves what is on disk; empty: it orders
+        self.on_demand = on_demand  # without a certificate, order only when a client requests the host
+        self.never_orders = never_orders  # the reason why it never orders; empty: it orders
         self.certificate: Certificate | None = None
         self._shared = shared
         self._task: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
         self._hurried = False
         self._is_wanted = not on_demand and not never_orders
-        self._not_before: datetime | None = None  # no order before this, which is at most `_pause` ahead
+        self._not_before: datetime | None = None  # no order before this time, which is at most `_pause` ahead
         self._pause = timedelta()
         self._failures = 0
         self._problem = ""
         self._spread = random.random()  # noqa: S311  spreads load, hides nothing
         self._suggested: datetime | None = None
-        self._ask_at: datetime | None = None  # the CA, for its suggestion
+        self._ask_at: datetime | None = None  # when to ask the CA for its suggestion
         self._unsaved: Issued | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has nothing, and is not about to get it."""
+        """True if there is no certificate and no order."""
         return self.certificate is None and not self._is_wanted
 
     async def load(self) -> None:
-        """Show the certificate that is on disk.
+        """Serve the stored certificate.
 
-        One that has expired is better than none while the next one is ordered. If one is not yet valid, this machine's
-        clock is behind, as at a boot without a network, and no order could succeed. A host that is ordered on demand
-        takes a valid one only, because a present certificate is renewed without a client's request.
+        An expired certificate is better than none while the next one is ordered. If a certificate is not yet valid,
+        this machine's clock is behind, as at a boot without a network, and no order could succeed. A host that is
+        ordered on demand loads a valid one only, because a present certificate is renewed without a client's request.
         """
         kept = await self._on_disk(partial(self._shared.store.load, self.host))
         if kept is not None and not (self.on_demand and kept.date_problem(self._shared.clock())):
@@ -193,34 +193,34 @@ class HostManager:
                 self._adopt(kept)
 
     def start(self) -> None:
-        """Look after it from now on."""
+        """Start maintaining the certificate."""
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     def end(self) -> None:
-        """Do no more."""
+        """Cancel all work."""
         if self._task is not None:
             self._task.cancel()
 
     async def stop(self) -> None:
-        """Do no more, and return when that is so."""
+        """Cancel all work, and return when it has ended."""
         self.end()
         if self._task is not None:
             with suppress(asyncio.CancelledError):
                 await self._task
 
     def want(self) -> None:
-        """Note that a client asked for the host."""
+        """Record that a client requested the host."""
         if self.certificate is None and not self._is_wanted and not self.never_orders:
             self._is_wanted = True
             self._poked.set()
 
     def hurry(self) -> None:
-        """Wait no longer, once what is going on has ended."""
+        """End the current pause after the current work."""
         self._hurried = True
         self._poked.set()
 
     def status(self) -> Status:
-        """Return its state."""
+        """Return the certificate's state."""
         begins, ends = (None, None) if self.certificate is None else (self.certificate.begins, self.certificate.ends)
         if self.never_orders:
             return Status(str(self.host), ends, problem=self.never_orders, begins=begins)
@@ -253,12 +253,12 @@ class HostManager:
             due = renewal.due(self.certificate.begins, self.certificate.ends, self._spread, self._suggested)
         if self._not_before is None:
             return due
-        # If the clock was ahead when the pause began, and is right now, the pause begins again.
+        # If the clock was ahead when the pause began, and was corrected since, the pause begins again.
         self._not_before = min(self._not_before, now + self._pause)
         return max(due, self._not_before)
 
     def _wait(self, pause: timedelta) -> None:
-        """Order nothing until `pause` has passed."""
+        """Place no order until `pause` has passed."""
         self._pause = pause
         self._not_before = self._shared.clock() + pause
 
@@ -291,7 +291,7 @@ class HostManager:
         return renewal.due(kept.begins, kept.ends, self._spread) > now
 
     def _checked(self, issued: Issued) -> Certificate:
-        """Believe nothing: what cannot be served must not take the place of what can."""
+        """Return the certificate after all checks, so that an unusable one cannot replace a usable one."""
         source = "that the CA issued"
         certificate = pem.parse(issued.chain, source, issued.key, "of the order", self.host)
         pem.check_dates(certificate, source, self._shared.clock(), "the CA is at fault")
@@ -320,7 +320,7 @@ class HostManager:
         )  # fmt: skip
 
     async def _ask(self) -> None:
-        """Ask when the CA wants the certificate renewed, at the times that it says."""
+        """Ask the CA for its suggested renewal time, at the times that it sent."""
         now = self._shared.clock()
         if self.certificate is None or now > self.certificate.ends or self.never_orders:
             return
@@ -339,7 +339,7 @@ class HostManager:
         self._ask_at = min(max(again, now + renewal.FIRST_RETRY), now + MOST_APART)
 
     async def _save(self) -> None:
-        """Keep a new certificate on disk; while that fails it is served all the same, and tried again."""
+        """Store a new certificate; if that fails, serve it and retry."""
         if self._unsaved is None:
             return
         issued, store = self._unsaved, self._shared.store
@@ -359,7 +359,7 @@ class HostManager:
 
 
 def _solvers(config: Config, show: Show, tokens: Tokens | None) -> list[ChallengeSolver]:
-    """Return the solvers that work here, the most likely first."""
+    """Return the solvers that can work here, the most likely first."""
     hook = config.tls.acme.dns_hook
     over_http: list[ChallengeSolver] = (
         [Http01Solver(tokens)] if tokens is not None and config.http_address is not None else []

@@ -1,4 +1,4 @@
-"""One certificate, step by step: order, proofs, certificate. On the loop; what blocks goes through the worker."""
+"""One certificate, step by step: order, proofs, certificate. Runs on the loop; blocking calls use the worker."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from derper.server.certificates.acme.directory import Ca, ChallengeError, OrderE
 from derper.server.certificates.acme.solvers import ChallengeSolver
 from derper.server.certificates.pem import Host
 
-CALL_SECONDS: Final = 120.0  # for one step, which is some requests
+CALL_SECONDS: Final = 120.0  # for one step of several requests
 PROOF_SECONDS: Final = 120.0
 ISSUE_SECONDS: Final = 120.0
-_LOOKS: Final = (0.1, 0.2, 0.4, 0.8, 1.5, 3.0)  # seconds between two looks at a proof; the last one from there on
+_LOOKS: Final = (0.1, 0.2, 0.4, 0.8, 1.5, 3.0)  # seconds between two polls of a proof; the last one repeats
 _FETCH_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What an order gave: neither is checked."""
+    """The result of an order, unchecked."""
 
     key: ec.EllipticCurvePrivateKey
     chain: bytes  # PEM
 
 
 class Orders:
-    """Places orders with one CA."""
+    """Orders at one CA."""
 
     def __init__(self, ca: Ca, solvers: Sequence[ChallengeSolver], worker: Worker) -> None:
         self._ca = ca
@@ -41,13 +41,13 @@ class Orders:
         self._worker = worker
 
     async def obtain(self, host: Host, profile: str | None) -> Issued:
-        """Get a certificate for a host, in one solver after the other; the one that does is the first the next time.
+        """Return a new certificate for a host; try one solver after the other, and start with the last successful one.
 
-        The profile is asked for where the CA has it.
+        The profile is requested if the CA offers it.
 
         Raises:
-            OrderError: there is none to be had now.
-            ConfigError: something of ours keeps us from asking.
+            OrderError: No certificate was issued.
+            ConfigError: A problem on our side prevents the order.
         """
         solvers = [solver for solver in self._solvers if solver.proves(host)]
         if not solvers:
@@ -119,7 +119,7 @@ class Orders:
 
 
 def _request(host: Host, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the request for a certificate, in PEM."""
+    """Return the certificate signing request, in PEM."""
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     if isinstance(host, str):
         return crypto_util.make_csr(pem, domains=[host])

@@ -1,4 +1,4 @@
-"""When a certificate is renewed, and when a failed order is tried again. No I/O, no clock, no random numbers."""
+"""The times of renewals and of retries after failed orders. No I/O, no clock, no random numbers."""
 
 from datetime import datetime, timedelta
 
@@ -6,7 +6,7 @@ MONTH = timedelta(days=30)
 FIRST_RETRY = timedelta(minutes=1)
 LAST_RETRY = timedelta(minutes=30)
 LEAST_GAP = timedelta(hours=1)
-"""Between two orders for a host that succeed, whatever the CA suggests."""
+"""Minimum time between two successful orders for a host, whatever the CA suggests."""
 
 
 def margin(life: timedelta) -> timedelta:
@@ -17,8 +17,9 @@ def margin(life: timedelta) -> timedelta:
 def due(begins: datetime, ends: datetime, spread: float, suggested: datetime | None = None) -> datetime:
     """Return the time of renewal.
 
-    `spread` (0 to 1) brings the time forward by up to a thirtieth of the margin, so that a fleet does not come at once.
-    What the CA suggests (RFC 9773) comes first, but no later than when half of the margin is left: it may be wrong.
+    `spread` (0 to 1) brings the time forward by up to a thirtieth of the margin, so that a fleet does not renew at
+    once. The CA's suggestion (RFC 9773) has priority, but it may be wrong. So the latest time is when half of the
+    margin is left.
     """
     before = margin(ends - begins)
     if suggested is not None:

@@ -28,7 +28,7 @@ from derper.server.certificates.pem import Certificate, Host
 from derper.server.certificates.sources import Show
 
 HOOK_SECONDS: Final = 300.0
-_SAID: Final = 2_000  # bytes of what the hook says that are told on
+_MAX_OUTPUT: Final = 2_000  # bytes of the hook's output that are logged
 _ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 _DAY: Final = timedelta(days=1)
 
@@ -48,7 +48,7 @@ class TlsAlpn01(known.KeyAuthorizationChallenge):
     typ = response_cls.typ
 
     def validation(self, account_key: JWK, *, name: str = "", **_others: object) -> Certificate:
-        """Return the certificate that only the CA is shown."""
+        """Return the certificate for the CA's check."""
         digest = hashlib.sha256(self.key_authorization(account_key).encode()).digest()
         return _challenge_certificate(name, digest)
 
@@ -80,31 +80,31 @@ def _challenge_certificate(name: str, digest: bytes) -> Certificate:
 
 
 class Tokens(Protocol):
-    """What answers on port 80."""
+    """The responses of port 80."""
 
     def put(self, token: str, key_authorization: str) -> None:
-        """Answer this token from now on."""
+        """Add the response to a token."""
 
     def drop(self, token: str) -> None:
-        """Know it no more."""
+        """Remove the response to a token."""
 
 
 class ChallengeSolver(Protocol):
-    """One kind of challenge, and how it is met."""
+    """A kind of challenge and its solution."""
 
     kind: str
 
     def proves(self, host: Host) -> bool:
-        """Whether a host can be proved this solver."""
+        """Return whether this solver can prove a host."""
 
     def present(
         self, host: Host, challenge: known.KeyAuthorizationChallenge, key: JWK
     ) -> AbstractAsyncContextManager[None]:
-        """Put the proof where the CA looks, while the context is open."""
+        """Publish the proof while the context is open."""
 
 
 class Http01Solver:
-    """HTTP-01: an answer on port 80."""
+    """HTTP-01: a response on port 80."""
 
     kind = "http-01"
 
@@ -112,12 +112,12 @@ class Http01Solver:
         self._tokens = tokens
 
     def proves(self, _host: Host) -> bool:
-        """Any host has a port 80."""
+        """Return True: any host has a port 80."""
         return True
 
     @asynccontextmanager
     async def present(self, _host: Host, challenge: known.KeyAuthorizationChallenge, key: JWK) -> AsyncIterator[None]:
-        """Answer on port 80."""
+        """Publish the response on port 80."""
         token = challenge.encode("token")
         self._tokens.put(token, challenge.key_authorization(key))
         try:
@@ -127,7 +127,7 @@ class Http01Solver:
 
 
 class TlsAlpn01Solver:
-    """TLS-ALPN-01: a certificate of its own in a handshake that asks for it."""
+    """TLS-ALPN-01: a special certificate in a handshake that asks for it."""
 
     kind = "tls-alpn-01"
 
@@ -135,12 +135,12 @@ class TlsAlpn01Solver:
         self._show = show
 
     def proves(self, host: Host) -> bool:
-        """Names; an address would come under a name of its own, and is proved over HTTP."""
+        """Return whether the host is a name; an address would need a special name, and is proved over HTTP."""
         return isinstance(host, str)
 
     @asynccontextmanager
     async def present(self, host: Host, challenge: known.KeyAuthorizationChallenge, key: JWK) -> AsyncIterator[None]:
-        """Show the certificate."""
+        """Serve the certificate."""
         name = str(host)
         asked = Serves.challenge(name)
         try:
@@ -154,7 +154,7 @@ class TlsAlpn01Solver:
 
 
 class Dns01Solver:
-    """DNS-01: the operator's program sets a TXT record; it returns when the CA can see it."""
+    """DNS-01: the operator's program sets a TXT record, and returns once the CA can see it."""
 
     kind = "dns-01"
 
@@ -162,7 +162,7 @@ class Dns01Solver:
         self._program = program
 
     def proves(self, host: Host) -> bool:
-        """Names; an address has no records of its own."""
+        """Return whether the host is a name; an address has no records."""
         return isinstance(host, str)
 
     @asynccontextmanager
@@ -186,7 +186,7 @@ class Dns01Solver:
             raise OrderError(f"the program {self._program} of -acme-dns-hook cannot run ({error.strerror})") from None
         try:
             async with asyncio.timeout(HOOK_SECONDS):
-                said = await _last_of(process)
+                output = await _last_of(process)
                 code = await process.wait()
         except TimeoutError:
             raise OrderError(
@@ -199,14 +199,14 @@ class Dns01Solver:
         if code != 0:
             raise OrderError(
                 f"the program {self._program} of -acme-dns-hook failed to {action} with exit code {code}: "
-                + said.decode("utf-8", "replace").strip()
+                + output.decode("utf-8", "replace").strip()
             )
 
 
 async def _last_of(process: asyncio.subprocess.Process) -> bytes:
-    """Read what it says to the end, and keep the last of it."""
-    said = b""
+    """Read the process's output, and return its last bytes."""
+    output = b""
     if process.stdout is not None:
-        while piece := await process.stdout.read(_SAID):
-            said = (said + piece)[-_SAID:]
-    return said
+        while piece := await process.stdout.read(_MAX_OUTPUT):
+            output = (output + piece)[-_MAX_OUTPUT:]
+    return output

@@ -1,7 +1,7 @@
-"""What ACME remembers, in the layout of the Go server, which can go on with it and from which it is taken over.
+"""The files of ACME, in the Go server's layout, so that each server can use the other's files.
 
-A name's key and chain lie in one file of that name, an IP address's in `<ip with : as .>.crt` and `.key`, the account's
-key in `acme_account+key`. Every file is written whole or not at all and is for its owner alone. Blocking.
+A name's key and chain are in one file of that name. An IP address's are in `<ip with : as .>.crt` and `.key`. The
+account's key is in `acme_account+key`. Every file is written whole or not at all, readable by its owner only. Blocking.
 """
 
 from pathlib import Path
@@ -29,13 +29,13 @@ ACCOUNT: Final = "acme_account+key"
 
 
 class Store:
-    """One directory."""
+    """One certificate directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def load(self, host: Host) -> Certificate | None:
-        """Return the certificate that is kept for a host, whatever its dates; None if there is none to serve."""
+        """Return the stored certificate of a host, with any dates; None if there is no usable one."""
         try:
             certificate_path, key_path = self._paths(host)
             if not isinstance(host, str):
@@ -49,10 +49,10 @@ class Store:
         return certificate
 
     def save(self, host: Host, key: ec.EllipticCurvePrivateKey, chain: bytes) -> None:
-        """Keep a certificate: its key, and its chain in PEM.
+        """Store a certificate: its key, and its chain in PEM.
 
         Raises:
-            ConfigError: it cannot be written; the old one is still there.
+            ConfigError: It cannot be written; the old one is unchanged.
         """
         if isinstance(host, str):
             files.write(self._directory / host, sec1(key) + chain, "the certificate with its key")
@@ -60,10 +60,10 @@ class Store:
             self._pair(host).replace(chain, sec1(key))
 
     def account_key(self) -> PrivateKey:
-        """Return the key of our account at the CA; make one if there is none.
+        """Return the key of our account at the CA; create one if there is none.
 
         Raises:
-            ConfigError: its file cannot be used.
+            ConfigError: Its file cannot be used.
         """
         path = self._directory / ACCOUNT
         try:
@@ -87,5 +87,5 @@ class Store:
 
 
 def sec1(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Write a key in the form that the Go server writes."""
+    """Return a key in the Go server's format (SEC 1, PEM)."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())

@@ -1,7 +1,7 @@
-"""Names of Tailscale's own relays, for which no public CA is asked: nobody else can prove them.
+"""Names of Tailscale's own relays, which are never ordered from a public CA: only Tailscale can prove them.
 
-`derp.tailscale.com` is the default of `-hostname`, so a server without that flag would order for it, and CAs limit
-failed orders by account and by address. Pure. A CA of the operator's own may be asked for any name.
+`derp.tailscale.com` is the default of `-hostname`, so a server without that flag would order it. CAs limit failed
+orders per account and address. Pure. An operator's own CA may issue any name.
 """
 
 import re
