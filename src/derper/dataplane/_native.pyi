@@ -1,11 +1,11 @@
-# The extension's surface; see rust/python. Only `derper.dataplane` imports it.
+# The interface of the extension; see rust/python. Only `derper.dataplane` imports it.
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
 VERSION: str
-"""That of the package that it was built for."""
+"""The version of the package that it was built for."""
 
 HEAD: int
 HEAD_TOO_LARGE: int

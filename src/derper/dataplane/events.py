@@ -138,7 +138,7 @@ class MemberSnapshot(NamedTuple):
     sent: int
     senders: int  # estimated number of keys that have sent to its key; 0 if not counted
 
-    def who(self) -> PeerPresent:
+    def peer_present(self) -> PeerPresent:
         """Return the key, address, flags and app name."""
         return PeerPresent.from_payload(self.presence[HEADER_LEN:])
 
@@ -217,7 +217,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
 def event_from(raw: tuple[object, ...]) -> Event:
     """Return the event of the extension's tuple, whose first item is the kind."""
     kind, *fields = raw
-    assert isinstance(kind, int)  # noqa: S101  the extension's word
+    assert isinstance(kind, int)  # noqa: S101  the extension's kinds are known
     return _MAKE[kind](*fields)
 
 

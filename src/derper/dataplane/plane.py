@@ -186,7 +186,7 @@ class DataPlane:
             report.done.cancel()
         self._native.stop()
 
-    def listen(  # noqa: PLR0913  keywords, each of which one flag sets
+    def listen(  # noqa: PLR0913  keyword arguments, one per flag
         self,
         sock: socket.socket,
         *,
@@ -405,7 +405,7 @@ class DataPlane:
 
     def _deliver(self) -> None:
         on_event = self._on_event
-        assert on_event is not None  # noqa: S101  set by start, which alone schedules this
+        assert on_event is not None  # noqa: S101  start sets it before the first call
         if not self._waiting:
             self._waiting.extend(self._native.drain())
         self._flush_is_due = True  # at the end of this turn, for all commands of these events
@@ -414,14 +414,14 @@ class DataPlane:
             raw = self._waiting.popleft()
             if raw[0] == native.MEMBERS:
                 _, number, members, is_last = cast("tuple[int, int, list[RawMemberSnapshot], bool]", raw)
-                self._take_part(number, members, is_last=is_last)
+                self._add_part(number, members, is_last=is_last)
             else:
                 on_event(event_from(raw))
         self._flush()
         if self._waiting and self._loop is not None:
             self._loop.call_soon(self._deliver)
 
-    def _take_part(self, number: int, members: list[RawMemberSnapshot], *, is_last: bool) -> None:
+    def _add_part(self, number: int, members: list[RawMemberSnapshot], *, is_last: bool) -> None:
         report = self._reports[number]
         report.parts.append(members)
         report.missing -= is_last

@@ -127,7 +127,7 @@ class Mesh:
 
     async def reaches_another(self) -> bool:
         """Return whether another node can take our clients: it is linked, and accepts a new connection now."""
-        return any(await asyncio.gather(*map(_takes_connections, self._linked.values())))
+        return any(await asyncio.gather(*map(_accepts_connections, self._linked.values())))
 
     async def change(self, peers: Iterable[MeshPeer], *, anew: bool) -> None:
         """Replace the configured nodes. Links to kept nodes stay, but with `anew` all are dialled again."""
@@ -144,7 +144,7 @@ class Mesh:
 
     def _begin(self, peer: MeshPeer) -> None:
         self._kept[peer] = self._spawn(
-            self._keep_many(peer) if peer.every_address else self._keep(peer, peer.dial_host)
+            self._keep_links(peer) if peer.every_address else self._keep_link(peer, peer.dial_host)
         )
 
     def families(self) -> Iterator[Family]:
@@ -178,7 +178,7 @@ class Mesh:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _keep_many(self, peer: MeshPeer) -> None:
+    async def _keep_links(self, peer: MeshPeer) -> None:
         """Keep one link to each address of the name, as it resolves now."""
         kept: dict[str, asyncio.Task[None]] = {}
         try:
@@ -192,14 +192,14 @@ class Mesh:
                     for address in kept.keys() - addresses:
                         kept.pop(address).cancel()
                     for address in addresses - kept.keys():
-                        kept[address] = self._spawn(self._keep(peer, address))
+                        kept[address] = self._spawn(self._keep_link(peer, address))
                 await asyncio.sleep(LOOK_UP_SECONDS)
         finally:
             for task in kept.values():
                 task.cancel()
             await asyncio.gather(*kept.values(), return_exceptions=True)
 
-    async def _keep(self, peer: MeshPeer, address: str) -> None:
+    async def _keep_link(self, peer: MeshPeer, address: str) -> None:
         name = _authority(peer) if address == peer.host else f"{_authority(peer)}/{address}"
         try:
             while True:
@@ -210,7 +210,7 @@ class Mesh:
                     reason = log.in_one_line(error)
                 except _OurselvesError:
                     raise
-                except Exception:  # noqa: BLE001  whatever it is, the link is tried again
+                except Exception:  # noqa: BLE001  the link is retried after any exception
                     _log.exception("internal error (a bug in derper); retrying the mesh link", node=name)
                     reason = "bug"
                 self.links[name] = LinkState.DOWN
@@ -303,7 +303,7 @@ class Mesh:
 
 def _authority(peer: MeshPeer) -> str:
     host = f"[{peer.host}]" if ":" in peer.host else peer.host
-    return host if peer.port == 443 else f"{host}:{peer.port}"  # noqa: PLR2004  the scheme's own
+    return host if peer.port == 443 else f"{host}:{peer.port}"  # noqa: PLR2004  the default port of https
 
 
 def _raw(event: Frame) -> RawFrame:
@@ -330,7 +330,7 @@ async def _addresses(host: str) -> list[str]:
     return list(dict.fromkeys(map(str, await known.addresses(host, STEP_SECONDS))))
 
 
-async def _takes_connections(place: _Place) -> bool:
+async def _accepts_connections(place: _Place) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:

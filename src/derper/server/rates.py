@@ -116,7 +116,7 @@ class ClientRates:
         limits = self._limits if self._path is None else await asyncio.to_thread(load, self._path)
         facts = self._put_in_force(limits)
         if self._announces:
-            await self._tell_all()
+            await self._notify_all()
         return facts
 
     def server_info(self, key: NodePublic) -> ServerInfo:
@@ -129,11 +129,11 @@ class ClientRates:
             token_bucket_bytes_burst=min(int(max(limit.burst, SMALLEST_ANNOUNCED_BURST)), _MAX_ANNOUNCED),
         )
 
-    async def _tell_all(self) -> None:
+    async def _notify_all(self) -> None:
         for number, member in enumerate(await self._plane.members(), 1):
             if member.is_mesh_peer:
                 continue
-            key = member.who().peer
+            key = member.peer_present().peer
             box = LoginBox(self._identity.private, key)
             self._plane.write(member.conn, server_info_frame(self.server_info(key), box, os.urandom(NONCE_LEN)))
             if number % NOTICES_A_TURN == 0:

@@ -37,7 +37,7 @@ async def members(server: Server, count: int) -> dict[NodePublic, list[MemberSna
             found = await server.parts.plane.members()
     by_key: dict[NodePublic, list[MemberSnapshot]] = {}
     for member in found:
-        by_key.setdefault(member.who().peer, []).append(member)
+        by_key.setdefault(member.peer_present().peer, []).append(member)
     return by_key
 
 
@@ -60,11 +60,11 @@ async def test_a_member_is_told_of_with_who_it_is_and_what_it_carried(server: Se
     assert (await bob.next_frame()).payload[32:] == bytes(1_000)
     told = await members(server, 2)
     ([first], [second]) = told[alice.key], told[bob.key]
-    presence = first.who()
+    presence = first.peer_present()
     port = alice.out.get_extra_info("sockname")[1]
     assert presence.endpoint == Endpoint(ip_address("127.0.0.1"), port)
     assert presence.flags == PeerFlags.NOT_IDEAL
-    assert second.who().flags == PeerFlags.REGULAR
+    assert second.peer_present().flags == PeerFlags.REGULAR
     assert (first.is_home, second.is_home) == (True, False)
     assert first.is_active
     assert not first.is_duplicate
@@ -124,7 +124,7 @@ async def test_reports_that_are_asked_for_together_are_each_whole(server: Server
     keys = {(await Client.log_in(server)).key for _ in range(3)}
     await members(server, 3)
     for report in await asyncio.gather(*(server.parts.plane.members() for _ in range(5))):
-        assert {member.who().peer for member in report} == keys
+        assert {member.peer_present().peer for member in report} == keys
 
 
 async def test_frames_for_a_key_reach_all_its_connections_and_nobody_else(server: Server) -> None:

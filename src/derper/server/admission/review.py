@@ -99,12 +99,12 @@ class Review:
 
     async def _clients(self) -> dict[NodePublic, ClientIdentity]:
         """Return all clients except mesh peers, one connection per key."""
-        members = [(member, member.who()) for member in await self._plane.members()]
-        mesh_peers = {who.peer for member, who in members if member.is_mesh_peer}
+        members = [(member, member.peer_present()) for member in await self._plane.members()]
+        mesh_peers = {present.peer for member, present in members if member.is_mesh_peer}
         return {
-            who.peer: ClientIdentity(who.peer, str(who.endpoint.ip), was_known=True)
-            for _, who in members
-            if who.peer not in mesh_peers and who.endpoint is not None
+            present.peer: ClientIdentity(present.peer, str(present.endpoint.ip), was_known=True)
+            for _, present in members
+            if present.peer not in mesh_peers and present.endpoint is not None
         }
 
     async def _ask_about(self, client: ClientIdentity) -> None:

@@ -112,10 +112,10 @@ class UrlCheck:
     def _new_session(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
 
-        async def note_use(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: object) -> None:
+        async def count_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: object) -> None:
             context.trace_request_ctx.is_used = True
 
-        trace.on_connection_reuseconn.append(note_use)
+        trace.on_connection_reuseconn.append(count_reuse)
         connector, self._http_proxy = outgoing.connector(
             self._proxy, limit=0, ssl=True if self._tls is None else self._tls
         )

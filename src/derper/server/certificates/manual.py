@@ -74,7 +74,7 @@ class ManualFiles:
         self._rejected: Certificate | None = None  # the files' certificate, if it was rejected for its dates only
         self._logged_at: datetime | None = None  # when the next pin was logged
         self._due_since: float | None = None  # monotonic time at which the next certificate became due
-        self._looking: asyncio.Task[None] | None = None
+        self._checks: asyncio.Task[None] | None = None
         # Two concurrent reloads could finish in the wrong order, so the older certificate would win.
         self._reload_serialized = Serialized(self._reload)
 
@@ -86,14 +86,14 @@ class ManualFiles:
     def start(self) -> None:
         """Log the node for the DERP map, now that the port is known, and start checking the files every few seconds."""
         self._log_node()
-        self._looking = asyncio.get_running_loop().create_task(self._check_files())
+        self._checks = asyncio.get_running_loop().create_task(self._check_periodically())
 
     async def stop(self) -> None:
         """Stop checking the files."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._checks is not None:
+            self._checks.cancel()
             with suppress(asyncio.CancelledError):
-                await self._looking
+                await self._checks
 
     async def reload(self) -> Facts:
         """Read the files now."""
@@ -202,7 +202,7 @@ class ManualFiles:
                 f"the certificate {self._pair.certificate} cannot be read: its disk is too slow"
             ) from None
 
-    async def _check_files(self) -> None:
+    async def _check_periodically(self) -> None:
         while True:
             with suppress(ConfigError):  # the disk is slow; the next check may succeed
                 await self.look()
@@ -279,10 +279,10 @@ def _next(pair: Pair, ip: IPAddress, now: datetime) -> Certificate:
 
 def _state_of(pair: Pair) -> _State:
     """Return a value that changes when the file is written or replaced."""
-    return tuple(_look_at(path) for path in (pair.certificate, pair.key))
+    return tuple(_stat(path) for path in (pair.certificate, pair.key))
 
 
-def _look_at(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         stat = path.stat()
     except OSError:

@@ -82,7 +82,7 @@ class Certificates:
         self._meta = b""
         self._meta_made: datetime | None = None
         self._warned: dict[str, datetime] = {}  # time of the last warning, by host
-        self._looking: asyncio.Task[None] | None = None
+        self._checks: asyncio.Task[None] | None = None
         self._source: Source
         if config.tls.mode is CertMode.MANUAL:
             self._source = ManualFiles(
@@ -105,14 +105,14 @@ class Certificates:
     def start(self) -> None:
         """Start obtaining and renewing certificates; the server listens."""
         self._source.start()
-        self._looking = asyncio.get_running_loop().create_task(self._look_from_time_to_time())
+        self._checks = asyncio.get_running_loop().create_task(self._check_periodically())
 
     async def stop(self) -> None:
         """Stop all work on certificates."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._checks is not None:
+            self._checks.cancel()
             with suppress(asyncio.CancelledError):
-                await self._looking
+                await self._checks
         await self._source.stop()
 
     async def reload(self) -> Facts:
@@ -198,7 +198,7 @@ class Certificates:
             **({"problem": status.problem} if status.problem else {}),
         )  # fmt: skip
 
-    async def _look_from_time_to_time(self) -> None:
+    async def _check_periodically(self) -> None:
         while True:
             self.look()
             await asyncio.sleep(LOOK_SECONDS)

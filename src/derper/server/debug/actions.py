@@ -49,7 +49,7 @@ class Actions:
             prefix = node_key_prefix(text)
         except ProtocolError as error:
             return web.Response(status=400, text=f"key: {error}\n")
-        connected = [member.who().peer for member in await self._plane.members()]
+        connected = [member.peer_present().peer for member in await self._plane.members()]
         found = with_prefix(prefix, connected)
         if len(found) != 1:
             return web.json_response(

@@ -64,7 +64,7 @@ class AdminListener:
         self.address = ""  # with the port that the kernel chose, set by `start`
         self._config = config
         self._admin = admin
-        self._routes = [web.get("/", _go_to_index), *actions, *pages]
+        self._routes = [web.get("/", _redirect_to_index), *actions, *pages]
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         # Deadlines of connections without an allowed request, oldest first.
@@ -101,7 +101,7 @@ class AdminListener:
             await asyncio.sleep(0)
         self._stop_accepting()
         end = time.monotonic() + LAST_REQUESTS
-        while self._deadlines and time.monotonic() < end:  # noqa: ASYNC110  no event tells of the last one's request
+        while self._deadlines and time.monotonic() < end:  # noqa: ASYNC110  no event marks the last request
             await asyncio.sleep(_LOOK_AGAIN)
 
     def _stop_accepting(self) -> None:
@@ -215,7 +215,7 @@ class _OverLimit(asyncio.Protocol):
     """The protocol of a connection over the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  of a stream
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  always set for a stream
         transport.abort()
 
 
@@ -262,5 +262,5 @@ def _is_same_origin(origins: Iterable[str], host: str) -> bool:
     return all(origin.partition("://")[2].lower() == host.lower() for origin in origins)
 
 
-async def _go_to_index(request: web.Request) -> web.Response:
+async def _redirect_to_index(request: web.Request) -> web.Response:
     return redirect(request, HTTPStatus.FOUND, "/debug/")

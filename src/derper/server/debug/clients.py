@@ -45,8 +45,10 @@ class Client:
     @classmethod
     def of(cls, member: MemberSnapshot) -> Self:
         """Return the client of a snapshot."""
-        who = member.who()
-        return cls(member, who.peer, who.endpoint or Endpoint(ip_address("::"), 0), who.flags, who.app_name)
+        present = member.peer_present()
+        return cls(
+            member, present.peer, present.endpoint or Endpoint(ip_address("::"), 0), present.flags, present.app_name
+        )
 
     @property
     def address(self) -> str:

@@ -111,7 +111,7 @@ class MemberPages:
 def _moved(members: Iterable[MemberSnapshot], before: dict[Conn, int]) -> Iterator[str]:
     for member in members:
         if member.sent + member.received > before.get(member.conn, -1):
-            line = {"Sent": member.sent, "Recv": member.received, "Key": str(member.who().peer)}
+            line = {"Sent": member.sent, "Recv": member.received, "Key": str(member.peer_present().peer)}
             line |= {"UniqueSenders": member.senders} if member.senders else {}
             yield json.dumps(line, separators=(",", ":")) + "\n"
 

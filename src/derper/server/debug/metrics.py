@@ -47,7 +47,7 @@ _RTT_LABELS: Final = ("10ms", "20ms", "50ms", "100ms", "150ms", "250ms", "500ms"
 class Metrics:
     """The server's own metrics; those of its process are in `process`."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  all who count something
+    def __init__(  # noqa: PLR0913, PLR0917  all sources of counts
         self,
         plane: DataPlane,
         connections: ConnectionHandler,

@@ -74,7 +74,7 @@ class Overview:
         """Return the page with these further pages (address, title); `query` is appended to each address of ours."""
         now = self.live()
         values = now["values"]
-        assert isinstance(values, dict)  # noqa: S101  made above
+        assert isinstance(values, dict)  # noqa: S101  created above
         body = [
             "<h1>DERP relay</h1>\n",
             f'<p class="faint">{html.escape(self.config.tls.hostname)} on {html.escape(socket.gethostname())}</p>\n',

@@ -52,12 +52,12 @@ class DebugPages:
     def _routes(self, guarded: Callable[..., Handler]) -> list[web.RouteDef]:
         """Return the routes below `/debug`; the last one matches all other paths there."""
         return [
-            web.route("*", "/debug", _go_to_index),
+            web.route("*", "/debug", _redirect_to_index),
             web.route("*", "/debug/", guarded(self._index)),
             web.route("*", "/debug/live", guarded(self._live)),
             web.route("*", "/debug/live.js", guarded(_file(LIVE_SCRIPT, "text/javascript"))),
             web.route("*", "/debug/look.css", guarded(_file(STYLESHEET, "text/css"))),
-            web.route("*", "/debug/clients", _go_to_clients),
+            web.route("*", "/debug/clients", _redirect_to_clients),
             *(web.route("*", f"/debug/{name}", guarded(page, hint=True)) for name, _, page in self._pages()),
             web.route("*", f"/debug/{ANYTHING}", guarded(_nothing)),
         ]
@@ -117,15 +117,15 @@ def _file(text: str, kind: str) -> Handler:
     return give
 
 
-async def _go_to_index(request: web.Request) -> web.Response:
-    return _go_to("/debug/", request)
+async def _redirect_to_index(request: web.Request) -> web.Response:
+    return _redirect("/debug/", request)
 
 
-async def _go_to_clients(request: web.Request) -> web.Response:
-    return _go_to("/debug/clients/", request)
+async def _redirect_to_clients(request: web.Request) -> web.Response:
+    return _redirect("/debug/clients/", request)
 
 
-def _go_to(path: str, request: web.Request) -> web.Response:
+def _redirect(path: str, request: web.Request) -> web.Response:
     _, mark, query = request.raw_path.partition("?")
     return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, f"{path}{mark}{query}")
 

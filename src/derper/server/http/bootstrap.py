@@ -20,7 +20,7 @@ from derper.config import BootstrapName, Pages
 from derper.errors import NetworkError
 from derper.host.names import Names
 from derper.metrics.exposition import Family, Metric, Type
-from derper.server.http.rollout import EVERYBODY, is_inside
+from derper.server.http.rollout import ALL_CALLERS, is_inside
 from derper.web import headers
 from derper.web.access import remote_address
 
@@ -73,7 +73,7 @@ class BootstrapDns:
     def start(self) -> None:
         """Start resolving, if there is any name."""
         if self._published_names or self._unpublished_names:
-            self._task = asyncio.create_task(self._go_on())
+            self._task = asyncio.create_task(self._resolve_repeatedly())
 
     async def stop(self) -> None:
         """Stop resolving."""
@@ -100,11 +100,11 @@ class BootstrapDns:
             self._unpublished = await self._addresses(names, self._unpublished_names, self._unpublished)
             await self._read_percents(names)
 
-    async def _go_on(self) -> None:
+    async def _resolve_repeatedly(self) -> None:
         while True:
             try:
                 await self.resolve()
-            except Exception:  # noqa: BLE001  a bug here may not end the rounds
+            except Exception:  # noqa: BLE001  a bug must not end later rounds
                 _log.exception("internal error (a bug in derper); resolving the bootstrap names again later")
             await asyncio.sleep(INTERVAL)
 
@@ -136,7 +136,7 @@ class BootstrapDns:
     async def _read_percents(self, names: Names) -> None:
         async def of(entry: BootstrapName) -> int:
             if entry.rollout_txt is None:
-                return EVERYBODY
+                return ALL_CALLERS
             try:
                 return percent_in(await names.texts(entry.rollout_txt, LOOK_UP))
             except NetworkError as error:
@@ -178,4 +178,4 @@ class BootstrapDns:
 def percent_in(texts: list[str]) -> int:
     """Return the share in TXT records: the last record that is an integer from 0 to 100, else 0."""
     numbers = [int(text) for text in texts if _NUMBER.fullmatch(text)]
-    return next((number for number in reversed(numbers) if 0 <= number <= EVERYBODY), 0)
+    return next((number for number in reversed(numbers) if 0 <= number <= ALL_CALLERS), 0)

@@ -24,7 +24,7 @@ def application(
     """Return the application; `debug` are the routes of the debug pages, `challenges` those of ACME or None."""
 
     async def challenge(request: web.Request) -> web.Response:
-        assert challenges is not None  # noqa: S101  the route stands only then
+        assert challenges is not None  # noqa: S101  the route exists only with challenges
         answer = challenges.answer(request.headers.get("Host", ""), request.match_info["token"])
         return refuse(answer) if isinstance(answer, Refusal) else web.Response(text=answer)
 

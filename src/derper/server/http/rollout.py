@@ -16,17 +16,17 @@ _INCREMENT: Final = 0x5851F42D4C957F2D14057B7EF767814F
 _MIX: Final = 0xDA942042E4DD58B5
 _MANTISSA: Final = 1 << 53
 
-EVERYBODY: Final = 100
+ALL_CALLERS: Final = 100
 
 
 def is_inside(caller: IPAddress | None, percent: int) -> bool:
     """Return whether a caller is in the first `percent` percent; `None` is a caller with an invalid address."""
-    if percent in (0, EVERYBODY):
-        return percent == EVERYBODY
+    if percent in (0, ALL_CALLERS):
+        return percent == ALL_CALLERS
     if caller is None:
         return False
     if caller.is_loopback:
-        return random.random() < 1 / 2  # noqa: S311  no secret: a caller on this machine is a test
+        return random.random() < 1 / 2  # noqa: S311  not a secret: loopback callers are tests
     return percent / 100 > fraction(caller)
 
 

@@ -52,7 +52,7 @@ class Tunnel(asyncio.Protocol):
         self._tunnels = tunnels
         self._plane = plane
         self._conn = conn
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_at_clock)
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._check_idle)
         self._task: asyncio.Task[None] | None = None  # during the dial
         self._target: asyncio.Transport | None = None
         self._target_is_full = False
@@ -104,10 +104,10 @@ class Tunnel(asyncio.Protocol):
     def received(self, data: bytes) -> None:
         """Forward bytes of the client."""
         self._tunnels.record_activity(self)
-        assert self._target is not None  # noqa: S101  streams only once the target was reached
+        assert self._target is not None  # noqa: S101  it streams only after the dial
         self._unconsumed += len(data)
         self._target.write(data)
-        self._go_on()
+        self._request_more()
 
     def drained(self) -> None:
         """Resume the target: the client has accepted all written bytes."""
@@ -130,15 +130,15 @@ class Tunnel(asyncio.Protocol):
         """Close to make room for another tunnel."""
         self._plane.close(self._conn, "evicted", "to make room: too many CONNECT tunnels")
 
-    def _look_at_clock(self) -> None:
+    def _check_idle(self) -> None:
         loop = asyncio.get_running_loop()
         due = self.active_at + IDLE_SECONDS
         if loop.time() < due:
-            self._idle = loop.call_at(due, self._look_at_clock)
+            self._idle = loop.call_at(due, self._check_idle)
         else:
             self._plane.close(self._conn, "idle")
 
-    def _go_on(self) -> None:
+    def _request_more(self) -> None:
         if not self._target_is_full and self._unconsumed:
             self._plane.consumed(self._conn, self._unconsumed)
             self._unconsumed = 0
@@ -162,7 +162,7 @@ class Tunnel(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read from the client again."""
         self._target_is_full = False
-        self._go_on()
+        self._request_more()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Close the tunnel with its target."""

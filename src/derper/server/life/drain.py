@@ -68,5 +68,5 @@ def _restarting() -> bytes:
 
 async def _until(done: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not done() and time.monotonic() < deadline:  # noqa: ASYNC110  no event tells of the last one that leaves
+    while not done() and time.monotonic() < deadline:  # noqa: ASYNC110  no event marks the last disconnection
         await asyncio.sleep(_LOOK_AGAIN)

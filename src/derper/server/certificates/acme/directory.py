@@ -199,7 +199,7 @@ def _blamed(what: str) -> Iterator[None]:
         raise ChallengeError(f"{what}: {_words(error)}") from None
     except (acme_errors.Error, requests.RequestException) as error:
         raise OrderError(f"{what}: {_words(error)}") from None
-    except Exception as error:  # noqa: BLE001  the library trusts the CA to send what the RFC says
+    except Exception as error:  # noqa: BLE001  the library raises anything for invalid answers
         raise OrderError(f"{what}: the CA's answer cannot be understood ({_words(error)})") from None
 
 
@@ -220,7 +220,7 @@ class _Network(client.ClientNetwork):
         self.session.trust_env = False
         self.session.mount("https://", adapter)
 
-    def post(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401  as the library has it
+    def post(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401  the signature of the library
         """Post, and retry while the CA rejects the nonce, which it may do at any time (RFC 8555, 6.5)."""
         for _ in range(NONCE_TRIES - 1):
             try:
@@ -249,7 +249,7 @@ class _Adapter(HTTPAdapter):
         self._proxies = proxies
         super().__init__()
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  as the library has it
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the signature of the library
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -81,7 +81,7 @@ class Issuer:
         if self._serves_addresses and self._config.http_address is None:
             _log.warning("-acme-ip-certs proves addresses on port 80, and -http-port is off: no CA will issue any")
         host = pem.host_of(self._tls)
-        manager = self._managers[host] = self._keeper(host, on_demand=host == tailscale_names.DEFAULT_NAME)
+        manager = self._managers[host] = self._new_manager(host, on_demand=host == tailscale_names.DEFAULT_NAME)
         await manager.load()
         if manager.never_orders:
             _log.error(manager.never_orders)
@@ -113,7 +113,7 @@ class Issuer:
         if manager is None:
             if not self._has_room():
                 return
-            manager = self._managers[host] = self._keeper(host, on_demand=True)
+            manager = self._managers[host] = self._new_manager(host, on_demand=True)
             manager.start()
         manager.want()
 
@@ -121,7 +121,7 @@ class Issuer:
         """Return the state of each certificate; hosts ordered on demand are listed once they have one."""
         return [manager.status() for manager in self._managers.values() if manager.certificate or not manager.on_demand]
 
-    def _keeper(self, host: Host, *, on_demand: bool) -> "HostManager":
+    def _new_manager(self, host: Host, *, on_demand: bool) -> "HostManager":
         reason = tailscale_names.reason_not_to_order(host, self._tls.acme.directory)
         return HostManager(host, self._shared, on_demand=on_demand, never_orders=reason)
 
@@ -170,7 +170,7 @@ class HostManager:
         self._pause = timedelta()
         self._failures = 0
         self._problem = ""
-        self._spread = random.random()  # noqa: S311  spreads load, hides nothing
+        self._spread = random.random()  # noqa: S311  spreads load; not a secret
         self._suggested: datetime | None = None
         self._ask_at: datetime | None = None  # when to ask the CA for its suggestion
         self._unsaved: Issued | None = None
@@ -194,7 +194,7 @@ class HostManager:
 
     def start(self) -> None:
         """Start maintaining the certificate."""
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._task = asyncio.get_running_loop().create_task(self._maintain())
 
     def end(self) -> None:
         """Cancel all work."""
@@ -227,7 +227,7 @@ class HostManager:
         renews = self._next_order(self._shared.clock())
         return Status(str(self.host), ends, renews, self._failures, self._problem, begins)
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         if self.on_demand:
             await self.load()
         while True:
