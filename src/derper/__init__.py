@@ -1,15 +1,15 @@
-"""A DERP relay for Tailscale and Headscale networks: decided in Python, switched in Rust.
+"""A DERP relay for Tailscale and Headscale networks: Python decides, Rust relays.
 
-    protocol/    what the bytes mean; pure
+    protocol/    the meaning of the bytes; pure
     server/      the relay's decisions, on asyncio
-    dataplane/   the seam to the Rust extension
+    dataplane/   the boundary to the Rust extension
     client/      a DERP client for any program
-    prober/      derpprobe: whether relays do what clients need
-    tools/       what `derper doctor` and its like do
-    web/, metrics/, host/   what all programs share: pages, figures, the machine
+    prober/      derpprobe: checks relays as clients use them
+    tools/       `derper doctor` and the other tools
+    web/, metrics/, host/   shared by all programs: pages, metrics, the machine
     cli/         the programs: flags in, exit codes out
-    config       the one object that a server is built from
+    config       the configuration that a server is built from
     errors       errors by blame
 
-ARCHITECTURE.md is the map.
+See ARCHITECTURE.md.
 """

@@ -1,4 +1,4 @@
-"""`python -m derper` is the program `derper`."""
+"""`python -m derper` runs the program `derper`."""
 
 import sys
 

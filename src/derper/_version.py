@@ -1,7 +1,7 @@
 """The version of the installed package.
 
-Read from its metadata by hand: importing `importlib.metadata` takes a third of the time of `derper -version`. Paths are
-texts for the same reason.
+Its metadata is read without a library: importing `importlib.metadata` takes a third of the time of `derper -version`.
+Paths are strings for the same reason.
 """
 
 import os
@@ -12,7 +12,7 @@ from functools import cache
 
 @cache
 def version() -> str:
-    """Return the package's version; "0+source" where the source runs without having been installed."""
+    """Return the package's version; "0+source" for source that was not installed."""
     return next(filter(None, map(_stated, _metadata_files())), "0+source")
 
 

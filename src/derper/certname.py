@@ -1,6 +1,7 @@
-"""Whether a certificate is for a name and a time, as clients of a relay check it (docs/protocol/tls.md).
+"""The check that clients of a relay make: is a certificate valid for a name and a time (docs/protocol/tls.md)?
 
-The name is looked up in the SAN extension. The server asks before it shows a certificate, the client after that.
+Names are compared with the SAN extension. The server checks before it serves a certificate, the client after the
+handshake.
 """
 
 from datetime import datetime
@@ -10,14 +11,14 @@ from cryptography import x509
 
 
 def plain(name: str) -> str:
-    """Normalize a DNS name for comparison."""
+    """Return a DNS name in normal form for comparison."""
     return name.removesuffix(".").lower()
 
 
 def is_for(leaf: x509.Certificate, host: str | IPv4Address | IPv6Address) -> bool:
-    """Return whether a certificate is for this DNS name or address, which may be text, too.
+    """Return whether a certificate is for this DNS name or address; an address may also be text.
 
-    A `*` in the certificate stands for one whole label.
+    A `*` in the certificate matches one whole label.
     """
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -33,7 +34,10 @@ def is_for(leaf: x509.Certificate, host: str | IPv4Address | IPv6Address) -> boo
 
 
 def date_problem(begins: datetime, ends: datetime, now: datetime) -> str:
-    """Return why clients reject a certificate with these dates at `now`; empty if they do not. All times are aware."""
+    """Return why clients reject a certificate with these dates at `now`; empty if they accept it.
+
+    All times have a timezone.
+    """
     if now > ends:
         return f"certificate has expired: it was valid until {ends:%Y-%m-%d %H:%M} UTC"
     if now < begins:

@@ -1,8 +1,8 @@
-"""The one immutable object that the whole server is built from.
+"""The immutable configuration that the whole server is built from.
 
-`derper.cli.settings` makes it of flags and environment, once; nothing below reads either again, and files only where a
-path stands here. Every value has its final type: addresses, paths, seconds as float, `None` for "off". A value that
-cannot be is a `ConfigError` before a `Config` exists. Read from the bottom: `Config` names the groups.
+`derper.cli.settings` creates it from flags and environment, once. No other code reads these again, and files are read
+only from the paths here. Every value has its final type: addresses, paths, seconds as float, `None` for "off". An
+invalid value raises `ConfigError` before a `Config` exists. Read from the bottom: `Config` names the groups.
 """
 
 import math
@@ -23,30 +23,30 @@ IPNetwork = IPv4Network | IPv6Network
 
 HTTPS_PORT = 443
 FIRST_SOCKET = 3
-"""The descriptor of the first socket that is handed over (sd_listen_fds(3))."""
+"""The descriptor of the first inherited socket (sd_listen_fds(3))."""
 PREDECESSOR = "DERPER_PREDECESSOR"
-"""The variable by which a server tells the one that succeeds it who it is: its process id."""
+"""The environment variable with the predecessor's process id, in a hand-over."""
 MAX_PORT = 65535
 _MAX_NAME = 253
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PORT_NAMES = {"": "0", "http": "80", "https": str(HTTPS_PORT)}
-# Go listens on both families for the last one, too, and operators' IPv6 clients have come that way.
+# Go listens on both families for 0.0.0.0, too, so operators have IPv6 clients with it.
 _EVERYWHERE = {"", "[]", "0.0.0.0"}
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where a socket listens. Port 0 lets the kernel choose."""
+    """The address of a listening socket. Port 0 lets the kernel choose."""
 
-    host: IPAddress | None  # None: every address of both families
+    host: IPAddress | None  # None: all addresses of both families
     port: int  # 0..65535
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `:port`, `ip:port`, `[ip6]:port`, `[ip6%interface]:port`.
+        """Return the address in `:port`, `ip:port`, `[ip6]:port` or `[ip6%interface]:port`.
 
-        `localhost` is taken for a host, and `http`, `https` or nothing for a port.
+        The host may be `localhost`; the port may be `http`, `https` or empty.
         """
         wanted = f"the listen address '{text}' is not one; write ':port', 'ip:port' or '[ip6]:port'"
         host, colon, port = text.rpartition(":")
@@ -64,12 +64,12 @@ class ListenAddress:
         if isinstance(address, IPv6Address):
             if not bracketed:
                 raise ConfigError(wanted)
-            if address.ipv4_mapped is not None:  # as Go has it: a socket of IPv4
+            if address.ipv4_mapped is not None:  # an IPv4 socket, as in Go
                 address = address.ipv4_mapped
         return cls(None if str(address) == "0.0.0.0" else address, int(port))
 
     def with_port(self, port: int) -> Self:
-        """The same host with another port."""
+        """Return the same host with another port."""
         return replace(self, port=port)
 
     def __str__(self) -> str:
@@ -79,20 +79,20 @@ class ListenAddress:
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """The sockets. Plain HTTP and STUN share the main listener's host; see `Config.http_address` for when they run."""
+    """The listening sockets; plain HTTP and STUN use the main listener's host (see `Config.http_address`)."""
 
     main: ListenAddress
     http_port: int | None  # None: off
-    stun_port: int | None  # None: no STUN
-    stun_any: bool  # answer STUN clients other than Tailscale's, too
-    trusted_proxies: tuple[IPNetwork, ...]  # whose X-Forwarded-For says who a client is
-    proxies: tuple[IPNetwork, ...]  # where connections come from that begin with a PROXY header, all of them
-    per_ip: int | None  # connections of one address; None: any number
-    tls: bool | None = None  # whether the main listener speaks TLS; None: as its port and the certificates say
+    stun_port: int | None  # None: off
+    stun_any: bool  # answer all STUN clients, not only Tailscale's
+    trusted_proxies: tuple[IPNetwork, ...]  # X-Forwarded-For from these is used
+    proxies: tuple[IPNetwork, ...]  # every connection from these begins with a PROXY header
+    per_ip: int | None  # connections per address; None: unlimited
+    tls: bool | None = None  # TLS on the main listener; None: decided by its port and the certificates
 
 
 class CertMode(StrEnum):
-    """Where certificates come from."""
+    """The source of certificates."""
 
     MANUAL = "manual"
     LETSENCRYPT = "letsencrypt"
@@ -105,28 +105,28 @@ GOOGLE = "https://dv.acme-v02.api.pki.goog/directory"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acme:
-    """Who issues certificates, for whom, and how a name is proved."""
+    """The CA, and how names are proved to it."""
 
     directory: str = LETS_ENCRYPT
-    roots: Path | None = None  # whom the directory's own certificate is trusted by; None: as all outgoing TLS
+    roots: Path | None = None  # trusted roots for the directory's own certificate; None: as for all outgoing TLS
     email: str = ""
-    eab_kid: str = ""  # by what the CA knows whose account it is (RFC 8555, 7.3.4); "": by nothing
-    eab_key: str = field(default="", repr=False)  # as it was given
+    eab_kid: str = ""  # the id of an external account at the CA (RFC 8555, 7.3.4); "": none
+    eab_key: str = field(default="", repr=False)  # base64, as given
     eab_key_file: Path | None = None  # instead of `eab_key`
-    dns_hook: Path | None = None  # proves names by DNS-01 alone
+    dns_hook: Path | None = None  # a program; proves names by DNS-01 only
     ip_certificates: bool = False
 
     @property
     def binds_an_account(self) -> bool:
-        """Whether the CA is to be told of an account elsewhere; Let's Encrypt knows of none."""
+        """True if the CA requires an external account; Let's Encrypt does not."""
         return bool(self.eab_kid) and self.directory != LETS_ENCRYPT
 
 
 def eab_key(text: str, source: str) -> bytes:
-    """Read the key of an external account: base64, standard or URL-safe, with padding or without.
+    """Return the key of an external account, from base64: standard or URL-safe, with or without padding.
 
     Raises:
-        ConfigError: it is not; `source` says where it stands, and the message does not say what it is.
+        ConfigError: The text is invalid; the message contains `source`, and never the text.
     """
     plain = text.strip().translate(str.maketrans("-_", "+/")).rstrip("=")
     try:
@@ -139,23 +139,23 @@ def eab_key(text: str, source: str) -> bytes:
 
 
 def is_dns_name(text: str) -> bool:
-    """Whether a certificate can be for that name: labels of letters, digits, hyphens, with underscores let through."""
+    """Return whether a certificate can be for that name: labels of letters, digits, hyphens and underscores."""
     name = text.removesuffix(".")
     return len(name) <= _MAX_NAME and _DNS_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Certificates: whose, from where, kept where."""
+    """The certificates' host, source and directory."""
 
     mode: CertMode
     hostname: str  # a DNS name or an IP address
-    directory: Path | None  # None: no place is known; never so when TLS is served
+    directory: Path | None  # None: no directory is known; always set with TLS
     acme: Acme
 
     @property
     def ip(self) -> IPAddress | None:
-        """The host name as an address, when it is one."""
+        """The host name as an address, if it is one."""
         try:
             return ip_address(self.hostname)
         except ValueError:
@@ -164,19 +164,19 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class SecretsServer:
-    """A setec server that holds the mesh key under `name`; `cache_file` keeps the last one seen."""
+    """A setec server with the mesh key under `name`; `cache_file` contains the last one fetched."""
 
     url: str
     name: str
     cache_file: Path | None
-    proxy: str | None = field(default=None, repr=False)  # through which it is asked
+    proxy: str | None = field(default=None, repr=False)  # proxy for its requests
 
 
 @dataclass(frozen=True, slots=True)
 class MeshPeer:
     """Another node of the region: `https://host:port/derp`, dialled at `dial_host` and the same port.
 
-    With `every_address` the name to dial is that of many nodes behind one certificate name, each address one of them.
+    With `every_address` the dialled name has one address per node, and all nodes have the same certificate name.
     """
 
     host: str
@@ -186,7 +186,7 @@ class MeshPeer:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `host`, `host:port`, either with `/dialhost` or `/dns:name-of-many-nodes` behind it."""
+        """Return the node in `host` or `host:port`, either followed by `/dialhost` or `/dns:name-of-many-nodes`."""
         named, slash, dial_host = text.partition("/")
         host, colon, port = named.rpartition(":") if not named.endswith("]") else (named, "", "")
         if not colon:
@@ -204,7 +204,7 @@ class MeshPeer:
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """The region's other nodes, and where the key that they share comes from (`None`: there is none)."""
+    """The region's other nodes, and the source of their shared key (`None`: no key)."""
 
     key_source: MeshKey | Path | SecretsServer | None
     peers: tuple[MeshPeer, ...]
@@ -212,21 +212,21 @@ class Mesh:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may connect. A check that is empty is not made; of several sockets or URLs, one has to know the client."""
+    """The configured admission checks. Empty checks are skipped; one of several sockets or URLs is enough."""
 
     refused_app_names: frozenset[str]
     tailscaled_sockets: tuple[Path, ...]
     urls: tuple[str, ...]
-    url_fail_open: bool  # whether an unreachable URL admits
-    allow_keys: Path | None  # a file with the keys of those who may
-    any_kind: bool  # one kind of check is enough
-    cache: float  # seconds for which the last "yes" stands in for no answer
-    interval: float  # seconds after which those who are in are asked about again; 0: never
+    url_fail_open: bool  # admit clients while a URL is unreachable
+    allow_keys: Path | None  # a file with the allowed keys
+    any_kind: bool  # one kind of check is enough; else all kinds are required
+    cache: float  # seconds for which the last admission is reused if a check does not answer
+    interval: float  # seconds between two checks of a connected client; 0: no repeated checks
 
 
 @dataclass(frozen=True, slots=True)
 class BootstrapName:
-    """A name of the unpublished bootstrap DNS set; its TXT record gives the percentage (none: everybody)."""
+    """A name of the unpublished bootstrap DNS set; its TXT record has the percentage (no record: all callers)."""
 
     name: str
     rollout_txt: str | None
@@ -234,7 +234,7 @@ class BootstrapName:
 
 @dataclass(frozen=True, slots=True)
 class DebugAccess:
-    """Who may see the debug pages besides loopback and Tailscale addresses."""
+    """Access to the debug pages from addresses other than loopback and Tailscale."""
 
     address: IPAddress | None
     networks: tuple[IPNetwork, ...]
@@ -243,7 +243,7 @@ class DebugAccess:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Where the debug pages are instead of the public ports, with what changes the server: one of the two places."""
+    """The admin listener: it replaces the public debug pages and can change the server; one field is set."""
 
     socket: Path | None
     address: ListenAddress | None  # loopback, unless there is a token
@@ -252,9 +252,9 @@ class Admin:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What HTTP serves beside the relay."""
+    """The pages on the public ports."""
 
-    home: str  # "": the page, "blank": nothing, else an http(s) URL to go to
+    home: str  # "": the page, "blank": nothing, else an http(s) URL to redirect to
     bootstrap_names: tuple[str, ...]
     unpublished_bootstrap_names: tuple[BootstrapName, ...]
     ace: bool
@@ -267,41 +267,41 @@ class Tcp:
 
     keepalive_time: float
     user_timeout: float
-    write_timeout: float | None  # None: none
+    write_timeout: float | None  # None: no timeout
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptLimit:
-    """How many connections are taken, as a token bucket; `per_second` infinite: all."""
+    """A token bucket for new connections; an infinite `per_second` is no limit."""
 
     per_second: float
     burst: int
 
     @property
     def is_limit(self) -> bool:
-        """Whether any connection could ever be held back."""
+        """True if the bucket can ever be empty."""
         return not math.isinf(self.per_second)
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """How packets are moved."""
+    """The settings of the data plane."""
 
-    enabled: bool  # False: STUN, bootstrap DNS and the pages alone
+    enabled: bool  # False: only STUN, bootstrap DNS and the pages
     shards: int  # epoll threads, at least 1
-    send_queue_depth: int  # packets a client, at least 1
+    send_queue_depth: int  # packets per client, at least 1
     max_queued_bytes: int  # of all clients together
-    max_routes: int  # destinations remembered, of all senders together
+    max_routes: int  # routes of all senders together
     memory: int  # bytes that the process may use
     tcp: Tcp
     accept: AcceptLimit
     rate_file: Path | None
-    announce_limits: bool  # tell clients of their limits
+    announce_limits: bool  # announce rate limits to clients
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is counted and logged beyond the usual."""
+    """Optional counts and log lines."""
 
     count_senders: bool
     rtt_stats: bool
@@ -309,7 +309,7 @@ class Observation:
 
 
 class LogFormat(StrEnum):
-    """What a log line looks like."""
+    """The form of log lines."""
 
     AUTO = "auto"  # text on a terminal, else logfmt
     TEXT = "text"
@@ -318,7 +318,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least that is logged."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -328,7 +328,7 @@ class LogLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """How the program speaks to its operator."""
+    """The settings of the log."""
 
     format: LogFormat = LogFormat.AUTO
     level: LogLevel = LogLevel.INFO
@@ -336,17 +336,17 @@ class Logs:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What the program that started this one expects of it and hands over (sd_notify(3), sd_listen_fds(3))."""
+    """The expectations and sockets of the process's parent (sd_notify(3), sd_listen_fds(3))."""
 
     notify_socket: str | None = None
-    watchdog: float | None = None  # seconds within which it wants a sign of life
-    sockets: tuple[str, ...] = ()  # the names of the sockets handed over, from FIRST_SOCKET on
-    ready_fd: int | None = None  # where the server that this one succeeds waits for a byte
+    watchdog: float | None = None  # seconds between two watchdog notifications, at most
+    sockets: tuple[str, ...] = ()  # names of the inherited sockets, from FIRST_SOCKET on
+    ready_fd: int | None = None  # a descriptor on which the predecessor waits for a byte
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedRoots:
-    """The roots for outgoing TLS; with neither a file nor directories, the system's."""
+    """The roots for outgoing TLS; without a file and directories, the system's."""
 
     file: Path | None
     directories: tuple[Path, ...]
@@ -354,10 +354,10 @@ class TrustedRoots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All that an operator decided, parsed."""
+    """The whole configuration, parsed."""
 
     dev: bool
-    key_file: Path | None  # None exactly with `dev`: a fresh key each time
+    key_file: Path | None  # None if and only if `dev` is set: a new key for each run
     listeners: Listeners
     tls: Tls
     relay: Relay
@@ -370,28 +370,28 @@ class Config:
     roots: TrustedRoots
     proxies: Proxies
     supervision: Supervision
-    drain_timeout: float  # seconds that sending clients away may take
+    drain_timeout: float  # seconds
 
     @property
     def serves_tls(self) -> bool:
-        """Whether the main listener speaks TLS: told plainly, or on port 443, or with certificates given by hand."""
+        """True if the main listener uses TLS: by setting, by port 443, or because certificates are from files."""
         if self.listeners.tls is not None:
             return self.listeners.tls
         return self.listeners.main.port == HTTPS_PORT or self.tls.mode is CertMode.MANUAL
 
     @property
     def public_debug(self) -> DebugAccess | None:
-        """Who may see the debug pages on the public ports; `None`: nobody."""
+        """Access to the debug pages on the public ports; `None`: they are off."""
         return self.pages.debug if self.admin is None else None
 
     @property
     def http_address(self) -> ListenAddress | None:
-        """Where the second, plain HTTP listener stands, which exists only beside TLS."""
+        """The address of the second, plain HTTP listener; it exists only beside TLS."""
         port = self.listeners.http_port
         return self.listeners.main.with_port(port) if self.serves_tls and port is not None else None
 
     @property
     def stun_address(self) -> ListenAddress | None:
-        """Where STUN is answered, over UDP."""
+        """The UDP address for STUN."""
         port = self.listeners.stun_port
         return None if port is None else self.listeners.main.with_port(port)

@@ -1,13 +1,13 @@
-"""Text in Go's double quotes, as its error messages hold it, on one line whatever it is."""
+"""Text in Go's double quotes, as in its error messages; always one line."""
 
 _ESCAPES = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
 _ESCAPES |= {"\\": r"\\", '"': r"\""}
-_UNDECODED = range(0xDC80, 0xDD00)  # bytes of a command line that are not UTF-8, as Python carries them
+_UNDECODED = range(0xDC80, 0xDD00)  # bytes of a command line that are not UTF-8, as Python represents them
 _FOUR_DIGITS = range(0x10000)
 
 
 def quote(text: str) -> str:
-    """A string in Go's double quotes, on one line whatever it holds."""
+    """Return a string in Go's double quotes; always one line."""
     return '"' + "".join(_ESCAPES.get(letter) or _printable(letter) for letter in text) + '"'
 
 

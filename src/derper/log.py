@@ -1,10 +1,12 @@
-"""How the program speaks to its operator: one line a fact, on stderr, UTC.
+"""The log: one line per fact, on stderr, in UTC.
 
-On a terminal the lines are for people, elsewhere they are `key=value` pairs for a log collector, unless the operator
-wants another form. What other libraries log takes the same way. Call `configure` first of all; everybody else uses
+On a terminal the lines are for people. Elsewhere they are `key=value` pairs for a log collector, unless the operator
+sets another form. Log records of libraries take the same path. Call `configure` first; all other modules use
 `structlog.get_logger()`.
-Values come from peers too, so nothing in them can break a line; secrets have types that do not show them.
-A call never waits for the stream: lines are queued (`logwriter`), and `flush` writes what is queued before the end.
+
+Values may come from peers, so control characters are escaped and no value can break a line. Secrets have types that do
+not show them. A call never waits for the stream: lines are queued (`logwriter`), and `flush` writes the queue at the
+end.
 """
 
 import logging
@@ -27,7 +29,7 @@ _HARMLESS: Final = frozenset({bool, float, int, type(None)})
 
 
 FLUSH_SECONDS: Final = 1.0
-"""How long the end of the program waits for a log that is not read."""
+"""How long the end of the program waits for a blocked log."""
 
 
 class _Queued:
@@ -45,7 +47,10 @@ class _Queued:
 
 
 class _LineLogger:
-    """What structlog writes to. Its own holds a lock, which a log line that a finalizer writes would wait for."""
+    """The logger that structlog writes to.
+
+    structlog's own has a lock; a log line from a finalizer would deadlock on it.
+    """
 
     def __init__(self, stream: _Queued) -> None:
         self._stream = stream
@@ -59,12 +64,12 @@ class _LineLogger:
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes the records of libraries; a record that cannot be formatted is one line instead of a traceback."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  a name of the library
         structlog.get_logger().error("a library's log record cannot be formatted", logger=record.name)
 
 
 def configure(stream: TextIO | None = None, logs: Logs = USUAL) -> None:
-    """Send all logging to `stream` (stderr when none is given); may be called again while the program runs."""
+    """Send all log lines to `stream` (default: stderr); may be called again while the program runs."""
     out = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[logs.level.upper()]
     queued = _Queued(out)
@@ -92,17 +97,17 @@ def configure(stream: TextIO | None = None, logs: Logs = USUAL) -> None:
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> bool:
-    """Wait until the queued lines are written, at most so many seconds; return whether they are."""
+    """Wait until the queued lines are written, at most `seconds`; return whether they are."""
     return _writer.flush(seconds)
 
 
 def dropped() -> int:
-    """Return the number of lines that were dropped: nobody read the log, or its stream failed."""
+    """Return the number of dropped lines: the log was not read, or its stream failed."""
     return _writer.dropped
 
 
 def log_uncaught_errors() -> None:
-    """Send what Python would print on standard error through the log: uncaught exceptions, and warnings."""
+    """Log uncaught exceptions and warnings, which Python would print on standard error."""
     sys.excepthook = _last_error
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
@@ -120,7 +125,7 @@ def _uncaught(kind: type[BaseException], error: BaseException | None, trace: Tra
         structlog.get_logger().error("this is a bug: an uncaught exception", exc_info=info)
 
 
-def _warned(  # noqa: PLR0913, PLR0917  as Python calls it
+def _warned(  # noqa: PLR0913, PLR0917  the signature of Python's hook
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -133,7 +138,7 @@ def _warned(  # noqa: PLR0913, PLR0917  as Python calls it
 
 
 def _report(count: int) -> str:
-    """Return the line for lines that were dropped, in the form and order of all others."""
+    """Return the line that reports dropped lines, in the configured form."""
     event: EventDict = {"event": "log lines dropped: nobody read the log in time, or it could not be written"}
     event["dropped"] = count
     rendered: object = event
@@ -158,7 +163,7 @@ def _rendering(form: LogFormat, out: TextIO) -> list[Processor]:
         case _:
             order = ["time", "level", "event"]
             renderer = structlog.processors.LogfmtRenderer(key_order=order, bool_as_flag=False)
-    # A console would show tracebacks by itself, with the values of variables, and so with keys.
+    # structlog's console would show tracebacks with the values of variables, which include keys.
     return [structlog.processors.format_exc_info, _redact_traceback, renderer]
 
 
@@ -169,7 +174,7 @@ def _redact_traceback(_logger: WrappedLogger, _method: str, event: EventDict) ->
 
 
 def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Make every value harmless: no control characters, no secrets."""
+    """Escape control characters in all values, and remove secrets."""
     for key, value in event.items():
         if type(value) not in _HARMLESS and key != "exc_info":
             event[key] = _harmless(str(value))
@@ -184,14 +189,14 @@ def _harmless(text: str) -> str:
 
 
 def verbatim(line: str) -> None:
-    """Write one line as it is, where the log goes: something that an operator is meant to copy."""
+    """Write one line unchanged to the log: text for an operator to copy."""
     structlog.get_config()["logger_factory"]().msg(line)
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error as one sentence for an operator: no class names where there are words.
+    """Return an error as one sentence for an operator: no class names if there is a message.
 
-    An error of ours says all that there is to say; of others, the causes follow, without what has been said.
+    Our own errors are complete. For others, the causes follow, without repeated text.
     """
     parts: list[str] = []
     seen: BaseException | None = error

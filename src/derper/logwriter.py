@@ -1,8 +1,8 @@
-"""A bounded queue of log lines, and the thread that writes them: a log that nobody reads never blocks the program.
+"""A bounded queue of log lines, and the thread that writes them: a blocked log never blocks the program.
 
-`derper.log` owns the one writer of a process. `write` never blocks, and any thread may call it. Lines keep their order,
-also when the stream changes. When the queue is full, new lines are dropped and counted until half of it is written;
-then a line says how many were dropped. It never raises for a stream that fails.
+`derper.log` owns the only writer of a process. `write` never blocks, and any thread may call it. Lines keep their
+order, also when the stream changes. When the queue is full, new lines are dropped and counted until half of it is
+written; then a line reports the number of dropped lines. It never raises if a stream fails.
 """
 
 import contextlib
@@ -15,28 +15,28 @@ from queue import SimpleQueue
 from typing import Final, TextIO
 
 MAX_QUEUED_BYTES: Final = 4 << 20
-"""Bytes of lines that may wait: some ten thousand lines."""
+"""Maximum bytes of queued lines, about ten thousand lines."""
 _POLL_SECONDS: Final = 0.001
 
 
 class LogWriter:
-    """Writes lines to streams in a thread of its own.
+    """Writes lines to streams in its own thread.
 
     Args:
-        report: returns the line for a number of dropped lines; called in the writer's thread.
-        max_bytes: bytes that may wait for the stream.
+        report: Returns the line for a number of dropped lines; called in the writer's thread.
+        max_bytes: Maximum queued bytes.
     """
 
     def __init__(self, report: Callable[[int], str], max_bytes: int = MAX_QUEUED_BYTES) -> None:
         self._report = report
         self._max_bytes = max_bytes
         self._queue: SimpleQueue[tuple[TextIO, bytes]] = SimpleQueue()
-        # Reentrant, because the garbage collector may log (asyncio's "never retrieved") while this thread holds it.
+        # Reentrant, because the garbage collector may log (asyncio's "never retrieved") while this thread has the lock.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._accepted = 0  # bytes put into the queue since the start
-        self._finished = 0  # bytes of these that were written, or lost by a stream that failed; at most `_accepted`
-        self._is_dropping = False  # since the queue was full; holds only while something is queued
+        self._accepted = 0  # bytes queued since the start
+        self._finished = 0  # bytes of these that were written or lost; at most `_accepted`
+        self._is_dropping = False  # true from a full queue until half of it is written
         self._unreported = 0  # lines dropped since the last report
         self.dropped = 0
         """Lines dropped since the start: the queue was full, or the stream failed."""
@@ -55,15 +55,15 @@ class LogWriter:
                 self._start()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all lines that are queued now are written, at most so many seconds; return whether they are.
+        """Wait until all lines that are queued now are written, at most `seconds`; return whether they are.
 
-        It takes no lock, so that a signal handler may call it whatever it interrupts.
+        It takes no lock, so a signal handler may call it at any moment.
         """
         wanted, deadline = self._accepted, time.monotonic() + seconds
         while self._finished < wanted:
             if time.monotonic() >= deadline:
                 return False
-            # `time.sleep` waits for a point in time, which the faketime library takes for an invalid one.
+            # `time.sleep` uses an absolute time, which is invalid under the faketime library.
             select.select((), (), (), _POLL_SECONDS)
         return True
 
@@ -76,11 +76,11 @@ class LogWriter:
         self._queue.put((stream, data))
 
     def _start(self) -> None:
-        # A daemon, so that a stream which takes nothing cannot keep the interpreter from ending.
+        # A daemon thread, so that a blocked stream cannot keep the interpreter from ending.
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # no thread can be started: a start-up error has to be seen all the same
+        except RuntimeError:  # no thread can be started: write a start-up error directly
             self._thread = None
             self._write_next()
 
@@ -93,7 +93,7 @@ class LogWriter:
         try:
             _write_all(stream, data)
             is_written = True
-        except Exception:  # noqa: BLE001  whatever a stream raises must not end the thread, and cannot be logged
+        except Exception:  # noqa: BLE001  an exception of a stream must not end the thread, and cannot be logged
             is_written = False
         with self._lock:
             self._finished += len(data)
@@ -108,13 +108,13 @@ class LogWriter:
 
 
 def _write_all(stream: TextIO, data: bytes) -> None:
-    """Write to the stream's descriptor, past Python's buffers.
+    """Write to the stream's descriptor, without Python's buffers.
 
-    A thread that is blocked within those would abort the interpreter when it flushes them at its end.
+    If a thread is blocked in these buffers, the interpreter aborts when it flushes them at its end.
     """
     try:
         fd = stream.fileno()
-    except (OSError, ValueError):  # in memory; a closed one raises again
+    except (OSError, ValueError):  # an in-memory stream; a closed one raises again
         stream.write(data.decode("utf-8"))
         stream.flush()
         return
@@ -122,7 +122,7 @@ def _write_all(stream: TextIO, data: bytes) -> None:
     while left:
         try:
             left = left[os.write(fd, left) :]
-        except BlockingIOError:  # another program that shares the terminal has made it non-blocking
+        except BlockingIOError:  # another program on the same terminal has made it non-blocking
             _wait_until_writable(fd)
 
 

@@ -1,29 +1,29 @@
-"""What may be said of secrets: that they are set, and where they come from. Never more, in no log and on no page.
+"""Hiding of secrets: logs and pages show that a secret is set and its source, never the secret.
 
-Whoever reads a secret names it here, once; what the log writes and the command line that a page shows go through
-`redacted`. That is the second line of defence: the types of keys do not show them in the first place.
+Code that reads a secret registers it here. Log lines and command lines on pages pass through `redacted`. This is a
+second line of defence: the types of keys do not show them.
 """
 
 import re
 from typing import Final
 
 _SHORTEST: Final = 8
-"""Letters of a secret that is looked for; shorter ones would be found in any text."""
+"""Minimum characters of a secret to search for; shorter ones would match in any text."""
 _PRIVATE_KEY: Final = re.compile(r"(privkey:)[0-9a-fA-F]+")
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s?#'\"]*@")
 _QUERY: Final = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]+")
 
-_known: Final[dict[str, str]] = {}  # the secret, and what is said instead
+_known: Final[dict[str, str]] = {}  # secret: replacement
 
 
 def conceal(secret: str, source: str) -> None:
-    """Never say this from now on, but that it is set and comes from `source`: a file, a flag, a variable."""
+    """Hide this secret from now on; its replacement names the `source`: a file, a flag, a variable."""
     if len(secret) >= _SHORTEST:
         _known[secret] = f"set (from {source})"
 
 
 def redacted(text: str) -> str:
-    """Remove known secrets, private keys, and the user and query parts of URLs from a text."""
+    """Return a text without known secrets, private keys, and the user and query parts of URLs."""
     for secret, instead in _known.items():
         if secret in text:
             text = text.replace(secret, instead)

@@ -1,7 +1,7 @@
 """The first statements of both programs: standard descriptors, and signals until the event loop handles them.
 
-It imports next to nothing, so that it can run before anything slow is imported. As PID 1 of a container the kernel
-discards a signal that has no handler, and elsewhere a SIGHUP without one ends the process.
+It imports almost nothing, so it can run before slow imports. As PID 1 of a container, the kernel discards a signal
+without a handler; elsewhere a SIGHUP without a handler ends the process.
 """
 
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_pending: "list[int]" = []  # signals that came before there was a loop to handle them
+_pending: "list[int]" = []  # signals received before the loop handles them
 _deliver: "Callable[[int], object] | None" = None
 
 
@@ -24,16 +24,16 @@ def begin() -> None:
 
 
 def handle(*numbers: int) -> None:
-    """Handle these signals until the process ends: there is no moment with the system's default in between.
+    """Handle these signals until the process ends; the system's default is never active in between.
 
-    Before and after the event loop, SIGTERM and SIGINT end the process with exit code 0, and others are noted.
+    Before and after the event loop, SIGTERM and SIGINT end the process with exit code 0, and others are recorded.
     """
     for number in numbers:
         signal.signal(number, _received)
 
 
 def deliver(receive: "Callable[[int], object] | None") -> None:
-    """Call `receive` for each signal from now on, and for each one noted before; None when the event loop ends."""
+    """Call `receive` for each signal from now on, and for each recorded one; pass None when the event loop ends."""
     global _deliver  # noqa: PLW0603  there is one set of handlers for the process
     _deliver = receive
     if receive is not None:
@@ -59,16 +59,16 @@ def restore_signals() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null for each of the descriptors 0, 1 and 2 that is closed, as Go's programs do.
+    """Open /dev/null for each closed descriptor of 0, 1 and 2, as Go's programs do.
 
-    Otherwise a socket would get such a number, and what is printed would go to a client.
+    Otherwise a socket would get such a number, and printed text would go to a client.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
-    # Python has none of the streams whose descriptors were closed when it started. They live as long as the process.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is the closed one
+    # Python has no streams for descriptors that were closed at its start. These live as long as the process.
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
@@ -78,8 +78,8 @@ def open_standard_streams() -> None:
 
 
 def _end() -> None:
-    """End at once: an exception may be swallowed by the import or the finalizer that the signal interrupts."""
+    """Exit at once: an exception could be swallowed by the import or finalizer that the signal interrupts."""
     log = sys.modules.get("derper.log")
-    if log is not None and hasattr(log, "flush"):  # else its import is not finished, and nothing was logged
+    if log is not None and hasattr(log, "flush"):  # else its import is incomplete, and nothing was logged
         log.flush()
     os._exit(0)

@@ -1,27 +1,27 @@
-"""What the bytes of DERP mean, and nothing else.
+"""The meaning of DERP's bytes, without I/O.
 
-This folder is pure: it opens no socket, reads no clock and draws no random bytes. Bytes, nonces, dates and keys are
-handed in; bytes, values and `ProtocolError` come out. So the server, the client, the prober and the tests share one
-reading of the wire, and every rule here can be tested with nothing but data. The rules themselves stand in
-`docs/protocol/`; docstrings name the section that they implement.
+This folder is pure: it opens no socket, reads no clock and draws no random bytes. The caller passes bytes, nonces,
+dates and keys; functions return bytes and values or raise `ProtocolError`. So the server, the client, the prober and
+the tests share one implementation, and every rule can be tested with data alone. The rules are in `docs/protocol/`;
+docstrings name the section that they implement.
 
 Read in this order, which is the order of a connection's life:
 
     keys      the 32-byte names of nodes, and the mesh key
     upgrade   the HTTP request that becomes a DERP stream, and its answer
-    metacert  the certificate that tells a TLS 1.3 client the server's key beforehand
-    reader    a byte stream cut into frames
-    login     ServerKey, ClientInfo, ServerInfo: who is there, proved by a box
+    metacert  the certificate with the server's key for a TLS 1.3 client
+    reader    splits a byte stream into frames
+    login     ServerKey, ClientInfo, ServerInfo: identities, proved by a box
     gojson    JSON as the peers' parser reads it (used by login and derpmap)
     frames    every frame after login
-    decode    which frame may come from whom, and how long it may be
-    session   a client's half of all this, for one connection
-    disco     which packets are NAT traversal and not payload
+    decode    allowed senders and lengths of frames
+    session   a client's side of one connection
+    disco     distinguishes NAT-traversal packets from payload
 
-And beside connections:
+Independent of connections:
 
-    derpmap   which relays there are and how they are reached
-    stun      asking a relay from where it sees us
+    derpmap   the relays and their addresses
+    stun      a request for the address that a relay sees
 
 The names below are the library for programs that speak DERP (docs/protocol-api.md); the server's own code imports from
 the modules.

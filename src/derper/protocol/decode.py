@@ -1,9 +1,8 @@
-"""Which frame may come from whom, and how long it may be.
+"""Allowed senders and lengths of frames.
 
-The two directions differ in temper. A relay reads its clients strictly: a known frame of a wrong length, or a mesh
-frame without the mesh key, closes the connection. A client reads its server tolerantly, because servers are older and
-newer than it: what is too short is passed over, what is too long is cut. Both pass over types that they do not know.
-See docs/protocol/protocol.md, Frames after login.
+A relay reads its clients strictly: a known frame of a wrong length, or a mesh frame without the mesh key, closes the
+connection. A client reads its server tolerantly, because servers may be older or newer. It ignores a frame that is too
+short, and cuts one that is too long. Both ignore unknown types. See docs/protocol/protocol.md, Frames after login.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from derper.protocol.reader import Limits, RawFrame
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_FROM_SERVER = 1_048_576  # the longest payload that a client takes
-MAX_IGNORED_FROM_CLIENT = 65_568  # the longest payload that a relay reads over
+MAX_FROM_SERVER = 1_048_576  # the longest payload that a client accepts
+MAX_IGNORED_FROM_CLIENT = 65_568  # the longest payload that a relay ignores
 
 MAX_PING = 1_000
 
@@ -53,7 +52,7 @@ class _Rule(NamedTuple):
     mesh_only: bool = False
 
 
-# Pong is not among them: a relay sends no Ping, so it passes over a Pong of any length.
+# Without Pong: a relay sends no Ping, so it ignores a Pong of any length.
 _CLIENT_RULES: Mapping[int, _Rule] = {
     FrameType.SEND_PACKET: _Rule(SendPacket, KEY_LEN, KEY_LEN + MAX_PACKET),
     FrameType.FORWARD_PACKET: _Rule(ForwardPacket, 2 * KEY_LEN, 2 * KEY_LEN + MAX_PACKET, mesh_only=True),
@@ -63,7 +62,7 @@ _CLIENT_RULES: Mapping[int, _Rule] = {
     FrameType.PING: _Rule(Ping, PING_LEN, MAX_PING),
 }
 
-# The type and its shortest payload.
+# The type, and its minimum payload length.
 _SERVER_FRAMES: Mapping[int, tuple[type[FromServer], int]] = {
     FrameType.RECV_PACKET: (RecvPacket, KEY_LEN),
     FrameType.KEEP_ALIVE: (KeepAlive, 0),

@@ -1,8 +1,8 @@
-"""The DERP map: which regions of relays there are, and how a client reaches their nodes.
+"""The DERP map: the regions of relays, and the addresses of their nodes.
 
-Read as Go's clients read it: member names without case, unknown ones passed over, absent ones zero; written as Go
-writes it, without what is zero. Whether a map makes sense (node names that occur twice, a region without nodes) is for
-its user to say; only what is no map at all is a `ProtocolError`. See docs/protocol/derpmap.md.
+Parsed as Go's clients parse it: member names without case, unknown members ignored, absent ones zero. Written as Go
+writes it, without zero values. The caller checks whether a map is consistent (duplicate node names, a region without
+nodes). Only a malformed map raises `ProtocolError`. See docs/protocol/derpmap.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 HTTPS_PORT = 443
 STUN_PORT = 3478
 MAX_BYTES = 4_000_000
-"""What a map may have where one is fetched; the public one has 30 kB."""
+"""Maximum size of a fetched map; the public one has 30 kB."""
 MAX_VALUES = 100_000
-"""In a map; the largest real one has a thousand."""
+"""Maximum values in a map; the largest real one has a thousand."""
 
 _PORTS = range(65_536)
 _INT64 = range(-(2**63), 2**63)
@@ -82,13 +82,13 @@ class Node:
     def address(self, version: Literal[4, 6]) -> IPv4Address | IPv6Address | None:
         """Return the address that the map names for an IP `version`; None: it names none."""
         try:
-            return IPv4Address(self.ipv4) if version == 4 else IPv6Address(self.ipv6)  # noqa: PLR2004  its own name
+            return IPv4Address(self.ipv4) if version == 4 else IPv6Address(self.ipv6)  # noqa: PLR2004  an IP version
         except ValueError:
             return None
 
     def dial_host(self, version: Literal[4, 6]) -> str | None:
         """Return the host to connect to over an IP `version`: an address, a DNS name, or None: that version is off."""
-        named = self.ipv4 if version == 4 else self.ipv6  # noqa: PLR2004  an IP version is its name
+        named = self.ipv4 if version == 4 else self.ipv6  # noqa: PLR2004  an IP version
         if not named:
             return self.host_name
         address = self.address(version)
@@ -230,7 +230,7 @@ def _nodes(value: object, name: str) -> tuple[Node, ...]:
     return tuple(Node.from_json(node) for node in gojson.array(value, name) if node is not None)
 
 
-# The map's members: name there, name here, how it is read.
+# The map's members: name in JSON, name here, parser.
 _Members = tuple[tuple[str, str, "Callable[[object, str], object]"], ...]
 _NODE_MEMBERS: _Members = (
     ("Name", "name", gojson.text),

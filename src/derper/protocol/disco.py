@@ -1,7 +1,7 @@
-"""Disco: the small NAT-traversal packets that peers exchange through the relay to find a direct path.
+"""Disco: small NAT-traversal packets that peers exchange through the relay to find a direct path.
 
-The relay never opens them. It only has to tell them from payload, because they get a queue of their own and are
-answered with PeerGone when their destination is unknown (docs/protocol/relay.md, Routing a SendPacket).
+The relay never opens them. It distinguishes them from payload, because they have their own queue, and PeerGone answers
+those with an unknown destination (docs/protocol/relay.md, Routing a SendPacket).
 """
 
 from __future__ import annotations

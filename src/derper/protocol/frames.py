@@ -242,7 +242,7 @@ class Endpoint:
 
     def pack(self) -> bytes:
         """Return 16 bytes of address, IPv4 as IPv4-mapped IPv6 (a zone is lost), and 2 of port."""
-        mapped = bytes(10) + b"\xff\xff" if self.ip.version == 4 else b""  # noqa: PLR2004  an IP version is its name
+        mapped = bytes(10) + b"\xff\xff" if self.ip.version == 4 else b""  # noqa: PLR2004  an IP version
         return self.LAYOUT.pack(mapped + self.ip.packed, self.port)
 
     @classmethod

@@ -1,8 +1,8 @@
 """JSON objects as the peers' parser reads them (Go's encoding/json).
 
-Logins and DERP maps are written and read by Go programs, and what their parser lets pass is part of the wire: member
-names compare without case, of two the last counts, null leaves a member as it is, bytes that are no UTF-8 become
-replacement characters. What it refuses is refused here too: Python's NaN and Infinity, 2.0 for an integer.
+Go programs write and read logins and DERP maps, so the inputs that their parser accepts are part of the protocol.
+Member names compare without case; of duplicates the last counts; null leaves a member unchanged; invalid UTF-8 becomes
+replacement characters. Inputs that Go rejects are rejected here: NaN, Infinity, and 2.0 for an integer.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 _INT64 = range(-(2**63), 2**63)
 _INT64_CHARACTERS = 20
 _MAX_VALUES = 1_000
-"""Far more than any peer sends at login; each costs a microsecond of everybody's time."""
+"""Far more than any peer sends at login; each value costs a microsecond of the only Python thread."""
 _SPACE = " \t\n\r"
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number's letters as they stood: whether they make an integer depends on who asks."""
+    """The text of a number: the caller decides whether it must be an integer."""
 
     letters: str
 
 
 class _Members(list[tuple[str, object]]):
-    """An object's members in their order, doubles and all."""
+    """An object's members in their order, including duplicates."""
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -43,15 +43,15 @@ _decoder = json.JSONDecoder(object_pairs_hook=_Members, parse_int=Number, parse_
 
 
 def members(data: bytes, *, max_values: int = _MAX_VALUES, ignore_rest: bool = False) -> Iterator[tuple[str, object]]:
-    """Read one JSON object and give its members in order, names in small letters; `null` is the empty object.
+    """Return the members of one JSON object in order, with lower-case names; `null` is an empty object.
 
     Args:
-        data: the object, and perhaps white space.
-        max_values: about how many values it may have, nested ones included.
-        ignore_rest: do not look at what follows the object, as Go reads a stream.
+        data: The object, with optional white space.
+        max_values: The approximate maximum of values, including nested ones.
+        ignore_rest: Ignore bytes after the object, as Go does for a stream.
 
     Raises:
-        ProtocolError: not JSON, not an object, bytes after it, or nested deeper than the interpreter can follow.
+        ProtocolError: Not JSON, not an object, bytes after it, too many values, or nested too deeply.
     """
     for name, member in members_as_written(data, max_values=max_values, ignore_rest=ignore_rest):
         yield name.casefold(), member
@@ -60,7 +60,7 @@ def members(data: bytes, *, max_values: int = _MAX_VALUES, ignore_rest: bool = F
 def members_as_written(
     data: bytes, *, max_values: int = _MAX_VALUES, ignore_rest: bool = False
 ) -> Sequence[tuple[str, object]]:
-    """Return what `members` yields, with the names as they are written, for errors and warnings that show them."""
+    """Return the result of `members` with names as written, for errors and warnings."""
     if data.count(b",") > max_values:
         raise ProtocolError(f"JSON: {len(data):,} bytes of more than {max_values:,} values")
     text = data.decode("utf-8", "replace")
@@ -74,7 +74,7 @@ def members_as_written(
 
 
 def entries(value: object, name: str) -> Sequence[tuple[str, object]]:
-    """Take a member that must be an object; gives its own members in order, names as written."""
+    """Return the members of a JSON value that must be an object, in order, with names as written."""
     if value is None:
         return ()
     if not isinstance(value, _Members):
@@ -83,7 +83,7 @@ def entries(value: object, name: str) -> Sequence[tuple[str, object]]:
 
 
 def array(value: object, name: str) -> Sequence[object]:
-    """Take a member that must be an array."""
+    """Return a JSON value that must be an array."""
     if value is None:
         return ()
     if not isinstance(value, list) or isinstance(value, _Members):
@@ -92,7 +92,7 @@ def array(value: object, name: str) -> Sequence[object]:
 
 
 def integer(value: object, name: str) -> int:
-    """Take a member that must be an integer of 64 bits, written without point and exponent."""
+    """Return a JSON value that must be a 64-bit integer, written without point and exponent."""
     letters = value.letters if isinstance(value, Number) else ""
     if len(letters) <= _INT64_CHARACTERS and letters.removeprefix("-").isdigit():
         number = int(letters)
@@ -102,7 +102,7 @@ def integer(value: object, name: str) -> int:
 
 
 def real(value: object, name: str) -> float:
-    """Take a member that must be a number, finite as a double."""
+    """Return a JSON value that must be a number, finite as a double."""
     number = float(value.letters) if isinstance(value, Number) else math.nan
     if not math.isfinite(number):
         raise ProtocolError(f"JSON: {name}: wanted a number")
@@ -110,23 +110,23 @@ def real(value: object, name: str) -> float:
 
 
 def boolean(value: object, name: str) -> bool:
-    """Take a member that must be true or false."""
+    """Return a JSON value that must be true or false."""
     if not isinstance(value, bool):
         raise ProtocolError(f"JSON: {name}: wanted true or false")
     return value
 
 
 def text(value: object, name: str) -> str:
-    """Take a member that must be a string."""
+    """Return a JSON value that must be a string."""
     if not isinstance(value, str):
         raise ProtocolError(f"JSON: {name}: wanted a string")
     return value
 
 
 def compact(value: dict[str, object]) -> bytes:
-    """Write an object as Go does: no white space, and `<`, `>` and `&` escaped."""
+    """Return an object as Go writes it: no white space, and `<`, `>` and `&` escaped."""
     written = json.dumps(value, separators=(",", ":"))
     for character in "<>&":
-        # These three occur in strings alone, so the text as a whole can be searched.
+        # These three occur in strings only, so the whole text can be searched.
         written = written.replace(character, f"\\u{ord(character):04x}")
     return written.encode("ascii")

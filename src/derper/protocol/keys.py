@@ -1,9 +1,8 @@
-"""Node keys and the mesh key: 32 bytes with a meaning, and their text forms.
+"""Node keys and the mesh key: 32 bytes each, and their text forms.
 
 A `NodePublic` is a client's address, so it is a value: hashable, comparable, cheap. `NodePrivate` and `MeshKey` are
-secrets: their `repr` and `str` never show them, and a mesh key compares in constant time.
-Text that is not a key is a `ProtocolError`; whoever reads a flag or a file says so in the operator's terms.
-See docs/protocol/protocol.md, Key text forms.
+secrets: their `repr` and `str` never show them, and mesh keys are compared in constant time. Invalid text raises
+`ProtocolError`; the caller names the flag or file. See docs/protocol/protocol.md, Key text forms.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from derper.errors import ProtocolError
 
 KEY_LEN = 32
 SHORTEST_PREFIX = 4
-"""Hex digits that name a node key where a prefix is enough."""
+"""Minimum hex digits of a key prefix."""
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _ZERO = bytes(KEY_LEN)
 _PREFIX_FORM = re.compile(rf"(?:nodekey:)?([0-9a-f]{{{SHORTEST_PREFIX},{2 * KEY_LEN}}})…?", re.ASCII)
 
 # The points of Curve25519 whose order divides 8, as X25519 reads them (the top bit does not count). The shared secret
-# with each of them is zero whatever the other side's private key is, so anyone can make a box "from" such a key.
+# with each of them is zero for any private key, so anyone can make a box "from" such a key.
 _LOW_ORDER = frozenset(
     bytes.fromhex(point)
     for point in (
@@ -44,7 +43,7 @@ _LOW_ORDER = frozenset(
 def _from_hex(digits: str, what: str) -> bytes:
     if len(digits) != 2 * KEY_LEN:
         raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got {len(digits)} characters")
-    # Checked by hand because bytes.fromhex also takes spaces between digits.
+    # bytes.fromhex would accept spaces between digits.
     if not _HEX_DIGITS.issuperset(digits):
         raise ProtocolError(f"{what}: wanted {2 * KEY_LEN} hex digits, got another character")
     return bytes.fromhex(digits)
@@ -57,10 +56,10 @@ def _without_prefix(text: str, prefix: str, what: str) -> str:
 
 
 def node_key_prefix(text: str) -> str:
-    """Return the hex digits of a node key or of its beginning, with or without `nodekey:` and a final `…`.
+    """Return the hex digits of a node key or a prefix of one, with or without `nodekey:` and a final `…`.
 
     Raises:
-        ProtocolError: the text is neither.
+        ProtocolError: The text is not a key or a prefix.
     """
     match = _PREFIX_FORM.fullmatch(text.lower())
     if match is None:
@@ -74,7 +73,7 @@ _Key = TypeVar("_Key", "NodePublic", "NodePrivate", "MeshKey")
 
 
 def of_type(wanted: type[_Key], key: object, name: str) -> _Key:
-    """Return the key if it has the type that is wanted; `name` says in the error which key it is.
+    """Return the key if it has the wanted type; `name` identifies the key in the error.
 
     Raises:
         TypeError: It has another type, such as its text form.
@@ -148,12 +147,12 @@ class NodePublic:
 
     @property
     def is_zero(self) -> bool:
-        """Whether this is the all-zero key, which belongs to no node."""
+        """True for the all-zero key, which belongs to no node."""
         return self.raw == _ZERO
 
     @property
     def is_low_order(self) -> bool:
-        """Whether the key has a low order (the zero key included): boxes from it prove nothing, so reject its login."""
+        """True if the key has a low order, like the zero key: a box from it proves nothing, so reject its login."""
         return self.raw[:-1] + bytes((self.raw[-1] & 0x7F,)) in _LOW_ORDER
 
     def __str__(self) -> str:
@@ -218,7 +217,7 @@ class NodePrivate:
 
     @property
     def is_zero(self) -> bool:
-        """Whether this is the all-zero key, which has no public key."""
+        """True for the all-zero key, which has no public key."""
         return hmac.compare_digest(self.raw, _ZERO)
 
     def public(self) -> NodePublic:
@@ -296,7 +295,7 @@ class MeshKey:
 
     @property
     def is_zero(self) -> bool:
-        """Whether this is the all-zero key, which stands for no key."""
+        """True for the all-zero key, which means that there is no key."""
         return hmac.compare_digest(self.raw, _ZERO)
 
     def __eq__(self, other: object) -> bool:
@@ -310,8 +309,8 @@ class MeshKey:
 
 
 def admits_to_mesh(ours: MeshKey | None, presented: MeshKey | None) -> bool:
-    """Return whether a client that presents a mesh key is a mesh peer: both sides have the same one, not zero.
+    """Return whether a client with a mesh key is a mesh peer: both sides have the same key, and it is not zero.
 
-    A wrong mesh key is no error; its bearer is an ordinary client (docs/protocol/protocol.md, Login).
+    A client with a wrong mesh key is an ordinary client (docs/protocol/protocol.md, Login).
     """
     return ours is not None and presented is not None and not ours.is_zero and ours == presented

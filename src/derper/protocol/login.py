@@ -1,11 +1,11 @@
-"""Login: how client and server learn who the other is.
+"""Login: client and server prove their keys to each other.
 
     server  ServerKey    magic, the server's public key
     client  ClientInfo   the client's public key, and JSON in a box that only these two can make
     server  ServerInfo   JSON in a box back
 
-One `LoginBox` serves both directions, because deriving the shared key is nearly all of a login's cost. A nonce is
-handed in, 24 random bytes that are never used twice with one pair of keys. See docs/protocol/protocol.md, Login.
+One `LoginBox` serves both directions, because deriving the shared key is most of a login's cost. The caller passes the
+nonce: 24 random bytes that are never used twice with one pair of keys. See docs/protocol/protocol.md, Login.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from derper.protocol.reader import Limits, RawFrame, frame_bytes
 MAGIC = b"DERP\xf0\x9f\x94\x91"
 NONCE_LEN = 24
 TAG_LEN = 16
-MAX_SERVER_KEY = 1_024  # payload bytes; a server may say more after its key some day
-MAX_CLIENT_INFO = 262_144  # payload bytes; the server reads no more before it trusts the client
+MAX_SERVER_KEY = 1_024  # payload bytes; a future server may append data to its key
+MAX_CLIENT_INFO = 262_144  # payload bytes; the maximum before the client has proved its key
 MAX_SERVER_INFO = 1_048_576  # payload bytes, as for any frame from a server
 
 _REMEMBERED = 256
@@ -39,10 +39,10 @@ LOGIN_LIMITS = Limits(
         FrameType.SERVER_KEY: MAX_SERVER_KEY,
         FrameType.CLIENT_INFO: MAX_CLIENT_INFO,
         FrameType.SERVER_INFO: MAX_SERVER_INFO,
-        FrameType.HEALTH: MAX_SERVER_INFO,  # comes instead when the client is refused
+        FrameType.HEALTH: MAX_SERVER_INFO,  # replaces ServerInfo if the client is rejected
     },
 )
-"""For a `FrameReader` of either side during login; `FrameReader.allow` other limits after it."""
+"""For a `FrameReader` of either side during login; after it, set other limits with `FrameReader.allow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _client_info(data: bytes) -> ClientInfo:
         if name == "meshkey":
             mesh_key = MeshKey.from_json(value)
         elif value is None:
-            continue  # null leaves a member as it is; for a mesh key alone it is an error
+            continue  # null leaves a member unchanged; only for a mesh key it is an error
         elif name == "version":
             version = gojson.integer(value, "version")
         elif name == "canackpings":
@@ -145,7 +145,7 @@ def _client_info(data: bytes) -> ClientInfo:
 
 
 _remembered_info = lru_cache(_REMEMBERED)(_client_info)
-"""Clients of one version say the same of themselves, letter by letter."""
+"""Clients of one version send identical JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class ServerInfo:
 
 
 class Agrees(Protocol):
-    """One side's private key: `NodePrivate`, or what computes the same faster."""
+    """One side's private key: a `NodePrivate`, or a faster equivalent."""
 
     def shared_with(self, theirs: NodePublic) -> bytes:
         """Return the 32 bytes of the shared key for boxes with `theirs`."""
@@ -308,7 +308,7 @@ def client_info_frame(key: NodePublic, info: ClientInfo, box: LoginBox, nonce: b
 
 
 _server_info_json = lru_cache(_REMEMBERED)(ServerInfo.to_json)
-"""All clients with the same limit are told the same."""
+"""All clients with the same limit get identical JSON."""
 
 
 def server_info_frame(info: ServerInfo, box: LoginBox, nonce: bytes) -> bytes:

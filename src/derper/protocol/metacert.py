@@ -1,10 +1,10 @@
-"""The meta certificate: how a TLS 1.3 client learns the server's key before the first DERP byte.
+"""The meta certificate, from which a TLS 1.3 client learns the server's key before the first DERP byte.
 
 A server appends it to its chain; a client that finds it may ask for fast start. It proves nothing (the login's box
-does), so all that counts is its common name, `derpkey` and the key's 64 hex digits, and its serial number, the protocol
-version. Those 71 characters are over X.520's 64 and the public interface of `cryptography` refuses them, and reading
-with it would import `socket`; so the few bytes of DER are written and read here.
-See docs/protocol/protocol.md, Getting to the first frame.
+does). Only two fields count: its common name, `derpkey` and the key's 64 hex digits; and its serial number, the
+protocol version. These 71 characters exceed X.520's 64, so the public interface of `cryptography` rejects them, and
+parsing with it would import `socket`. So the DER is written and parsed here. See docs/protocol/protocol.md, Getting to
+the first frame.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class MetaCertificate:
 
     @property
     def allows_fast_start(self) -> bool:
-        """Whether the key is usable; the zero key counts as unknown."""
+        """True if the key is usable; the zero key counts as unknown."""
         return not self.server_key.is_zero
 
 
 def build(server_key: NodePublic, signer: Ed25519PrivateKey, not_before: datetime, not_after: datetime) -> bytes:
-    """Make a server's meta certificate, in DER.
+    """Return a server's meta certificate, in DER.
 
     Args:
-        server_key: the DERP server's public key.
-        signer: a key made for this certificate; nobody checks the signature against anything else.
-        not_before: when it begins to be valid, with a time zone; 30 days ago in the reference.
-        not_after: when it ends; 30 days ahead. A server that runs longer makes a new one.
+        server_key: The DERP server's public key.
+        signer: A key created for this certificate; no client checks the signature.
+        not_before: The begin of its validity, with a timezone; the Go server uses 30 days ago.
+        not_after: The end of its validity, 30 days ahead. A server that runs longer creates a new one.
     """
     algorithm = _der(_SEQUENCE, _der(_OID, _OID_ED25519))
     common_name = (COMMON_NAME_PREFIX + server_key.hex()).encode("ascii")
@@ -92,9 +92,9 @@ def build(server_key: NodePublic, signer: Ed25519PrivateKey, not_before: datetim
 
 
 def find(chain: Iterable[bytes]) -> MetaCertificate | None:
-    """Look for the server's key in the chain that a server presented, DER in order; the first good one counts.
+    """Return the first valid meta certificate in a server's chain, DER in order; None if there is none.
 
-    Certificates that are none, or that only look like meta certificates, are passed over; dates do not matter.
+    Invalid certificates, and invalid meta certificates, are skipped; dates are ignored.
     """
     for certificate in chain:
         try:
@@ -118,7 +118,7 @@ def _serial_and_common_name(certificate: bytes) -> tuple[int, str]:
     fields = _children(_child(_child(certificate, 0, _SEQUENCE), 0, _SEQUENCE))
     if fields and fields[0][0] == _VERSION:
         del fields[0]
-    # Then come: serial number, signature algorithm, issuer, validity, subject.
+    # The fields from here: serial number, signature algorithm, issuer, validity, subject.
     serial = int.from_bytes(_expect(fields, 0, _INTEGER), "big", signed=True)
     common_name = ""
     for _, relative_name in _children(_expect(fields, 4, _SEQUENCE)):
@@ -130,7 +130,7 @@ def _serial_and_common_name(certificate: bytes) -> tuple[int, str]:
 
 
 def _children(data: bytes) -> list[tuple[int, bytes]]:
-    """Cut DER into elements, (tag, content) each. Work and memory are bounded by the length of `data`."""
+    """Return the elements in DER, (tag, content) each. Work and memory are bounded by the length of `data`."""
     children = []
     at = 0
     while at < len(data):

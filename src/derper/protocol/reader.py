@@ -1,8 +1,8 @@
-"""A byte stream cut into frames, without the stream.
+"""Splits a byte stream into frames.
 
-Everything that knows the five-byte header lives here. The caller feeds whatever bytes it has, in any portions, and
-takes frames until there is none; what a payload means is for `login` and `frames` to say.
-A frame that is too long is refused by its header alone, so what is held is at most one payload and what was fed last.
+All code for the five-byte header is here. The caller feeds bytes in any portions and takes frames until there is none;
+`login` and `frames` parse the payloads. A frame that is too long is rejected by its header alone. So a reader buffers
+at most one payload and the bytes fed last.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class RawFrame(NamedTuple):
 
 
 def frame_bytes(frame_type: int, payload: bytes) -> bytes:
-    """Put a header before a payload (docs/protocol/protocol.md, first paragraph)."""
+    """Return a header followed by a payload (docs/protocol/protocol.md, first paragraph)."""
     return _HEADER.pack(frame_type, len(payload)) + payload
 
 
 def whole_frame(data: bytes) -> RawFrame | None:
-    """Return the frame that `data` begins with, if all of it is there: no limit is asked, since it cannot be longer."""
+    """Return the frame at the beginning of `data` if it is complete, else None; without a length limit."""
     if len(data) < HEADER_LEN:
         return None
     frame_type, length = _HEADER.unpack_from(data)
@@ -114,11 +114,11 @@ class FrameReader:
         if len(self._held) < end:
             return None
         payload = bytes(memoryview(self._held)[HEADER_LEN:end])
-        # bytearray drops its head by moving a pointer, so the work stays proportional to the bytes fed.
+        # bytearray removes its head by moving a pointer, so the work stays proportional to the bytes fed.
         del self._held[:end]
         return RawFrame(frame_type, payload)
 
     @property
     def held(self) -> int:
-        """The number of bytes held of a frame that is not complete."""
+        """The number of buffered bytes of an incomplete frame."""
         return len(self._held)

@@ -1,10 +1,10 @@
-"""A client's half of one connection: bytes in, messages and bytes out.
+"""A client's side of one connection: bytes in, messages and bytes out.
 
-    upgrade's answer → ServerKey → (ClientInfo out) → ServerInfo → every frame that a server may send
+upgrade's answer → ServerKey → (ClientInfo out) → ServerInfo → every frame that a server may send
 
-The answer is left out with fast start, and ClientInfo does not wait for ServerKey when the key is known beforehand.
-Whoever drives it sends `data_to_send` after every call; pings are answered there. An error is final.
-See docs/protocol/protocol.md, Getting to the first frame and Login.
+With fast start there is no answer. If the server's key is known beforehand, ClientInfo does not wait for ServerKey. The
+caller sends `data_to_send` after every call, which includes the answers to pings. An error is final. See
+docs/protocol/protocol.md, Getting to the first frame and Login.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ClientSession:
         self._out = bytearray()
         self._box: LoginBox | None = None
         if server_key is not None:
-            self._say_who(server_key)
+            self._send_client_info(server_key)
 
     def feed(self, data: bytes) -> None:
         """Add bytes from the stream.
@@ -126,7 +126,7 @@ class ClientSession:
             ProtocolError: The server broke the protocol.
         """
         while (frame := self._frames.next_frame()) is not None:
-            message = self._take(frame)
+            message = self._handle(frame)
             if message is not None:
                 return message
         return None
@@ -137,7 +137,7 @@ class ClientSession:
         self._out.clear()
         return data
 
-    def _take(self, frame: RawFrame) -> Said | None:
+    def _handle(self, frame: RawFrame) -> Said | None:
         match self._state:
             case _State.KEY:
                 self._meet(ServerKey.decode(frame).key)
@@ -156,12 +156,12 @@ class ClientSession:
 
     def _meet(self, key: NodePublic) -> None:
         if self.server_key is None:
-            self._say_who(key)
+            self._send_client_info(key)
         elif key != self.server_key:
             raise ProtocolError(f"wanted the server's key {self.server_key}, got {key}")
         self._state = _State.INFO
 
-    def _say_who(self, server_key: NodePublic) -> None:
+    def _send_client_info(self, server_key: NodePublic) -> None:
         self.server_key = server_key
         self._box = LoginBox(self._private, server_key)
         self._out += client_info_frame(self.key, self._info, self._box, self._nonce)

@@ -1,7 +1,7 @@
-"""STUN as DERP clients speak it: one request that a relay answers, and what its answer says.
+"""STUN as DERP clients use it: one request to a relay, and its answer.
 
-A request carries the SOFTWARE attribute and the fingerprint without which relays stay silent; the transaction ID, 12
-random bytes, is handed in. The server's side is the data plane's. See docs/protocol/stun.md.
+A request has the SOFTWARE attribute and the fingerprint; without these, relays do not answer. The caller passes the
+transaction ID, 12 random bytes. The server's side is in the data plane. See docs/protocol/stun.md.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TX_ID_LEN = 12
-MAX_ANSWER = 1_500  # bytes of a datagram worth looking at; a relay's answer has 32 or 44
+MAX_ANSWER = 1_500  # bytes of a datagram that are parsed; a relay's answer has 32 or 44
 
-_HEADER = struct.Struct(">HH4s12s")  # type, length of what follows, cookie, transaction ID
+_HEADER = struct.Struct(">HH4s12s")  # type, length of the rest, cookie, transaction ID
 _ATTRIBUTE = struct.Struct(">HH")
-_ADDRESS = struct.Struct(">xBH")  # then the address
+_ADDRESS = struct.Struct(">xBH")  # the address follows
 _COOKIE = bytes.fromhex("2112a442")
 _REQUEST, _SUCCESS = 0x0001, 0x0101
 _SOFTWARE, _FINGERPRINT = 0x8022, 0x8028
 _MAPPED_ADDRESS = 0x0001
-_XOR_MAPPED_ADDRESS = (0x0020, 0x8020)  # the second from before it was standardised
+_XOR_MAPPED_ADDRESS = (0x0020, 0x8020)  # the second from before its standardisation
 _SOFTWARE_NAME = b"tailnode"
 _FINGERPRINT_XOR = 0x5354554E
 _FAMILIES = {1: 4, 2: 16}  # bytes of an address
 
 
 def request(tx_id: bytes) -> bytes:
-    """Build the Binding Request of a DERP client.
+    """Return the Binding Request of a DERP client.
 
     Args:
-        tx_id: 12 random bytes, by which the answer is known.
+        tx_id: 12 random bytes that identify the answer.
     """
     if len(tx_id) != TX_ID_LEN:
         raise ValueError(f"a transaction ID has {TX_ID_LEN} bytes, not {len(tx_id)}")
@@ -50,17 +50,17 @@ def request(tx_id: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A Binding Success Response: from where the server saw the request come."""
+    """A Binding Success Response: the address from which the server received the request."""
 
     tx_id: bytes
     seen: Endpoint
 
     @classmethod
     def parse(cls, datagram: bytes) -> Self:
-        """Read an answer; bytes after the message do not count, MAPPED-ADDRESS only without XOR-MAPPED-ADDRESS.
+        """Parse an answer; bytes after the message are ignored. MAPPED-ADDRESS is used without XOR-MAPPED-ADDRESS only.
 
         Raises:
-            ProtocolError: not STUN, not a success response, attributes cut short, no address that can be read.
+            ProtocolError: Not STUN, not a success response, incomplete attributes, no valid address.
         """
         if len(datagram) < _HEADER.size:
             raise ProtocolError(f"STUN: wanted at least {_HEADER.size} bytes, got {len(datagram)}")
@@ -95,13 +95,13 @@ def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _address(value: bytes, mask: bytes) -> Endpoint:
-    """Read an address; `mask` is what it is combined with, whose first two bytes are the port's."""
+    """Return an address; `mask` is XORed with it, and its first two bytes with the port."""
     family, port = _ADDRESS.unpack_from(value) if len(value) >= _ADDRESS.size else (0, 0)
     raw = value[_ADDRESS.size :][: _FAMILIES.get(family, 0)]
     if not raw or len(raw) != _FAMILIES[family]:
         raise ProtocolError(f"STUN: an address of family {family} in {len(value)} bytes")
     clear = bytes(a ^ b for a, b in zip(raw, mask, strict=False))
-    ip: IPv4Address | IPv6Address = IPv4Address(clear) if len(clear) == 4 else IPv6Address(clear)  # noqa: PLR2004  its bytes
+    ip: IPv4Address | IPv6Address = IPv4Address(clear) if len(clear) == 4 else IPv6Address(clear)  # noqa: PLR2004  bytes of an IPv4 address
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped  # from servers that do not unmap the addresses of their socket
+        ip = ip.ipv4_mapped  # some servers send an IPv4-mapped address
     return Endpoint(ip, port ^ int.from_bytes(mask[:2], "big"))

@@ -1,9 +1,9 @@
-"""How an HTTP/1 request becomes a DERP stream: both sides' heads, and the server's decision.
+"""The upgrade of an HTTP/1 request to a DERP stream: both sides' heads, and the server's decision.
 
-The server parses one request head (`RequestHead.parse`), and for `/derp` asks `decide`. The client builds its head
-(`upgrade_request`) and reads the answer's (`UpgradeAnswer.parse`). h11 parses; what it refuses is a `ProtocolError`.
-A head ends with its blank line: whatever follows is DERP (with fast start in the same segment), never a second request.
-See docs/protocol/protocol.md, Getting to the first frame and WebSocket.
+The server parses one request head (`RequestHead.parse`), and calls `decide` for `/derp`. The client builds its head
+(`upgrade_request`) and parses the answer's (`UpgradeAnswer.parse`). h11 does the parsing; its errors become
+`ProtocolError`. A head ends with its blank line. The next bytes are DERP (with fast start in the same segment), never a
+second request. See docs/protocol/protocol.md, Getting to the first frame and WebSocket.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from derper.protocol.keys import NodePublic
 FAST_START = "Derp-Fast-Start"
 IDEAL_NODE = "Ideal-Node"
 SUBPROTOCOL = "derp"
-MAX_HEAD = 65_536  # bytes of a head, its blank line included; DERP's own are some 200
+MAX_HEAD = 65_536  # bytes of a head, including its blank line; DERP's own have about 200
 
-MAX_LINES = 128  # of a head; parsing costs everybody's time by the line
+MAX_LINES = 128  # of a head; each line costs time of the only Python thread
 _LONGEST_BODY = 2**63 - 1
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # h11 lets most of them pass in a value
-_HOST = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")  # what a redirect may repeat
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # h11 accepts most of these in a value
+_HOST = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")  # characters that a redirect may repeat
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _OF_CLIENTS = b"GET /derp "
 _REMEMBERED_HEADS = 256
-_REMEMBERED_LEN = 1_024  # bytes; a client's own has some 150
+_REMEMBERED_LEN = 1_024  # bytes; a client's own has about 150
 _WEBSOCKET_KEY_LEN = 16
 _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -64,7 +64,7 @@ def head_length(data: bytes) -> int | None:
 
 
 class HeadError(ProtocolError):
-    """A head that is refused with a status that says more than 400 does."""
+    """A head that is rejected with a more specific status than 400."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -82,11 +82,11 @@ class RequestHead:
 
     @staticmethod
     def parse(head: bytes) -> RequestHead:
-        """Read exactly one complete head, from the method to the blank line.
+        """Return one complete head, from the method to the blank line.
 
         Raises:
-            ProtocolError: no, several or a bad Host, contradicting lengths, bytes missing or too many;
-                `HeadError` for too many lines, another version than HTTP/1, a body in another coding.
+            ProtocolError: No Host, several or an invalid one, contradicting lengths, missing or extra bytes.
+                `HeadError` for too many lines, another version than HTTP/1, or an unsupported transfer coding.
         """
         if head.startswith(_OF_CLIENTS) and len(head) <= _REMEMBERED_LEN:
             return _remembered(head)
@@ -94,12 +94,12 @@ class RequestHead:
 
     @property
     def path(self) -> str:
-        """The path alone, as sent (not percent-decoded), without query or, in absolute form, scheme and host."""
+        """The path as sent (not percent-decoded), without query; in absolute form also without scheme and host."""
         return (self.resource or self.target).partition("?")[0]
 
     @property
     def resource(self) -> str:
-        """The path and query that are asked for, whatever form the target has; `*` as it is; "" where it names none."""
+        """The requested path and query, for any form of the target; `*` unchanged; "" if the target has no path."""
         target = self.target
         if target.startswith("/") or target == "*":
             return target
@@ -107,7 +107,7 @@ class RequestHead:
         return "/" + rest.partition("/")[2] if scheme else ""
 
     def encode(self) -> bytes:
-        """Write the head anew: one spelling of what may be written in several."""
+        """Return the head in normal form."""
         lines = [f"{self.method} {self.resource} HTTP/{self.version}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -131,12 +131,12 @@ class RequestHead:
 
     @property
     def content_length(self) -> int:
-        """How many bytes of body follow the head; 0 when it does not say. Means nothing for a chunked body."""
+        """The number of body bytes after the head; 0 if it has no Content-Length. Meaningless for a chunked body."""
         return int(self.get("Content-Length") or 0)
 
     @property
     def is_chunked(self) -> bool:
-        """Whether a body follows whose length only its chunks tell."""
+        """True if a chunked body follows."""
         return bool(self.get_all("Transfer-Encoding"))
 
 
@@ -150,9 +150,9 @@ def _read(head: bytes) -> RequestHead:
         raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} bytes that are none")
     version = event.http_version.decode("ascii")
     if not version.startswith("1."):
-        status = 400 if event.method == b"PRI" else 505  # who tries HTTP/2 without asking is told as the reference does
+        status = 400 if event.method == b"PRI" else 505  # the Go server's answer to HTTP/2 without negotiation
         raise HeadError(status, f"wanted HTTP/1.0 or HTTP/1.1, got HTTP/{version}")
-    version = "1.0" if version == "1.0" else "1.1"  # what comes after 1.1 can be answered with it (RFC 9110, 6.2)
+    version = "1.0" if version == "1.0" else "1.1"  # later versions can be answered with 1.1 (RFC 9110, 6.2)
     parsed = RequestHead(event.method.decode("ascii"), event.target.decode("latin-1"), version, _headers(event))
     if not _HOST.fullmatch(parsed.get("Host")):
         raise ProtocolError("wanted a host in the header Host, got letters that none may have")
@@ -166,18 +166,18 @@ def _read(head: bytes) -> RequestHead:
 
 
 _remembered = lru_cache(_REMEMBERED_HEADS)(_read)
-"""Clients of one version send the same head, letter by letter."""
+"""Clients of one version send identical heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class DerpUpgrade:
     """The stream becomes DERP at once. Answer, then send ServerKey, in one write."""
 
-    fast_start: bool  # the client wants no HTTP answer at all
+    fast_start: bool  # the client expects no HTTP answer
     ideal_node: str | None  # the region's first node, from a client that is not on it
 
     def answer(self, server_key: NodePublic) -> bytes:
-        """Return what goes out before ServerKey: the 101 head, or nothing with fast start."""
+        """Return the bytes before ServerKey: the 101 head, or nothing with fast start."""
         if self.fast_start:
             return b""
         return _switching(
@@ -193,11 +193,11 @@ class WebSocketUpgrade:
     """The stream becomes WebSocket, with DERP in its binary messages."""
 
     key: str  # Sec-WebSocket-Key as sent, checked
-    offers_derp: bool  # else the client only learns by a closing frame that no subprotocol of its list is spoken here
+    offers_derp: bool  # else the client gets a closing frame, because no other subprotocol is supported
 
     def answer(self) -> bytes:
-        """Return the 101 head, and for a client that does not offer `derp` the closing frame: close after it."""
-        accept = base64.b64encode(hashlib.sha1(self.key.encode("ascii") + _WEBSOCKET_GUID).digest())  # noqa: S324  RFC 6455 wants SHA-1
+        """Return the 101 head; for a client that does not offer `derp` also a closing frame: close after it."""
+        accept = base64.b64encode(hashlib.sha1(self.key.encode("ascii") + _WEBSOCKET_GUID).digest())  # noqa: S324  RFC 6455 requires SHA-1
         chosen = (("Sec-Websocket-Protocol", SUBPROTOCOL),) if self.offers_derp else ()
         head = _switching(
             ("Connection", "Upgrade"),
@@ -213,26 +213,26 @@ class Refusal:
     """An ordinary HTTP answer instead of an upgrade; the caller adds Date and Content-Length."""
 
     status: int
-    body: str  # one line of text for people
+    body: str  # one line of text
     extra: tuple[tuple[str, str], ...] = ()
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The answer's headers but for Date, Content-Length and what the connection needs."""
+        """The answer's headers, except Date, Content-Length and the connection's own."""
         return (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"), *self.extra)
 
 
 def decide(head: RequestHead) -> DerpUpgrade | WebSocketUpgrade | Refusal:
-    """Decide how a request for `/derp` is answered.
+    """Return the answer to a request for `/derp`.
 
-    Very old clients say `Upgrade: WebSocket` and mean DERP: a WebSocket is only who names the subprotocol. Method,
-    version and the Connection header do not matter for DERP; they do for WebSocket.
+    Very old clients send `Upgrade: WebSocket` and mean DERP. So a request is a WebSocket only if it names the
+    subprotocol. Method, version and the Connection header are ignored for DERP, and checked for WebSocket.
     """
     upgrade = head.get("Upgrade").lower()
     if upgrade not in ("derp", "websocket"):
         return Refusal(426, "DERP requires connection upgrade\n")
     if head.content_length or head.is_chunked:
-        # A proxy before us would take what follows for the body, and we for DERP.
+        # A proxy before us would treat the next bytes as the body, and we as DERP.
         return Refusal(400, "an upgrade has no body\n")
     if upgrade == "websocket" and SUBPROTOCOL in head.get("Sec-WebSocket-Protocol"):
         return _decide_websocket(head)
@@ -240,7 +240,7 @@ def decide(head: RequestHead) -> DerpUpgrade | WebSocketUpgrade | Refusal:
 
 
 def _decide_websocket(head: RequestHead) -> WebSocketUpgrade | Refusal:
-    """Check the opening handshake (RFC 6455, section 4.2.1); any Origin is welcome, no extension is taken."""
+    """Check the opening handshake (RFC 6455, section 4.2.1); any Origin is accepted, and no extension."""
     wants_upgrade = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
     if head.version == "1.0" or "upgrade" not in (token.lower() for token in head.tokens("Connection")):
         return Refusal(426, "WebSocket wants HTTP/1.1 and Connection: Upgrade\n", wants_upgrade)
@@ -322,7 +322,7 @@ class UpgradeAnswer:
         event = _only_event(connection, head)
         if not isinstance(event, h11.InformationalResponse | h11.Response):
             raise ProtocolError(f"wanted one HTTP response head, got {len(head):,} bytes that are none")
-        if event.status_code != 101:  # noqa: PLR2004  a status is its name
+        if event.status_code != 101:  # noqa: PLR2004  an HTTP status
             raise ProtocolError(f"wanted status 101 for the upgrade to DERP, got {event.status_code}")
         headers = dict(_headers(event))
         key, version = headers.get("derp-public-key"), headers.get("derp-version", "")
@@ -351,7 +351,7 @@ def _headers(event: h11.Request | h11.InformationalResponse | h11.Response) -> t
 
 
 def _switching(*headers: tuple[str, str]) -> bytes:
-    # Built by hand because these names go out in the spelling that Go's server gives them.
+    # Not built by h11, because these names must have the Go server's spelling.
     lines = [f"{name}: {value}" for name, value in headers]
     return "\r\n".join(("HTTP/1.1 101 Switching Protocols", *lines, "", "")).encode("ascii")
 
