@@ -1,13 +1,13 @@
 """A DERP client for asyncio programs: log in at a relay, send, receive, watch (docs/client.md, docs/client-api.md).
 
     async with DerpClient("https://derp.example.com") as client:
-        await client.send(somebody, b"a packet")
+        await client.send(peer, b"a packet")
         async for message in client:
             ...
 
-Read in this order: `target` (where a relay is), `dial` (a socket to it), `tls` (which certificates to trust), `streams`
-(bytes both ways, also as WebSocket), `connection` (one login), `bucket` (the server's rate limit), `client` (the class
-for programs). `derper.protocol` parses the bytes. The server imports nothing from here.
+Read in this order: `target` (a relay's address), `dial` (a socket to it), `tls` (the certificates to trust), `streams`
+(bytes in both directions, also as WebSocket), `connection` (one login), `bucket` (the server's rate limit), `client`
+(the class for programs). `derper.protocol` parses the bytes. The server imports nothing from here.
 
 The names below are stable, as the version number promises (docs/client.md, Stability).
 """

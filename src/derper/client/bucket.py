@@ -1,27 +1,28 @@
-"""The limit that a server may announce: so many bytes a second, so many at once (docs/protocol/protocol.md, Login).
+"""The rate limit that a server may announce: bytes a second, and a burst (docs/protocol/protocol.md, Login).
 
-A client keeps to it by dropping what exceeds it, not by waiting: what is relayed is datagrams. The clock is handed in.
+A client drops packets that exceed it and never waits, because relayed packets are datagrams. The caller passes the
+time.
 """
 
 from derper.protocol.keys import KEY_LEN
 from derper.protocol.reader import HEADER_LEN
 
-OVERHEAD = HEADER_LEN + KEY_LEN  # what a packet costs beside its own bytes
+OVERHEAD = HEADER_LEN + KEY_LEN  # bytes of a packet besides its payload
 
 
 class TokenBucket:
-    """Full at first.
+    """A token bucket, full at first.
 
     Args:
-        rate: bytes a second.
-        burst: the most bytes at once; a packet of more never passes.
-        now: seconds of a clock that never goes back.
+        rate: Bytes a second.
+        burst: Maximum bytes at once; a longer packet never passes.
+        now: Seconds of a monotonic clock.
     """
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate = rate
         self._burst = burst
-        self._tokens = burst  # at the time `_then`; never more than the burst
+        self._tokens = burst  # at the time `_then`; at most the burst
         self._then = now
 
     def take(self, packet_len: int, now: float) -> bool:

@@ -1,8 +1,8 @@
-"""The client that programs use: one key's presence at a relay, kept up.
+"""The client for programs: keeps one key connected to a relay.
 
-`DerpClient` logs in, reads in the background, and comes back when a connection is lost: after a growing pause, or, when
-the relay said that it restarts, at the time that it gave. What it sends is datagrams: a packet that cannot go now is
-dropped and counted, never kept.
+`DerpClient` logs in, reads in the background, and reconnects after a lost connection: after a growing pause, or at the
+time that a restarting relay announced. Sent packets are datagrams: a packet that cannot be sent now is dropped and
+counted, never queued.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ from derper.protocol.keys import KEY_LEN, NodePrivate, NodePublic, of_type
 from derper.protocol.login import ServerInfo
 
 NODE_SECONDS = 1.5
-"""For each node of a region to take a TCP connection."""
+"""Deadline for the TCP connection to each node of a region."""
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
-STEADY_SECONDS: Final = 10.0  # a connection that held so long makes the pauses short again
-RESTART_PAUSE: Final = 0.2  # between tries while a relay restarts
+STEADY_SECONDS: Final = 10.0  # a connection that lasted this long resets the pauses
+RESTART_PAUSE: Final = 0.2  # between attempts while a relay restarts
 LONGEST_RESTART: Final = 120.0
-"""What a relay may ask for when it restarts: longer waits would be another kind of outage."""
+"""Maximum time that a restarting relay may announce, in seconds; a longer one is treated as an ordinary loss."""
 
 _QUEUED_MESSAGES: Final = 64
-"""Received ahead of who iterates; then the relay has to wait, and drops what it cannot hold."""
+"""Maximum messages received and not yet read by the program; then the relay must wait, and drops packets."""
 
 
 Where = str | Node | Region | Target
@@ -71,7 +71,7 @@ class Counts:
 
 
 class _Closed:
-    """Stands in the queue for the end of the messages."""
+    """The end of the messages in the queue."""
 
     def __init__(self, reason: Exception | None) -> None:
         self.reason = reason  # None: the program closed the client
@@ -119,7 +119,7 @@ class DerpClient:
         self.key = self._private.public()
         self._connection: Connection | None = None
         self._messages: asyncio.Queue[Message | _Closed] = asyncio.Queue(_QUEUED_MESSAGES)
-        self._keeping: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._closed: _Closed | None = None
         self._bucket: TokenBucket | None = None
         self._pings: dict[bytes, asyncio.Future[None]] = {}
@@ -144,20 +144,20 @@ class DerpClient:
             ProtocolError: The server does not speak DERP.
             RuntimeError: The client was connected or closed before.
         """
-        if self._keeping is not None or self._closed is not None:
+        if self._task is not None or self._closed is not None:
             raise RuntimeError("a DerpClient connects once")
         connection = await self._open(self._targets)
         await self._begin(connection)
-        self._keeping = asyncio.create_task(self._keep(connection))
+        self._task = asyncio.create_task(self._keep_connected(connection))
         return connection.connected
 
     async def close(self) -> None:
         """Close the connection and stop reconnecting. A waiting `receive` raises `NetworkError`; an iteration ends."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._task is not None:
+            self._task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._keeping
-        if self._connection is not None:  # that nobody had begun to read
+                await self._task
+        if self._connection is not None:  # its first message is unread
             connection, self._connection = self._connection, None
             await connection.close()
         if self._closed is None:
@@ -251,7 +251,7 @@ class DerpClient:
             del self._pings[data]
         return loop.time() - began
 
-    async def note_preferred(self, preferred: bool) -> None:  # noqa: FBT001  the one thing that it says
+    async def note_preferred(self, preferred: bool) -> None:  # noqa: FBT001  the only argument
         """Announce whether this relay is the key's home. Sent again after each reconnect.
 
         Args:
@@ -308,7 +308,7 @@ class DerpClient:
     async def _open(self, targets: tuple[Target, ...]) -> Connection:
         errors = []
         for target in targets:
-            # Only a number in statistics: who is not on the first node says which that is.
+            # For the server's statistics only: a client on another node names the first one.
             ideal = None if target is self._targets[0] else self._targets[0].node.name
             try:
                 return await Connection.open(
@@ -321,7 +321,7 @@ class DerpClient:
         raise NetworkError("no node of the region: " + "; ".join(map(str, errors))) from errors[0]
 
     async def _begin(self, connection: Connection) -> None:
-        """Make a new connection the client's own, and say on it what was said on the last."""
+        """Use a new connection, and repeat the announcements of the last one on it."""
         self._connection = connection
         self._limit(connection.connected.server_info)
         if self._preferred is not None:
@@ -329,17 +329,17 @@ class DerpClient:
         if self._watches:
             await self._write(WatchConns().encode())
 
-    async def _keep(self, connection: Connection) -> None:
-        """Keep the client connected until it is closed; an end before that is told to whoever receives."""
+    async def _keep_connected(self, connection: Connection) -> None:
+        """Keep the client connected until it is closed; if it cannot be, receivers get the error."""
         try:
-            reason: Exception = await self._keep_up(connection)
-        except Exception as bug:  # noqa: BLE001  raised where somebody sees it
+            reason: Exception = await self._read_and_reconnect(connection)
+        except Exception as bug:  # noqa: BLE001  raised in the receiving task
             reason = bug
         self._closed = _Closed(reason)
         await self._messages.put(self._closed)
 
-    async def _keep_up(self, connection: Connection) -> DerperError:
-        """Read what comes, and when the connection is lost get another one, or else say why it was."""
+    async def _read_and_reconnect(self, connection: Connection) -> DerperError:
+        """Read messages and reconnect after each loss; return the error that ended this."""
         loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE
         while True:
@@ -354,7 +354,7 @@ class DerpClient:
                     connection = again
                     continue
             while True:
-                await self._tell_lost(lost, pause * random.uniform(0.5, 1))  # noqa: S311  a pause is no secret
+                await self._tell_lost(lost, pause * random.uniform(0.5, 1))  # noqa: S311  not a secret
                 pause = min(LONGEST_PAUSE, 2 * pause)
                 try:
                     connection = await self._open(self._targets)
@@ -364,7 +364,7 @@ class DerpClient:
             await self._begin(connection)
 
     async def _read(self, connection: Connection) -> tuple[DerperError, Restarting | None]:
-        """Take messages until the connection is lost; why it was, and whether it had announced that."""
+        """Read messages until the connection is lost; return the error, and the announced restart, if any."""
         restarting = None
         try:
             await self._messages.put(connection.connected)
@@ -393,7 +393,7 @@ class DerpClient:
         return answered is not None
 
     async def _wait_for_restart(self, target: Target, restarting: Restarting, lost: DerperError) -> Connection | None:
-        """Come back when the relay said, and try for as long as it said; None: it is not back."""
+        """Reconnect at the announced time, and retry for the announced duration; return None if that failed."""
         wait = min(restarting.reconnect_in_ms / 1000, LONGEST_RESTART)
         try_for = min(restarting.try_for_ms / 1000, LONGEST_RESTART)
         await self._tell_lost(lost, wait)
@@ -424,7 +424,7 @@ class DerpClient:
         try:
             await connection.send(frame)
         except NetworkError:
-            return False  # whoever reads finds out why
+            return False  # receivers get the error
         return True
 
 

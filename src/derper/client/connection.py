@@ -1,7 +1,7 @@
-"""One login at one relay: from its address to a stream of messages, until it is lost. Nothing is tried again here.
+"""One login at one relay: from its address to a stream of messages, until it is lost. No retries here.
 
-What the two ends say is `derper.protocol.session`'s affair; this moves the bytes, bounds the time of each step, and
-gives up a relay that has been silent for too long.
+`derper.protocol.session` implements the protocol. This module moves the bytes, limits the time of each step, and closes
+a connection that has been silent for too long.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from derper.protocol.upgrade import upgrade_request
 DIAL_SECONDS = 10.0
 LOGIN_SECONDS = 10.0  # for TLS, upgrade and login together
 SILENCE_SECONDS = 120.0
-"""A relay says something every 60 to 65 s, if only that it is there."""
+"""Maximum silence; a relay sends a keep-alive every 60 to 65 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,20 +129,20 @@ class Connection:
         """Connect and log in.
 
         Args:
-            target: the relay.
-            private: the client's key.
-            options: how it comes.
-            dial_seconds: until TCP is connected; TLS, upgrade and login have ten seconds more.
-            ideal_node: the name of the region's first node, when this is another.
+            target: The relay.
+            private: The client's key.
+            options: The settings.
+            dial_seconds: Deadline for TCP; TLS, upgrade and login have ten seconds more.
+            ideal_node: The name of the region's first node if the target is another one.
 
         Raises:
-            NetworkError: it cannot be reached, its certificate is not trusted, it hung up or took too long.
-            ProtocolError: it does not speak DERP, or breaks it.
+            NetworkError: The relay is unreachable, has an untrusted certificate, closed the connection or timed out.
+            ProtocolError: The server does not speak DERP, or violates it.
         """
         stream: Stream | None = None
         seconds = LOGIN_SECONDS
         if options.websocket:
-            seconds += dial_seconds  # in which it connects by itself
+            seconds += dial_seconds  # a WebSocket connects by itself
         else:
             sock = await dial.connect_within(target.node, dial_seconds)
         try:
@@ -192,7 +192,7 @@ class Connection:
         return cls(target, stream, session, connected)
 
     async def next(self) -> Said:
-        """Wait for the next message; pings of the server are answered meanwhile."""
+        """Return the next message; pings of the server are answered meanwhile."""
         await _send_pending(self._stream, self._session)
         while (message := self._session.next_message()) is None:
             await _send_pending(self._stream, self._session)
@@ -207,7 +207,7 @@ class Connection:
         return message
 
     async def send(self, frame: bytes) -> None:
-        """Send a whole frame; waits while the relay takes no more."""
+        """Send a complete frame; waits while the connection accepts no more data."""
         await self._stream.write(frame)
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""A TCP connection to a node: names resolved, IPv6 and IPv4 raced (RFC 8305), the first that connects wins.
+"""A TCP connection to a node: names are resolved, IPv6 and IPv4 raced (RFC 8305), and the first connection is used.
 
-Each family goes its own way, so that a name that cannot be resolved for one holds up nothing of the other. IPv6 has a
-head start, as has each address before the next; who fails lets the next begin at once.
+Each family has its own task, so that a name that cannot be resolved for one does not delay the other. IPv6 has a head
+start, and each address has one before the next. After a failure the next attempt begins at once.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ _Attempt = Callable[[], Awaitable[socket.socket]]
 
 
 async def connect(node: Node) -> socket.socket:
-    """Return a connected socket that does not block.
+    """Return a connected, non-blocking socket.
 
     Raises:
-        NetworkError: no address, or none that answers; it says what each attempt met.
+        NetworkError: No address, or no connection; the message lists each attempt.
     """
     try:
         return await _first([partial(_over, family, host, node.port) for family, host in _ways(node)])
@@ -46,10 +46,10 @@ async def connect_within(node: Node, seconds: float) -> socket.socket:
 
 
 async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
-    """Return all the addresses that `connect` would try.
+    """Return all addresses that `connect` would try.
 
     Raises:
-        NetworkError: there is none.
+        NetworkError: There are none.
     """
     ways = _ways(node)
     found = await asyncio.gather(*(_look_up(family, host, node.port) for family, host in ways), return_exceptions=True)
@@ -65,10 +65,12 @@ async def addresses(node: Node) -> list[tuple[socket.AddressFamily, str]]:
 
 
 async def addresses_over(node: Node, version: Literal[4, 6]) -> list[str]:
-    """Return the addresses of one family, none when the map switches it off or the host is an address of the other.
+    """Return the addresses of one family.
+
+    Empty if the map disables the family, or if the host is an address of the other one.
 
     Raises:
-        NetworkError: the name has none.
+        NetworkError: The name has none.
     """
     host, family = node.dial_host(version), _FAMILIES[version]
     if host is None or not _may_be(host, version):
@@ -91,11 +93,11 @@ def _ways(node: Node) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def _may_be(host: str, version: Literal[4, 6]) -> bool:
-    return not is_address(host) or (":" in host) == (version == 6)  # noqa: PLR2004  an IP version is its name
+    return not is_address(host) or (":" in host) == (version == 6)  # noqa: PLR2004  an IP version
 
 
 class _AllFailedError(OSError):
-    """No attempt came through."""
+    """All attempts failed."""
 
 
 async def _over(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
@@ -123,7 +125,7 @@ async def _to(family: socket.AddressFamily, address: _Address) -> socket.socket:
 
 
 async def _first(attempts: Sequence[_Attempt]) -> socket.socket:
-    """Start one attempt after the other and give the first socket; the others are ended."""
+    """Start the attempts one after the other, and return the first socket; the others are cancelled."""
     running: set[asyncio.Future[socket.socket]] = set()
     errors: list[str] = []
     waiting = list(attempts)
@@ -149,7 +151,7 @@ async def _first(attempts: Sequence[_Attempt]) -> socket.socket:
 
 
 def _words(error: OSError) -> str:
-    # asyncio puts the address into the words; those of a look-up that failed have numbers below 0.
+    # asyncio adds the address to the message; a failed look-up has a number below 0.
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 

@@ -1,7 +1,6 @@
-"""Bytes to and from a relay: over TCP, in TLS, or in the messages of a WebSocket.
+"""Byte streams to a relay: TCP, TLS, or the messages of a WebSocket.
 
-`open` goes as far as the first byte of DERP can be written: encrypted, the certificate looked at. What the stream
-carries is for `connection` to know.
+`open` returns once DERP can be written: encrypted, and with the certificate checked. `connection` interprets the bytes.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from derper.errors import NetworkError, ProtocolError
 from derper.protocol.upgrade import SUBPROTOCOL
 
 CHUNK = 65_536
-CLOSE_SECONDS = 1.0  # for goodbyes; then the connection is cut
+CLOSE_SECONDS = 1.0  # for closing handshakes; then the connection is aborted
 
 Address = tuple[str, int]
 
@@ -34,13 +33,13 @@ class Stream(Protocol):
     remote: Address
 
     async def read(self) -> bytes:
-        """Wait for some bytes; none are the end."""
+        """Return some bytes; empty at the end."""
 
     async def write(self, data: bytes) -> None:
-        """Send; waits while the connection takes no more."""
+        """Send bytes; waits while the connection accepts no more."""
 
     async def close(self) -> None:
-        """End it, with the goodbyes that belong to it."""
+        """Close the stream, with its closing handshakes."""
 
 
 class TcpStream:
@@ -55,7 +54,7 @@ class TcpStream:
 
     @classmethod
     async def open(cls, target: Target, given: ssl.SSLContext | None, sock: socket.socket) -> Self:
-        """Take over a connected socket, and with TLS shake hands and look at the certificate."""
+        """Take over a connected socket; with TLS, shake hands and check the certificate."""
         try:
             context = tls.context_for(target, given) if target.tls else None
             name = target.host if context else None
@@ -80,14 +79,14 @@ class TcpStream:
             raise
 
     async def read(self) -> bytes:
-        """Wait for some bytes; none are the end."""
+        """Return some bytes; empty at the end."""
         try:
             return await self._reader.read(CHUNK)
         except OSError as error:
             raise NetworkError(f"the connection was lost: {error.strerror or error}") from error
 
     async def write(self, data: bytes) -> None:
-        """Send; waits while the connection takes no more."""
+        """Send bytes; waits while the connection accepts no more."""
         try:
             self._writer.write(data)
             await self._writer.drain()
@@ -95,7 +94,7 @@ class TcpStream:
             raise NetworkError(f"the connection was lost: {error.strerror or error}") from error
 
     async def close(self) -> None:
-        """End it; TLS says goodbye, and who does not answer is cut off."""
+        """Close the stream; TLS sends its closing alert, and a peer that does not answer is aborted."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 self._writer.close()
@@ -103,12 +102,12 @@ class TcpStream:
         except OSError:
             await _cut(self._writer.transport)
         except asyncio.CancelledError:
-            self._writer.transport.abort()  # nobody is left to wait for the peer's goodbye
+            self._writer.transport.abort()  # do not wait for the peer's closing alert
             raise
 
 
 class WebSocketStream:
-    """DERP in binary messages, whose boundaries mean nothing: as a browser's client speaks it."""
+    """DERP in binary messages, whose boundaries have no meaning, as browser clients use it."""
 
     def __init__(
         self,
@@ -126,7 +125,7 @@ class WebSocketStream:
 
     @classmethod
     async def open(cls, target: Target, given: ssl.SSLContext | None, dial_seconds: float) -> Self:
-        """Connect and shake hands, all of it; the certificate is looked at before DERP begins.
+        """Connect, shake hands and check the certificate.
 
         A session of aiohttp connects by itself; each address has `dial_seconds`.
         """
@@ -157,7 +156,7 @@ class WebSocketStream:
         return stream
 
     async def read(self) -> bytes:
-        """Wait for a message's bytes; none are the end."""
+        """Return the bytes of a message; empty at the end."""
         while True:
             message = await self._socket.receive()
             match message.type:
@@ -172,14 +171,14 @@ class WebSocketStream:
                     raise ProtocolError(f"wanted binary WebSocket messages, got one of type {kind.name}")
 
     async def write(self, data: bytes) -> None:
-        """Send as one message; waits while the connection takes no more."""
+        """Send bytes as one message; waits while the connection accepts no more."""
         try:
             await self._socket.send_bytes(data)
         except (aiohttp.ClientError, OSError) as error:
             raise NetworkError(f"the WebSocket was lost: {_words(error)}") from error
 
     async def close(self) -> None:
-        """Do the closing handshake, and end it."""
+        """Close the stream after a closing handshake."""
         with suppress(aiohttp.ClientError, OSError):
             await self._socket.close()
         await self._session.close()
@@ -188,19 +187,19 @@ class WebSocketStream:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Remembers its only connection: aiohttp leaves a TLS one to itself until the peer has said goodbye."""
+    """A connector that stores its only connection: aiohttp keeps a TLS one open until the peer's closing alert."""
 
     transport: asyncio.Transport | None = None
 
-    async def connect(self, *request: Any, **more: Any) -> Connection:  # noqa: ANN401  whatever aiohttp hands in
-        """Connect as ever."""
+    async def connect(self, *request: Any, **more: Any) -> Connection:  # noqa: ANN401  aiohttp's arguments
+        """Connect, and store the connection."""
         connection = await super().connect(*request, **more)
         self.transport = connection.transport
         return connection
 
 
 class _Resolver(AbstractResolver):
-    """Sends aiohttp to the addresses of the DERP map's node, where it has some."""
+    """Resolves to the addresses of the DERP map's node, if it has any."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -214,7 +213,7 @@ class _Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """No-op: nothing is open."""
 
 
 async def _cut(transport: asyncio.WriteTransport) -> None:

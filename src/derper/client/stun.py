@@ -1,4 +1,4 @@
-"""STUN as clients use it: asking a relay from which address it sees us (docs/protocol/stun.md)."""
+"""STUN for clients: asks a relay for our address as it sees it (docs/protocol/stun.md)."""
 
 import asyncio
 import os
@@ -9,16 +9,16 @@ from derper.protocol.frames import Endpoint
 
 
 async def ask(address: str, port: int, seconds: float, *, every: float) -> Endpoint:
-    """Ask until there is an answer: datagrams get lost.
+    """Send requests until there is an answer, because datagrams may be lost; return the address in it.
 
     Args:
-        address: the relay's, not a name.
-        port: its UDP port.
-        seconds: how long in all.
-        every: after so many seconds it is asked again, with a transaction ID of its own.
+        address: The relay's IP address.
+        port: Its UDP port.
+        seconds: The deadline.
+        every: Seconds between two requests, each with its own transaction ID.
 
     Raises:
-        NetworkError: there was none in time, or the network refuses.
+        NetworkError: No answer in time, or the network rejected the request.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

@@ -1,4 +1,4 @@
-"""Where a relay is, and what is spoken there: a URL or a node of a DERP map, as one type.
+"""A relay's address and protocol: a URL or a node of a DERP map, as one type.
 
 Pure: nothing is resolved or dialled here.
 """

@@ -1,8 +1,8 @@
-"""Whom a client trusts: the system's roots, one certificate by its pin, or, in tests, anybody.
+"""The certificates that a client trusts: by the system's roots, by a pin, or, in tests, any.
 
-The rules for `CertName` are those of the clients that read DERP maps (docs/protocol/tls.md): another name, which the
-certificate has to have while the handshake still asks for the host's, or a pin. What Python's `ssl` does not check
-itself is checked here after the handshake, before the first byte is written.
+The rules for `CertName` are those of clients that read DERP maps (docs/protocol/tls.md). It is a pin, or another name
+that the certificate must have while the handshake still sends the host's. Checks that Python's `ssl` does not make
+follow after the handshake, before the first byte is written.
 """
 
 import hashlib
@@ -50,31 +50,31 @@ def context_for(target: Target, given: ssl.SSLContext | None) -> ssl.SSLContext:
     """Return the settings for one handshake.
 
     Args:
-        target: the relay; `InsecureForTests` and `CertName` count.
-        given: the program's own settings: its roots and versions. None: the system's, as SSL_CERT_FILE changes them.
+        target: The relay; `InsecureForTests` and `CertName` are used.
+        given: The program's own settings: its roots and versions. None: the system's, as SSL_CERT_FILE changes them.
     """
     node = target.node
     named = bool(node.cert_name) and not node.cert_name.startswith(PIN)
     if not node.insecure_for_tests and not node.cert_name:
         return given or ssl.create_default_context()
-    # What is changed must not be the program's own settings, so what matters of them is copied.
+    # The program's own settings must not change, so the relevant ones are copied.
     context = ssl.create_default_context() if given is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if given is not None:
         context.minimum_version, context.maximum_version = given.minimum_version, given.maximum_version
         context.verify_flags = given.verify_flags
         for root in given.get_ca_certs(binary_form=True):
             context.load_verify_locations(cadata=root)
-    context.check_hostname = False  # `check` looks for the other name
+    context.check_hostname = False  # `check` compares the other name
     if not named or node.insecure_for_tests:
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
 def check(target: Target, info: TlsInfo) -> None:
-    """Look at what the handshake did not.
+    """Make the checks that the handshake did not make.
 
     Raises:
-        NetworkError: the certificate is not the one that the DERP map asks for; it says what was wanted.
+        NetworkError: The certificate does not match the DERP map; the message contains the expected one.
     """
     node = target.node
     if node.insecure_for_tests or not node.cert_name:
@@ -86,16 +86,16 @@ def check(target: Target, info: TlsInfo) -> None:
 
 
 def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: datetime) -> None:
-    """Take exactly one certificate beside the meta certificate: the pinned one, in its time, for the dialled name.
+    """Accept exactly one certificate besides the meta certificate: the pinned one, in its time, for the dialled name.
 
     Args:
-        cert_name: the pin, `sha256-raw:` and 64 small hex digits.
-        chain: what was presented, DER.
-        server_name: the name in the handshake; empty: not checked.
-        now: an aware time.
+        cert_name: The pin, `sha256-raw:` and 64 lower-case hex digits.
+        chain: The presented certificates, DER.
+        server_name: The name in the handshake; empty: not checked.
+        now: The time, with a timezone.
 
     Raises:
-        NetworkError: it is not so.
+        NetworkError: A check failed.
     """
     leaves = [certificate for certificate in chain if not metacert.is_meta(certificate)]
     if len(leaves) != 1:
@@ -116,7 +116,7 @@ def pin_of(certificate: bytes) -> str:
 
 
 def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:
-    """Read a finished handshake."""
+    """Return the facts of a finished handshake."""
     cipher = tls.cipher()
     return TlsInfo(tls.version() or "", cipher[0] if cipher else "", server_name, presented_chain(tls))
 
@@ -124,8 +124,8 @@ def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:
 def presented_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
     """Return the certificates that the peer presented, in its order, DER.
 
-    Python 3.13 has a method for it. 3.11 and 3.12 have the same one a layer deeper, without a public name; they change
-    no more, so it will not go away there.
+    Python 3.13 has a public method for it. 3.11 and 3.12 have the same method on a private object; these versions no
+    longer change, so it will stay there.
     """
     if hasattr(tls, "get_unverified_chain"):
         return tuple(tls.get_unverified_chain() or ())
@@ -135,7 +135,7 @@ def presented_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
 
 
 def failure(error: OSError) -> str:
-    """Describe in a few words why a handshake failed."""
+    """Return a short description of a failed handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:

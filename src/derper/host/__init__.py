@@ -1,6 +1,6 @@
-"""The machine as all programs of ours use it, and what they share when they ask others.
+"""The machine and requests to other servers, for all programs.
 
-`files` (the operator's, read with a sentence when that fails), `names` (resolved within a deadline), `roots` (whom
-outgoing TLS trusts), `outgoing` (questions over HTTP), `proxies` (through whom they go), `worker` (calls that block,
-off the loop). Nothing in here knows what a relay is.
+`files` (the operator's files, with clear errors), `names` (DNS within a deadline), `roots` (trusted roots of outgoing
+TLS), `outgoing` (HTTP requests), `proxies` (their proxies), `worker` (blocking calls in a thread). Nothing here knows
+relays.
 """

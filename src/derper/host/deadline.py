@@ -1,7 +1,7 @@
-"""A deadline for another program's answer that does not blame it for a pause of our own.
+"""A deadline for another program's answer that excludes pauses of our own process.
 
 `asyncio.timeout` expires by the clock. After a pause of the whole process (a busy loop, SIGSTOP, a suspended machine)
-it expires in the turn in which the answer is read, although the answer had come in time.
+it expires in the turn in which the answer is read, although the answer had arrived in time.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 STEPS: Final = 5
-"""Parts of a deadline. A part during which the loop stood still for longer than a part is waited for again."""
+"""Parts of a deadline. If the loop stood still for longer than a part, the part is repeated."""
 
 
 @asynccontextmanager
 async def deadline(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
     """Raise `TimeoutError` after `seconds` in which the loop could read; `None` never does.
 
-    Pauses extend it to twice its length at most, not counting the pauses.
+    Pauses extend it to twice its length at most, not counting the pauses themselves.
     """
     async with asyncio.timeout(None) as timeout:
         steps = None if seconds is None else _Steps(timeout, seconds / STEPS)
@@ -40,7 +40,7 @@ class _Steps:
         self._begin()
 
     def stop(self) -> None:
-        """Expire no more."""
+        """Cancel the timer."""
         self._timer.cancel()
 
     def _begin(self) -> None:

@@ -1,6 +1,6 @@
-"""The operator's files: read with a sentence when that fails, written whole or not at all.
+"""The operator's files: read and written with clear errors, and written whole or not at all.
 
-Blocking, and therefore for start-up and for threads only. Every failure is a `ConfigError`: paths are the operator's.
+Blocking: for start-up and threads only. Every failure raises `ConfigError`, because paths are the operator's settings.
 """
 
 import errno
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from derper.errors import ConfigError
 
-MAX_BYTES = 1 << 20  # keys and certificate chains are a thousandth of it; a device or a log file by mistake is not
+MAX_BYTES = 1 << 20  # keys and certificate chains are a thousand times smaller; rejects a device or a log file
 
 
 def read(path: Path, what: str, *, most: int = MAX_BYTES) -> bytes:
-    """A file's bytes, `most` at most. `what` names it in the error, as in "the mesh key file"."""
+    """Return a file's bytes, at most `most`; `what` names it in errors, such as "the mesh key file"."""
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -28,7 +28,7 @@ def read(path: Path, what: str, *, most: int = MAX_BYTES) -> bytes:
 
 
 def write(path: Path, data: bytes, what: str, mode: int = 0o600) -> None:
-    """Put a file in place at once, making its folders; after a power cut it is there whole or not at all."""
+    """Write a file atomically, and create its directories; after a power failure it is whole or absent."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -57,7 +57,7 @@ def rename(path: Path, to: Path, what: str) -> None:
 
 
 def _remedy(error: OSError) -> str:
-    """Return what the operator has to do after a failed write."""
+    """Return the remedy for a failed write."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "free some space there"
     return "use a path that this user may write to"

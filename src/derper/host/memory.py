@@ -1,7 +1,7 @@
-"""How much memory this process may use: the machine's, or the limit of its control group where that is less.
+"""The memory that this process may use: the machine's, or its control group's limit if that is lower.
 
-A control group's limit is what containers, and systemd's `MemoryMax=`, set. Versions 1 and 2 of control groups are
-read, wherever they are mounted. `root` is the file system's root, for tests.
+Containers and systemd's `MemoryMax=` set a control group's limit. Versions 1 and 2 of control groups are read, with any
+mount point. `root` is the file system's root, for tests.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 _LIMIT_FILES: Final = {"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}
-"""The file that holds a group's limit, by the type of the file system."""
+"""The file with a group's limit, by the type of the file system."""
 
 
 class _Mount(NamedTuple):
@@ -66,12 +66,12 @@ def _mounts(text: str) -> Iterator[_Mount]:
 
 
 def _unescaped(path: str) -> str:
-    """Return a path of mountinfo, in which spaces and the like are written as octal numbers."""
+    """Return a path of mountinfo, in which spaces and some other characters are octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _read(path: Path) -> str:
-    """Return a file's text, or nothing where it cannot be read."""
+    """Return a file's text; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

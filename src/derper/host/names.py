@@ -1,7 +1,7 @@
-"""Names as this machine resolves them: the hosts file first, then the servers of resolv.conf, within a deadline.
+"""Name look-ups: the hosts file first, then the servers of resolv.conf, within a deadline.
 
-Unlike the system's own resolver this one can be waited for on the loop and given up at any moment, and it reads TXT
-records. Both files are read at each `Names`, so a change of them counts from the next round on.
+Unlike the system's resolver, this one runs on the loop and can be cancelled, and it reads TXT records. Each `Names`
+reads both files again, so changes are used from the next round.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from derper.errors import NetworkError
 
 HOSTS: Final = Path("/etc/hosts")
 _LOCAL_SERVERS: Final = ("127.0.0.1", "::1")
-"""Who is asked where resolv.conf names nobody."""
+"""The servers if resolv.conf names none."""
 
 
 class Names:
-    """The names as they are now."""
+    """The current hosts file and name servers."""
 
     def __init__(self, resolver: Resolver | None = None, hosts: Path = HOSTS) -> None:
         self._resolver = resolver or _system_resolver()
@@ -34,7 +34,7 @@ class Names:
         """Return a name's addresses of both families, at least one, in the order of the answers.
 
         Raises:
-            NetworkError: it has none, or nobody says so in time.
+            NetworkError: The name has none, or no server answered in time.
         """
         if (known := self._hosts.get(name.rstrip(".").lower()) or _as_address(name)) is not None:
             return known
@@ -47,10 +47,10 @@ class Names:
         return found
 
     async def texts(self, name: str, seconds: float) -> list[str]:
-        """Return a name's TXT records, their parts joined; empty if an authoritative answer says that there are none.
+        """Return a name's TXT records, their parts joined; empty if an authoritative answer has none.
 
         Raises:
-            NetworkError: nobody says so in time.
+            NetworkError: No server answered in time.
         """
         return await self._ask(name, RdataType.TXT, seconds)
 
@@ -87,7 +87,7 @@ def _system_resolver() -> Resolver:
 
 
 def _read_hosts(path: Path) -> dict[str, list[IPAddress]]:
-    """Return the hosts file's addresses by name; invalid lines are ignored, as the system does."""
+    """Return the hosts file's addresses by name; like the system, ignore invalid lines."""
     found: defaultdict[str, list[IPAddress]] = defaultdict(list)
     try:
         lines = path.read_text("utf-8", "replace").splitlines()

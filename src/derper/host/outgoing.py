@@ -1,4 +1,4 @@
-"""What all our questions to other HTTP servers share: a name, bounds for an answer, and which failures are our own."""
+"""HTTP requests to other servers: user agent, limits for answers, and detection of our own shortages."""
 
 import errno
 import os
@@ -17,12 +17,12 @@ _SHORTAGES: Final = frozenset({
     errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL,
     socket.EAI_MEMORY, socket.EAI_SYSTEM,
 })  # fmt: skip
-"""Errors of a connection that the other server has no part in: descriptors, memory, and local ports are used up."""
+"""Errors that are not the other server's fault: descriptors, memory, or local ports are used up."""
 
 USER_AGENT: Final = {"User-Agent": f"derper/{version()}"}
 MAX_HEAD_LINE: Final = 1 << 20
 MAX_HEAD_LINES: Final = 1_000
-"""Bounds for the head of an answer. aiohttp's own (8 kB, 128 lines) are less than proxies send and Go reads."""
+"""Limits for the head of an answer. aiohttp's own (8 kB, 128 lines) are lower than proxies send and Go reads."""
 
 
 def session(
@@ -32,7 +32,7 @@ def session(
     timeout: aiohttp.ClientTimeout = DEFAULT_TIMEOUT,
     traces: Sequence[aiohttp.TraceConfig] = (),
 ) -> aiohttp.ClientSession:
-    """Return a session for questions to other servers: it keeps no cookies, and reads long heads."""
+    """Return a session for requests to other servers: without cookies, with higher limits for heads."""
     return aiohttp.ClientSession(
         connector=connector,
         headers=headers,
@@ -46,13 +46,13 @@ def session(
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, what: str, most: int, proxy: str | None = None) -> bytes:
-    """Return the body of a GET, of bounded length. `what` begins the error's sentence.
+    """Return the body of a GET, of bounded length; `what` begins the error's message.
 
-    It is asked through the `proxy`, if there is one.
+    The request uses the `proxy`, if there is one.
 
     Raises:
-        NetworkError: the answer is another than 200, or longer.
-        aiohttp.ClientError, OSError, ValueError: there is none, or the URL is none.
+        NetworkError: The status is not 200, or the body is too long.
+        aiohttp.ClientError, OSError, ValueError: No answer, or an invalid URL.
     """
     async with session.get(url, proxy=proxy) as answer:
         if answer.status != HTTPStatus.OK:
@@ -61,11 +61,11 @@ async def fetch(session: aiohttp.ClientSession, url: str, what: str, most: int, 
 
 
 async def whole(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Read a body of at most so many bytes.
+    """Return a body of at most `most` bytes.
 
     Raises:
-        NetworkError: it has more.
-        aiohttp.ClientError: it breaks off.
+        NetworkError: It is longer.
+        aiohttp.ClientError: It is incomplete.
     """
     body = bytearray()
     async for part in response.content.iter_any():
@@ -76,13 +76,13 @@ async def whole(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 def is_own_shortage(error: BaseException) -> bool:
-    """Return whether a request failed because this process or machine is short of something, as of descriptors."""
+    """Return whether a request failed because this process or machine has run out of something, such as descriptors."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in _SHORTAGES):
             return True
         if isinstance(seen, socket.gaierror) and not _has_a_descriptor():
-            return True  # a resolver without a descriptor says that it cannot find the name
+            return True  # a resolver without a descriptor reports that the name is unknown
         seen = seen.__cause__
     return False
 
@@ -95,14 +95,14 @@ def _has_a_descriptor() -> bool:
     return True
 
 
-def connector(proxy: str | None, **options: Any) -> tuple[aiohttp.TCPConnector, str | None]:  # noqa: ANN401  aiohttp's
-    """Return a session's connector with aiohttp's options, and the proxy to name in each of its requests.
+def connector(proxy: str | None, **options: Any) -> tuple[aiohttp.TCPConnector, str | None]:  # noqa: ANN401  aiohttp's options
+    """Return a session's connector with aiohttp's options, and the proxy to pass with each request.
 
-    A SOCKS proxy is the connector's affair, an HTTP proxy the request's.
+    A SOCKS proxy is part of the connector, an HTTP proxy of the request.
     """
     if proxy is None or not proxy.startswith("socks5"):
         return aiohttp.TCPConnector(**options), proxy
-    # Late: few need its libraries.
+    # A late import: SOCKS proxies are rare.
     from derper.host.socks import SocksConnector  # noqa: PLC0415
 
     return SocksConnector.to(proxy, **options), None

@@ -1,9 +1,9 @@
-"""Through which proxy another server is asked: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, read as Go's programs read them.
+"""Proxies for outgoing requests: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, read as Go's programs read them.
 
-A proxy speaks HTTP, HTTPS or SOCKS5. `host.outgoing` and the ACME client know how to go through each.
+A proxy speaks HTTP, HTTPS or SOCKS5. `host.outgoing` and the ACME client use each kind.
 
-aiohttp and requests read these variables too, but ask a proxy for this very machine as well, and send passwords of a
-`.netrc` to whomever it names. So they are told. No I/O; the environment is handed in.
+aiohttp and requests read these variables, too. But they use a proxy for this machine itself, and send passwords of a
+`.netrc` to any host. So they get the proxy from here. No I/O; the caller passes the environment.
 """
 
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-"""In capitals or, where that is not set, in small letters."""
+"""Upper case, or lower case if that is not set."""
 
 _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies, by the scheme of what is asked for; they may have a password in them."""
+    """The proxies, by the scheme of the request; the URLs may contain a password."""
 
     by_scheme: Mapping[str, str] = field(default_factory=dict, repr=False)
-    spared: tuple[str, ...] = ()  # what is asked without one: the entries of NO_PROXY
+    spared: tuple[str, ...] = ()  # the entries of NO_PROXY: no proxy for these
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> tuple[Self, list[str]]:
-        """Read the variables; return the proxies, and the names of the variables that hold no usable proxy."""
+        """Return the proxies in the variables, and the names of the variables with an invalid proxy."""
         http, https, spared = (environ.get(name) or environ.get(name.lower(), "") for name in VARIABLES)
         found, unusable = {}, []
         for scheme, name, text in (("http", "HTTP_PROXY", http), ("https", "HTTPS_PROXY", https)):
@@ -78,7 +78,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _proxy(text: str) -> str | None:
-    """Return the proxy's URL; `None` when it is not one. `:7890` is a port of this machine, as in Go."""
+    """Return the proxy's URL; None if it is invalid. `:7890` is a port of this machine, as in Go."""
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
@@ -90,6 +90,6 @@ def _proxy(text: str) -> str | None:
     credentials, at, _ = parts.netloc.rpartition("@")
     host = parts.hostname or "localhost"
     where = f"[{host}]" if ":" in host else host
-    # A name is resolved by the SOCKS proxy, whether the URL says socks5 or socks5h: Go makes no difference.
+    # The SOCKS proxy resolves names, for socks5 and socks5h, as in Go.
     scheme = "socks5h" if parts.scheme == "socks5" else parts.scheme
     return f"{scheme}://{credentials}{at}{where}:{port or _PORTS[parts.scheme]}"

@@ -1,4 +1,4 @@
-"""Whom outgoing TLS trusts: the root certificates that the configuration names, or the system's."""
+"""The trusted roots of outgoing TLS: those of the configuration, or the system's."""
 
 import re
 import ssl
@@ -14,7 +14,7 @@ def load(roots: TrustedRoots) -> list[bytes]:
     """Return the roots in DER.
 
     Raises:
-        ConfigError: the file that was named cannot be read.
+        ConfigError: The configured file cannot be read.
     """
     if roots.file is not None:
         return _read(roots.file)
@@ -26,13 +26,13 @@ def load(roots: TrustedRoots) -> list[bytes]:
 
 
 def context(roots: TrustedRoots) -> ssl.SSLContext:
-    """Return the settings of a TLS client that trusts them; they are read once, here.
+    """Return the settings of a TLS client that trusts the roots, read once.
 
     Raises:
-        ConfigError: the file that was named cannot be read.
+        ConfigError: The configured file cannot be read.
     """
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # As in Go, a certificate that was named is trusted by itself, whoever has signed it.
+    # As in Go, a configured certificate is trusted by itself, with any issuer.
     tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if found := b"".join(load(roots)):
         try:

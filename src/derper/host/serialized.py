@@ -1,4 +1,4 @@
-"""A coroutine function that never runs twice at a time: for work that checks, waits, and then changes something."""
+"""A coroutine function that never runs twice at a time: for work that checks, awaits, and then changes something."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Serialized(Generic[T]):
-    """Runs `work` one call after the other. Calls that come while it runs share one further run, which begins after it.
+    """Runs `work` one call after the other. Calls during a run share one further run, which begins after it.
 
     So each caller gets the result of a run that began after its call, and a thousand calls cost two runs.
     """
@@ -19,7 +19,7 @@ class Serialized(Generic[T]):
         self._next: asyncio.Task[T] | None = None  # the one that has not begun
 
     async def __call__(self) -> T:
-        """Run, or share a run; a caller that is cancelled does not stop the run of the others."""
+        """Return the result of a run; cancelling a caller does not stop the run for other callers."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._run(self._last))
         return await asyncio.shield(self._next)

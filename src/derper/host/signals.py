@@ -1,8 +1,8 @@
-"""Signals and the event loop: a signal wakes the loop at once, whatever the loop is about to do.
+"""Signals and the event loop: a signal wakes the loop at once, even if it is about to wait.
 
-CPython runs a signal's handler between two bytecodes. A signal that comes just before the loop waits for its sockets,
-or that the kernel gives to another thread, is only noted: without a wake-up descriptor it is handled when traffic
-comes, which may be never. `asyncio.run` sets none for its own handler of SIGINT.
+CPython runs a signal's handler between two bytecodes. If a signal arrives just before the loop waits for its sockets,
+or in another thread, it is only recorded. Without a wake-up descriptor it is handled with the next traffic, which may
+never come. `asyncio.run` sets no descriptor for its own handler of SIGINT.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ async def _woken(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def waking() -> Iterator[None]:
-    """Let every signal wake the running loop."""
+    """Wake the running loop for every signal."""
     loop = asyncio.get_running_loop()
     reads, writes = socket.socketpair()
     with reads, writes:
         reads.setblocking(False)
         writes.setblocking(False)
-        before = signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)  # full: it will wake all the same
+        before = signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)  # a full buffer wakes the loop, too
         loop.add_reader(reads, reads.recv, 4096)
         try:
             yield

@@ -20,7 +20,7 @@ class SocksConnector(ProxyConnector):
 
     @classmethod
     def to(cls, proxy: str, **options: Any) -> Self:  # noqa: ANN401  aiohttp's options
-        """Return a connector for a `socks5h://` URL, which may hold a user and a password."""
+        """Return a connector for a `socks5h://` URL, which may contain a user and a password."""
         kind, host, port, user, password = parse_proxy_url(proxy.replace("socks5h:", "socks5:", 1))
         return cls(host=host, port=port, proxy_type=kind, username=user, password=password, rdns=True, **options)
 
@@ -30,7 +30,7 @@ class SocksConnector(ProxyConnector):
         traces: "list[Trace]",
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  aiohttp's interface
     ) -> "Connection":
-        """Connect, and turn the library's own error into one of aiohttp's."""
+        """Connect, and raise the library's own error as one of aiohttp's."""
         try:
             return await super().connect(req, traces, timeout)
         except ProxyError as error:

@@ -1,7 +1,7 @@
-"""Calls that block, off the loop: files on a slow disk, and libraries that wait for other servers.
+"""Blocking calls in a thread: files on a slow disk, and libraries that wait for other servers.
 
-One at a time, each in a daemon thread, so neither the loop nor the end of the program ever waits for one. A call that
-outlasts its time is left behind and may still do its work, unheard.
+One call at a time, each in a daemon thread, so that neither the loop nor the end of the program waits for one. A call
+that exceeds its time is abandoned: it may still complete, and its result is discarded.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ Blocking: TypeAlias = Callable[[], T]
 
 
 class Worker:
-    """Runs one call after another; of one loop."""
+    """Runs one call after another, for one loop."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -25,13 +25,13 @@ class Worker:
         """Return the call's result or raise its exception.
 
         Raises:
-            TimeoutError: it takes longer than this, its turn not included.
+            TimeoutError: The call took longer than `seconds`, not counting its wait for other calls.
         """
         async with self._turn:
             done: Future[T] = Future()
             done.set_running_or_notify_cancel()
             threading.Thread(target=_settle, args=(done, call), name=self._name, daemon=True).start()
-            # Not wait_for, which in Python 3.11 forgets that it was cancelled when the call has just ended.
+            # Not wait_for: in Python 3.11 it loses a cancellation if the call has just ended.
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(done)
 
@@ -39,7 +39,7 @@ class Worker:
 def _settle(done: Future[T], call: Blocking[T]) -> None:
     try:
         result = call()
-    except BaseException as error:  # noqa: BLE001  it is raised again where the call was asked for
+    except BaseException as error:  # noqa: BLE001  raised again in the caller
         done.set_exception(error)
     else:
         done.set_result(result)
