@@ -1,7 +1,7 @@
-"""The prober: asks every relay of a DERP map, again and again, whether it does what clients need of it.
+"""The prober: repeatedly checks that every relay of a DERP map works for clients.
 
-Read in this order: `config` (what an operator decided), `probe` (one probe and its record), `schedule` (which runs
-when), `source` (where the map comes from), `plan` (which probes a map asks for); then a file for each class of probe:
-`tls` with `revocation`, `udp`, `mesh`, `bandwidth` with `tunnel` and `tundevice`, `queuing`; last what is shown:
-`metrics`, `pages`, `status`, `charts`, `verdict`; and `app`, which joins all. See docs/protocol/prober.md.
+Read in this order: `config` (the configuration), `probe` (one probe and its record), `schedule` (the times of the
+probes), `source` (the source of the map), `plan` (the probes of a map). Then a file for each class of probe: `tls` with
+`revocation`, `udp`, `mesh`, `bandwidth` with `tunnel` and `tundevice`, `queuing`. Last the output: `metrics`, `pages`,
+`status`, `charts`, `verdict`; and `app`, which joins all. See docs/protocol/prober.md.
 """

@@ -1,4 +1,4 @@
-"""What an operator may do about a probe that fails, by its class: what it means and where to look first."""
+"""Advice for a failed probe, by its class: its meaning, and the first things to check."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The prober put together: composition alone, for each of the three ways to run it."""
+"""The whole prober, composed for each of its three modes."""
 
 import asyncio
 import sys
@@ -27,15 +27,15 @@ from derper.prober.tunnel import Tunnel
 _log: FilteringBoundLogger = structlog.get_logger()
 
 _CONTINUOUS_SECONDS = 3.0
-"""What a continuous probe gets where all are run once."""
+"""Seconds for a continuous probe if each probe runs once."""
 
 
 _LOOK_UPS = 64
-"""Names that are looked up at a time: with the usual few, one name server that hangs would hold up all probes."""
+"""Concurrent look-ups; with the usual few, one name server that hangs would delay all probes."""
 
 
 async def serve(config: ProberConfig, keys: Keys) -> int:
-    """Probe until told to stop, and show how it goes; gives the exit code."""
+    """Probe until a signal stops it, and serve the results; return the exit code."""
     schedule = Schedule(spread=config.spread)
     map_probe = map_probe_of(config, keys, schedule)
     stopped = asyncio.Event()
@@ -49,14 +49,14 @@ async def serve(config: ProberConfig, keys: Keys) -> int:
 
 
 async def run_once(config: ProberConfig, keys: Keys, *, as_json: bool) -> int:
-    """Run each probe once, print how that went; gives the exit code."""
+    """Run each probe once and print the results; return the exit code."""
     probes = await probe_once(config, keys)
     verdict.show(probes, as_json=as_json)
     return verdict.exit_code(probes)
 
 
 async def print_keys(config: ProberConfig, keys: Keys) -> int:
-    """Print the public keys that the probing clients have, for the map as it is now."""
+    """Print the public keys of the probing clients, for the current map; return the exit code."""
     map_probe = map_probe_of(config, keys)
     run = await map_probe.probe().run()
     if not run.ok:
@@ -71,7 +71,7 @@ async def print_keys(config: ProberConfig, keys: Keys) -> int:
 
 
 async def probe_once(config: ProberConfig, keys: Keys) -> list[Probe]:
-    """Run each probe once, that of the map first; gives them."""
+    """Run each probe once, that of the map first; return the probes."""
     map_probe = map_probe_of(config, keys)
     first = map_probe.probe()
     await first.run()
@@ -80,7 +80,7 @@ async def probe_once(config: ProberConfig, keys: Keys) -> list[Probe]:
 
 
 def map_probe_of(config: ProberConfig, keys: Keys, schedule: Schedule | None = None) -> MapProbe:
-    """Return the probe of the map, with all that its probes need; to be called in the loop that they will run in."""
+    """Return the probe of the map; call it in the loop in which the probes will run."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOK_UPS, "look-up"))
     trust = Trust.load(config.roots)
     tunnel = None if config.bandwidth.tun is None else Tunnel(config.bandwidth.tun)

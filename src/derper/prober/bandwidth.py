@@ -1,7 +1,7 @@
-"""The bandwidth probe: how long so many bytes take from one node to another, over DERP alone or as TCP inside of it.
+"""The bandwidth probe: the time of a transfer between two nodes, over DERP alone or as TCP through DERP.
 
-Random bytes go in packets of 64 KiB, at most thirty of them under way at a time, and arrive in order and unchanged.
-With a TUN device a TCP connection of this machine carries them, whose packets go over DERP (`tunnel`).
+Random bytes are sent in packets of 64 KiB, at most thirty in flight, and must arrive in order and unchanged. With a TUN
+device, a TCP connection of this machine transfers them, and its packets pass through DERP (`tunnel`).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MOST_UNDER_WAY: Final = 30
 
 @dataclass(slots=True)
 class Transferred:
-    """What a bandwidth probe counts."""
+    """The measurements of a bandwidth probe."""
 
     size: int
     through_tun: bool
@@ -41,17 +41,17 @@ class Transferred:
         if self.through_tun:
             yield "derp_bw_bytes_total", ("", {}, self.octets)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe the throughput over all runs."""
         return f"{self.octets / self.seconds / 1e6:,.1f} MB/s" if self.seconds else ""
 
     def carried(self, octets: int) -> None:
-        """Count bytes that have arrived."""
+        """Count bytes that arrived."""
         self.octets += octets
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the time of a transfer, however it ends."""
+        """Measure the time of a transfer, also of a failed one."""
         began = time.monotonic()
         try:
             yield
@@ -61,7 +61,7 @@ class Transferred:
 
 @dataclass(frozen=True, slots=True)
 class BandwidthCheck:
-    """From one node to another, or to itself."""
+    """A transfer from one node to another, or to itself."""
 
     name: str
     nodes: tuple[Node, Node]
@@ -71,7 +71,7 @@ class BandwidthCheck:
     transferred: Transferred = field(compare=False)
 
     async def __call__(self) -> None:
-        """Carry the bytes; raises `DerperError` when they do not arrive as they were sent."""
+        """Transfer the bytes; raises `DerperError` if they do not arrive as sent."""
         async with self.clients.pair(self.name, self.nodes) as pair:
             if self.nodes[0] != self.nodes[1]:
                 await asyncio.sleep(INTRODUCTION_SECONDS)
@@ -83,15 +83,15 @@ class BandwidthCheck:
 
 
 async def _carry(pair: Pair, size: int, carried: Callable[[int], None]) -> None:
-    """Send packets and receive them, at most so many on their way."""
-    under_way: deque[bytes] = deque()
+    """Send and receive packets, with a maximum in flight."""
+    in_flight: deque[bytes] = deque()
     room = asyncio.Semaphore(MOST_UNDER_WAY)
 
     async def send() -> None:
         for at in range(0, size, PACKET_LEN):
             packet = os.urandom(min(PACKET_LEN, size - at))
             await room.acquire()
-            under_way.append(packet)
+            in_flight.append(packet)
             await pair.send(packet)
 
     async def receive() -> None:
@@ -100,9 +100,9 @@ async def _carry(pair: Pair, size: int, carried: Callable[[int], None]) -> None:
             came = await pair.receiver.packet()
             if came.source != pair.sender.key:
                 raise NetworkError(f"got a packet from {came.source}; want one from {pair.sender.key}")
-            if not under_way or came.packet != under_way[0]:
+            if not in_flight or came.packet != in_flight[0]:
                 raise NetworkError(f"after {size - left:,} bytes of {size:,} a packet was lost or overtaken")
-            under_way.popleft()
+            in_flight.popleft()
             left -= len(came.packet)
             carried(len(came.packet))
             room.release()

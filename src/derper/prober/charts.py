@@ -1,4 +1,4 @@
-"""Small charts of a probe's history, inline SVG: how long each run took, and which failed. Pure: runs in, text out."""
+"""Small charts of a probe's history as inline SVG: the duration and result of each run. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,11 +8,11 @@ from derper.prober.probe import HISTORY, Run
 WIDTH: Final = 180
 HEIGHT: Final = 32
 _STEP: Final = WIDTH / HISTORY
-_LEAST: Final = 2.0  # of a bar's height, so that a quick run can be seen
+_LEAST: Final = 2.0  # minimum height of a bar, so that a quick run is visible
 
 
 def history(runs: Sequence[Run]) -> str:
-    """Draw one bar a run, the latest at the right; a failed one takes the full height, in the colour of failure."""
+    """Return one bar per run, the latest at the right; a failed run has full height, in the colour of failure."""
     slowest = max((run.seconds for run in runs if run.ok), default=0.0)
     bars = []
     for at, run in enumerate(runs, HISTORY - len(runs)):
@@ -23,8 +23,8 @@ def history(runs: Sequence[Run]) -> str:
             f'width="{_STEP - 0.5:.1f}" height="{height:.1f}"/>'
         )
     failed = sum(not run.ok for run in runs)
-    told = f"{len(runs)} runs, {failed} failed, slowest good one {slowest * 1_000:,.1f} ms"
+    summary = f"{len(runs)} runs, {failed} failed, slowest good one {slowest * 1_000:,.1f} ms"
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{told}">'
-        f"<title>{told}</title>{''.join(bars)}</svg>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{summary}">'
+        f"<title>{summary}</title>{''.join(bars)}</svg>"
     )

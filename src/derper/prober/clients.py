@@ -1,7 +1,7 @@
-"""The clients that probes log in with: fresh ones for each run, two at a time.
+"""The clients of probes: new ones for each run, two at a time.
 
-Without a probe key their keys are random. With one they are derived from it, one for each probe and end, so that a
-server that verifies its clients can be told of them beforehand; and no two runs at a time share a key.
+Without a probe key their keys are random. With one they are derived from it, one for each probe and end, so that an
+operator can allow them on a server that verifies its clients. No two concurrent runs share a key.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _LIMITED_PAUSE: Final = 0.01
 
 
 class End(StrEnum):
-    """Which of a probe's two clients."""
+    """One of a probe's two clients."""
 
     SENDER = "sender"
     RECEIVER = "receiver"
@@ -35,7 +35,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two clients that are logged in, and how they came in."""
+    """Two clients that are logged in, with the facts of their logins."""
 
     sender: DerpClient
     receiver: DerpClient
@@ -43,7 +43,7 @@ class Pair:
     receiver_connected: Connected
 
     async def send(self, packet: bytes) -> None:
-        """Send from one to the other, when the relay's limit lets it; raises `NetworkError` without a connection."""
+        """Send from one to the other, as the relay's limit permits; raises `NetworkError` without a connection."""
         while not await self.sender.send(self.receiver.key, packet):
             if self.sender.connected is None:
                 raise NetworkError("the sender's connection was lost")
@@ -52,23 +52,23 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What the clients come in with."""
+    """The keys of the probing clients."""
 
     mesh_key: MeshKey | None
-    secret: NodePrivate | None  # what their own keys are derived from; None: fresh keys
+    secret: NodePrivate | None  # their own keys are derived from it; None: random keys
 
     @classmethod
     def load(cls, config: ProberConfig) -> Self:
-        """Read them from where the configuration says.
+        """Return the keys that the configuration names.
 
-        Waits for a secrets server, which no running loop can do. Raises `ConfigError` for what cannot be read.
+        Waits for a secrets server, so not within a running loop. Raises `ConfigError` if a key cannot be read.
         """
         secret = None if config.probe_key is None else load_or_make_key(config.probe_key)
         return cls(load_mesh_key(Mesh(config.mesh_key, ()), config.roots), secret)
 
 
 class Clients:
-    """Makes them."""
+    """Creates the clients."""
 
     def __init__(self, trust: Trust, keys: Keys) -> None:
         self._options = Options(mesh_key=keys.mesh_key, tls=trust.context, reconnect=False)
@@ -83,7 +83,7 @@ class Clients:
 
     @asynccontextmanager
     async def pair(self, probe: str, at: tuple[Node, Node], *, is_prober: bool = False) -> AsyncIterator[Pair]:
-        """Log both clients in, the receiver first; raises `DerperError` for whoever cannot."""
+        """Log both clients in, the receiver first; raises `DerperError` if a login fails."""
         options = replace(self._options, is_prober=is_prober)
         async with AsyncExitStack() as stack:
             clients, connected = [], []

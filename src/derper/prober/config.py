@@ -1,4 +1,4 @@
-"""The one immutable object that a prober is built from; `derper.cli.probing` makes it of flags and environment.
+"""The immutable configuration of a prober; `derper.cli.probing` creates it from flags and environment.
 
 Seconds are floats. A class of probes whose interval is `None` is off.
 """
@@ -14,7 +14,7 @@ from derper.protocol.keys import MeshKey
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How often each class of probes runs."""
+    """The interval of each class of probes."""
 
     derp_map: float
     tls: float | None
@@ -25,7 +25,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """What a bandwidth probe carries, and through what."""
+    """The transfer of a bandwidth probe."""
 
     size: int  # bytes, at least 1
     tun: IPv4Interface | None  # the device's own address in its /30; None: no device
@@ -41,18 +41,18 @@ class Queuing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProberConfig:
-    """All that an operator decided, parsed."""
+    """The whole configuration, parsed."""
 
     map_source: str  # an https, http or file URL, or "local" for the tailscaled on this machine
     tailscaled_socket: Path
-    region: str  # its code or number; empty: all
+    region: str  # its code or number; empty: all regions
     listen: ListenAddress
     spread: bool
     intervals: Intervals
     bandwidth: Bandwidth
     queuing: Queuing
-    mesh_key: MeshKey | Path | SecretsServer | None  # where it comes from
-    probe_key: Path | None  # file of the secret that the probing clients' keys are derived from; None: fresh keys
+    mesh_key: MeshKey | Path | SecretsServer | None  # the key or its source
+    probe_key: Path | None  # file of the secret for the probing clients' keys; None: random keys
     roots: TrustedRoots
     proxies: Proxies
     debug: DebugAccess

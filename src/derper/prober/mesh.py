@@ -1,6 +1,6 @@
-"""The mesh probe: does a packet get from one node to another, or through one alone?
+"""The mesh probe: checks that a packet gets from one node to another, or through one node.
 
-Two fresh clients, one on each node; eight random bytes from the one must reach the other, from the right key.
+Two new clients, one on each node: eight random bytes from the one must reach the other, from the right key.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from derper.prober.together import first
 from derper.protocol.derpmap import Node
 
 INTRODUCTION_SECONDS: Final = 0.1
-"""For one node to tell the other of a client that has just come."""
+"""Seconds for one node to announce a new client to the other."""
 
 _PACKET_LEN: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class MeshCheck:
-    """One node to another, or to itself."""
+    """A packet from one node to another, or to itself."""
 
     name: str
     nodes: tuple[Node, Node]
@@ -32,8 +32,8 @@ class MeshCheck:
         """Send a packet and wait for it.
 
         Raises:
-            NetworkError: it does not arrive, another one does, or a login's TLS is not what it should be.
-            ProtocolError: a relay does not speak DERP.
+            NetworkError: It does not arrive, another one arrives, or a login's TLS is not as expected.
+            ProtocolError: A relay does not speak DERP.
         """
         async with self.clients.pair(self.name, self.nodes, is_prober=True) as pair:
             for node, connected in zip(self.nodes, (pair.sender_connected, pair.receiver_connected), strict=True):
@@ -52,13 +52,13 @@ class MeshCheck:
 def _check_tls(node: Node, connected: Connected) -> None:
     if connected.tls is None:
         raise NetworkError(f"no TLS with {node.host_name}")
-    # Of an address nothing stands in a handshake.
+    # For an address the handshake has no name.
     name = connected.tls.server_name
     if name and name != node.host_name:
         raise NetworkError(f'TLS server name "{name}" != derp hostname "{node.host_name}"')
 
 
 async def listen(pair: Pair) -> NoReturn:
-    """Take what the sender's relay says, which wants to be read; raises `DerperError` when that connection ends."""
+    """Read and discard the messages of the sender's relay; raises `DerperError` when its connection ends."""
     while True:
         await pair.sender.receive()

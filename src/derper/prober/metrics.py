@@ -1,4 +1,4 @@
-"""What the probes tell Prometheus: families by name, each sample with its probe's labels (docs/protocol/metrics.md)."""
+"""The prober's metric families: each sample has its probe's labels (docs/protocol/metrics.md)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -8,16 +8,16 @@ from derper.prober.probe import CONTINUOUS_SECONDS, Probe, Sample
 
 _PREFIX: Final = "derpprobe_"
 _NEVER: Final = -62_135_596_800
-"""The end of what never ended, as the reference writes it: the year 1 in Unix seconds."""
+"""The end time of a run that has not ended, as in the Go prober: the year 1 in Unix seconds."""
 
 _OF_PATH: Final = ("class", "derp_path", "hostname", "name", "region", "region_id")
 _OF_BANDWIDTH: Final = (*_OF_PATH, "tcp_in_tcp")
 _OF_ALL: Final = ("address_family", *_OF_BANDWIDTH)
-"""Labels of any probe; each has those that say something of it."""
+"""Labels of any probe; each probe has those that apply."""
 
 
-def _metric(name: str, kind: Type, told: str, labels: tuple[str, ...] = _OF_ALL) -> Metric:
-    return Metric(f"{_PREFIX}{name}", kind, told, labels, has_help=True)
+def _metric(name: str, kind: Type, help_text: str, labels: tuple[str, ...] = _OF_ALL) -> Metric:
+    return Metric(f"{_PREFIX}{name}", kind, help_text, labels, has_help=True)
 
 
 METRICS: Final = (
@@ -70,7 +70,7 @@ def families(probes: Iterable[Probe]) -> Iterator[Family]:
 
 
 def _in_order(labels: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """Sort labels by name, but a bucket's bound last, where every reader looks for it."""
+    """Return labels sorted by name, but a bucket's bound last, as readers expect."""
     all_labels = {**labels, **more}
     return dict(sorted(all_labels.items(), key=lambda label: (label[0] == "le", label[0])))
 

@@ -1,7 +1,7 @@
-"""What the prober serves over HTTP: the status page, `/healthz`, and the debug pages (docs/protocol/prober.md).
+"""The prober's pages: the status page, `/healthz`, and the debug pages (docs/protocol/prober.md).
 
-The status page says what the map says and how it goes, so anybody may see it; who may see the debug pages, which also
-make probes run, is judged as the relay judges it.
+The status page shows the map and the results and is public. The debug pages can start probes and have the relay's
+access rules.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Pages:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
-        """Serve them; gives the address. Raises `ConfigError` when that address cannot be had."""
+        """Serve the pages; yield the address. Raises `ConfigError` if it cannot be bound."""
         runner = serving.runner(self._application(), access_log=None)
         await runner.setup()
         try:
@@ -67,7 +67,7 @@ class Pages:
         app = web.Application()
         app.on_response_prepare.append(_drop_server_header)
         app.router.add_route("*", "/healthz", _healthz)
-        app.router.add_route("*", "/debug", _go_to_index)
+        app.router.add_route("*", "/debug", _redirect_to_index)
         app.router.add_route("*", "/debug/", self._guarded(self._index))
         for name, _, page in self._debug_pages():
             app.router.add_route("*", f"/debug/{name}", self._guarded(page))
@@ -110,13 +110,13 @@ class Pages:
         return web.Response(text=page, content_type="text/html", charset="utf-8", headers=headers.PUBLIC)
 
     async def _varz(self, _request: web.Request) -> web.Response:
-        told = await asyncio.to_thread(lambda: [*process.program_families(), *process.library_families()])
-        text = exposition.text([*metrics.families(self._schedule.probes), *told])
+        process_families = await asyncio.to_thread(lambda: [*process.program_families(), *process.library_families()])
+        text = exposition.text([*metrics.families(self._schedule.probes), *process_families])
         return web.Response(text=text, headers=headers.DEBUG)
 
     async def _vars(self, _request: web.Request) -> web.Response:
-        told = await asyncio.to_thread(lambda: [*process.program_families()])
-        members = {"cmdline": process.command_line(), **expvar.variables(told)}
+        process_families = await asyncio.to_thread(lambda: [*process.program_families()])
+        members = {"cmdline": process.command_line(), **expvar.variables(process_families)}
         return web.Response(text=f"{json.dumps(members, indent=1)}\n", content_type=_JSON, headers=headers.DEBUG)
 
     async def _probe_run(self, request: web.Request) -> web.Response:
@@ -155,9 +155,9 @@ class Pages:
 
 
 async def _run_now(probe: Probe) -> dict[str, Any]:
-    """Run a probe; give what is known of it then, and how it had stood before."""
+    """Run a probe; return its record with the new run, and its state before."""
     ratio, median = probe.record.success_ratio, probe.record.median_latency
-    # A request that is given up must not leave half a run on the record.
+    # A cancelled request must not leave an incomplete run on the record.
     await asyncio.shield(asyncio.create_task(probe.run()))
     return {
         "ProbeInfo": _info(probe),
@@ -199,7 +199,7 @@ async def _healthz(_request: web.Request) -> web.Response:
     return web.Response(text="ok\n", headers=_NO_SNIFFING)
 
 
-async def _go_to_index(request: web.Request) -> web.Response:
+async def _redirect_to_index(request: web.Request) -> web.Response:
     return web.Response(status=307, headers={"Location": str(request.rel_url.with_path("/debug/", keep_query=True))})
 
 

@@ -1,6 +1,6 @@
-"""Which probes a map asks for, and the probe that fetches the map and has them alive.
+"""The probes of a map, and the probe that fetches the map and schedules them.
 
-`Planner` decides; no relay is asked anything here but by the probes that it makes.
+`Planner` decides; only the probes themselves send requests to relays.
 """
 
 from collections.abc import Iterator
@@ -31,12 +31,13 @@ _log: FilteringBoundLogger = structlog.get_logger()
 
 MAP_PROBE: Final = "derpmap-probe"
 MOST_PROBES: Final = 10_000
-"""Of a map; the public one asks for about a thousand. Between the nodes of a region they grow with the square."""
+"""Maximum probes of a map; the public one has about a thousand. Within a region they grow with the square of its nodes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Makes the probes of a map."""
+    """Creates the probes of a map."""
 
     config: ProberConfig
     trust: Trust
@@ -45,7 +46,7 @@ class Planner:
     tunnel: Tunnel | None
 
     def probes(self, derp_map: DerpMap) -> Iterator[Probe]:
-        """Return a new probe of each kind for all that the map names, region by region, node by node."""
+        """Yield a new probe of each kind for everything in the map, region by region, node by node."""
         for region in derp_map.regions.values():
             if self.config.region not in ("", region.code, str(region.id)):
                 continue
@@ -102,20 +103,20 @@ def _labels(region: Region, node: Node) -> dict[str, str]:
 
 
 class MapProbe:
-    """The fetch of the map, as a probe, and what follows from it."""
+    """The fetch of the map, as a probe, and the schedule of its probes."""
 
     def __init__(self, planner: Planner, source: MapSource, schedule: Schedule | None = None) -> None:
         self._planner = planner
         self._source = source
         self._schedule = schedule
-        self.probes: list[Probe] = []  # those of the last map
+        self.probes: list[Probe] = []  # of the last map
 
     def probe(self) -> Probe:
         """Return the probe."""
         return Probe(MAP_PROBE, Kind.MAP, self._planner.config.intervals.derp_map, {}, self._fetch)
 
     async def _fetch(self) -> None:
-        """Fetch the map, make its probes and, where there is a schedule, have them and no others alive."""
+        """Fetch the map and create its probes; if there is a schedule, replace its probes by these."""
         probes = list(islice(self._planner.probes(await self._source.fetch()), MOST_PROBES + 1))
         if len(probes) > MOST_PROBES:
             raise ProtocolError(
@@ -128,7 +129,7 @@ class MapProbe:
     def _keep(self, schedule: Schedule) -> None:
         wanted = {probe.name: probe for probe in self.probes}
         for probe in schedule.probes:
-            # A node that is told otherwise in the map is another node, whose past says nothing.
+            # A node with changed settings is a new node; the old record does not apply.
             if probe.kind is not Kind.MAP and not _is_same(probe, wanted.get(probe.name)):
                 schedule.remove(probe.name)
                 _log.info("probe removed", name=probe.name)

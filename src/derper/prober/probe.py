@@ -1,7 +1,7 @@
-"""One probe: what it is called, what it does, and the record of how that went.
+"""One probe: its name, its check, and the record of its runs.
 
-A probe runs when `schedule` says so. It never overlaps itself, ends at its deadline, and whatever goes wrong inside it,
-a bug of ours too, is its failure and nobody else's.
+A probe runs when `schedule` starts it. It never overlaps itself and ends at its deadline. Any exception in it, also a
+bug of ours, is a failure of this probe only.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from derper.errors import DerperError
 _log: FilteringBoundLogger = structlog.get_logger()
 
 RECENT: Final = 10
-"""Runs that ratios and medians are taken of."""
+"""Runs for ratios and medians."""
 
 HISTORY: Final = 60
-"""Runs that the status page's charts show."""
+"""Runs in the status page's charts."""
 
 CONTINUOUS_SECONDS: Final = -10.0
-"""What stands for the interval of a probe that never ends; one that failed is started again after ten seconds."""
+"""The reported interval of a continuous probe; a failed one is restarted after ten seconds."""
 
 SHARE: Final = 0.8
-"""Of its interval that a probe may take."""
+"""Maximum duration of a run, as a share of its interval."""
 
 _OWN_ERRORS: Final = (DerperError, OSError, TimeoutError)
 
@@ -47,10 +47,10 @@ class Kind(StrEnum):
 
 
 class Status(StrEnum):
-    """How a probe stands."""
+    """The state of a probe."""
 
-    UNKNOWN = "unknown"  # it has not ended yet
-    RUNNING = "running"  # it is continuous and has not failed since it was started
+    UNKNOWN = "unknown"  # no run has ended yet
+    RUNNING = "running"  # continuous, and has not failed since its start
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
@@ -59,50 +59,50 @@ Sample = tuple[str, Mapping[str, str], int | float]  # suffix of the family's na
 
 
 class Measure(Protocol):
-    """What a probe counts beside its runs."""
+    """Further measurements of a probe."""
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Return the name of a family, without prefix, and a sample of it; a family's samples come in a row."""
+        """Yield the name of a family, without prefix, and a sample of it; a family's samples are consecutive."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe the measurement in a few words; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run that has ended."""
+    """A run that has ended."""
 
     start: float  # Unix seconds
     end: float
     seconds: float
-    error: str  # empty: it went well
+    error: str  # empty: success
 
     @property
     def ok(self) -> bool:
-        """Whether it went well."""
+        """True if the run succeeded."""
         return not self.error
 
 
 @dataclass(slots=True)
 class Record:
-    """What is known of a probe's runs."""
+    """The record of a probe's runs."""
 
     in_flight: int = 0
-    start: float | None = None  # of the last run that was begun, Unix seconds
-    last: Run | None = None  # the last that ended
+    start: float | None = None  # Unix seconds at the start of the last run
+    last: Run | None = None  # the last run that ended
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # of good runs alone
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # of successful runs
     history: deque[Run] = field(default_factory=lambda: deque(maxlen=HISTORY))
     attempts: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     seconds: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
 
     def begin(self) -> None:
-        """Note that a run begins."""
+        """Record the start of a run."""
         self.in_flight += 1
         self.start = time.time()
 
     def end(self, run: Run) -> None:
-        """Note how it went."""
+        """Record the result of a run."""
         self.in_flight -= 1
         self.last = run
         self.recent.append(run.ok)
@@ -114,12 +114,12 @@ class Record:
 
     @property
     def success_ratio(self) -> float:
-        """Of the recent runs, 0 to 1; 0 without any."""
+        """The share of successful runs among the recent ones, 0 to 1; 0 without runs."""
         return sum(self.recent) / len(self.recent) if self.recent else 0.0
 
     @property
     def median_latency(self) -> float:
-        """Of the recent good runs, in seconds; the upper one of two; 0 without any."""
+        """The median of the recent successful runs, in seconds; the upper one of two; 0 without runs."""
         return sorted(self.latencies)[len(self.latencies) // 2] if self.latencies else 0.0
 
 
@@ -127,7 +127,8 @@ class Record:
 class Probe:
     """One probe.
 
-    `interval` is in seconds, `None` for a probe that only ends when it fails. `labels` are those beside name and class.
+    `interval` is in seconds, `None` for a continuous probe, which only ends when it fails. `labels` are those besides
+    name and class.
     """
 
     name: str
@@ -146,12 +147,12 @@ class Probe:
 
     @property
     def deadline(self) -> float | None:
-        """Seconds that a run may take; `None`: as long as it likes."""
+        """The maximum seconds of a run; `None`: unlimited."""
         return None if self.interval is None else self.interval * SHARE
 
     @property
     def status(self) -> Status:
-        """How it stands now."""
+        """The current state."""
         if self.interval is None and self.record.in_flight:
             return Status.RUNNING
         if self.record.last is None:
@@ -159,9 +160,9 @@ class Probe:
         return Status.SUCCEEDED if self.record.last.ok else Status.FAILED
 
     async def run(self, *, seconds: float | None = None) -> Run:
-        """Run it once, after the run in progress if there is one, and put it on record.
+        """Run the probe once, after the current run if there is one, and record the result.
 
-        `seconds` bounds a continuous probe, for which having got so far is success.
+        `seconds` limits a continuous probe, which succeeds if it runs that long.
         """
         async with self._alone:
             self.record.begin()

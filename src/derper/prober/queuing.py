@@ -1,6 +1,7 @@
-"""The probe of queuing delays: small packets all the time, and how long each takes from one node to another.
+"""The probe of queuing delays: continuous small packets from one node to another, with the delay of each.
 
-It ends only when a connection does. A packet that is not there after the timeout is a drop, also if it comes later.
+It ends only if a connection does. A packet that has not arrived after the timeout counts as dropped, even if it arrives
+later.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from derper.prober.together import together
 from derper.protocol.derpmap import Node
 
 PACKET_LEN: Final = 260
-"""About what a client's CallMeMaybe has."""
+"""The approximate length of a client's CallMeMaybe, in bytes."""
 
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -32,7 +33,7 @@ _PERCENTILES: Final = (50, 90, 99)
 
 @dataclass(slots=True)
 class Delays:
-    """What this probe counts."""
+    """The measurements of this probe."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     sum: float = 0.0
@@ -54,7 +55,7 @@ class Delays:
         yield "derp_qd_probe_delays_seconds", ("_sum", {}, self.sum)
         yield "derp_qd_probe_delays_seconds", ("_count", {}, sum(self.counts))
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe the latest packets' latency by percentiles."""
         if not self.latest:
             return ""
@@ -65,7 +66,7 @@ class Delays:
 
 @dataclass(frozen=True, slots=True)
 class QueuingCheck:
-    """From one node to another, or to itself."""
+    """Packets from one node to another, or to itself."""
 
     name: str
     nodes: tuple[Node, Node]
@@ -75,44 +76,44 @@ class QueuingCheck:
     delays: Delays = field(compare=False)
 
     async def __call__(self) -> None:
-        """Send and receive for ever; raises `DerperError` when a connection ends."""
+        """Send and receive until a connection ends, then raise `DerperError`."""
         async with self.clients.pair(self.name, self.nodes) as pair:
             if self.nodes[0] != self.nodes[1]:
                 await asyncio.sleep(INTRODUCTION_SECONDS)
-            under_way: dict[int, float] = {}  # since when, by number; the oldest first
+            in_flight: dict[int, float] = {}  # send time by number, oldest first
             try:
-                await together(self._send(pair, under_way), self._receive(pair, under_way), listen(pair))
+                await together(self._send(pair, in_flight), self._receive(pair, in_flight), listen(pair))
             finally:
-                self.delays.dropped += len(under_way)
+                self.delays.dropped += len(in_flight)
 
-    async def _send(self, pair: Pair, under_way: dict[int, float]) -> NoReturn:
+    async def _send(self, pair: Pair, in_flight: dict[int, float]) -> NoReturn:
         loop = asyncio.get_running_loop()
         due = loop.time()
         for number in count():
             await asyncio.sleep(due - loop.time())
-            # What this machine was too late for is left out: a burst would measure itself.
+            # Skip packets that this machine was too late for: a burst would measure itself.
             due = max(due + 1 / self.packets_per_second, loop.time())
-            self._give_up(under_way, loop.time())
-            under_way[number] = loop.time()
+            self._drop_late(in_flight, loop.time())
+            in_flight[number] = loop.time()
             packet = _NUMBER.pack(number) + os.urandom(PACKET_LEN - _NUMBER.size)
             if not await pair.sender.send(pair.receiver.key, packet) and pair.sender.connected is None:
                 raise NetworkError("the sender's connection was lost")
         raise AssertionError
 
-    async def _receive(self, pair: Pair, under_way: dict[int, float]) -> NoReturn:
+    async def _receive(self, pair: Pair, in_flight: dict[int, float]) -> NoReturn:
         loop = asyncio.get_running_loop()
         while True:
             came = await pair.receiver.packet()
-            self._give_up(under_way, loop.time())
+            self._drop_late(in_flight, loop.time())
             if came.source == pair.sender.key and len(came.packet) == PACKET_LEN:
                 (number,) = _NUMBER.unpack_from(came.packet)
-                if (since := under_way.pop(number, None)) is not None:
+                if (since := in_flight.pop(number, None)) is not None:
                     self.delays.took(loop.time() - since)
 
-    def _give_up(self, under_way: dict[int, float], now: float) -> None:
-        while under_way:
-            oldest = next(iter(under_way))
-            if now - under_way[oldest] <= self.timeout:
+    def _drop_late(self, in_flight: dict[int, float], now: float) -> None:
+        while in_flight:
+            oldest = next(iter(in_flight))
+            if now - in_flight[oldest] <= self.timeout:
                 return
-            del under_way[oldest]
+            del in_flight[oldest]
             self.delays.dropped += 1

@@ -1,6 +1,6 @@
-"""Certificate revocation lists: fetched, checked, kept for an hour at most.
+"""Certificate revocation lists: fetched, checked, cached for an hour at most.
 
-A list is somebody else's bytes over plain HTTP, as a rule: nothing in it counts before its signature does.
+A list usually comes over plain HTTP from another server, so its signature is checked before anything else.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from derper.host.proxies import Proxies
 MAX_BYTES: Final = 10_000_000
 KEPT_SECONDS: Final = 3_600.0
 MOST_KEPT: Final = 32
-"""Lists; a list can be big, and a CA splits its own in many."""
+"""Maximum cached lists; a list can be large, and a CA splits its own into many."""
 
 
 _ISSUER_KEYS: Final = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)
@@ -34,22 +34,22 @@ _clock = time.monotonic
 
 
 class RevocationLists:
-    """Lists by URL."""
+    """A cache of lists by URL."""
 
     def __init__(self, proxies: Proxies) -> None:
         self._proxies = proxies
         self._kept: dict[tuple[str, bytes], tuple[float, x509.CertificateRevocationList]] = {}
 
     async def check(self, leaf: x509.Certificate, url: str, issuers: Iterable[x509.Certificate]) -> None:
-        """Look whether the leaf is on the list that it names.
+        """Check that the leaf is not on its revocation list.
 
         Args:
-            leaf: the certificate.
-            url: where its list is.
-            issuers: certificates among which its issuer's is.
+            leaf: The certificate.
+            url: The address of its list.
+            issuers: Certificates among which its issuer's is.
 
         Raises:
-            NetworkError: it is; or the list can not be had, or is not its issuer's.
+            NetworkError: It is revoked; or the list cannot be fetched, or is not its issuer's.
         """
         issuer = next((one for one in issuers if _issued(one, leaf)), None)
         if issuer is None:
@@ -66,7 +66,7 @@ class RevocationLists:
         if name in self._kept:
             return self._kept[name][1]
         data = await _fetch(url, self._proxies.of(url))
-        # Millions of entries are parsed and signed over: not on everybody's time.
+        # In a thread: a list may have millions of entries to parse and verify.
         listed = await asyncio.to_thread(_checked, url, data, issuer)
         while len(self._kept) >= MOST_KEPT:
             del self._kept[next(iter(self._kept))]

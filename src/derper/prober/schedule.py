@@ -1,6 +1,6 @@
-"""Which probe runs when: a task for each, spread over time, none of which waits for another.
+"""The schedule of the probes: a task for each, spread over time, independent of each other.
 
-`keep` is told the probes that there are to be; those with a known name go on with their record, the others come and go.
+`keep` replaces the probes; those with a known name keep their record.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from typing import Final
 from derper.prober.probe import CONTINUOUS_SECONDS, Probe
 
 _PAUSE_AT_ONCE: Final = 0.01
-"""Seconds between two probes' starts where all are to run once: a login costs this machine a few milliseconds too."""
+"""Seconds between two starts if all probes run once: a login costs this machine a few milliseconds."""
 
 
 class Schedule:
-    """The probes that are alive. To be used from one loop."""
+    """The scheduled probes, for use from one loop."""
 
     def __init__(self, *, spread: bool) -> None:
         self._spread = spread
@@ -23,30 +23,30 @@ class Schedule:
 
     @property
     def probes(self) -> list[Probe]:
-        """All of them, by name."""
+        """All probes, by name."""
         return [self._alive[name][0] for name in sorted(self._alive)]
 
     def find(self, name: str) -> Probe | None:
-        """Return the probe of that name."""
+        """Return the probe with that name."""
         return self._alive[name][0] if name in self._alive else None
 
     def add(self, probe: Probe, *, delay: float = 0.0) -> None:
-        """Let it run from now on."""
+        """Start a probe's task."""
         task = asyncio.create_task(_live(probe, delay), name=probe.name)
         self._alive[probe.name] = (probe, task)
 
     def add_all(self, probes: Iterable[Probe]) -> None:
-        """Let them run from now on, each at a time of its own within its interval."""
+        """Start the probes' tasks, each at its own time within its interval."""
         for probe in probes:
             self.add(probe, delay=self.delay(probe))
 
     def remove(self, name: str) -> None:
-        """Stop it and forget it."""
+        """Cancel a probe's task and remove the probe."""
         _, task = self._alive.pop(name)
         task.cancel()
 
     async def stop(self) -> None:
-        """Stop all."""
+        """Cancel all tasks."""
         tasks = [task for _, task in self._alive.values()]
         for task in tasks:
             task.cancel()
@@ -70,13 +70,13 @@ async def _live(probe: Probe, delay: float) -> None:
         if probe.interval is None:
             due = loop.time() - CONTINUOUS_SECONDS
         else:
-            # What was missed is not made up for: a late probe does not come twice.
+            # Missed runs are skipped: a late probe does not run twice.
             missed = max(0.0, loop.time() - due) // probe.interval
             due += (missed + 1) * probe.interval
 
 
 async def run_once(probes: Iterable[Probe], *, spread: bool, continuous_seconds: float) -> None:
-    """Run each of these once; a continuous one for so long."""
+    """Run each probe once; a continuous one for `continuous_seconds`."""
     async with asyncio.TaskGroup() as group:
         for probe in probes:
             group.create_task(probe.run(seconds=continuous_seconds if probe.interval is None else None))

@@ -1,7 +1,7 @@
-"""Where the DERP map comes from: a URL, a file, or the tailscaled on this machine.
+"""The source of the DERP map: a URL, a file, or the tailscaled on this machine.
 
-A map that does not come because nobody can be reached is no failure while the last one is younger than ten minutes: a
-control server is restarted more often than its map changes. An answer that is no map is a failure at once.
+If the source is unreachable, the last map is used for ten minutes: a control server restarts more often than its map
+changes. An invalid answer is a failure at once.
 """
 
 import time
@@ -33,11 +33,11 @@ _clock = time.monotonic
 
 
 class _UnreachableError(NetworkError):
-    """Nobody gave an answer."""
+    """The source did not answer."""
 
 
 class MapSource:
-    """Gives the map, again and again."""
+    """The source of the map."""
 
     def __init__(self, config: ProberConfig, trust: Trust) -> None:
         self._url = config.map_source
@@ -48,11 +48,11 @@ class MapSource:
         self._last_at = 0.0
 
     async def fetch(self) -> DerpMap:
-        """Fetch the map; gives the last one while nobody can be reached, for ten minutes.
+        """Return the map; if the source is unreachable, return the last one, for ten minutes.
 
         Raises:
-            NetworkError: nobody can be reached, or another answer came than 200.
-            ProtocolError: what came is no map, or one whose nodes' names are not unique.
+            NetworkError: The source is unreachable, or its answer is not a 200.
+            ProtocolError: The map is invalid, or its nodes' names are not unique.
         """
         try:
             data = await self._read()
@@ -98,7 +98,7 @@ class MapSource:
 
 
 def _as_file_url(text: str) -> str:
-    """Return how a file is named: this one, if the text is the path of one."""
+    """Return the file URL of a path; other texts unchanged."""
     path = Path(text)
     return path.resolve().as_uri() if "://" not in text and path.is_file() else "file:///path/to/map.json"
 

@@ -1,7 +1,7 @@
-"""The status page: each probe, how it goes and went, and what to do about a bad one. Pure: probes in, HTML out.
+"""The status page: each probe, its state and history, and advice for failed ones. Pure: probes in, HTML out.
 
-No script, no outside resource; dark where the reader's system is dark; on a phone each row becomes a card. What is bad
-stands first.
+No script, no outside resource. Dark mode follows the reader's system. On a phone each row becomes a card. Failed probes
+are first.
 """
 
 import html
@@ -91,13 +91,13 @@ def page(probes: Sequence[Probe], now: datetime, *, may_run: bool, uptime: str) 
 
 def _row(probe: Probe, now: datetime, *, may_run: bool) -> str:
     record, last, status = probe.record, probe.record.last, probe.status
-    told = ", ".join(f"{name}={value}" for name, value in probe.all_labels.items() if name != "name")
+    shown_labels = ", ".join(f"{name}={value}" for name, value in probe.all_labels.items() if name != "name")
     where = f"{probe.kind}, {hostname}" if (hostname := probe.labels.get("hostname")) else str(probe.kind)
     run = ""
     if may_run and probe.interval is not None:
         run = f'<a class="run" href="/debug/probe-run?name={quote(probe.name, safe="/")}">Run Probe</a>'
     cells = [
-        ("", "name", f"{html.escape(probe.name)}{_small(where, told)}{run}"),
+        ("", "name", f"{html.escape(probe.name)}{_small(where, shown_labels)}{run}"),
         ("Interval", "right", "Continuous" if probe.interval is None else _duration(probe.interval)),
         ("Last result", "", f'<span class="{status}">{status}</span>{_ended(last, now)}'),
         ("Latency", "right", _latency(probe)),
@@ -117,7 +117,7 @@ def _cell(of: str, kind: str, content: str) -> str:
 def _latency(probe: Probe) -> str:
     last = probe.record.last
     took = _brief(last.seconds) if last and last.ok and probe.interval is not None else "n/a"
-    measured = probe.measure.told() if probe.measure else ""
+    measured = probe.measure.describe() if probe.measure else ""
     return took + (_small(measured) if measured else "")
 
 

@@ -1,6 +1,6 @@
-"""The TLS probe: would a client that knows nothing but the node's name accept its certificates, next week too?
+"""The TLS probe: checks that a client that knows only the node's name accepts its certificates, also in a week.
 
-Neither `CertName` nor the map's addresses are looked at, so a node that is trusted by a pin alone fails here.
+`CertName` and the map's addresses are ignored, so a node that is trusted by a pin alone fails here.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from derper.protocol.metacert import is_meta
 
 EXPIRES_SOON: Final = timedelta(days=7)
 _NAMES_LISTS_SINCE: Final = datetime(2025, 5, 7, tzinfo=UTC)
-"""From when on Let's Encrypt's certificates name a revocation list."""
+"""Let's Encrypt's certificates name a revocation list since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class TlsCheck:
     lists: RevocationLists
 
     async def __call__(self) -> None:
-        """Shake hands and look at what was shown.
+        """Shake hands and check the certificates.
 
         Raises:
-            NetworkError: whatever a client, now or in a week, would take offence at.
+            NetworkError: A client would reject them, now or in a week.
         """
         plain = replace(self.node, ipv4="", ipv6="", cert_name="", insecure_for_tests=False)
         sock = await dial.connect_within(plain, DIAL_SECONDS)
@@ -58,9 +58,9 @@ class TlsCheck:
 
 
 def check_dates(chain: Sequence[x509.Certificate], now: datetime) -> None:
-    """Look whether every certificate is valid, and will be for a week.
+    """Check that every certificate is valid, and will be for a week.
 
-    Those whose key identifiers say that they are their own issuer, or say nothing, are passed over, as roots are.
+    A certificate that is its own issuer by its key identifiers, or has none, is skipped, as roots are.
     """
     for certificate in chain:
         if _own_key_id(certificate) == _issuers_key_id(certificate):
@@ -99,7 +99,7 @@ def _issuers_key_id(certificate: x509.Certificate) -> bytes | None:
 
 
 def must_name_list(certificate: x509.Certificate) -> bool:
-    """Return whether one of this issuer and age names a revocation list when all is well."""
+    """Return whether a certificate of this issuer and age should name a revocation list."""
     names = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     is_of_lets_encrypt = any(name.value == "Let's Encrypt" for name in names)
     return is_of_lets_encrypt and certificate.not_valid_before_utc >= _NAMES_LISTS_SINCE

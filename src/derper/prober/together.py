@@ -1,4 +1,4 @@
-"""Several coroutines as one, whose error is theirs: a probe's failure is one sentence, not a group of exceptions."""
+"""Several coroutines as one, which raises a single error: a probe's failure is a sentence, not an exception group."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,13 +8,16 @@ T = TypeVar("T")
 
 
 async def together(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run all to their ends; the first that fails ends the others, and its error is raised."""
+    """Run all to their ends; the first failure cancels the others and is raised."""
     for task in await _ended(parts, asyncio.FIRST_EXCEPTION):
         task.result()
 
 
 async def first(*parts: Coroutine[Any, Any, T]) -> T:
-    """Run all until one ends, end the others, and give its result or raise its error; of two the one named first."""
+    """Run all until one ends, and cancel the others; return its result or raise its error.
+
+    If two end at once, the one listed first counts.
+    """
     return (await _ended(parts, asyncio.FIRST_COMPLETED))[0].result()
 
 

@@ -1,4 +1,4 @@
-"""Whom the prober's TLS connections trust: as `host.roots` reads them, for Python's ssl and for checks of ours."""
+"""The trusted roots of the prober's TLS connections: for Python's ssl, and for our own checks."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ from derper.host import roots
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The roots, in both forms that are needed."""
+    """The roots in both forms."""
 
     context: ssl.SSLContext
     ders: tuple[bytes, ...] = field(repr=False)
 
     @classmethod
     def load(cls, trusted: TrustedRoots) -> Self:
-        """Read them, once; raises `ConfigError` when a file that was named cannot be read."""
+        """Return the roots, read once; raises `ConfigError` if a configured file cannot be read."""
         ders = roots.load(trusted)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # A chain that ends at a trusted certificate is good, be that a root or not, as for Go.
+        # A chain is valid if it ends at a trusted certificate, also one that is not a root, as in Go.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if ders:
             context.load_verify_locations(cadata=b"".join(ders))

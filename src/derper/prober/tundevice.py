@@ -1,4 +1,4 @@
-"""A TUN device of this machine: made, given its address, read and written packet by packet, gone when it is closed."""
+"""A TUN device of this machine: created with an address, read and written packet by packet, removed when closed."""
 
 import asyncio
 import fcntl
@@ -16,19 +16,19 @@ from derper.errors import ConfigError
 MTU: Final = 1_280
 
 _DEVICE: Final = Path("/dev/net/tun")
-_NAME: Final = b"derpprobe%d"  # the kernel puts the number in
+_NAME: Final = b"derpprobe%d"  # the kernel inserts the number
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCSIFMTU = 0x8914, 0x8916, 0x891C, 0x8922
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
-_REQUEST: Final = struct.Struct("16s24s")  # an interface's name, and what depends on the request
+_REQUEST: Final = struct.Struct("16s24s")  # an interface's name, and data of the request
 _SOCKET_ADDRESS: Final = struct.Struct("=HH4s")  # family, port, address
 _PACKETS_AT_ONCE: Final = 64
 _LONGEST: Final = 65_536
 
 
 class TunDevice:
-    """One device. `received` is called with each packet that the kernel sends into it."""
+    """One device; `received` is called with each packet that the kernel sends to it."""
 
     def __init__(self, interface: IPv4Interface, received: Callable[[bytes], None]) -> None:
         self._interface = interface
@@ -57,7 +57,7 @@ class TunDevice:
         os.close(self._descriptor)
 
     def write(self, packet: bytes) -> None:
-        """Have a packet come out of the device; one that the kernel has no room for is lost."""
+        """Pass a packet to the kernel; it is lost if the kernel has no room for it."""
         try:
             os.write(self._descriptor, packet)
         except BlockingIOError:

@@ -1,11 +1,12 @@
-"""TCP in TCP: connections of this machine whose packets take the way through a TUN device and DERP.
+"""TCP over DERP: connections of this machine whose packets pass through a TUN device and DERP.
 
-The device has an address in a /30, and the kernel sends what is for the other host address there into the device. That
-goes to one client as it is, and on arrival at the other comes back into the device with source and destination changed
-over: so a connection to the other address ends at a listener on our own, each packet having crossed the relay. Sums
-over both addresses do not change with their order, so checksums hold.
+The device has an address in a /30. The kernel sends packets for the other host address there to the device. One client
+sends such a packet unchanged to the other. On arrival it returns to the device with source and destination swapped. So
+a connection to the other address ends at a listener on our own, and each packet has crossed the relay. Sums over both
+addresses do not depend on their order, so checksums stay valid.
 
-All probes share one device; a packet's probe is known by the port that it listens on, so none waits for another.
+All probes share one device. A packet's probe is identified by the port that it listens on, so probes do not wait for
+each other.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from derper.prober.tundevice import TunDevice
 
 _CHUNK: Final = 65_536
 _QUEUED: Final = 256
-"""Packets that wait for one probe's relay; the rest is lost, as on any line, and TCP sends it again."""
+"""Maximum packets queued for one probe's relay; further ones are dropped, and TCP sends them again."""
 
 _IPV4_HEADER: Final = 20
 _PROTOCOL, _TCP = 9, 6
@@ -37,42 +38,42 @@ _block: Final = os.urandom(_CHUNK)
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """One probe's way through DERP."""
+    """One probe's path through DERP."""
 
     pair: Pair
     waiting: asyncio.Queue[bytes] = field(default_factory=lambda: asyncio.Queue(_QUEUED))
 
 
 class Tunnel:
-    """The device that probes share, there while one of them transfers."""
+    """The device that probes share; it exists during transfers."""
 
     def __init__(self, interface: IPv4Interface) -> None:
         self._interface = interface
         self._other = next(host for host in interface.network.hosts() if host != interface.ip)
         self._sent = interface.ip.packed + self._other.packed  # addresses as the kernel sends
         self._returned = self._other.packed + interface.ip.packed
-        self._ways: dict[int, _Way] = {}  # by the port that a transfer ends at
+        self._ways: dict[int, _Way] = {}  # by the listener's port
         self._device: TunDevice | None = None
-        self._users = 0  # while there are any there is a device
+        self._users = 0  # the device exists if above 0
         self._closing = ExitStack()
 
     async def transfer(self, pair: Pair, size: int, carried: Callable[[int], None]) -> None:
-        """Send so many bytes through a TCP connection from one client to the other.
+        """Transfer `size` bytes through a TCP connection from one client to the other.
 
         Args:
-            pair: the clients.
-            size: how many bytes.
-            carried: is told of those that arrive.
+            pair: The clients.
+            size: The number of bytes.
+            carried: Called with the number of bytes that arrived.
 
         Raises:
-            ConfigError: there can be no device.
-            NetworkError: the connection cannot be made, breaks, or other bytes arrive.
+            ConfigError: The device cannot be created.
+            NetworkError: The connection failed or was lost, or other bytes arrived.
         """
         with self._in_use() as device:
             arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             async def receive(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
-                if out.get_extra_info("peername")[0] != str(self._other):  # somebody of this machine, not our transfer
+                if out.get_extra_info("peername")[0] != str(self._other):  # another program of this machine
                     out.transport.abort()
                     return
                 try:
@@ -135,7 +136,7 @@ class Tunnel:
     async def _inward(self, pair: Pair, device: TunDevice) -> NoReturn:
         while True:
             packet = (await pair.receiver.packet()).packet
-            # Whoever else may send to this key is not let into our device.
+            # Packets of other senders to this key must not enter our device.
             if len(packet) >= _IPV4_HEADER and packet[_ADDRESSES] == self._sent:
                 device.write(packet[: _ADDRESSES.start] + self._returned + packet[_ADDRESSES.stop :])
 
@@ -158,6 +159,6 @@ async def _receive(stream: asyncio.StreamReader, size: int, carried: Callable[[i
 
 
 def _pattern(at: int, length: int) -> bytes:
-    """Return bytes of an endless pattern that both ends know: `length` of them, at most 65,536."""
+    """Return `length` bytes (at most 65,536) of an endless pattern that both ends know."""
     at %= _CHUNK
     return (_block[at:] + _block[:at])[:length]

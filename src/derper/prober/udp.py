@@ -1,4 +1,4 @@
-"""The UDP probe: does a node answer STUN over this family?"""
+"""The UDP probe: checks that a node answers STUN over this family."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -7,7 +7,7 @@ from typing import Final
 from derper.client import stun
 
 READ_SECONDS: Final = 2.0
-"""Between two requests, until an answer comes or the probe's time ends."""
+"""Seconds between two requests, until an answer comes or the probe's time ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class UdpCheck:
     seconds: float  # the probe's time
 
     async def __call__(self) -> None:
-        """Ask until there is an answer.
+        """Send requests until there is an answer.
 
         Raises:
-            NetworkError: there was none in time, or the network refuses.
+            NetworkError: No answer in time, or the network rejected the request.
         """
-        # The last try ends before the probe's time does, so that its failure is told in words.
+        # The last attempt ends before the probe's deadline, so that the probe fails with its message.
         await stun.ask(str(self.address), self.port, self.seconds - 0.1, every=READ_SECONDS)

@@ -1,4 +1,4 @@
-"""What `-once` prints: a table for a person at a terminal, JSON for a script, else the reference's lines."""
+"""The output of `-once`: a table on a terminal, JSON for a script, else the Go prober's lines."""
 
 import json
 import sys
@@ -17,12 +17,12 @@ from derper.prober.probe import Probe, Run
 
 
 def exit_code(probes: Sequence[Probe]) -> int:
-    """Return 1 when any probe is bad."""
+    """Return 1 if any probe failed."""
     return 0 if all(probe.record.last and probe.record.last.ok for probe in probes) else 1
 
 
 def show(probes: Sequence[Probe], *, as_json: bool) -> None:
-    """Print how probes went, each of which ran once."""
+    """Print the results of probes that ran once each."""
     rows = [(probe, probe.record.last) for probe in sorted(probes, key=lambda probe: probe.name)]
     ended = [(probe, run) for probe, run in rows if run is not None]
     if as_json:
@@ -34,12 +34,12 @@ def show(probes: Sequence[Probe], *, as_json: bool) -> None:
 
 
 def latency(seconds: float) -> str:
-    """Return a latency as the reference writes it: `11.642535ms`."""
+    """Return a latency in the Go prober's format: `11.642535ms`."""
     return format_duration(round(seconds * 1e9))
 
 
 def _lines(rows: Sequence[tuple[Probe, Run]]) -> None:
-    """Log all that is good, then all that is bad, line by line as the reference does: scripts look for these."""
+    """Log the successful probes, then the failed ones, one per line, in the Go prober's format for scripts."""
     stamp = datetime.now(UTC).astimezone().strftime("%Y/%m/%d %H:%M:%S")
     for word, wanted in (("good", True), ("bad", False)):
         for probe, run in rows:
