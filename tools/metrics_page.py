@@ -1,6 +1,6 @@
-"""Writes docs/metrics.md, all that the programs count, from the families that they are made of.
+"""Writes docs/metrics.md, all metrics of the programs, from their families.
 
-`python tools/metrics_page.py` writes it anew, `--check` says by its exit code whether it is as it should be.
+`python tools/metrics_page.py` writes it; `--check` returns exit code 1 if it is out of date.
 """
 
 import re
@@ -43,16 +43,16 @@ def page() -> str:
 
 
 def section(program: str, metrics: Sequence[Metric], known: set[str]) -> str:
-    """Return the table of one program; `known` are the families that the reference has, too."""
+    """Return the table of one program; `known` are the families that the Go program has, too."""
     rows = [row(metric, ours=metric.name not in known) for metric in metrics]
     return generated.section(program, ("name", "type", "labels", "what it is"), rows)
 
 
 def row(metric: Metric, *, ours: bool) -> tuple[str, str, str, str]:
-    """Return a family's line."""
+    """Return a family's row."""
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     kind = str(metric.type) if metric.type else "untyped"
-    return f"`{metric.name}`", kind, labels, f"{metric.told}{' *(ours)*' if ours else ''}"
+    return f"`{metric.name}`", kind, labels, f"{metric.help_text}{' *(ours)*' if ours else ''}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The program `derper`: a command line in, a running relay, an exit code out. Or a tool, whose name stands in front."""
+"""The program `derper`: runs a relay for a command line, or the tool that its first argument names."""
 
 import signal
 import sys
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run `derper` with these words, or those of the command line, and return its exit code."""
+    """Run `derper` with these arguments, or those of the command line, and return its exit code."""
     words = sys.argv[1:] if words is None else words
     if words and words[0] in tools.TOOLS:
         startup.restore_signals()
         return tools.run(words)
     if words and (words[0] == "-" or not words[0].startswith("-")):
-        # Go ignores the word and every flag after it. A mistyped tool must not start a production server.
+        # Go ignores the argument and every flag after it. A mistyped tool must not start a production server.
         sys.stderr.write(tools.unknown(words[0], DERPER_FLAGS))
         return 2
     line = parse_or_exit("derper", DERPER_FLAGS, words, more=tools.described())
@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _serve(line: Parsed) -> int:
     startup.handle(signal.SIGHUP, signal.SIGUSR2)
-    # Late, because neither -h nor -version needs them.
+    # A late import, because neither -h nor -version needs it.
     import structlog  # noqa: PLC0415
 
     from derper import log  # noqa: PLC0415
@@ -47,14 +47,14 @@ def _serve(line: Parsed) -> int:
         structlog.get_logger().warning(
             "arguments that are not flags are ignored; a tool's name must come first", words=" ".join(line.rest)
         )
-    # Later still, because it loads the data plane, which a bad setting does not need.
+    # After the settings were checked, because it loads the data plane.
     from derper.server.app import run  # noqa: PLC0415
 
     return run(config, lambda: _config(line, Environment.of_this_process())[1])
 
 
 def _config(line: Parsed, environment: "Environment") -> "tuple[Parsed, Config]":
-    """Put the command line over the settings file as it is now; return both, and the configuration that they make."""
+    """Merge the command line over the current settings file; return the result and its configuration."""
     from derper.cli import settingsfile  # noqa: PLC0415
     from derper.cli.settings import config_from  # noqa: PLC0415
 

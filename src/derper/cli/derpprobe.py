@@ -1,6 +1,6 @@
-"""The program `derpprobe`: a command line in, probes of all relays of a DERP map, an exit code out.
+"""The program `derpprobe`: probes all relays of a DERP map.
 
-With `-once` that is 1 when something is bad.
+With `-once` the exit code is 1 if a probe failed.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from derper.cli.goflags import Parsed, parse_or_exit
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run `derpprobe` with these words, or those of the command line, and return its exit code."""
+    """Run `derpprobe` with these arguments, or those of the command line, and return its exit code."""
     line = parse_or_exit("derpprobe", probing.DERPPROBE_FLAGS, sys.argv[1:] if words is None else words)
     return program.run("derpprobe", "prober", line, _probe)
 
 
 def _probe(line: Parsed) -> int:
-    # Late, because neither -h nor -version needs them.
+    # A late import, because neither -h nor -version needs it.
     import structlog  # noqa: PLC0415
 
     from derper.cli.environment import Environment  # noqa: PLC0415
@@ -27,7 +27,7 @@ def _probe(line: Parsed) -> int:
     config = probing.config_from(line, environment)
     for warning in environment.ignored.values():
         structlog.get_logger().warning(warning)
-    # Later still, because a bad setting does not need them.
+    # After the settings were checked, which do not need it.
     from derper.host import signals  # noqa: PLC0415
     from derper.prober import app  # noqa: PLC0415
     from derper.prober.clients import Keys  # noqa: PLC0415

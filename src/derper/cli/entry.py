@@ -1,10 +1,10 @@
-"""The entry points of both programs: what must be done before anything slow is imported, then the program itself."""
+"""The entry points of both programs: the steps before any slow import, then the program itself."""
 
 from derper import startup
 
 
 def derper() -> int:
-    """Run `derper` with the words of the command line, and return its exit code."""
+    """Run `derper` with the arguments of the command line, and return its exit code."""
     startup.begin()
     from derper.cli.derper import main  # noqa: PLC0415  a signal during this import must find its handler
 
@@ -12,7 +12,7 @@ def derper() -> int:
 
 
 def derpprobe() -> int:
-    """Run `derpprobe` with the words of the command line, and return its exit code."""
+    """Run `derpprobe` with the arguments of the command line, and return its exit code."""
     startup.begin()
     from derper.cli.derpprobe import main  # noqa: PLC0415  a signal during this import must find its handler
 

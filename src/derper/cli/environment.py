@@ -1,8 +1,8 @@
-"""What the process finds environment it, and what it alone decides: environment variables, for either program.
+"""The process's environment, and the settings from environment variables alone, for both programs.
 
-Other programs share the machine's variables, so an invalid one is a warning that names it, and is ignored. Variables
-of our own (DERPER_…) and secrets are set for this program alone, so an invalid one is an error. `settings` combines
-flags and variables.
+Other programs share the machine's variables, so an invalid one is ignored with a warning that names it. Variables of
+our own (DERPER_…) and secrets are set for this program alone, so an invalid one is an error. `settings` combines flags
+and variables.
 """
 
 import os
@@ -24,19 +24,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the process finds environment it, handed in so that a test can make its own."""
+    """The process's environment, passed as a value so that a test can replace it."""
 
     environ: Mapping[str, str]
     is_root: bool
     cores: int
     pid: int = 0
     parent: int = 0
-    memory: int = 4 << 30  # bytes that it may use
+    memory: int = 4 << 30  # bytes that the process may use
     ignored: dict[str, str] = field(default_factory=dict)  # warnings for the operator, by variable
 
     @classmethod
     def of_this_process(cls) -> Self:
-        """Those of the running process."""
+        """Return the environment of the running process."""
         cores = len(os.sched_getaffinity(0))
         return cls(os.environ, os.geteuid() == 0, cores, os.getpid(), os.getppid(), usable_memory())
 
@@ -63,29 +63,29 @@ class Environment:
         self.ignored[name] = f"the environment variable {name} is not {wanted} and is ignored; correct or unset it"
 
     def is_set(self, name: str) -> bool:
-        """A boolean variable in Go's spellings."""
+        """Return a boolean variable, in Go's spellings."""
         return bool(self.read(name, parse_bool, "true or false"))
 
     def proxies(self) -> Proxies:
-        """Return the proxies through which other servers are asked."""
+        """Return the proxies for outgoing requests."""
         proxies, unusable = Proxies.from_environ(self.environ)
         for name in unusable:
             self.ignore(name, "the URL of an http, https or socks5 proxy")
         return proxies
 
     def home(self, *parts: str) -> Path | None:
-        """A path below the home directory."""
+        """Return a path below the home directory."""
         home = self.environ.get("HOME")
         return Path(home, *parts) if home else None
 
     def cache(self, *parts: str) -> Path | None:
-        """A path below the user's cache directory."""
+        """Return a path below the user's cache directory."""
         cache = self.environ.get("XDG_CACHE_HOME")
         return Path(cache, *parts) if cache else self.home(".cache", *parts)
 
 
 def debug_access(environment: Environment) -> DebugAccess:
-    """Who may see the debug pages, of either program."""
+    """Return the access rules of the debug pages, for both programs."""
     return DebugAccess(
         address=environment.read("TS_ALLOW_DEBUG_IP", ip_address, "an IP address"),
         networks=environment.read("TS_DEBUG_TRUSTED_CIDRS", networks, "a list of networks such as 10.0.0.0/8") or (),
@@ -94,7 +94,7 @@ def debug_access(environment: Environment) -> DebugAccess:
 
 
 def trusted_roots(environment: Environment) -> TrustedRoots:
-    """Whom outgoing TLS trusts, in either program."""
+    """Return the trusted roots of outgoing TLS, for both programs."""
     return TrustedRoots(
         file=environment.read("SSL_CERT_FILE", Path, "a path"),
         directories=environment.read("SSL_CERT_DIR", directories, "a list of paths") or (),
@@ -102,7 +102,7 @@ def trusted_roots(environment: Environment) -> TrustedRoots:
 
 
 def supervision(environment: Environment) -> Supervision:
-    """What is meant for this very process: variables may have come down from one further up."""
+    """Return the settings that are for this process: an inherited variable may be for another one."""
     environ = environment.environ
     succeeds = environ.get(PREDECESSOR) == str(environment.parent)
     sockets: tuple[str, ...] = ()

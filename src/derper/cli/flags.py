@@ -1,7 +1,7 @@
-"""The flags of `derper`: names, defaults and usage texts, and nothing about what they do.
+"""The flags of `derper`: names, defaults and usage texts.
 
-The names and defaults are those of the program that this one stands in for. A default that depends on the machine
-stands in its text, and `derper.cli.settings` finds it.
+Names and defaults are those of the Go server. If a default depends on the machine, its text says so, and
+`derper.cli.settings` resolves it.
 """
 
 import math
@@ -228,4 +228,4 @@ DERPER_FLAGS: Final[tuple[Flag[Any], ...]] = (
     SETTINGS,
     LOG_FORMAT,
     LOG_LEVEL,
-)  # fmt: skip  (a row a topic)
+)  # fmt: skip  (one row per topic)

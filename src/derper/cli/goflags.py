@@ -1,8 +1,7 @@
-"""Go's `flag` package: how a command line is read, what is said about a bad one, how usage is laid out.
+"""Go's `flag` package: parsing of a command line, its errors, and the layout of the usage text.
 
-Generic: knows flags by their type, nothing of the programs. A program declares `Flag` constants and reads
-`parsed[FLAG]`. Only `parse_or_exit` writes (stderr) or ends the process, and only with Go's codes: 0 for help, 2 for a
-line that cannot be read.
+Generic: knows types of flags, and no program. A program declares `Flag` constants and reads `parsed[FLAG]`. Only
+`parse_or_exit` writes (stderr) or exits, and only with Go's codes: 0 for help, 2 for an invalid command line.
 """
 
 import sys
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 
 class UsageError(ConfigError):
-    """The command line cannot be read; the message has Go's words, `advice` says how to mend it in whole lines."""
+    """The command line is invalid; the message has Go's wording, `advice` contains complete lines with the remedy."""
 
     def __init__(self, message: str, advice: str = "") -> None:
         super().__init__(message)
@@ -35,9 +34,9 @@ class UsageError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """A type of flag: its name in the usage text, how it is read and shown, and the default not worth showing.
+    """A type of flag: its name in the usage text, its parser and format, and the default that is not shown.
 
-    `joined` makes one value of what a repeated flag had and what it is given now; without it the last counts, as in Go.
+    `joined` combines the values of a repeated flag; without it the last value counts, as in Go.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Kind(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Flag(Generic[T]):
-    """One flag. A word in back quotes in `usage` names the value there, as in Go."""
+    """One flag. In `usage`, a word in back quotes names the value, as in Go."""
 
     name: str
     default: T
@@ -79,40 +78,41 @@ _STRINGS: Kind[tuple[str, ...]] = Kind(
 
 
 def string(name: str, default: str, usage: str) -> Flag[str]:
-    """A flag that takes any text."""
+    """Return a flag that accepts any text."""
     return Flag(name, default, usage, _STRING)
 
 
 def strings(name: str, usage: str) -> Flag[tuple[str, ...]]:
-    """A flag that takes any text, each time it is given; an empty one forgets those before it."""
+    """Return a flag that accepts any text and may be repeated; an empty value removes the ones before it."""
     return Flag(name, (), usage, _STRINGS)
 
 
 def boolean(name: str, usage: str, *, default: bool = False) -> Flag[bool]:
-    """A flag that is `-name` or `-name=false`, never followed by its value as a word."""
+    """Return a flag that is `-name` or `-name=false`, never followed by its value as a separate argument."""
     return Flag(name, default, usage, _BOOL)
 
 
 def integer(name: str, default: int, usage: str) -> Flag[int]:
-    """A flag that takes a 64-bit integer."""
+    """Return a flag that accepts a 64-bit integer."""
     return Flag(name, default, usage, _INT)
 
 
 def number(name: str, default: float, usage: str) -> Flag[float]:
-    """A flag that takes a float, `+Inf` included."""
+    """Return a flag that accepts a float, `+Inf` included."""
     return Flag(name, default, usage, _FLOAT)
 
 
 def duration(name: str, default: float, usage: str) -> Flag[float]:
-    """A flag that takes a Go duration; its value is in seconds."""
+    """Return a flag that accepts a Go duration; its value is in seconds."""
     return Flag(name, default, usage, _DURATION)
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A command line that could be read. `parsed[FLAG]` is the flag's value, given or default.
+    """A parsed command line. `parsed[FLAG]` is the flag's value, given or default.
 
-    `help_wanted`: `-h` or `-help` came, and nothing behind it was looked at. `rest`: the words behind the flags.
+    `help_wanted`: the line contains `-h` or `-help`, and nothing after it was parsed. `rest`: the arguments after the
+    flags.
     """
 
     values: Mapping[str, object]
@@ -123,18 +123,19 @@ class Parsed:
         return cast("T", self.values.get(flag.name, flag.default))
 
     def given(self, flag: Flag[Any]) -> bool:
-        """Whether the line names the flag, be it with its default."""
+        """Return whether the line contains the flag, even with its default."""
         return flag.name in self.values
 
     def over(self, values: Mapping[str, object]) -> "Parsed":
-        """The same line over other values, which count where it names no flag."""
+        """Return the same line with other values for the flags that it does not contain."""
         return replace(self, values={**values, **self.values})
 
 
 def parse(flags: Iterable[Flag[Any]], words: Sequence[str]) -> Parsed:
-    """Read the words behind the program's name; of a repeated flag the last counts, unless its kind joins them.
+    """Parse the arguments after the program's name.
 
-    Raises `UsageError` for an unknown flag, a missing or a bad value.
+    The last value of a repeated flag counts, unless its kind joins them. Raises `UsageError` for an unknown flag, and
+    for a missing or invalid value.
     """
     table = {flag.name: flag for flag in flags}
     values: dict[str, object] = {}
@@ -176,7 +177,7 @@ def _value(flag: Flag[T], text: str) -> T:
 
 
 def usage(program: str, flags: Iterable[Flag[Any]]) -> str:
-    """The usage text in Go's layout: flags by name, each with its value's name, its text and its default."""
+    """Return the usage text in Go's layout: flags by name, each with its value's name, its text and its default."""
     return "".join([f"Usage of {program}:\n", *map(_usage_of, sorted(flags, key=lambda flag: flag.name))])
 
 
@@ -186,7 +187,7 @@ def _usage_of(flag: Flag[Any]) -> str:
         before, named, after = text.split("`", 2)
         text = before + named + after
     head = f"  -{flag.name} {named}" if named else f"  -{flag.name}"
-    # Go sets a one-letter boolean's text on its own line's tab stop, all others on the next line.
+    # Go puts the text of a flag with a one-letter name on the same line, and all others on the next line.
     gap = "\t" if len(head) <= len("  -x") else "\n    \t"
     shown = "" if flag.default == flag.kind.zero else f" (default {flag.kind.show(flag.default)})"
     return head + gap + text.replace("\n", "\n    \t") + shown + "\n"
@@ -195,10 +196,10 @@ def _usage_of(flag: Flag[Any]) -> str:
 def parse_or_exit(
     program: str, flags: Sequence[Flag[Any]], words: Sequence[str], stderr: TextIO | None = None, *, more: str = ""
 ) -> Parsed:
-    """Parse as `parse` does; help ends the process with 0 and a bad line with 2.
+    """Parse as `parse` does; exit with 0 for help and with 2 for an invalid line.
 
-    Help is the usage and `more` on stderr. A bad line is one sentence, which the whole usage would bury, with what
-    mends it.
+    Help is the usage and `more`, on stderr. For an invalid line only the error and its remedy are written: the whole
+    usage would hide them.
     """
     out = sys.stderr if stderr is None else stderr
     try:

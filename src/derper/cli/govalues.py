@@ -1,6 +1,6 @@
-"""How Go's standard library spells the values of flags and of environment variables.
+"""The spellings of flags and environment variables in Go's standard library.
 
-Operators' unit files hold these spellings, so what Go reads we read, and what Go refuses we refuse. Pure functions:
+Operators' unit files contain these spellings, so this module accepts and rejects the same texts as Go. Pure functions:
 text in, value out, or `ValueError` with Go's two reasons, "parse error" and "value out of range".
 """
 
@@ -43,7 +43,7 @@ _DURATION_PART = re.compile(r"(?P<whole>[0-9]*)(?P<point>\.(?P<fraction>[0-9]*))
 
 
 def parse_bool(text: str) -> bool:
-    """One of Go's twelve spellings; anything else, also "yes" and "", raises `ValueError`."""
+    """Return the boolean of one of Go's twelve spellings; anything else, also "yes" and "", raises `ValueError`."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -52,7 +52,7 @@ def parse_bool(text: str) -> bool:
 
 
 def parse_int(text: str) -> int:
-    """A 64-bit integer in decimal, `0x`, `0o`, `0b` or leading-zero octal, digits parted by single underscores."""
+    """Return a 64-bit integer: decimal, `0x`, `0o`, `0b` or leading-zero octal; `_` may separate digits."""
     match = _INT.fullmatch(text)
     if match is None:
         raise ValueError(PARSE_ERROR)
@@ -65,7 +65,7 @@ def parse_int(text: str) -> int:
 
 
 def parse_float(text: str) -> float:
-    """A decimal or hexadecimal number, `Inf`, `+Inf`, `-infinity` or `NaN`; one too large for a double is refused."""
+    """Return a decimal or hexadecimal number, `Inf`, `+Inf`, `-infinity` or `NaN`; reject one above a double."""
     if text.lower() == "nan":
         return math.nan
     if _INFINITE_FLOAT.fullmatch(text):
@@ -85,7 +85,7 @@ def parse_float(text: str) -> float:
 
 
 def format_float(value: float) -> str:
-    """A float as Go prints it: `+Inf`, `NaN`, whole numbers without a point."""
+    """Return a float as Go prints it: `+Inf`, `NaN`, whole numbers without a point."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -94,9 +94,9 @@ def format_float(value: float) -> str:
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds from Go's duration text: `300ms`, `1.5h`, `2h45m`, `-1us`, and `0` alone without a unit.
+    """Return the nanoseconds of Go's duration text: `300ms`, `1.5h`, `2h45m`, `-1us`, and `0` without a unit.
 
-    Everything wrong with it, a value beyond 64 bits too, is a "parse error", as in Go's flags.
+    Every error, also a value beyond 64 bits, is a "parse error", as in Go's flags.
     """
     digits = text[1:] if text[:1] in {"+", "-"} else text
     if digits == "0":
@@ -118,7 +118,7 @@ def parse_duration(text: str) -> int:
 
 
 def _fraction_of(unit: int, digits: str) -> int:
-    """Nanoseconds in `0.<digits>` of a unit, rounded as Go rounds: as doubles, digits past 63 bits passed over."""
+    """Return `0.<digits>` of a unit in nanoseconds, rounded as in Go: as doubles, digits past 63 bits ignored."""
     value, scale = 0, 1.0
     for digit in digits:
         longer = value * 10 + int(digit)
@@ -129,7 +129,7 @@ def _fraction_of(unit: int, digits: str) -> int:
 
 
 def format_duration(nanoseconds: int) -> str:
-    """A duration as Go prints it: `10m0s`, `1.5s`, `300ms`, `0s`. `parse_duration` reads it back exactly."""
+    """Return a duration as Go prints it: `10m0s`, `1.5s`, `300ms`, `0s`; `parse_duration` is the exact inverse."""
     sign, rest = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
     if rest == 0:
         return "0s"
@@ -147,7 +147,7 @@ def format_duration(nanoseconds: int) -> str:
 
 
 def _decimal(value: int, unit: int) -> str:
-    """`value / unit` as an exact decimal without trailing zeros; `unit` is a power of ten."""
+    """Return `value / unit` as an exact decimal without trailing zeros; `unit` is a power of ten."""
     whole, rest = divmod(value, unit)
     if not rest:
         return str(whole)

@@ -1,7 +1,7 @@
-"""Flags that have no effect together with others: one table of rules, and the warnings that it makes at start.
+"""Flags that have no effect together with others: one table of rules, and the warnings at start.
 
-The server starts all the same, as Go's does. Pure: a command line over its settings file, and the `Config` made of it,
-in; sentences out. A flag counts as set if it is given and differs from its default.
+The server starts with such flags, as Go's does. Pure: takes a command line merged over its settings file, and its
+`Config`; returns sentences. A flag counts as set if it is given and differs from its default.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from derper.cli.goflags import Flag, Parsed
 from derper.config import LETS_ENCRYPT, CertMode, Config
 
 MESH_KEY_VARIABLE: Final = "TAILSCALE_DERPER_MESH_KEY"
-_OFF: Final = -1  # the port of a listener that is switched off
+_OFF: Final = -1  # the port of a disabled listener
 
 
 class Rule(NamedTuple):
@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
     flags: tuple[Flag[Any], ...]
     holds: Callable[[Config, Parsed], bool]
-    reason: str  # with what to change
+    reason: str  # including the remedy
 
 
 _EAB: Final = (flags.ACME_EAB_KID, flags.ACME_EAB_KEY, flags.ACME_EAB_KEY_FILE)
@@ -90,7 +90,7 @@ RULES: Final = (
     ),
     Rule(
         (flags.VERIFY_ANY,),
-        lambda config, _: _kinds_of_checks(config) < 2,  # noqa: PLR2004  of which any is one
+        lambda config, _: _kinds_of_checks(config) < 2,  # noqa: PLR2004  fewer than two
         "there are not two kinds of check; give another of -allow-keys, -verify-clients and -verify-client-url",
     ),
     Rule(
@@ -133,7 +133,7 @@ def warnings(line: Parsed, config: Config, environ: Mapping[str, str]) -> Iterat
 
 
 def _is_set(line: Parsed, flag: Flag[Any]) -> bool:
-    if flag is flags.CERT_MODE:  # its default asks for TLS as much as any other mode
+    if flag is flags.CERT_MODE:  # its default enables TLS as any other mode does
         return line.given(flag)
     switched_off = line[flag] == _OFF or (flag is flags.VERIFY_INTERVAL and line[flag] == 0)
     return line.given(flag) and line[flag] != flag.default and not switched_off

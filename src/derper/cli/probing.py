@@ -1,7 +1,7 @@
-"""The flags of `derpprobe`, and what they and the environment make: a `ProberConfig`.
+"""The flags of `derpprobe`, and the `ProberConfig` made from them and the environment.
 
-Names and defaults are those of the program that this one stands in for; `-json`, `-probe-key` and `-probe-keys` are
-ours. What both programs have stands in `flags`, `settings` and `surroundings`.
+Names and defaults are those of the Go prober; `-json`, `-probe-key` and `-probe-keys` are ours. Parts that both
+programs have are in `flags`, `settings` and `environment`.
 """
 
 from ipaddress import IPv4Interface
@@ -124,7 +124,7 @@ def _interval(line: Parsed, flag: Flag[float]) -> float | None:
 
 def _map_interval(line: Parsed) -> float:
     if line[INTERVAL] <= 0:
-        if line[ONCE]:  # the reference takes it there, where it says nothing but how long the map may take
+        if line[ONCE]:  # the Go prober accepts it with -once, where it only limits the fetch of the map
             return _USUAL_INTERVAL
         raise ConfigError("-interval is not positive; give how often the DERP map is to be fetched")
     return line[INTERVAL]

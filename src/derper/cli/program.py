@@ -1,7 +1,7 @@
-"""What the programs share: flags in, a version or a run, an exit code out.
+"""The shared part of the programs: flags in, a version or a run, an exit code out.
 
-Exit codes: 0 for help, version and an ordered stop, 1 for what cannot run (one line says why), 2 for a command line
-that cannot be read; a run may end with others.
+Exit codes: 0 for help, version and a requested stop; 1 for a failed run, with one line for the reason; 2 for an invalid
+command line. A run may return others.
 """
 
 import sys
@@ -15,19 +15,19 @@ from derper.errors import DerperError
 
 
 def run(name: str, what: str, line: Parsed, work: Callable[[Parsed], int]) -> int:
-    """Do what the command line says.
+    """Run the program for its command line; return the exit code.
 
     Args:
-        name: the program's.
-        what: it is, for its operator.
-        line: the flags.
-        work: the run; an error of ours or of the system ends it with one line.
+        name: The program's name.
+        what: Its description for the operator.
+        line: The flags.
+        work: The run; an error of ours or of the system ends it with one line.
     """
     if line[VERSION]:
         sys.stdout.write(f"{name} {version()}\n")
         return 0
     startup.begin()
-    # Late, because neither -version nor -h logs.
+    # A late import, because neither -version nor -h logs.
     import structlog  # noqa: PLC0415
 
     from derper import log  # noqa: PLC0415

@@ -1,6 +1,6 @@
-"""Flags and environment in, `Config` out: what they mean together.
+"""The `Config` of flags and environment.
 
-Pure but for a look whether a default file exists. What cannot be raises `ConfigError` with the flag or variable in it.
+Pure, except for a check whether a default file exists. An invalid value raises `ConfigError` with its flag or variable.
 """
 
 from enum import StrEnum
@@ -50,15 +50,15 @@ DEV_ADDRESS = ListenAddress(None, 3340)
 ROOTS_KEY_FILE = Path("/var/lib/derper/derper.key")
 TAILSCALED_SOCKET = "/var/run/tailscale/tailscaled.sock"
 SEND_QUEUE_DEPTH = 32
-LEAST_QUEUED_BYTES = 1 << 20  # less than what moves in a moment would cost throughput
+LEAST_QUEUED_BYTES = 1 << 20  # less would reduce throughput
 LEAST_ROUTES = 65_536
-ROUTE_BYTES = 128  # of memory for one destination that a sender is remembered to have
-ROUTE_SHARE = 32  # the fraction of the usable memory that these may take
+ROUTE_BYTES = 128  # of memory for one route
+ROUTE_SHARE = 32  # all routes may use 1/32 of the usable memory
 MOST_PER_IP = 1_000_000
 
 
 def config_from(line: Parsed, environment: Environment) -> Config:
-    """The server's `Config`. Raises `ConfigError` for what cannot be."""
+    """Return the server's `Config`; raises `ConfigError` for an invalid value."""
     dev = line[flags.DEV]
     main = DEV_ADDRESS if dev else ListenAddress.parse(line[flags.LISTEN])
     speaks_tls = _on_or_off(line, flags.TLS)
@@ -106,7 +106,7 @@ def _key_file(line: Parsed, environment: Environment) -> Path:
 
 
 def _tls(line: Parsed, environment: Environment, *, matters: bool) -> Tls:
-    # A mode that is none is no error where there is plain HTTP without it: there are unit files with such.
+    # Ignore an invalid `-certmode` when TLS is off: existing unit files contain one.
     known = matters or line[flags.CERT_MODE] in set(CertMode)
     mode = _choice(line, flags.CERT_MODE, CertMode) if known else CertMode.LETSENCRYPT
     given = line[flags.CERT_DIR]
@@ -139,7 +139,7 @@ def _acme(line: Parsed, mode: CertMode) -> Acme:
 
 
 def _check_tls(tls: Tls) -> None:
-    """What only matters once TLS is served."""
+    """Check the settings that are needed only with TLS."""
     if tls.directory is None:
         raise ConfigError("no certificate directory is set; set one with -certdir")
     if not tls.hostname:
@@ -196,7 +196,7 @@ def _shards(line: Parsed, environment: Environment) -> int:
 
 
 def max_queued_bytes(line: Parsed, environment: Environment) -> int:
-    """Return the value of `-max-queued-bytes` in force: a quarter of the usable memory where the flag is 0."""
+    """Return the effective value of `-max-queued-bytes`; 0 means a quarter of the usable memory."""
     most: int = line[flags.MAX_QUEUED_BYTES]
     if most and most < LEAST_QUEUED_BYTES:
         raise ConfigError(
@@ -225,7 +225,7 @@ def _mesh(line: Parsed, environment: Environment) -> Mesh:
 
 
 def mesh_key_source(line: Parsed, environment: Environment, file: Path | None) -> MeshKey | Path | SecretsServer | None:
-    """Where the mesh key comes from, for either program: the environment, a secrets server, or else this file."""
+    """Return the source of the mesh key, for both programs: the environment, a secrets server, or else this file."""
     url = _url(line, flags.SECRETS_URL)
     if line[flags.DEV]:
         return environment.must_read("TAILSCALE_DERPER_MESH_KEY", MeshKey.from_text, "a mesh key of 64 hex digits")
@@ -250,7 +250,7 @@ def _psk_file(line: Parsed, environment: Environment) -> Path | None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a folder on the way that we may not enter: no key of ours is in there
+    except OSError:  # a directory that we may not enter contains no key of ours
         return False
 
 
@@ -301,7 +301,7 @@ def _admin(line: Parsed, environment: Environment) -> Admin | None:
 
 
 def _admin_socket(environment: Environment) -> Path:
-    """The default place, in the first of the directories that systemd makes for a service."""
+    """Return the default path, in the first of the directories that systemd creates for a service."""
     directory = environment.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not directory:
         raise ConfigError(

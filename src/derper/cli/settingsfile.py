@@ -1,12 +1,13 @@
-"""The file of `-settings`: TOML that holds anything that a flag can. What the command line says wins.
+"""The file of `-settings`: TOML with a value for any flag. The command line has priority.
 
-A setting's name is its flag's, and a table's name stands for the part before a dash, so these say the same:
+A setting has its flag's name; a table's name is the part before a dash. So these two are equal:
 
     mesh-with = "a.example.com,b.example.com"
+
     [mesh]
     with = ["a.example.com", "b.example.com"]
 
-Pure but for reading the file. Every failure is a `ConfigError` that names the entry by its dotted name.
+Pure, except for reading the file. Every failure is a `ConfigError` that contains the entry's dotted name.
 """
 
 import tomllib
@@ -31,16 +32,16 @@ def under(line: Parsed, flag: Flag[str], flags: Iterable[Flag[Any]]) -> Parsed:
     """Return the command line merged over the settings file that this flag names, or unchanged without one.
 
     Raises:
-        ConfigError: as `read` does.
+        ConfigError: As for `read`.
     """
     return line.over(read(Path(line[flag]), flags)) if line[flag] else line
 
 
 def read(path: Path, flags: Iterable[Flag[Any]]) -> dict[str, object]:
-    """Return the values of the flags that the file names, by the flags' names.
+    """Return the values of the flags in the file, by the flags' names.
 
     Raises:
-        ConfigError: it cannot be read, is no TOML, or has an entry that is no flag or not of its type.
+        ConfigError: The file cannot be read, is not TOML, or has an entry with an unknown name or a wrong type.
     """
     try:
         with path.open("rb") as file:
@@ -83,7 +84,7 @@ def _suggestion(name: str, table: Mapping[str, object]) -> str:
 
 
 def _value(flag: Flag[Any], value: object) -> object:
-    """Turn a TOML value into the flag's; text may be whatever the flag takes on a command line."""
+    """Return a flag's value from a TOML value; text is parsed as on a command line."""
     default = flag.default
     if isinstance(value, list) and isinstance(default, str | tuple):
         if not all(isinstance(item, str) for item in value):

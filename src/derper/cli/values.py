@@ -1,6 +1,6 @@
-"""What the text of a flag or a variable means: lists, numbers, networks, URLs.
+"""The meaning of a flag's or variable's text: lists, numbers, networks, URLs.
 
-How Go spells a value is in `govalues`. Whoever asks says in an error which flag or variable it was.
+Go's spellings are in `govalues`. The caller adds the flag's or variable's name to an error.
 """
 
 import re
@@ -13,34 +13,34 @@ from derper.protocol.keys import NodePublic
 
 
 def names(text: str) -> list[str]:
-    """The items of a comma-separated list, without white space environment them and without empty ones."""
+    """Return the items of a comma-separated list, without surrounding white space and without empty ones."""
     return [name for item in text.split(",") if (name := item.strip())]
 
 
 def decimal(text: str) -> int:
-    """A whole number, as people write it."""
+    """Return a decimal integer."""
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         raise ValueError
     return int(text)
 
 
 def keys(text: str) -> frozenset[NodePublic]:
-    """Clients, by their keys in hex."""
+    """Return the client keys in a text, in hex."""
     return frozenset(map(NodePublic.from_hex, names(text)))
 
 
 def networks(text: str) -> tuple[IPNetwork, ...]:
-    """Networks; an address is one of its own."""
+    """Return the networks in a text; a single address is a network, too."""
     return tuple(ip_network(name, strict=False) for name in names(text))
 
 
 def directories(text: str) -> tuple[Path, ...]:
-    """Folders, as in PATH."""
+    """Return the directories in a text, separated as in PATH."""
     return tuple(Path(name) for name in text.split(":") if name)
 
 
 def is_http_url(text: str) -> bool:
-    """Whether it names a host over HTTP or HTTPS."""
+    """Return whether a text is an HTTP or HTTPS URL with a host."""
     try:
         parts = urlsplit(text)
     except ValueError:

@@ -1,5 +1,5 @@
-"""Metric families and how they are written, for every program of ours (docs/protocol/metrics.md).
+"""Metric families and their text forms, for every program (docs/protocol/metrics.md).
 
-`exposition` (families, and Prometheus's text), `expvar` (the same as JSON, as Go names them), `process` (what the
-kernel says of this process). What a program counts stands in its own room: `server.debug.metrics`, `prober.metrics`.
+`exposition` (families, and Prometheus's text), `expvar` (JSON with Go's names), `process` (metrics of this process from
+the kernel). The programs' own metrics are in `server.debug.metrics` and `prober.metrics`.
 """

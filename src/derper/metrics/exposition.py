@@ -1,7 +1,7 @@
-"""Metric families, and the Prometheus text that they are written as (docs/protocol/metrics.md). No I/O, no clock.
+"""Metric families, and their Prometheus text (docs/protocol/metrics.md). No I/O, no clock.
 
-The client library's own writer is not used: it puts `_total` behind each counter's name and a `# HELP` before every
-family, and the names and lines that dashboards know have neither.
+The client library's own writer is not used. It appends `_total` to each counter's name and writes a `# HELP` before
+every family; the names and lines that dashboards know have neither.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ Number: TypeAlias = int | float
 
 
 class Type(StrEnum):
-    """What a family's `# TYPE` line says."""
+    """The type in a family's `# TYPE` line."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -23,33 +23,33 @@ class Type(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One number for each set of label values."""
+    """Numbers by their label values."""
 
-    labels: tuple[str, ...]  # their names, in the order in which they are written
+    labels: tuple[str, ...]  # their names, in output order
     values: Mapping[tuple[str, ...], Number]
 
     @classmethod
     def by(cls, label: str, values: Mapping[str, Number]) -> Self:
-        """Make the samples of one label."""
+        """Return the samples of one label."""
         return cls((label,), {(at,): value for at, value in values.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How values spread."""
+    """A histogram of values."""
 
-    bounds: tuple[int, ...]  # the buckets' upper bounds, which belong to them
-    counts: tuple[int, ...]  # of each bucket alone, and one more without a bound
+    bounds: tuple[int, ...]  # upper bounds of the buckets, inclusive
+    counts: tuple[int, ...]  # per bucket, not cumulative, with one more for values above all bounds
     sum: int
 
     def cumulative(self) -> Iterator[tuple[str, int]]:
-        """Return each bound with the number of values up to it; the last counts all."""
+        """Yield each bound with the number of values up to it; the last one counts all."""
         return zip([*map(str, self.bounds), "+Inf"], accumulate(self.counts), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples of which each has labels of its own, and where it is part of a histogram a suffix to the name."""
+    """Samples with individual labels, and for parts of a histogram a suffix to the name."""
 
     rows: tuple[tuple[str, Mapping[str, str], Number], ...]
 
@@ -59,25 +59,25 @@ Value: TypeAlias = Number | Labelled | Histogram | Samples
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a family is, whatever its samples are now. docs/metrics.md is written from all there are."""
+    """A family without its samples; docs/metrics.md is generated from all metrics."""
 
     name: str
     type: Type | None  # None: no `# TYPE` line
-    told: str  # what it counts, for operators
-    labels: tuple[str, ...] = ()  # their names; those of a histogram's parts go without saying
-    has_help: bool = False  # whether `told` is a `# HELP` line, too
+    help_text: str  # the help text for operators
+    labels: tuple[str, ...] = ()  # their names, except a histogram's own
+    has_help: bool = False  # write the help text as a `# HELP` line
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric as it is now."""
+    """A metric with its current samples."""
 
     metric: Metric
     value: Value
 
 
 def text(families: Iterable[Family]) -> str:
-    """Write families as Prometheus reads them."""
+    """Return families in Prometheus's text format."""
     return "".join(f"{line}\n" for family in families for line in _lines(family))
 
 
@@ -86,7 +86,7 @@ def _lines(family: Family) -> Iterator[str]:
     if metric.type is not None:
         yield f"# TYPE {name} {metric.type}"
     if metric.has_help:
-        yield f"# HELP {name} {metric.told}"
+        yield f"# HELP {name} {metric.help_text}"
     match family.value:
         case Labelled(labels, values):
             for at, value in values.items():

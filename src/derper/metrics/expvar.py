@@ -1,4 +1,4 @@
-"""The same families as `/debug/vars` has them: one JSON object, grouped and named as the reference's (metrics.md)."""
+"""The families of `/debug/vars`: one JSON object, grouped and named as in the Go server (metrics.md)."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -8,7 +8,7 @@ from derper.metrics.exposition import Family, Histogram, Labelled, Samples, Type
 _GROUPS: Final = ("derp", "stun", "tls_listener")
 _UNGROUPED: Final = ("derp_websocket_accepts", "derp_packets_dropped", "derp_bytes_dropped")
 _COUNTERS_WITH_PREFIX: Final = ("derp_total_dup_client_conns",)
-_STRINGS: Final = ("version",)  # families whose first label is all that is told of them
+_STRINGS: Final = ("version",)  # families whose value is their first label
 
 
 def variables(families: Iterable[Family]) -> dict[str, object]:

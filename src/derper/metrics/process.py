@@ -1,4 +1,4 @@
-"""This process and its machine as metrics: what the kernel says of them. Reads `/proc`, so not on the loop's thread."""
+"""Metrics of this process and its machine, from the kernel. Reads `/proc`, so not for the loop's thread."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from derper.redaction import redacted
 
 _PROC: Final = Path("/proc")
 _COLUMNS: Final = {"receive": 0, "transmit": 8}
-"""Of /proc/net/dev, behind the interface's name: bytes that came in, and that went out."""
+"""Columns of /proc/net/dev after the interface's name: received and sent bytes."""
 
 FILE_DESCRIPTORS: Final = Metric("derp_current_file_descriptors", Type.GAUGE, "Open file descriptors")
 
@@ -28,7 +28,7 @@ OF_PROGRAM: Final = (
     _BOOTED := Metric("node_boot_time_seconds", None, "When the machine was started, in Unix seconds"),
     _VERSION := Metric("version", None, "Always 1; which program of which version this is", ("version", "binary")),
 )
-"""What the reference says of any of its programs."""
+"""Metrics that the Go server's other programs have, too."""
 
 OF_LIBRARY: Final = (
     Metric("process_virtual_memory_bytes", Type.GAUGE, "Bytes of address space in use"),
@@ -41,7 +41,7 @@ OF_LIBRARY: Final = (
     Metric("process_network_receive_bytes_total", Type.COUNTER, "Bytes that came into the network namespace"),
     Metric("process_network_transmit_bytes_total", Type.COUNTER, "Bytes that went out of the network namespace"),
 )
-"""What Prometheus' client libraries say of any process."""
+"""Metrics that Prometheus's client libraries have for any process."""
 
 _start: Final = time.time()
 _start_monotonic: Final = time.monotonic()
@@ -49,18 +49,18 @@ _collector: Final = ProcessCollector(registry=None)
 
 
 def uptime() -> float:
-    """Return the seconds since this module was loaded, which is when the server starts, however the clock is set."""
+    """Return the seconds since this module was loaded at the server's start, by a monotonic clock."""
     return time.monotonic() - _start_monotonic
 
 
 def server_families() -> Iterator[Family]:
-    """Return the reference's metrics of the relay process."""
+    """Return the Go server's metrics of the relay process."""
     yield Family(FILE_DESCRIPTORS, _open_files())
     yield from program_families()
 
 
 def program_families() -> Iterator[Family]:
-    """Return the reference's metrics of any of its programs."""
+    """Return the metrics that the Go server's other programs have, too."""
     yield Family(_STARTED, int(_start))
     yield Family(_UPTIME, int(uptime()))
     boot = re.search(r"^btime (\d+)$", _read("stat"), re.MULTILINE)
@@ -85,7 +85,7 @@ def command_line() -> list[str]:
 
 
 def _open_files() -> int:
-    return len(os.listdir(_PROC / "self/fd"))  # noqa: PTH208  not a path object for each of a hundred thousand
+    return len(os.listdir(_PROC / "self/fd"))  # noqa: PTH208  avoids 100,000 path objects
 
 
 def _binary() -> str:
@@ -99,7 +99,7 @@ def _most_memory() -> float:
 
 
 def _network_bytes() -> dict[str, int]:
-    """Sum over the interfaces of the network namespace, the one to itself included."""
+    """Return the sums over the network namespace's interfaces, loopback included."""
     rows = [line.partition(":")[2].split() for line in _read("self/net/dev").splitlines()[2:]]
     return {way: sum(int(row[at]) for row in rows) for way, at in _COLUMNS.items()} if rows else {}
 

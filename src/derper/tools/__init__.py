@@ -1,6 +1,6 @@
-"""What the tools beside the server do (`derper doctor`, `derper map` and their like), without a terminal.
+"""The tools besides the server (`derper doctor`, `derper map` and others), without a terminal.
 
-Here results are values; `derper.cli.tools` reads the words and shows them. Read in this order: `relays` (which relays
-an operator means), `doctor` with `asking` (what a client would meet at one), `mapentry` (what a DERP map says of this
-server), `admin` with `traffic` (a running server from outside).
+The tools return values; `derper.cli.tools` parses arguments and prints results. Read in this order: `relays` (the
+relays of an argument), `doctor` with `asking` (the checks of a relay), `mapentry` (this server's entry in a DERP map),
+`admin` with `traffic` (a running server's admin listener).
 """

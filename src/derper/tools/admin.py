@@ -1,4 +1,4 @@
-"""A running server's admin listener, from outside: its pages as JSON, and its actions."""
+"""A client of a running server's admin listener: pages as JSON, and actions."""
 
 import json
 import os
@@ -19,11 +19,11 @@ _SECONDS: Final = 30.0
 
 
 class AdminClient:
-    """Speaks to the place that the server's `-admin` names.
+    """A client of the address in the server's `-admin`.
 
     Args:
         place: `unix:PATH`, `unix` for the socket in $RUNTIME_DIRECTORY or /run/derper, or `host:port`.
-        token_file: the server's `-admin-token-file`, which changes over an address want.
+        token_file: The server's `-admin-token-file`, which changes over TCP require.
     """
 
     def __init__(self, place: str, token_file: Path | None = None) -> None:
@@ -37,19 +37,19 @@ class AdminClient:
         self._base = "http://localhost" if self._socket else f"http://{place.removeprefix('http://')}"
         self._session: aiohttp.ClientSession | None = None
 
-    async def get(self, path: str) -> Any:  # noqa: ANN401  whatever JSON is there
-        """Read a page of JSON.
+    async def get(self, path: str) -> Any:  # noqa: ANN401  any JSON
+        """Return a page of JSON.
 
         Raises:
-            NetworkError: the server cannot be reached or refuses.
+            NetworkError: The server is unreachable or rejects the request.
         """
         return (await self._ask("GET", path, {}))[1]
 
     async def do(self, action: str, **words: str) -> tuple[int, Any]:
-        """Ask for an action; gives the status and its JSON.
+        """Request an action; return the status and its JSON.
 
         Raises:
-            NetworkError: the server cannot be reached or refuses.
+            NetworkError: The server is unreachable or rejects the request.
         """
         return await self._ask("POST", f"/{action}", words)
 

@@ -1,4 +1,4 @@
-"""Plain requests of HTTP to a relay, over the client's own streams."""
+"""Plain HTTP requests to a relay, over the client's own streams."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -22,16 +22,16 @@ class Answer:
     headers: tuple[tuple[str, str], ...]
 
     def header(self, name: str) -> str:
-        """Return a header's value, or nothing."""
+        """Return a header's value; empty if it is absent."""
         return next((value for header, value in self.headers if header == name.lower()), "")
 
 
 async def http_get(target: Target, path: str, *headers: tuple[str, str]) -> Answer:
-    """Ask for a page; its body is not read.
+    """Return the answer to a GET; its body is not read.
 
     Raises:
-        NetworkError: it cannot be reached, or hung up.
-        ProtocolError: what answers does not speak HTTP.
+        NetworkError: The server is unreachable, or closed the connection.
+        ProtocolError: The server does not speak HTTP.
     """
     connection = h11.Connection(h11.CLIENT)
     asked = [("Host", target.authority), ("Connection", "close"), *headers]
@@ -53,11 +53,11 @@ async def http_get(target: Target, path: str, *headers: tuple[str, str]) -> Answ
 
 
 async def read_head(stream: Stream) -> bytes:
-    """Read an HTTP head.
+    """Return an HTTP head.
 
     Raises:
-        NetworkError: the stream ends before it.
-        ProtocolError: there is none in the first 65,536 bytes.
+        NetworkError: The stream ended before the head was complete.
+        ProtocolError: The first 65,536 bytes contain no complete head.
     """
     data = b""
     while (length := head_length(data)) is None:

@@ -1,7 +1,7 @@
-"""A relay from outside, as a client meets it: each step on its own, so that a bad one is told from what it spoils.
+"""Checks of a relay as a client uses it: one step at a time, so that the failing step is visible.
 
-Nothing here raises for what a relay does: every step becomes a `Finding`, and one that cannot be made because another
-failed is left out. Works with any DERP relay.
+A relay's fault raises nothing: every step returns a `Finding`. Steps that depend on a failed one are skipped. Works
+with any DERP relay.
 """
 
 import asyncio
@@ -42,11 +42,11 @@ _VERSIONS: Final[tuple[Literal[4, 6], ...]] = (4, 6)
 
 
 class State(StrEnum):
-    """How a step went."""
+    """The result of a step."""
 
     GOOD = "good"
     RED = "red"
-    NOTE = "note"  # neither: worth knowing, or not asked for
+    NOTE = "note"  # neither good nor bad, or not requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Finding:
     check: str
     state: State
     says: str
-    advice: str = ""  # what to do about it
+    advice: str = ""  # the remedy
 
 
 def _good(check: str, says: str) -> Finding:
@@ -73,12 +73,12 @@ def _red(check: str, says: object, advice: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One relay to be looked at.
+    """All steps for one relay.
 
     Args:
-        target: where it is.
-        key: whom to log in as; None: two new keys.
-        http_port: where plain HTTP is answered beside TLS.
+        target: The relay.
+        key: The key to log in with; None: two new keys.
+        http_port: The port of plain HTTP beside TLS.
     """
 
     target: Target
@@ -86,7 +86,7 @@ class Examination:
     http_port: int = _HTTP_PORT
 
     async def run(self) -> AsyncIterator[Finding]:
-        """Return the findings, as they come."""
+        """Yield the findings, each as soon as it is known."""
         connects = False
         async for finding in self._way():
             connects |= finding.check.startswith("TCP") and finding.state is State.GOOD
@@ -114,7 +114,7 @@ class Examination:
                 continue
             found_any = True
             yield _good(f"DNS {name}", ", ".join(found))
-            if self.target.node.stun_only:  # nothing has to listen on TCP
+            if self.target.node.stun_only:  # needs no TCP
                 continue
             began = time.monotonic()
             off = replace(self.target.node, ipv4="none", ipv6="none")
@@ -134,7 +134,7 @@ class Examination:
             yield _red("DNS", "; ".join(failed), "give the name an A or AAAA record, or the map's node an IPv4")
 
     async def _certificate(self) -> Finding:
-        """Shake hands and look at what was shown; who does not trust it is told what it is."""
+        """Shake hands and check the certificate; if it is not trusted, describe it."""
         try:
             stream = await self._stream(self.target)
         except DerperError as error:
@@ -156,9 +156,9 @@ class Examination:
 
     async def _shown(self) -> list[bytes]:
         """Return the presented chain without verifying it."""
-        anybody = replace(self.target, node=replace(self.target.node, insecure_for_tests=True))
+        insecure = replace(self.target, node=replace(self.target.node, insecure_for_tests=True))
         try:
-            stream = await self._stream(anybody)
+            stream = await self._stream(insecure)
         except DerperError:
             return []
         await stream.close()
@@ -202,7 +202,7 @@ class Examination:
         return _good("upgrade", f"101, server key {answer.server_key or 'not told'}")
 
     async def _login(self) -> Finding:
-        """Log in, and see whether it lasts: who is not admitted may be told why, and is then hung up on."""
+        """Log in, and check that the connection stays: a rejected client may get a Health message before the close."""
         began, problem = time.monotonic(), ""
         try:
             connection = await self._log_in(self._private())
@@ -223,7 +223,7 @@ class Examination:
         return _good("login", f"in {took}{fast}")
 
     async def _packet(self) -> Finding:
-        """Send between two keys, or from the given one to itself."""
+        """Send a packet between two keys, or from the given key to itself."""
         packet = os.urandom(PACKET)
         try:
             async with asyncio.timeout(STEP_SECONDS), AsyncExitStack() as stack:
@@ -259,7 +259,7 @@ class Examination:
     async def _stun(self, version: Literal[4, 6]) -> AsyncIterator[Finding]:
         node, name = self.target.node, f"STUN IPv{version}"
         if node.stun is None:
-            if version != _VERSIONS[0]:  # once
+            if version != _VERSIONS[0]:  # once is enough
                 return
             if node.stun_only:
                 advice = "set STUNPort to 0 or to the port of STUN, or STUNOnly to false"
@@ -289,7 +289,7 @@ class Examination:
         yield _good(name, f"sees us at {seen.ip} port {seen.port}, in {_ms(began)}")
 
     async def _port_80(self) -> Finding:
-        """Ask as clients do who look for captive portals."""
+        """Send the request that clients use to detect captive portals."""
         check = f"port {self.http_port}"
         plain = Target(replace(self.target.node, derp_port=self.http_port), tls=False)
         try:
@@ -302,7 +302,7 @@ class Examination:
         except ProtocolError as error:
             return _red(check, error, "who is it that answers there?")
         response = answer.header("X-Tailscale-Response")
-        if answer.status != 204 or response != f"response {_CHALLENGE}":  # noqa: PLR2004  a status is its name
+        if answer.status != 204 or response != f"response {_CHALLENGE}":  # noqa: PLR2004  an HTTP status
             says = f"/generate_204 is answered with {answer.status}, challenge with {response or 'nothing'}"
             return _red(check, says, "let /generate_204 through to the relay, with its headers")
         return _good(check, "/generate_204 is answered, with its challenge")
@@ -340,7 +340,7 @@ class Examination:
 
 
 def _has_no(version: int, error: NetworkError) -> bool:
-    return version == 6 and "unreachable" in str(error)  # noqa: PLR2004  an IP version is its name
+    return version == 6 and "unreachable" in str(error)  # noqa: PLR2004  an IP version
 
 
 def _described(chain: list[bytes]) -> str:
@@ -358,7 +358,7 @@ def _date_problem(leaf: x509.Certificate, now: datetime) -> str:
 
 
 def _dates_advice(leaf: x509.Certificate, now: datetime) -> str:
-    """Return what to do about a certificate's dates; empty if they are right for two weeks more."""
+    """Return the remedy for a certificate's dates; empty if they are right for two more weeks."""
     if leaf.not_valid_before_utc > now:
         return "check the clock of this machine; if it is right, serve a certificate that is valid now"
     if leaf.not_valid_after_utc < now:

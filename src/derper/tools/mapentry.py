@@ -1,6 +1,6 @@
-"""What a DERP map says of this server: a node made of the server's own settings, in the forms that people paste.
+"""This server's entry in a DERP map: a node from the server's own settings, in the forms for pasting.
 
-The certificate is read, never made: a server that has not yet made its own has no pin.
+The certificate is read, never created: a server without its certificate has no pin yet.
 """
 
 import json
@@ -18,14 +18,14 @@ from derper.server import mapnode
 from derper.server.certificates import pem
 from derper.server.certificates.manual import pair_of
 
-_EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which is nobody else's host
+_EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which only Tailscale can use
 
 
 def entry(config: Config, region: Region, node_name: str) -> Region:
     """Return the region with this server as its node.
 
     Raises:
-        ConfigError: the settings do not say enough for clients to find it.
+        ConfigError: The settings lack something that clients need.
     """
     tls = config.tls
     if tls.hostname in ("", _EXAMPLE):
@@ -49,13 +49,13 @@ def remarks(config: Config) -> list[str]:
 
 
 def policy(region: Region) -> str:
-    """Return the member of a Tailscale policy file."""
+    """Return the member for a Tailscale policy file."""
     written = json.dumps({"derpMap": {"Regions": {str(region.id): region.to_json()}}}, indent=2)
     return written.removeprefix("{\n").removesuffix("\n}") + ",\n"
 
 
 def headscale(region: Region) -> str:
-    """Return the file that Headscale's `derp.paths` names."""
+    """Return the file for Headscale's `derp.paths`."""
     lines = ["regions:", f"  {region.id}:"]
     about = {name: value for name, value in region.to_json().items() if name != "Nodes"}
     lines += [f"    {name.lower()}: {_yaml(value)}" for name, value in about.items()]
@@ -66,8 +66,8 @@ def headscale(region: Region) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _yaml(value: Any) -> str:  # noqa: ANN401  what stands in a map
-    # JSON's scalars are YAML's, and quoted text cannot be taken for anything else.
+def _yaml(value: Any) -> str:  # noqa: ANN401  any JSON value
+    # JSON's scalars are valid YAML, and quoted text is never taken for another type.
     return json.dumps(value)
 
 
@@ -75,7 +75,7 @@ def _pin(tls: Tls) -> str:
     """Return the pin by which clients trust the certificate; empty if a CA vouches for it."""
     if tls.mode is not CertMode.MANUAL:
         return ""
-    path = pair_of(tls).certificate  # whoever asks need not be let read its key
+    path = pair_of(tls).certificate  # the caller may lack permission to read the key
     if not path.exists():
         raise ConfigError(f"there is no certificate {path} yet; start the server once, or put yours there")
     chain = pem.parse_chain(files.read(path, "the certificate"), path)

@@ -1,4 +1,4 @@
-"""Which relays an operator means by a word: a host, a URL, or a DERP map in a file or on the web."""
+"""The relays of an argument: a host, a URL, or a DERP map in a file or on the web."""
 
 import asyncio
 from dataclasses import replace
@@ -21,13 +21,13 @@ async def targets(word: str, *, region: str = "", cert_name: str = "", stun_port
 
     Args:
         word: `name`, `name:port`, an address, the URL of a relay, the path or the URL of a DERP map.
-        region: of a map, this region alone, by its number or its code.
-        cert_name: for a host or URL what a map's `CertName` says: another name, or a pin.
-        stun_port: for a host or URL what a map's `STUNPort` says: 0 for 3478, -1 for none.
+        region: For a map: only this region, by its number or its code.
+        cert_name: For a host or URL, the same as a map's `CertName`: another name, or a pin.
+        stun_port: For a host or URL, the same as a map's `STUNPort`: 0 for 3478, -1 for none.
 
     Raises:
-        ConfigError: it is none of these, or a map without such a region.
-        NetworkError: the map cannot be fetched.
+        ConfigError: The argument is invalid, or the map has no such region.
+        NetworkError: The map cannot be fetched.
     """
     if (file := Path(word)).is_file():
         return _of_map(_parsed(files.read(file, "the DERP map", most=MAX_BYTES), word), region)
@@ -42,7 +42,7 @@ async def targets(word: str, *, region: str = "", cert_name: str = "", stun_port
 
 
 def _is_path(word: str) -> bool:
-    """Whether a word is meant as a file: no host's name has a slash or such an ending."""
+    """Return whether an argument is a file's path: no host name has a slash or such an ending."""
     return "/" in word or word.endswith((".json", ".hujson", ".yaml", ".yml"))
 
 

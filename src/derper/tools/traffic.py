@@ -1,4 +1,4 @@
-"""Who moves how much through a server now: two looks at its list of clients, and what changed between them."""
+"""Current traffic of a server's clients: the difference between two requests of its client list."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -7,12 +7,12 @@ from typing import Any, Final
 from derper.tools.admin import AdminClient
 
 _PAGE: Final = "/debug/clients/?all=1&format=json&sort=-tx&limit=1000"
-"""The thousand that were sent most; a page of everybody may be long."""
+"""The thousand connections with the most sent bytes; a page of all may be long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """One connection: totals, and rates a second since the look before."""
+    """One connection: totals, and rates a second since the last request."""
 
     key: str
     remote: str
@@ -24,15 +24,15 @@ class Traffic:
     packet_rate: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the rows as JSON for scripts."""
+        """Return the row as JSON for scripts."""
         return asdict(self)
 
 
 class Watch:
-    """Looks again and again.
+    """Repeated requests of the client list.
 
     Attributes:
-        problems: why clients cannot use the server, a line each; from the last look. An older server reports none.
+        problems: Why clients cannot use the server, a line each, from the last request. Older servers report none.
     """
 
     def __init__(self, server: AdminClient) -> None:
@@ -42,10 +42,10 @@ class Watch:
         self._then = 0.0
 
     async def look(self) -> list[Traffic]:
-        """Return the connections, those that move most first.
+        """Return the connections, those with the most traffic first.
 
         Raises:
-            NetworkError: the server cannot be reached or refuses.
+            NetworkError: The server is unreachable or rejects the request.
         """
         page = await self._server.get(_PAGE)
         self.problems = (await self._server.get("/debug/live")).get("problems", [])

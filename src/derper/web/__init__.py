@@ -1,5 +1,5 @@
-"""What the pages of all programs of ours share, and nothing of what is on them.
+"""Shared parts of all programs' pages, without their contents.
 
-`look` (the frame and the files that pages load), `headers` (what browsers are told), `access` (who may see debug pages)
-and `serving` (how the HTTP servers run, and which of their errors are logged).
+`look` (the frame and the files that pages load), `headers` (security headers), `access` (access to debug pages) and
+`serving` (the HTTP servers, and which of their errors are logged).
 """

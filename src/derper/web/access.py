@@ -1,4 +1,4 @@
-"""Who may see the debug pages (docs/protocol/http.md, Debug access)."""
+"""Access to the debug pages (docs/protocol/http.md, Debug access)."""
 
 import asyncio
 import hmac
@@ -15,9 +15,9 @@ _TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_netw
 
 
 async def may_see(request: web.Request, access: DebugAccess | None) -> bool:
-    """Judge a request by the key that it brings or by where it comes from; with no access at all, nobody may.
+    """Return whether a request has access, by its key or its address; without `access` it never has.
 
-    Behind a proxy every request comes from the proxy, so its address opens nothing.
+    Behind a proxy every request has the proxy's address, so the address grants nothing.
     """
     if access is None:
         return False
@@ -40,13 +40,13 @@ def remote_address(request: web.Request) -> IPAddress | None:
 
 
 def _is_anonymous(request: web.Request) -> bool:
-    """Whether a proxy passed the connection on that did not say for whom: its own address says nothing."""
+    """Return whether a proxy passed the connection on without the client's address."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     return isinstance(peer, Remote) and peer.is_anonymous
 
 
 def is_trusted(address: IPAddress, access: DebugAccess) -> bool:
-    """Whether whoever connects from there may see the pages without more."""
+    """Return whether requests from the address have access without a key."""
     address = unmapped(address)
     if address.is_loopback or (access.address is not None and address == unmapped(access.address)):
         return True
@@ -54,7 +54,7 @@ def is_trusted(address: IPAddress, access: DebugAccess) -> bool:
 
 
 def unmapped(address: IPAddress) -> IPAddress:
-    """Convert an IPv4-mapped address to IPv4."""
+    """Return an address, IPv4 if it is IPv4-mapped."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 
@@ -63,8 +63,8 @@ async def _has_key(key: str, file: Path | None) -> bool:
     if not key or file is None:
         return False
     try:
-        # Read each time: a key that is taken out of the file opens nothing from that moment on.
-        # In a thread, because the disk may be slow.
+        # Read each time, so that a key removed from the file is invalid at once. In a thread, because the disk may be
+        # slow.
         wanted = (await asyncio.to_thread(file.read_bytes)).strip()
     except OSError:
         return False

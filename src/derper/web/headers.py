@@ -1,4 +1,4 @@
-"""What every page tells a browser that it may not do with it (docs/protocol/http.md)."""
+"""The security headers of every page (docs/protocol/http.md)."""
 
 from typing import Final
 

@@ -8,7 +8,7 @@ const UNITS = { bytes: ["B/s", "kB/s", "MB/s", "GB/s"], packets: ["/s", "k/s", "
 const history = new Map();
 let before = null;
 
-function told(value, kind) {
+function format(value, kind) {
   const units = UNITS[kind];
   let at = 0;
   while (value >= 1000 && at < units.length - 1) {
@@ -40,7 +40,7 @@ function show(now) {
       const points = history.get(name) ?? [];
       points.push(rate);
       history.set(name, points.slice(-POINTS));
-      const [value, unit] = told(rate, element.dataset.kind);
+      const [value, unit] = format(rate, element.dataset.kind);
       const small = document.createElement("span");
       small.textContent = ` ${unit}`;
       element.querySelector(".figure").replaceChildren(value, small);

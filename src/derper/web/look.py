@@ -1,7 +1,7 @@
-"""The look of every page: one stylesheet, one frame, a few shapes. Pure: content in, HTML out.
+"""The look of every page: one stylesheet, one frame, a few elements. Pure: content in, HTML out.
 
-No outside resource; dark where the reader's system is dark; readable on a phone, where tables become cards. Whoever
-gives content has escaped it.
+No outside resource. Dark mode follows the reader's system. On a phone, tables become cards. The caller escapes the
+content.
 """
 
 import html
@@ -11,18 +11,18 @@ from typing import Final
 
 STYLESHEET: Final = (files(__package__) / "look.css").read_text("utf-8")
 LIVE_SCRIPT: Final = (files(__package__) / "live.js").read_text("utf-8")
-"""Keeps the figures and charts of a page with `data-live` current."""
+"""A script that updates the figures and charts of a page with `data-live`."""
 
 
 def page(title: str, body: str, *, style: str, script: str = "", live: str = "") -> str:
     """Return a whole page.
 
     Args:
-        title: as text.
-        body: as HTML.
-        style: the address of the stylesheet.
-        script: that of a script, if it has one.
-        live: where `LIVE_SCRIPT` asks for new figures.
+        title: Text.
+        body: HTML.
+        style: The address of the stylesheet.
+        script: The address of a script, if any.
+        live: The address from which `LIVE_SCRIPT` gets new figures.
     """
     load = f'<script src="{html.escape(script)}" defer></script>' if script else ""
     attribute = f' data-live="{html.escape(live)}"' if live else ""
@@ -35,14 +35,14 @@ def page(title: str, body: str, *, style: str, script: str = "", live: str = "")
 
 
 def card(title: str, content: str, *, wide: bool = False) -> str:
-    """Return a part of a page with a heading of its own."""
+    """Return a section of a page with its own heading."""
     return f'<section class="card{" wide" if wide else ""}">\n<h2>{html.escape(title)}</h2>\n{content}\n</section>\n'
 
 
 def table(heads: Mapping[str, str], rows: Iterable[Sequence[str]], *, empty: str) -> str:
-    """Return a table. `heads` are the columns' names and their headings, which may be links.
+    """Return a table; `heads` are the columns' names and their headings, which may be links.
 
-    `empty` is what stands in the place of a table without rows.
+    `empty` replaces a table without rows.
     """
     lines = [f"<tr>{''.join(map(_cell, heads, row))}</tr>" for row in rows]
     if not lines:

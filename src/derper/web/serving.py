@@ -1,8 +1,8 @@
-"""How all our HTTP servers run under aiohttp: which errors they log.
+"""The settings of all our aiohttp servers: which errors they log.
 
-aiohttp logs a traceback for a request that it cannot parse, and for a connection that breaks off while it reads a body.
-Any peer can cause these, as often as it likes, so they are logged at the level debug. An error in a handler is a bug of
-ours and keeps its traceback.
+aiohttp logs a traceback for a request that it cannot parse, and for a connection that ends while it reads a body. Any
+peer can cause these at will, so they are logged at the level debug. An error in a handler is a bug of ours and keeps
+its traceback.
 """
 
 import logging

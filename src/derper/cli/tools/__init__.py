@@ -1,7 +1,7 @@
-"""The tools beside the server, `derper TOOL …`: words in, a table or JSON out, an exit code. One module a tool.
+"""The tools besides the server, `derper TOOL …`: arguments in, a table or JSON out, an exit code. One module per tool.
 
-A tool's name counts only as the first word. Exit codes: 0 all is well, 1 something is not (for `doctor`: is red), 2 for
-words that cannot be read. What a tool does, beyond reading and showing, is in `derper.tools`.
+A tool's name counts only as the first argument. Exit codes: 0 for success; 1 for a failure (for `doctor`: a red line);
+2 for invalid arguments. The tools' work is in `derper.tools`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,20 +24,20 @@ TOOLS: Final = {
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the tool that the first word names, with the others."""
-    # Late, as each loads what the server does not need.
+    """Run the tool that the first argument names, with the others."""
+    # A late import, because each tool loads modules that the server does not need.
     code: int = import_module(f"{__name__}.{words[0]}").main(words[1:])
     return code
 
 
 def described() -> str:
-    """The tools as the end of the program's usage text."""
+    """Return the list of tools for the end of the program's usage text."""
     lines = [f"  {name}\t{text}\n" for name, text in TOOLS.items()]
     return "".join(["\nTools, as the first word; each has a -h of its own:\n", *lines])
 
 
 def unknown(word: str, flags: Iterable[Flag[Any]]) -> str:
-    """Return the error for a first word that is neither a tool nor a flag, with the nearest name, as whole lines."""
+    """Return the error for a first argument that is neither a tool nor a flag: complete lines with the nearest name."""
     names = {**{name: name for name in TOOLS}, **{flag.name: f"-{flag.name}" for flag in flags}, "help": "-help"}
     near = get_close_matches(word.partition("=")[0].lower(), names, n=1)
     advice = f"did you mean '{names[near[0]]}'?\n" if near else ""

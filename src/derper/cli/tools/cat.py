@@ -1,10 +1,10 @@
-"""`derper cat`: netcat between two keys. What comes in goes to the peer as packets, what the peer sends comes out.
+"""`derper cat`: netcat between two keys. Input is sent to the peer as packets, and the peer's packets are the output.
 
-    derper cat derp.example.com                      says its key, and waits for whoever speaks first
-    derper cat derp.example.com nodekey:…            speaks to that key
+    derper cat derp.example.com                      prints its key, and waits for the first sender
+    derper cat derp.example.com nodekey:…            sends to that key
 
-Packets, not a stream: what a relay cannot deliver it drops. An empty packet says that nothing more comes; when both
-have said so, or the peer is gone, it ends.
+Packets, not a stream: the relay may drop some. An empty packet marks the end of one side's data. The tool ends after
+both sides' ends, or when the peer is gone.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from derper.errors import ConfigError, NetworkError, ProtocolError
 from derper.tools import relays
 
 _LATE_SECONDS = 0.5
-_CHUNK = 1_200  # bytes of input a packet: what a path through anything carries
+_CHUNK = 1_200  # bytes of input per packet, which fits any path
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     parser = common.parser("cat", "Talk to another key through a relay, as netcat does.")
     parser.add_argument("relay", metavar="HOST|MAP", help="name[:port], address, URL; or a DERP map, a file or a URL")
     parser.add_argument(
@@ -49,15 +49,15 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--key", metavar="FILE", help="come with this key file instead of a new key")
     parser.add_argument("-w", "--wait", type=float, metavar="SECONDS", help="fail when nothing comes for so long")
     parser.add_argument("--websocket", action="store_true", help="speak through a WebSocket")
-    return common.finish("cat", _talk(parser.parse_intermixed_args(words)))
+    return common.finish("cat", _run(parser.parse_intermixed_args(words)))
 
 
-async def _talk(asked: argparse.Namespace) -> int:
+async def _run(asked: argparse.Namespace) -> int:
     key = common.key_from(asked.key) if asked.key else None
     (_, target), *_ = await relays.targets(asked.relay, region=asked.region, cert_name=asked.pin)
     options = Options(websocket=asked.websocket)
     async with DerpClient(target, key, options) as client:
-        return await _Talk(client, _peer(asked.peer), asked.wait, as_json=asked.json).run()
+        return await _Session(client, _peer(asked.peer), asked.wait, as_json=asked.json).run()
 
 
 def _peer(text: str | None) -> NodePublic | None:
@@ -67,7 +67,7 @@ def _peer(text: str | None) -> NodePublic | None:
         raise ConfigError(f"{text} is no key ({error}); the other side prints its key when it starts") from error
 
 
-class _Talk:
+class _Session:
     """Both directions."""
 
     def __init__(self, client: DerpClient, peer: NodePublic | None, patience: float | None, *, as_json: bool) -> None:
@@ -79,9 +79,9 @@ class _Talk:
             self._peer.set_result(peer)
 
     async def run(self) -> int:
-        speaking = asyncio.create_task(self._speak())
+        speaking = asyncio.create_task(self._send_input())
         try:
-            is_gone = await self._listen()
+            is_gone = await self._print_packets()
             if not is_gone:
                 await speaking
         finally:
@@ -89,18 +89,18 @@ class _Talk:
             self._peer.cancel()
         return 0
 
-    async def _speak(self) -> None:
-        """Send what comes on standard input, and that nothing more comes."""
+    async def _send_input(self) -> None:
+        """Send standard input, then the end mark."""
         peer = await self._peer
         async for data in _standard_input():
             await self._client.send(peer, data)
         await self._client.send(peer, b"")
 
-    async def _listen(self) -> bool:
-        """Show what the peer says until it says no more; whether it is gone then."""
+    async def _print_packets(self) -> bool:
+        """Print the peer's packets until its end mark; return whether the peer is gone."""
         is_gone = False
         while True:
-            # The word that it is gone may overtake its last packets.
+            # PeerGone may overtake the peer's last packets.
             message = await self._next(_LATE_SECONDS if is_gone else self._patience)
             if message is None and not is_gone:
                 raise NetworkError(f"nothing came for {self._patience:g} s")
@@ -108,18 +108,18 @@ class _Talk:
                 case None:
                     return True
                 case Connected():
-                    self._tell("connected", f"we are {self._client.key}", key=str(self._client.key))
+                    self._report("connected", f"we are {self._client.key}", key=str(self._client.key))
                 case Disconnected(reason, seconds):
-                    self._tell("disconnected", f"{reason}; trying again in {seconds:.1f} s", reason=reason)
+                    self._report("disconnected", f"{reason}; trying again in {seconds:.1f} s", reason=reason)
                 case Health(problem) if problem:
-                    self._tell("health", f"the relay says: {problem}", problem=problem)
+                    self._report("health", f"the relay says: {problem}", problem=problem)
                 case RecvPacket(source, packet) if self._is_from_peer(source):
                     if not packet:
-                        self._tell("end", "")
+                        self._report("end", "")
                         return False
                     self._show(source, packet)
                 case PeerGone(peer) if self._peer.done() and peer == self._peer.result():
-                    self._tell("gone", "the peer is gone", key=str(peer))
+                    self._report("gone", "the peer is gone", key=str(peer))
                     is_gone = True
 
     async def _next(self, patience: float | None) -> Message | None:
@@ -132,7 +132,7 @@ class _Talk:
     def _is_from_peer(self, source: NodePublic) -> bool:
         if not self._peer.done():
             self._peer.set_result(source)
-            self._tell("peer", f"{source} speaks", key=str(source))
+            self._report("peer", f"{source} speaks", key=str(source))
         return source == self._peer.result()
 
     def _show(self, source: NodePublic, packet: bytes) -> None:
@@ -143,12 +143,12 @@ class _Talk:
             sys.stdout.buffer.write(packet)
         sys.stdout.flush()
 
-    def _tell(self, event: str, text: str, **more: str) -> None:
+    def _report(self, event: str, text: str, **more: str) -> None:
         if self._as_json:
             sys.stdout.write(json.dumps({"event": event, **more}) + "\n")
             sys.stdout.flush()
         elif text:
-            common.say(text)
+            common.print_remark(text)
 
 
 async def _standard_input() -> AsyncIterator[bytes]:

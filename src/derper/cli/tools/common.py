@@ -1,4 +1,4 @@
-"""What all tools share: how words are read, how errors end, where tables and JSON go."""
+"""The shared part of all tools: arguments, errors, tables and JSON."""
 
 import argparse
 import json
@@ -15,18 +15,18 @@ from derper.host import files, signals
 from derper.protocol.keys import NodePrivate
 from derper.server.identity import parse_key_file
 
-_WIDE = 160  # columns where nobody looks: lines stay whole for whatever reads them
+_WIDE = 160  # columns without a terminal, so that lines stay whole for other programs
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with what every tool takes."""
+    """Return a parser with the options of every tool."""
     made = argparse.ArgumentParser(f"derper {name}", description=description, allow_abbrev=False)
     made.add_argument("--json", action="store_true", help="print JSON for a script")
     return made
 
 
 def add_place(made: argparse.ArgumentParser, default: str = "unix") -> None:
-    """Add where the running server is."""
+    """Add the option for the running server's address."""
     made.add_argument("--admin", default=default, metavar="PLACE", help="the server's -admin: unix[:PATH] or host:port")
     unset = None if default == "unix" else default
     made.add_argument(
@@ -35,7 +35,7 @@ def add_place(made: argparse.ArgumentParser, default: str = "unix") -> None:
 
 
 def options_after_the_action() -> argparse.ArgumentParser:
-    """Return a parent parser whose options may follow an action, and count over those before it."""
+    """Return a parent parser whose options may follow an action, and override those before it."""
     made = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for a script")
     add_place(made, default=argparse.SUPPRESS)
@@ -43,35 +43,35 @@ def options_after_the_action() -> argparse.ArgumentParser:
 
 
 def console() -> Console:
-    """Return the console for tables: standard output, in colours if the terminal has them."""
+    """Return the console for tables: standard output, in colours if the terminal supports them."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 
-def say(text: str) -> None:
+def print_remark(text: str) -> None:
     """Print a remark on standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def show_json(value: object) -> None:
-    """Print a result for a script."""
+    """Print a result as JSON for a script."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
     sys.stdout.flush()
 
 
 def finish(name: str, work: Coroutine[Any, Any, int]) -> int:
-    """Run a tool to its end: an error is one sentence, Ctrl-C an end like any other."""
+    """Run a tool and return its exit code: an error is printed as one sentence, and Ctrl-C is an ordinary end."""
     try:
         return signals.run(work)
     except (DerperError, OSError) as error:
-        say(f"derper {name}: {log.in_one_line(error)}")
+        print_remark(f"derper {name}: {log.in_one_line(error)}")
         return 1
     except KeyboardInterrupt:
-        return 130  # as shells say it
+        return 130  # the shells' code for SIGINT
 
 
 def key_from(path: str) -> NodePrivate:
-    """Read a key file."""
+    """Return the key in a key file."""
     try:
         return parse_key_file(files.read(Path(path), "the key file"))
     except ProtocolError as error:

@@ -1,4 +1,4 @@
-"""`derper ctl`: tell a running server what to do, over its admin listener."""
+"""`derper ctl`: controls a running server over its admin listener."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _MOST_SHOWN = 5
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     parser = common.parser("ctl", "Tell a running server what to do, over its admin listener.")
     common.add_place(parser)
     anywhere = common.options_after_the_action()
@@ -29,10 +29,10 @@ def main(words: Sequence[str]) -> int:
     disconnect.add_argument("key", metavar="KEY", help="nodekey:…, or its beginning where one connected key has it")
     health = action("health", "have all clients show a text to their users")
     health.add_argument("text", nargs="?", default="", metavar="TEXT", help="nothing: all is well again")
-    return common.finish("ctl", _tell(parser.parse_args(words)))
+    return common.finish("ctl", _run_action(parser.parse_args(words)))
 
 
-async def _tell(asked: argparse.Namespace) -> int:
+async def _run_action(asked: argparse.Namespace) -> int:
     words = {}
     if asked.action == "disconnect":
         words["key"] = _checked(asked.key)
@@ -50,17 +50,19 @@ async def _tell(asked: argparse.Namespace) -> int:
 def _show(action: str, said: dict[str, object]) -> None:
     match action:
         case "drain":
-            common.say("it sends its clients away and ends")
+            common.print_remark("it sends its clients away and ends")
         case "reload":
             failed = said["failed"]
             for what, why in failed.items() if isinstance(failed, dict) else ():
-                common.say(f"not reloaded: {what}: {why}")
+                common.print_remark(f"not reloaded: {what}: {why}")
             if not failed:
-                common.say("reloaded")
+                common.print_remark("reloaded")
         case "disconnect":
-            common.say(_disconnected(said))
+            common.print_remark(_disconnected(said))
         case _:
-            common.say("all clients are told" if said["text"] else "all clients are told that all is well again")
+            common.print_remark(
+                "all clients are told" if said["text"] else "all clients are told that all is well again"
+            )
 
 
 def _disconnected(said: dict[str, object]) -> str:

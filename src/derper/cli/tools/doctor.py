@@ -1,4 +1,4 @@
-"""`derper doctor`: every step of a client's way to a relay, green, or red with what to do."""
+"""`derper doctor`: each step of a client's connection to a relay, green, or red with a remedy."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ _MARKS = {State.GOOD: ("ok", "green"), State.RED: ("RED", "bold red"), State.NOT
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     parser = common.parser("doctor", "Look at a relay from outside, as a client sees it. Works with every DERP relay.")
     parser.add_argument("relay", metavar="HOST|MAP", help="name[:port], address, URL; or a DERP map, a file or a URL")
     parser.add_argument("--region", default="", help="of a map, this region alone, by number or code")

@@ -1,4 +1,4 @@
-"""`derper keygen`: a key file as the server's `-c` makes it, or a mesh key."""
+"""`derper keygen`: creates a key file in the format of the server's `-c`, or a mesh key."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from derper.server.identity import key_file_bytes
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     parser = common.parser("keygen", "Make a key file, as -c wants it, or a mesh key for -mesh-psk-file.")
     parser.add_argument("file", nargs="?", metavar="FILE", help="write it here, for its owner alone; else print it")
     parser.add_argument("--mesh", action="store_true", help="a mesh key: the secret of a region's nodes")
@@ -30,14 +30,14 @@ async def _make(asked: argparse.Namespace) -> int:
         text, what, public = key_file_bytes(private).decode("ascii"), "the key file", str(private.public())
     if asked.file:
         _write(Path(asked.file), text, what)
-    told = {name: value for name, value in (("file", asked.file), ("public_key", public)) if value}
+    result = {name: value for name, value in (("file", asked.file), ("public_key", public)) if value}
     if asked.json:
-        common.show_json(told if asked.file else told | {"content": text})
+        common.show_json(result if asked.file else result | {"content": text})
         return 0
     if not asked.file:
         sys.stdout.write(text if asked.mesh else f"{text}\n")
     if public:
-        common.say(f"public key: {public}")
+        common.print_remark(f"public key: {public}")
     return 0
 
 

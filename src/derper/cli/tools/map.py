@@ -1,6 +1,6 @@
 """`derper map`: this server's entry for a DERP map, ready to paste.
 
-It takes the server's own flags, so the words that start the server, with `map` before them, name the same server.
+It accepts the server's own flags, so the server's command line with `map` before the flags describes the same server.
 """
 
 import sys
@@ -30,16 +30,16 @@ NODE = string("node", "", "`name` of the node, unlike any other in the map (defa
 
 _OWN: Final[tuple[Flag[Any], ...]] = (JSON, FOR, REGION_ID, REGION_CODE, REGION_NAME, NODE)
 _NO_KEY: Final = ("-c", "/dev/null")
-"""An entry says nothing of the server's key, so nobody has to name its file here."""
+"""An entry does not contain the server's key, so its file need not be given."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     line = parse_or_exit("derper map", (*DERPER_FLAGS, *_OWN), [*_NO_KEY, *words])
     try:
         return _show(line, _config(line))
     except (DerperError, OSError) as error:
-        common.say(f"derper map: {log.in_one_line(error)}")
+        common.print_remark(f"derper map: {log.in_one_line(error)}")
         return 1
 
 
@@ -66,5 +66,5 @@ def _show(line: Parsed, config: Config) -> int:
         out.print(Text("Headscale, into a file that derp.paths names:\n", style="bold"))
         out.print(Text(mapentry.headscale(region)), end="")
     for remark in mapentry.remarks(config):
-        common.say(f"note: {remark}")
+        common.print_remark(f"note: {remark}")
     return 0

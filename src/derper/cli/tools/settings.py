@@ -1,7 +1,7 @@
-"""`derper settings`: what would be in force with these words, and where each value comes from. Nothing listens.
+"""`derper settings`: the settings that a command line results in, and the source of each value. Nothing listens.
 
-It takes the server's own flags. A default that depends on the machine or on other flags is shown as it is resolved.
-Secrets show only whether and from where they are set.
+It accepts the server's own flags. A default that depends on the machine or on other flags is shown resolved. For
+secrets only the source is shown.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ _VARIABLES: Final = (
     "TS_DERP_SENDER_CARDINALITY",
 )
 _OVERRIDES: Final = {flags.SHARDS.name: "DERPER_SHARDS", flags.LOG_LEVEL.name: "DERP_DEBUG_LOGS"}
-"""Variables that decide where a flag is not given."""
+"""Variables that are used if a flag is not given."""
 _SECRETS: Final = (ACME_EAB_KEY.name, "TAILSCALE_DERPER_MESH_KEY")
 
 
@@ -55,17 +55,17 @@ class Setting(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     line = parse_or_exit("derper settings", (*DERPER_FLAGS, JSON), words)
     try:
         environment = Environment.of_this_process()
         whole = settingsfile.under(line, SETTINGS, DERPER_FLAGS)
-        config = config_from(whole, environment)  # what cannot be is said as the server would say it
+        config = config_from(whole, environment)  # an invalid setting raises the server's own error
         for warning in ineffective.warnings(whole, config, environment.environ):
-            common.say(f"derper settings: {warning}")
+            common.print_remark(f"derper settings: {warning}")
         found = [*_flags(line, whole, _resolved(config, whole), environment), *_environment(environment)]
     except (DerperError, OSError) as error:
-        common.say(f"derper settings: {log.in_one_line(error)}")
+        common.print_remark(f"derper settings: {log.in_one_line(error)}")
         return 1
     if line[JSON]:
         common.show_json([setting._asdict() for setting in found])
@@ -94,7 +94,7 @@ def _flags(line: Parsed, whole: Parsed, resolved: dict[str, str], environment: E
 
 
 def _resolved(config: Config, whole: Parsed) -> dict[str, str]:
-    """Return the values in force of flags whose default depends on the machine, on variables or on other flags."""
+    """Return the resolved values of flags whose default depends on the machine, on variables or on other flags."""
     key_source, tls = config.mesh.key_source, config.tls
     issues = config.serves_tls and tls.mode is not CertMode.MANUAL
     sockets = whole[flags.SOCKET] or (TAILSCALED_SOCKET,)

@@ -17,7 +17,7 @@ from derper.tools.traffic import Traffic, Watch
 
 
 def main(words: Sequence[str]) -> int:
-    """Run with the words behind the tool's name."""
+    """Run with the arguments after the tool's name."""
     parser = common.parser("top", "Show the clients of a running server by their traffic, until Ctrl-C.")
     common.add_place(parser)
     parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="what a rate is taken over (2)")
@@ -36,7 +36,7 @@ async def _show(asked: argparse.Namespace) -> int:
             if asked.json:
                 common.show_json([client.as_json() for client in clients[: asked.lines]])
                 for problem in watch.problems:
-                    common.say(problem)
+                    common.print_remark(problem)
             else:
                 common.console().print(_screen(watch, clients, asked.lines))
             return 0
@@ -66,7 +66,7 @@ def _table(clients: list[Traffic], lines: int) -> Table:
 
 def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1_000:  # noqa: PLR2004  of the next unit
+        if count < 1_000:  # noqa: PLR2004  the size of the next unit
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1_000
     return f"{count:,.1f} TB"
