@@ -1,6 +1,6 @@
-"""Our server beside the Go server: the same load, the same core, in turns, and one table of ratios.
+"""Compares our server with the Go server: the same load on the same core, in turns, and one table of ratios.
 
-`python bench/compare.py --help`; `BENCHMARKING.md` says what the figures mean and what spoils them.
+`python bench/compare.py --help`; `BENCHMARKING.md` explains the figures and the sources of error.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rows import ROWS, Row
 from servers import PartError, RelayError, go_server, running
 
 LOADGEN: Final = ROOT / "bench" / "loadgen"
-MOST_FILES: Final = 12_000  # of the server with the most clients
+MOST_FILES: Final = 12_000  # open files of the server with the most clients
 TARGET: Final = ROOT / ".cache" / "loadgen"
 
 
@@ -49,7 +49,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def measure(row: Row, runs: int, bench: Bench, *, alone: bool) -> Measured:
-    """The servers in turns, each time a new one, so that what the machine does besides hits both alike."""
+    """Return the figures of a row.
+
+    The servers run in turns, each time a new one, so that other load affects all equally.
+    """
     subjects = [row.subject] if alone else [row.subject, row.other]
     measured = Measured(row, {subject.name: [] for subject in subjects})
     cores = (bench.cores.server, bench.cores.generator)
@@ -64,10 +67,10 @@ def measure(row: Row, runs: int, bench: Bench, *, alone: bool) -> Measured:
 
 
 def build_generator() -> Path:
-    """The load generator's program, built if need be.
+    """Return the load generator's program; build it if necessary.
 
     Raises:
-        MachineError: there is no Rust, or the build fails.
+        MachineError: Rust is missing, or the build failed.
     """
     cargo = shutil.which("cargo")
     if cargo is None:
@@ -79,7 +82,7 @@ def build_generator() -> Path:
 
 
 def facts(bench: Bench, runs: int) -> dict[str, object]:
-    """All that somebody needs to repeat the run, or to doubt it."""
+    """Return the facts needed to repeat the run or to judge it."""
     go = go_server()
     said = subprocess.run(["go", "version", go], check=True, stdout=subprocess.PIPE, text=True).stdout
     required = (ROOT / "tests" / "interop" / "goserver" / "go.mod").read_text()

@@ -1,4 +1,4 @@
-"""The load generator as a process: started on its core, heard phase by phase."""
+"""The load generator as a process, pinned to its core, with its phases."""
 
 import json
 import subprocess
@@ -14,12 +14,12 @@ Phase = dict[str, object]
 
 
 class LoadError(Exception):
-    """The generator could not do its work; what it says is on the standard error."""
+    """The generator failed; the reason is on standard error."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all measurements of one comparison share: the generator, the cores, how long to take."""
+    """The shared settings of a comparison: the generator, the cores, the durations."""
 
     generator: Path
     cores: Cores
@@ -29,14 +29,14 @@ class Bench:
 
 
 class Generator:
-    """A running generator: it tells its phases, one JSON object a line."""
+    """A running generator, which reports its phases, one JSON object a line."""
 
     def __init__(self, process: subprocess.Popen[str], cores: Cores) -> None:
         self._process = process
         self._cores = cores
 
     def expect(self, phase: str) -> Phase:
-        """The next phase of this name; those before it are of no interest."""
+        """Return the next phase with this name; earlier ones are discarded."""
         assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
         for line in self._process.stdout:
             told = json.loads(line)
@@ -50,10 +50,10 @@ class Generator:
         self._process.stdin.flush()
 
     def result(self, meanwhile: Callable[[], None] = lambda: None) -> tuple[Phase, Figures]:
-        """The measured window's result, and how busy both cores were in it, with others too.
+        """Return the result of the measured window, and the load of both cores in it, including other processes.
 
         Args:
-            meanwhile: called as soon as the window has begun.
+            meanwhile: Called as soon as the window has begun.
         """
         self.expect("measuring")
         meanwhile()
@@ -72,7 +72,7 @@ class Generator:
 
 @contextmanager
 def generating(mode: str, bench: Bench, *words: str, nice: int = 0) -> Iterator[Generator]:
-    """Run a generator in this mode, and raise LoadError if it fails."""
+    """Run a generator in this mode; raises LoadError if it fails."""
     with pinned(bench.cores.generator):
         process = subprocess.Popen(
             ["nice", f"-n{nice}", bench.generator, mode, *words],

@@ -1,6 +1,6 @@
-"""The kinds of load: what the generator does to running servers, and the figures that come of it.
+"""The kinds of load: the generator's work on running servers, and the resulting figures.
 
-A load gets servers that were started for it alone, and gives named numbers. It judges nothing.
+A load gets servers that were started for it alone, and returns named numbers. It makes no judgement.
 """
 
 import time
@@ -21,21 +21,21 @@ class Load(Protocol):
 
     @property
     def tls(self) -> bool:
-        """Whether the clients speak TLS."""
+        """Return whether the clients use TLS."""
 
     @property
     def nodes(self) -> int:
-        """How many servers of one region it wants."""
+        """Return the number of servers of one region that the load needs."""
 
     def measure(self, nodes: Sequence[Node], bench: Bench) -> Figures:
-        """Load the servers, and tell what that cost."""
+        """Load the servers; return the figures."""
 
 
 @dataclass(frozen=True)
 class Closed:
-    """Pairs of clients, in each a fixed number of packets on their way: `derp-loadgen pairs`.
+    """Pairs of clients, each with a fixed number of packets in flight: `derp-loadgen pairs`.
 
-    With two nodes the senders are at the first and the receivers at the second.
+    With two nodes the senders are on the first and the receivers on the second.
     """
 
     pairs: int
@@ -53,7 +53,7 @@ class Closed:
 
 @dataclass(frozen=True)
 class Open:
-    """Packets at their times, whatever becomes of them, at one rate after the other, over ten pairs."""
+    """Packets at fixed times, regardless of losses, at one rate after the other, over ten pairs."""
 
     rates: tuple[int, ...]
     tls: bool = True
@@ -67,7 +67,7 @@ class Open:
             goodputs.append(told["packets_per_second"])
             figures |= {f"{name}_at_{rate}": value for name, value in told.items()}
             figures[f"short_at_{rate}"] = float(told["offered_per_second"] < 0.95 * rate)
-        # From the best rate on the server is full: what it still delivers there, of its best.
+        # From the best rate on, the server is saturated: the lowest goodput there, relative to the best.
         best = goodputs.index(max(goodputs))
         figures["goodput_of_peak"] = min(goodputs[best:]) / goodputs[best]
         return figures
@@ -75,7 +75,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Ten closed pairs beside ten whose receiver never reads."""
+    """Ten closed pairs together with ten pairs whose receiver never reads."""
 
     tls: bool = True
     nodes: int = 1
@@ -88,7 +88,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Beside:
-    """Ten light pairs alone, and then beside a sender that sends all it can."""
+    """Ten light pairs alone, then together with a sender at full speed."""
 
     rate: int = 1_000
     tls: bool = True
@@ -105,7 +105,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Idle:
-    """Clients that have logged in and say nothing: `derp-loadgen idle`. What the first `few` cost is not counted."""
+    """Idle clients: `derp-loadgen idle`. The cost of the first `few` is not counted."""
 
     few: int
     many: int
@@ -131,7 +131,7 @@ class Idle:
 
 @dataclass(frozen=True)
 class Logins:
-    """Clients that log in and leave, so many at a time."""
+    """Clients that log in and disconnect, with a fixed number at once."""
 
     at_once: int
     total: int
@@ -153,7 +153,7 @@ class Logins:
 
 @dataclass(frozen=True)
 class Storm:
-    """All clients but ten pairs, which go on talking, leave and come again at once."""
+    """All clients except ten active pairs disconnect and reconnect at once."""
 
     clients: int
     tls: bool = True
@@ -241,7 +241,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Stun:
-    """STUN requests, so many on their way."""
+    """STUN requests, with a fixed number in flight."""
 
     in_flight: int
     tls: bool = True
@@ -262,7 +262,7 @@ class Stun:
 
 
 def _pairs(nodes: Sequence[Node], bench: Bench, words: Sequence[str], *, tls: bool) -> Figures:
-    """Measure pairs; CPU time is that of all nodes."""
+    """Return the figures of pairs; CPU time is the sum of all nodes."""
     first, *others = nodes
     words = [f"--addr={HOST}:{first.port}", "--tls" if tls else "--plain", *words]
     words += [f"--receivers-at={HOST}:{other.port}" for other in others]
@@ -295,18 +295,18 @@ def _to(node: Node, load: Load) -> tuple[str, str]:
 
 
 def private_kb(pid: int) -> float:
-    """The memory that is this process's alone: the heap and all it has written to, without shared libraries."""
+    """Return the private memory of a process in kB: the heap and all written pages, without shared libraries."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return float(sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:"))))
 
 
 def _peak_kb(pid: int) -> float:
-    """The most memory that it ever held."""
+    """Return the maximum resident memory in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 
 
 def _resident_kb(pid: int) -> float:
-    """Return the resident memory now."""
+    """Return the current resident memory in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("VmRSS:")))

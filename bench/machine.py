@@ -1,4 +1,4 @@
-"""The machine that measures: its cores, who else uses them, and what a record says about it."""
+"""The measuring machine: its cores, other load on them, and the facts for the record."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Cores:
-    """One for the server, one for the generator: never two threads of one physical core."""
+    """A core for the server and one for the generator: never two threads of one physical core."""
 
     server: int
     generator: int
@@ -37,7 +37,7 @@ class Cores:
 
 @contextmanager
 def pinned(*cores: int) -> Iterator[None]:
-    """What is started within stays on these cores."""
+    """Pin processes started inside the block to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(cores))
     try:
@@ -48,7 +48,7 @@ def pinned(*cores: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CoreTimes:
-    """Seconds that the two cores were busy with anything, in the kernel's 10 ms ticks, and the sum with idling."""
+    """Busy seconds of the two cores, in the kernel's 10 ms ticks, and the sum with idle time."""
 
     server_busy: float
     generator_busy: float
@@ -76,10 +76,10 @@ class CoreTimes:
 
 
 def allow_files(wanted: int) -> None:
-    """Let this process and those it starts open so many files.
+    """Allow this process and its children to open `wanted` files.
 
     Raises:
-        MachineError: the hard limit is lower, and may not be raised.
+        MachineError: The hard limit is lower and cannot be raised.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
@@ -91,7 +91,7 @@ def allow_files(wanted: int) -> None:
 
 
 def described() -> dict[str, object]:
-    """What a reader must know about the machine to judge a figure."""
+    """Return the facts about the machine that are needed to judge a figure."""
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return {
         "cpu": _cpu_model(),
@@ -104,7 +104,7 @@ def described() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The commit that is measured, with "+" behind it where the sources differ from it."""
+    """Return the measured commit, followed by "+" if the sources differ from it."""
     head = _git("rev-parse", "--short=12", "HEAD")
     return head + ("+" if _git("status", "--porcelain", "--", "src", "rust", "bench") else "")
 
@@ -121,6 +121,6 @@ def _cpu_model() -> str:
 
 
 def _numbers(text: str) -> set[int]:
-    """A list as the kernel writes it, like "0,4-7"."""
+    """Return the numbers in a list of the kernel, such as "0,4-7"."""
     spans = (part.partition("-") for part in text.strip().split(","))
     return {number for low, _, high in spans for number in range(int(low), int(high or low) + 1)}

@@ -1,4 +1,4 @@
-"""Measure how reports on all members slow packets down: one pair of clients among many idle ones.
+"""Measures how reports on all members delay packets: one pair of clients among many idle ones.
 
 `python bench/members_report.py`: a closed load of one pair, without reports and with them, in turns. Server and reports
 share one core, as on the smallest machine.
@@ -39,7 +39,7 @@ LOGGED: Final = re.compile(r"^reports (.*)$", re.MULTILINE)
 
 
 class ReportingPlane(DataPlane):
-    """A data plane that SIGUSR1 makes report on its members; the next one ends that, and logs the seconds of each."""
+    """A data plane that reports on its members between two SIGUSR1; it logs the seconds of each report."""
 
     _reporting: asyncio.Task[None] | None = None
 
@@ -74,7 +74,7 @@ class ReportingDerper(OurDerper):
 
     @contextmanager
     def reporting(self) -> Iterator[list[float]]:
-        """Make the server report inside the block; at its end the list has the seconds that each report took."""
+        """Make the server report inside the block; at its end the list has the seconds of each report."""
         took: list[float] = []
         os.kill(self.pid, signal.SIGUSR1)
         yield took

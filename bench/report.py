@@ -1,4 +1,4 @@
-"""From measured runs to the table: medians, ratios, verdicts, and what casts doubt on them."""
+"""The table of measured runs: medians, ratios, verdicts, and conditions that cast doubt on them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Final
 from generator import Figures
 from rows import Figure, Row
 
-# Above this share of a core's time spent on others, a row is marked.
+# If other processes used more than this share of a core's time, the row is marked.
 NOTED_FOREIGN: Final = 0.05
-# Above this share of its core the generator, not the server, sets the pace.
+# If the generator used more than this share of its core, it limits the result, not the server.
 GENERATOR_FULL: Final = 0.95
 
 HEAD: Final = ("load", "figure", "ours", "the other", "the other ÷ ours", "must", "aim", "verdict")
@@ -35,7 +35,7 @@ class Measured:
     runs: dict[str, list[Figures]]
 
     def median(self, server: str, key: str) -> float | None:
-        """None where the server was not measured, or has no such figure."""
+        """Return the median; None if the server was not measured, or has no such figure."""
         values = [figures[key] for figures in self.runs.get(server, []) if key in figures]
         return median(values) if values else None
 
@@ -44,7 +44,7 @@ class Measured:
 
 
 def markdown(measured: Sequence[Measured], about: Mapping[str, object]) -> str:
-    """The table of ratios, the table of what casts doubt on them, and what they were measured with."""
+    """Return the table of ratios, the table of conditions, and the facts of the measurement."""
     lines = [_line(HEAD), _line("---" for _ in HEAD)]
     lines += [_line(_cells(one, figure)) for one in measured for figure in one.row.figures]
     lines += ["", "Under these conditions (medians; of the others' share of a core, the worst run's):", ""]
@@ -83,14 +83,14 @@ def _verdict(one: Measured, figure: Figure, ours: float | None, theirs: float | 
 
 
 def _spread(one: Measured, key: str) -> str:
-    """The ratios of the neighbouring runs: how far the machine let them differ."""
+    """Return the ratios of neighbouring runs, which show the noise of the machine."""
     subject, other = one.runs[one.row.subject.name], one.runs[one.row.other.name]
     ratios = [theirs[key] / ours[key] for ours, theirs in zip(subject, other, strict=True) if ours[key]]
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def _conditions(one: Measured) -> Iterator[Iterable[str]]:
-    """A line for each server of a row whose load sends packets."""
+    """Yield a line for each server of a row whose load sends packets."""
     for server in one.runs:
         busy = one.median(server, "generator_busy")
         if busy is not None and one.median(server, "packets_per_read") is not None:

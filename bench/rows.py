@@ -1,4 +1,4 @@
-"""The rows of the comparison: what is loaded onto which servers, what is read off, and what is demanded of ours.
+"""The rows of the comparison: load, servers, figures, and demands on our server.
 
 A new row is an entry in `ROWS`; a new kind of load is a class in `loads.py`.
 """
@@ -13,12 +13,12 @@ from servers import GO, OURS, Subject, by_turns
 
 
 class Bound(Enum):
-    """What a demand binds; smaller figures are better, but for shares that are kept."""
+    """The kind of a demand; smaller figures are better, except for KEPT."""
 
-    RATIO = "≥ {limit:g}"  # the other's figure ÷ ours is at least so much
-    SHARE = "≤ {limit:g} x {other}'s"  # ours is at most so many times the other's
-    VALUE = "≤ {limit:g} {unit}"  # ours is at most so much
-    KEPT = "≥ {limit:g} {unit}"  # ours is at least so much
+    RATIO = "≥ {limit:g}"  # the other's figure ÷ ours is at least the limit
+    SHARE = "≤ {limit:g} x {other}'s"  # ours is at most the limit times the other's
+    VALUE = "≤ {limit:g} {unit}"  # ours is at most the limit
+    KEPT = "≥ {limit:g} {unit}"  # ours is at least the limit
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Figure:
     """One number of a row.
 
     Args:
-        key: what the load calls it.
-        title: what the table calls it.
-        demand: none where the figure is shown to explain others.
+        key: Its name in the load.
+        title: Its name in the table.
+        demand: None if the figure is shown only to explain others.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """`subject` beside `other`, under one load."""
+    """`subject` compared with `other`, under one load."""
 
     name: str
     title: str
@@ -75,7 +75,7 @@ def cpu(must: float, aim: float) -> Figure:
     return Figure("cpu_us_per_packet", "CPU per packet", "µs", Demand(must, aim))
 
 
-# Goodput of two shards is what both cores give: part of them is the generator's, whose own cost stands beside.
+# With two shards the goodput depends on both cores, and the generator uses part of one; its cost is a figure, too.
 SHARED_CPU: Final = Figure("cpu_us_per_packet", "CPU per packet", "µs", Demand(1.8, 1.2, Bound.SHARE))
 DELIVERED: Final = Figure("packets_per_second", "delivered", "/s")
 
@@ -114,9 +114,9 @@ QUEUED_BYTES: Final = 16_000_000
 BOUNDED: Final = replace(OURS, flags=(*OURS.flags, "-max-queued-bytes", str(QUEUED_BYTES)))
 
 RATE_LIMITS: Final = ROOT / "bench" / "rates.json"
-"""A limit that no client of a benchmark reaches, but that is looked at for each of its frames."""
+"""A limit that no client of a benchmark reaches, but that is checked for each frame."""
 
-# What an operator may have on, and what may be off: everything else is the same.
+# Optional features switched on or off; everything else is the same.
 PLAIN: Final = replace(OURS, name="all off", env={"TS_DERP_DISABLE_RTT_STATS": "true"})
 FULL: Final = replace(
     OURS,
@@ -126,7 +126,7 @@ FULL: Final = replace(
 )
 ONE_SHARD: Final = replace(OURS, name="1 shard", both_cores=True)
 TWO_SHARDS: Final = replace(OURS, name="2 shards", flags=("-shards", "2"), both_cores=True)
-# The clients of a pair come one right after the other, so by turns of one all traffic crosses, by turns of two none.
+# The clients of a pair log in one after the other. By turns of one all traffic crosses shards, by turns of two none.
 APART: Final = replace(TWO_SHARDS, name="2 shards, apart", relay=by_turns(1))
 TOGETHER: Final = replace(TWO_SHARDS, name="2 shards, together", relay=by_turns(2))
 

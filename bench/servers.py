@@ -1,4 +1,4 @@
-"""The servers that are compared. How one is started is known to the tests; here they only get their cores."""
+"""The compared servers. The tests' code starts them; this module assigns cores."""
 
 import json
 import os
@@ -23,11 +23,11 @@ __all__ = ["GO", "HOST", "OURS", "Node", "PartError", "RelayError", "Subject", "
 
 @dataclass(frozen=True)
 class Subject:
-    """A server as it is measured.
+    """A measured server.
 
     Args:
-        relay: which program.
-        both_cores: whether it may also use the generator's core.
+        relay: The program.
+        both_cores: Whether it may also use the generator's core.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Subject:
 
 
 def by_turns(keys_a_turn: int) -> type[Relay]:
-    """Our server, with so many new keys in a row on one shard, whoever they talk with."""
+    """Return our server with this number of consecutive new keys on one shard, without affinity."""
 
     class ByTurns(OurDerper):
         def command(self) -> list[str]:
@@ -63,7 +63,7 @@ class Node:
 
 @contextmanager
 def running(subject: Subject, cores: Sequence[int], *, tls: bool, nodes: int) -> Iterator[list[Node]]:
-    """New servers, one or a whole region, on one core (or on all of these), with one thread each that moves packets."""
+    """Run new servers, one or a whole region, on one core (or on all of these), each with one thread for packets."""
     with TemporaryDirectory(prefix="derper-bench-") as folder, ExitStack() as stack:
         with pinned(*(cores if subject.both_cores else cores[:1])):
             if nodes == 1:
@@ -95,5 +95,5 @@ def _region(folder: Path, subject: Subject, stack: ExitStack, nodes: int) -> lis
 
 
 def go_server() -> Path:
-    """The Go server's program, built if it is not there yet."""
+    """Return the Go server's program; build it if it is missing."""
     return program("derper")

@@ -1,7 +1,7 @@
-"""Ten minutes of clients that come, talk and leave: does the server end with the memory that it had after the first?
+"""Ten minutes of clients that connect, send and disconnect: checks that the server's memory does not grow.
 
-`python bench/soak.py --help`. The verdict: at the end at most 5 % and 2 MB more private memory than after a tenth of
-the time, measured when nobody is connected; the exit code is 1 otherwise.
+`python bench/soak.py --help`. Private memory without clients at the end may exceed that after a tenth of the time by 5
+% and 2 MB. Otherwise the exit code is 1.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def soak(bench: Bench, seconds: float) -> tuple[float, float]:
-    """Private memory in kB with nobody connected: after a tenth of the time, and at the end."""
+    """Return private memory in kB without clients: after a tenth of the time, and at the end."""
     loads = (
         Logins(at_once=32, total=1_000),
         Closed(pairs=50, in_flight=4),

@@ -1,10 +1,10 @@
-"""Two clients and one packet: the smallest whole DERP program.
+"""Two clients and one packet: the smallest complete DERP program.
 
     python examples/first_packet.py http://127.0.0.1:3340
     python examples/first_packet.py https://127.0.0.1:3443 sha256-raw:…
 
-Two new keys log in at a relay, one sends the other a packet, and what came is shown. A relay's self-signed certificate
-is trusted by its pin alone, the `CertName` that the server logs.
+Two new keys log in at a relay, one sends the other a packet, and the received packet is printed. A relay's self-signed
+certificate is trusted by its pin alone, the `CertName` that the server logs.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 from derper.client import DerpClient, DerperError, NetworkError, Options, RecvPacket
 
-SECONDS = 10  # for everything together
+SECONDS = 10  # for all steps together
 
 
 async def relay_one(url: str, pin: str, say: Callable[[str], object]) -> None:
     """Send one packet from a new key to another through the relay at `url`.
 
     Raises:
-        DerperError: the relay cannot be reached, does not speak the protocol, or hung up.
-        TimeoutError: nothing came in time.
+        DerperError: The relay is unreachable, does not speak the protocol, or closed the connection.
+        TimeoutError: The packet did not arrive in time.
     """
     packet, options = b"the first packet", Options(cert_name=pin)
     async with (
@@ -39,7 +39,7 @@ async def relay_one(url: str, pin: str, say: Callable[[str], object]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Run with the words of the command line."""
+    """Run with the arguments of the command line."""
     if not 1 <= len(words) <= 2:  # noqa: PLR2004  a URL and perhaps a pin
         print("usage: first_packet.py URL [PIN]", file=sys.stderr)
         return 2

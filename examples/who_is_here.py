@@ -1,9 +1,9 @@
-"""Who is connected to a region, and who comes and goes: a client with the region's mesh key watches.
+"""Lists the clients of a region, and their logins and ends: a client with the region's mesh key watches.
 
     python examples/who_is_here.py derp-map.json 900 mesh.key
 
-The region's nodes are tried in order, and the client comes back by itself when one restarts: then everybody is told
-again. Ctrl-C ends it.
+The region's nodes are tried in order, and the client reconnects when one restarts; then all clients are listed again.
+Ctrl-C ends it.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from derper.client import (
 
 
 async def watch(region: Region, mesh_key: MeshKey) -> None:
-    """Print a line for each client that is there, comes or goes.
+    """Print a line for each client that is connected, logs in or disconnects.
 
     Raises:
-        DerperError: no node of the region can be reached at the start.
+        DerperError: No node of the region is reachable at the start.
     """
     if task := asyncio.current_task():
-        # Unlike KeyboardInterrupt, this wakes a waiting loop, also where SIGINT was ignored at the program's start.
+        # Unlike KeyboardInterrupt, this wakes a waiting loop, even if SIGINT was ignored at the program's start.
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
     async with DerpClient(region, options=Options(mesh_key=mesh_key, app_name="who_is_here")) as client:
         await client.watch()
@@ -49,7 +49,7 @@ async def watch(region: Region, mesh_key: MeshKey) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Run with the words of the command line."""
+    """Run with the arguments of the command line."""
     if len(words) != 3 or not words[1].isdecimal():  # noqa: PLR2004  as the usage says
         print("usage: who_is_here.py DERP-MAP REGION-ID MESH-KEY-FILE", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """Writes docs/client-api.md and docs/protocol-api.md from the signatures and docstrings of the library.
 
-`python tools/api_pages.py` writes both anew; `--check` returns exit code 1 if one is out of date. An error
-says which public name is not documented (`docstrings`).
+`python tools/api_pages.py` writes both; `--check` returns exit code 1 if one is out of date. An error names the
+undocumented public name (`docstrings`).
 """
 
 import ast
@@ -108,7 +108,7 @@ def code(text: str) -> str:
 
 
 def links(source: str) -> Iterator[str]:
-    """Yield the links of a `Source:` line: pages with sections, separated by semicolons; an RFC stays as it is."""
+    """Yield the links of a `Source:` line: pages with sections, separated by semicolons; an RFC is unchanged."""
     for part in source.removesuffix(".").split("; "):
         page, _, headings = part.partition(", ")
         if not page.startswith("docs/"):

@@ -2,7 +2,7 @@
 
 A class or function must have a docstring and, itself or through its module, a `Source:` line. Each argument and field
 must have an entry or be named in backticks in the text. Each error that a function raises itself must be listed.
-Otherwise `DocError` is raised, which says what is missing. The source is parsed, never imported.
+Otherwise `DocError` is raised with the missing part. The source is parsed, never imported.
 """
 
 import ast
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Documented:
-    """One name with its signature, as a reader sees it."""
+    """One name with its signature, as the page shows it."""
 
     name: str
     signature: str
@@ -76,7 +76,7 @@ class Module:
         """Return the documentation of the top-level name `name`.
 
         Raises:
-            DocError: The name is missing, or something of its documentation is.
+            DocError: The name is missing, or its documentation is incomplete.
         """
         where = f"{self._name}.{name}"
         for node, following in zip(self._body, [*self._body[1:], None], strict=True):
@@ -121,7 +121,7 @@ class Module:
 
 
 class _Literals(ast.NodeTransformer):
-    """Writes a module's own constants where they are defaults: a reader wants the value."""
+    """Replaces a module's own constants in defaults by their values."""
 
     def __init__(self, body: list[ast.stmt]) -> None:
         self._body = body
@@ -143,7 +143,7 @@ class _Literals(ast.NodeTransformer):
 
 
 def _function(node: Function, where: str, shown: str) -> Documented:
-    """Document a function, or a method of the class `shown`."""
+    """Return the documentation of a function, or of a method of the class `shown`."""
     doc = _doc(node, where)
     kinds = {ast.unparse(decorator) for decorator in node.decorator_list}
     parameters = list(_arguments(node, bound=shown != node.name and "staticmethod" not in kinds))
@@ -164,7 +164,7 @@ def _function(node: Function, where: str, shown: str) -> Documented:
 
 
 def _arguments(node: Function, *, bound: bool) -> Iterator[Row]:
-    """Yield a function's parameters, with `*` before those that only go by name."""
+    """Yield a function's parameters, with `*` before keyword-only ones."""
     positional = node.args.args[1:] if bound else node.args.args
     defaults = [None] * len(positional) + list(node.args.defaults)
     for argument, default in zip(positional, defaults[-len(positional) :] if positional else [], strict=True):
@@ -176,7 +176,7 @@ def _arguments(node: Function, *, bound: bool) -> Iterator[Row]:
 
 
 def _parameters(node: ast.ClassDef) -> Iterator[Row]:
-    """Yield what a class's constructor takes: that of a dataclass or a named tuple takes the fields."""
+    """Yield the parameters of a class's constructor; for a dataclass or a named tuple these are the fields."""
     decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
     if any("kw_only=True" in decorator for decorator in decorators):
         yield Row("*", "")
@@ -210,7 +210,7 @@ def _is_named_tuple(node: ast.ClassDef) -> bool:
 
 
 def _row(name: str, annotation: ast.expr | None, default: ast.expr | None) -> Row:
-    """Return an argument or a field; of dataclasses' `field(...)` the default alone."""
+    """Return an argument or a field; for `field(...)` of a dataclass only the default."""
     if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
         found = {keyword.arg: keyword.value for keyword in default.keywords}
         factory = found.get("default_factory")
@@ -265,7 +265,7 @@ def _doc(node: ast.ClassDef | Function, where: str) -> _Doc:
 
 
 def _string(node: ast.stmt | None) -> str:
-    """Return the text of a statement that is a string alone."""
+    """Return the text of a statement that is only a string."""
     match node:
         case ast.Expr(ast.Constant(str(text))):
             return text
@@ -280,7 +280,7 @@ def _needed(text: str, where: str) -> str:
 
 
 def _parse(docstring: str) -> _Doc:
-    """Split a docstring into its text and its sections."""
+    """Return the text and the sections of a docstring."""
     parts: dict[str, list[str]] = {}
     current = "text"
     for line in docstring.splitlines():

@@ -1,6 +1,6 @@
-"""Writes docs/flags.md, all flags of the programs, from the tables that the programs themselves read.
+"""Writes docs/flags.md, all flags of the programs, from the programs' own tables.
 
-`python tools/flags_page.py` writes it anew, `--check` says by its exit code whether it is as it should be.
+`python tools/flags_page.py` writes it; `--check` returns exit code 1 if it is out of date.
 """
 
 import re
@@ -34,14 +34,14 @@ def page() -> str:
 
 
 def of_the_reference(program: str) -> set[str]:
-    """Return the flags that the reference's program has: the rows of its table that do not begin with `ours:`."""
+    """Return the flags of the Go program: the rows of its table that do not begin with `ours:`."""
     table = REFERENCE.read_text("utf-8").partition(f"\n## {program}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`-[^|]*) \|[^|]*\|(?! ours:)", table, re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`-([a-z0-9-]+)`", row)}
 
 
 def section(program: str, flags: Sequence[Flag[Any]], known: set[str]) -> str:
-    """Return the table of one program; `known` are the flags that the reference has, too."""
+    """Return the table of one program; `known` are the flags that the Go program has, too."""
     rows = [row(flag, ours=flag.name not in known) for flag in sorted(flags, key=lambda flag: flag.name)]
     return generated.section(program, ("flag", "default", "meaning"), rows)
 

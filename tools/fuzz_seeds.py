@@ -1,6 +1,6 @@
-"""Writes the inputs that the fuzz targets begin with, out of the recorded vectors: a folder a target.
+"""Writes the first inputs of the fuzz targets from the recorded vectors: a folder per target.
 
-An input begins with the bytes by which its target cuts it and decides who sends it (rust/fuzz/src).
+An input begins with the bytes by which its target splits it and chooses its sender (rust/fuzz/src).
 """
 
 import hashlib
@@ -14,7 +14,7 @@ VECTORS = Path(__file__).parent.parent / "tests" / "vectors"
 
 
 def load(name: str) -> dict[str, Any]:
-    """Read one file of vectors."""
+    """Return the contents of one file of vectors."""
     vectors: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
     return vectors
 

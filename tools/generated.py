@@ -1,4 +1,4 @@
-"""What the programs that write a page of docs/ from the code share: the page is written, or only checked."""
+"""The shared part of the programs that write a page of docs/ from the code: writing or checking the page."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def section(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
 
 
 def main(page: Path, text: str, words: Sequence[str]) -> int:
-    """Write the page, or with `--check` only see whether it is as it should be; gives the exit code."""
+    """Write the page, or with `--check` only compare it; return the exit code."""
     if list(words) == ["--check"]:
         return int(not page.exists() or page.read_text("utf-8") != text)
     page.write_text(text, "utf-8")

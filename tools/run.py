@@ -1,7 +1,7 @@
-"""What `make run` does once everything is built: a relay, a first packet through it, and then the relay until Ctrl-C.
+"""The program of `make run`: starts a relay, sends a first packet through it, and runs the relay until Ctrl-C.
 
-The relay is `derper -dev` in a process of its own, the packet is that of `examples/first_packet.py`. Exit code: 0 after
-Ctrl-C or SIGTERM, else what went wrong has been said in a sentence.
+The relay is `derper -dev` in its own process, the packet is that of `examples/first_packet.py`. Exit code: 0 after
+Ctrl-C or SIGTERM; otherwise the error was printed as a sentence.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from first_packet import relay_one  # noqa: E402  (the examples are no package)
 
 from derper.errors import DerperError, NetworkError  # noqa: E402  (after it, for the same reason)
 
-PORT: Final = 3340  # the one of -dev
+PORT: Final = 3340  # of -dev
 URL: Final = f"http://127.0.0.1:{PORT}"
 START_SECONDS: Final = 30
 STOP_SECONDS: Final = 10
@@ -38,14 +38,14 @@ With TLS:  .venv/bin/derper -certmode manual -hostname 127.0.0.1 -certdir .cache
 
 
 async def serve() -> int:
-    """Run all of it; the exit code."""
+    """Run the relay and the packet; return the exit code."""
     stopped = asyncio.Event()
     for ordered in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(ordered, stopped.set)
     if port_is_taken():
         say(f"port {PORT} is in use: end the program that listens there, perhaps another `make run`, and try again")
         return 1
-    # In a group of its own: Ctrl-C then reaches us alone, and the relay gets one signal and not two.
+    # In its own process group, so that Ctrl-C reaches only us, and the relay gets one signal, not two.
     relay = await asyncio.create_subprocess_exec(sys.executable, "-m", "derper", "-dev", process_group=0)
     try:
         show = asyncio.create_task(first_packet(relay))
@@ -65,13 +65,13 @@ async def serve() -> int:
 
 
 async def first_packet(relay: Process) -> bool:
-    """Send the packet as soon as the relay listens, and say what came of it; whether it arrived."""
+    """Send the packet as soon as the relay listens, and print the result; return whether it arrived."""
     try:
         async with asyncio.timeout(START_SECONDS):
             while relay.returncode is None:
                 try:
                     await relay_one(URL, "", say)
-                except NetworkError:  # it does not listen yet
+                except NetworkError:  # the relay does not listen yet
                     await asyncio.sleep(LOOK_AGAIN_SECONDS)
                 else:
                     say(NEXT)
@@ -79,11 +79,11 @@ async def first_packet(relay: Process) -> bool:
     except (DerperError, TimeoutError) as error:
         say(f"no packet came through the relay: {str(error) or 'nothing happened in time'}")
         return False
-    return True  # or the relay ended, and has said why
+    return True  # the relay may also have ended, after printing its reason
 
 
 async def end(relay: Process) -> None:
-    """Stop the relay in order, or, if it does not stop, at once."""
+    """Stop the relay with SIGTERM, or kill it if it does not stop."""
     if relay.returncode is not None:
         return
     relay.terminate()
@@ -96,7 +96,7 @@ async def end(relay: Process) -> None:
 
 
 def port_is_taken() -> bool:
-    """Whether the relay could not listen, asked the way it will."""
+    """Return whether the relay's port is in use, by binding it as the relay does."""
     for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
         try:
             with socket.create_server((host, PORT), family=family, dualstack_ipv6=family == socket.AF_INET6):
@@ -109,14 +109,14 @@ def port_is_taken() -> bool:
 
 @contextmanager
 def the_terminal() -> Iterator[None]:
-    """Have Ctrl-C come to us alone: `make`, which it would reach too, answers it with an error after our clean end."""
+    """Receive Ctrl-C alone: otherwise `make` receives it, too, and reports an error after our clean end."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR)
-    except OSError:  # nobody sits there
+    except OSError:  # no terminal
         yield
         return
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or else a group in the background may not come to the front
-    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # the shell knows nothing of our group, and could not wake it
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # otherwise a background group could not take the terminal
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # the shell does not know our group, and could not resume it
     before = os.tcgetpgrp(terminal)
     in_front = before == os.getpgrp()
     if in_front:
@@ -131,12 +131,12 @@ def the_terminal() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Show a line at once, whatever the output is connected to."""
+    """Print a line at once, for any kind of output."""
     print(line, flush=True)
 
 
 def main() -> int:
-    """Run with the terminal in hand."""
+    """Run with control of the terminal."""
     with the_terminal():
         return asyncio.run(serve())
 
