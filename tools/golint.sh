@@ -1,5 +1,5 @@
 #!/bin/sh
-# gofmt and go vet over the folders of Go modules that are given; a module without Go files only pins programs.
+# Runs gofmt and go vet on the given folders of Go modules; a module without Go files only pins programs.
 set -eu
 
 export GOTOOLCHAIN=auto GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0

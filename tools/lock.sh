@@ -1,8 +1,8 @@
 #!/bin/sh
-# Writes requirements/ from pyproject.toml: exact versions with hashes, for every Python and machine that we run on.
+# Writes requirements/ from pyproject.toml: exact versions with hashes, for all supported Python versions and machines.
 #
-#   tools/lock.sh             keeps the versions that are locked and still fit
-#   tools/lock.sh --upgrade   takes the newest that fit
+#   tools/lock.sh             keeps the locked versions that still satisfy pyproject.toml
+#   tools/lock.sh --upgrade   uses the newest versions that satisfy it
 set -eu
 
 UV=uv==0.13.9

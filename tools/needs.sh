@@ -1,15 +1,15 @@
 #!/bin/sh
-# Names everything that is missing on this machine, at once, each with how to get it.
+# Lists all missing programs of this machine, each with its installation.
 #
-#   tools/needs.sh build   what building and running the server needs
+#   tools/needs.sh build   for building and running the server
 #   tools/needs.sh go      the Go tool, for the tests with the real Tailscale client and the lints of the Go modules
 #   tools/needs.sh lint    rustfmt and clippy
-#   tools/needs.sh check   the programs that the tests of `make check` run
-#   tools/needs.sh test    the programs that all tests run
-#   tools/needs.sh clean   what tools/clean_root.sh needs
+#   tools/needs.sh check   the programs for the tests of `make check`
+#   tools/needs.sh test    the programs for all tests
+#   tools/needs.sh clean   the programs for tools/clean_root.sh
 #
-# Several words may be given. Debian packages are installed with APT=yes, and as root also for `test` and `clean` unless
-# APT=no. PYTHON names the interpreter (default python3). Exit code 1: something is missing.
+# Several arguments may be given. Debian packages are installed with APT=yes, and as root also for `test` and `clean`
+# unless APT=no. PYTHON is the interpreter (default python3). Exit code 1: a program is missing.
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -17,8 +17,8 @@ RUST=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' "$(dirname "$0")/../Carg
 missing=''
 packages=''
 
-# What the tests run beside the server: for which make target, the command, its Debian package, what for.
-# A line more here is all that a new one needs.
+# Programs that the tests run: the make target, the command, its Debian package, the purpose.
+# A new program needs one more line here.
 system_parts() {
     case $1 in check) only='^check' ;; test) only='^check\|^test' ;; clean) only='^clean' ;; esac
     grep "$only" <<'END'
@@ -41,8 +41,8 @@ clean  mmdebstrap  mmdebstrap  the run of make check in a new Debian root
 END
 }
 
-# Record what is missing, and the Debian packages that would mend it.
-lacks() {
+# Record a missing program and the Debian packages that contain it.
+add_missing() {
     missing="$missing  - $1
 "
     shift
@@ -55,37 +55,37 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 need_build() {
     if ! has "$PYTHON" || ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        lacks "Python 3.11 or newer as $PYTHON: apt-get install python3 python3-venv, or PYTHON=python3.12 after make" \
+        add_missing "Python 3.11 or newer as $PYTHON: apt-get install python3 python3-venv, or PYTHON=python3.12 after make" \
             python3 python3-venv
     elif ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
-        lacks "Python's venv module: apt-get install python3-venv" python3-venv
+        add_missing "Python's venv module: apt-get install python3-venv" python3-venv
     fi
     if ! has cargo; then
-        lacks "cargo of Rust 1.$RUST or newer: https://rustup.rs"
+        add_missing "cargo of Rust 1.$RUST or newer: https://rustup.rs"
     elif ! here=$(cargo --version 2>&1 | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p') || [ "${here:-0}" -lt "$RUST" ]; then
-        lacks "Rust 1.$RUST or newer (here is $(cargo --version 2>&1 | head -n 1)): rustup update, or https://rustup.rs"
+        add_missing "Rust 1.$RUST or newer (here is $(cargo --version 2>&1 | head -n 1)): rustup update, or https://rustup.rs"
     fi
-    has cc || lacks "a C compiler, cc: apt-get install gcc libc6-dev" gcc libc6-dev
+    has cc || add_missing "a C compiler, cc: apt-get install gcc libc6-dev" gcc libc6-dev
 }
 
 need_go() {
-    has go || lacks "go, any from 1.21 on, as it fetches the release that is wanted: https://go.dev/dl/ (make check does without)"
+    has go || add_missing "go, any from 1.21 on, as it fetches the release that is wanted: https://go.dev/dl/ (make check does without)"
 }
 
 need_lint() {
-    cargo fmt --version >/dev/null 2>&1 || lacks "rustfmt: rustup component add rustfmt"
-    cargo clippy --version >/dev/null 2>&1 || lacks "clippy: rustup component add clippy"
+    cargo fmt --version >/dev/null 2>&1 || add_missing "rustfmt: rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || add_missing "clippy: rustup component add clippy"
 }
 
 need_parts() {
     while read -r _ command package reason; do
-        has "$command" || lacks "$command, for $reason: apt-get install $package" "$package"
+        has "$command" || add_missing "$command, for $reason: apt-get install $package" "$package"
     done <<END
 $(system_parts "$1")
 END
 }
 
-look() {
+find_missing() {
     missing='' packages=''
     for what in "$@"; do
         case $what in
@@ -98,21 +98,21 @@ look() {
     done
 }
 
-# Return 0 when the caller has asked for installing packages, or may expect it.
+# Return 0 if packages may be installed: with APT=yes, or for `test` as root.
 may_install() {
     [ -n "$packages" ] && has apt-get || return 1
     [ "${APT:-}" = yes ] && return 0
     case " $* " in *' test '* | *' clean '*) [ -z "${APT:-}" ] && [ "$(id -u)" -eq 0 ] ;; *) return 1 ;; esac
 }
 
-look "$@"
+find_missing "$@"
 if may_install "$@"; then
     if [ "$(id -u)" -eq 0 ]; then
         echo "Installing Debian packages that are missing here: $packages   (to prevent that: APT=no)" >&2
         export DEBIAN_FRONTEND=noninteractive
-        # shellcheck disable=SC2086  a list of words
+        # shellcheck disable=SC2086  a list of packages
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages >/dev/null; } || true
-        look "$@"
+        find_missing "$@"
     else
         echo "APT=yes installs packages only as root" >&2
     fi
