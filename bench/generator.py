@@ -39,9 +39,9 @@ class Generator:
         """Return the next phase with this name; earlier ones are discarded."""
         assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
         for line in self._process.stdout:
-            told = json.loads(line)
-            if told["phase"] == phase:
-                return dict(told)
+            message = json.loads(line)
+            if message["phase"] == phase:
+                return dict(message)
         raise LoadError(f"the generator ended before the phase {phase!r}")
 
     def go_on(self) -> None:

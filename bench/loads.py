@@ -63,10 +63,10 @@ class Open:
         figures: Figures = {}
         goodputs: list[float] = []
         for rate in self.rates:
-            told = _pairs(nodes, bench, [f"--rate={rate}"], tls=self.tls)
-            goodputs.append(told["packets_per_second"])
-            figures |= {f"{name}_at_{rate}": value for name, value in told.items()}
-            figures[f"short_at_{rate}"] = float(told["offered_per_second"] < 0.95 * rate)
+            result = _pairs(nodes, bench, [f"--rate={rate}"], tls=self.tls)
+            goodputs.append(result["packets_per_second"])
+            figures |= {f"{name}_at_{rate}": value for name, value in result.items()}
+            figures[f"short_at_{rate}"] = float(result["offered_per_second"] < 0.95 * rate)
         # From the best rate on, the server is saturated: the lowest goodput there, relative to the best.
         best = goodputs.index(max(goodputs))
         figures["goodput_of_peak"] = min(goodputs[best:]) / goodputs[best]

@@ -51,7 +51,7 @@ def markdown(measured: Sequence[Measured], about: Mapping[str, object]) -> str:
     lines += [_line(CONDITIONS), _line("---" for _ in CONDITIONS)]
     lines += [_line(cells) for one in measured for cells in _conditions(one)]
     lines += [""]
-    lines += [f"- {key}: {_told(value)}" for key, value in about.items()]
+    lines += [f"- {key}: {_text(value)}" for key, value in about.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -64,8 +64,8 @@ def _cells(one: Measured, figure: Figure) -> Iterator[str]:
     yield _value(ours, figure.unit)
     yield f"{row.other.name} {_value(theirs, figure.unit)}" if theirs is not None else ""
     yield "" if ratio is None else f"{ratio:.2f} ({_spread(one, figure.key)})"
-    yield "" if demand is None else demand.told(demand.must, figure.unit, row.other.name)
-    yield "" if demand is None else demand.told(demand.aim, figure.unit, row.other.name)
+    yield "" if demand is None else demand.text(demand.must, figure.unit, row.other.name)
+    yield "" if demand is None else demand.text(demand.aim, figure.unit, row.other.name)
     yield _verdict(one, figure, ours, theirs)
 
 
@@ -116,7 +116,7 @@ def _value(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.3g} {unit}"
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
 
 

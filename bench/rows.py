@@ -38,7 +38,7 @@ class Demand:
             case Bound.KEPT:
                 return ours >= limit
 
-    def told(self, limit: float, unit: str, other: str) -> str:
+    def text(self, limit: float, unit: str, other: str) -> str:
         return self.bound.value.format(limit=limit, unit=unit, other=other).rstrip()
 
 

@@ -16,7 +16,7 @@ from derper.client import DerpClient, DerperError, NetworkError, Options, RecvPa
 SECONDS = 10  # for all steps together
 
 
-async def relay_one(url: str, pin: str, say: Callable[[str], object]) -> None:
+async def relay_one(url: str, pin: str, show: Callable[[str], object]) -> None:
     """Send one packet from a new key to another through the relay at `url`.
 
     Raises:
@@ -29,13 +29,13 @@ async def relay_one(url: str, pin: str, say: Callable[[str], object]) -> None:
         DerpClient(url, options=options) as alice,
         DerpClient(url, options=options) as bob,
     ):
-        say(f"{alice.key} and")
-        say(f"{bob.key} are logged in at {url}")
+        show(f"{alice.key} and")
+        show(f"{bob.key} are logged in at {url}")
         await alice.send(bob.key, packet)
         came = await bob.packet()
         if came != RecvPacket(alice.key, packet):
             raise NetworkError(f"sent {packet!r}, but {came.packet!r} came from {came.source}")
-        say(f"{came.packet.decode()!r} went from {came.source.short()} to {bob.key.short()}: it arrived")
+        show(f"{came.packet.decode()!r} went from {came.source.short()} to {bob.key.short()}: it arrived")
 
 
 def main(words: list[str]) -> int:

@@ -43,7 +43,9 @@ async def serve() -> int:
     for ordered in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(ordered, stopped.set)
     if port_is_taken():
-        say(f"port {PORT} is in use: end the program that listens there, perhaps another `make run`, and try again")
+        print_line(
+            f"port {PORT} is in use: end the program that listens there, perhaps another `make run`, and try again"
+        )
         return 1
     # In its own process group, so that Ctrl-C reaches only us, and the relay gets one signal, not two.
     relay = await asyncio.create_subprocess_exec(sys.executable, "-m", "derper", "-dev", process_group=0)
@@ -58,7 +60,7 @@ async def serve() -> int:
         show.cancel()
         if stopped.is_set():
             return 0
-        say(f"the relay ended by itself, with exit code {relay.returncode}")
+        print_line(f"the relay ended by itself, with exit code {relay.returncode}")
         return 1
     finally:
         await end(relay)
@@ -70,14 +72,14 @@ async def first_packet(relay: Process) -> bool:
         async with asyncio.timeout(START_SECONDS):
             while relay.returncode is None:
                 try:
-                    await relay_one(URL, "", say)
+                    await relay_one(URL, "", print_line)
                 except NetworkError:  # the relay does not listen yet
                     await asyncio.sleep(LOOK_AGAIN_SECONDS)
                 else:
-                    say(NEXT)
+                    print_line(NEXT)
                     break
     except (DerperError, TimeoutError) as error:
-        say(f"no packet came through the relay: {str(error) or 'nothing happened in time'}")
+        print_line(f"no packet came through the relay: {str(error) or 'nothing happened in time'}")
         return False
     return True  # the relay may also have ended, after printing its reason
 
@@ -90,7 +92,7 @@ async def end(relay: Process) -> None:
     try:
         await asyncio.wait_for(relay.wait(), STOP_SECONDS)
     except TimeoutError:
-        say(f"the relay does not stop within {STOP_SECONDS} s of SIGTERM: killing it")
+        print_line(f"the relay does not stop within {STOP_SECONDS} s of SIGTERM: killing it")
         relay.kill()
         await relay.wait()
 
@@ -130,7 +132,7 @@ def the_terminal() -> Iterator[None]:
         os.close(terminal)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line at once, for any kind of output."""
     print(line, flush=True)
 

@@ -118,7 +118,7 @@ class Acme:
 
     @property
     def binds_an_account(self) -> bool:
-        """True if the CA requires an external account; Let's Encrypt does not."""
+        """True if the account at the CA is bound to an external one; Let's Encrypt does not support that."""
         return bool(self.eab_kid) and self.directory != LETS_ENCRYPT
 
 

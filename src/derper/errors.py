@@ -1,4 +1,4 @@
-"""Errors by blame: the class says which side must act.
+"""Errors by blame: the class shows which side must act.
 
     DerperError
     ├── ProtocolError   the peer broke the protocol: close the connection

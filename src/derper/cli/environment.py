@@ -59,7 +59,7 @@ class Environment:
             raise ConfigError(f"the environment variable {name} is not {wanted}; correct or unset it") from None
 
     def ignore(self, name: str, wanted: str) -> None:
-        """Record that a variable has no effect because it is not what was wanted."""
+        """Record that a variable has no effect because its value is not `wanted`."""
         self.ignored[name] = f"the environment variable {name} is not {wanted} and is ignored; correct or unset it"
 
     def is_set(self, name: str) -> bool:

@@ -42,7 +42,7 @@ LONGEST_PAUSE: Final = 5.0
 STEADY_SECONDS: Final = 10.0  # a connection that lasted this long resets the pauses
 RESTART_PAUSE: Final = 0.2  # between attempts while a relay restarts
 LONGEST_RESTART: Final = 120.0
-"""Maximum time that a restarting relay may announce, in seconds; a longer one is treated as an ordinary loss."""
+"""Upper limit for both times that a restarting relay announces, in seconds."""
 
 _QUEUED_MESSAGES: Final = 64
 """Maximum messages received and not yet read by the program; then the relay must wait, and drops packets."""
@@ -354,7 +354,7 @@ class DerpClient:
                     connection = again
                     continue
             while True:
-                await self._tell_lost(lost, pause * random.uniform(0.5, 1))  # noqa: S311  not a secret
+                await self._report_loss(lost, pause * random.uniform(0.5, 1))  # noqa: S311  not a secret
                 pause = min(LONGEST_PAUSE, 2 * pause)
                 try:
                     connection = await self._open(self._targets)
@@ -396,7 +396,7 @@ class DerpClient:
         """Reconnect at the announced time, and retry for the announced duration; return None if that failed."""
         wait = min(restarting.reconnect_in_ms / 1000, LONGEST_RESTART)
         try_for = min(restarting.try_for_ms / 1000, LONGEST_RESTART)
-        await self._tell_lost(lost, wait)
+        await self._report_loss(lost, wait)
         until = asyncio.get_running_loop().time() + try_for
         while True:
             try:
@@ -409,7 +409,7 @@ class DerpClient:
                 await self._begin(connection)
                 return connection
 
-    async def _tell_lost(self, lost: DerperError, pause: float) -> None:
+    async def _report_loss(self, lost: DerperError, pause: float) -> None:
         await self._messages.put(Disconnected(str(lost), pause))
         await asyncio.sleep(pause)
 

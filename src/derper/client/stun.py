@@ -24,7 +24,7 @@ async def ask(address: str, port: int, seconds: float, *, every: float) -> Endpo
     end = loop.time() + seconds
     tries = 0
     try:
-        transport, asking = await loop.create_datagram_endpoint(_Asking, remote_addr=(address, port))
+        transport, asking = await loop.create_datagram_endpoint(_Request, remote_addr=(address, port))
     except OSError as error:
         raise NetworkError(f"cannot send to {address}: {error.strerror or error}") from error
     try:
@@ -37,7 +37,7 @@ async def ask(address: str, port: int, seconds: float, *, every: float) -> Endpo
     raise NetworkError(f"timeout reading from {address}: {asking.trouble or 'no answer came'} ({tries} sent)")
 
 
-class _Asking(asyncio.DatagramProtocol):
+class _Request(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.trouble = ""
         self._tx_id = b""

@@ -15,22 +15,22 @@ class Serves:
 
     @classmethod
     def any_client(cls) -> Self:
-        """Return the choice of all clients without a better match, with any server name or none."""
+        """Match all clients without a better match, with any server name or none."""
         return cls("any")
 
     @classmethod
     def name(cls, name: str) -> Self:
-        """Return the choice of clients that send this server name, in any case."""
+        """Match clients that send this server name, in any case."""
         return cls("name", of_name=name)
 
     @classmethod
     def local_ip(cls, ip: IPv4Address | IPv6Address) -> Self:
-        """Return the choice of clients that reached us at this address, and sent no name or the address."""
+        """Match clients that reached us at this address, and sent no name or the address."""
         return cls("local_ip", of_ip=ip)
 
     @classmethod
     def challenge(cls, name: str) -> Self:
-        """Return the choice of a CA that checks this name by TLS-ALPN-01; the connection closes after that."""
+        """Match a CA that checks this name by TLS-ALPN-01; its connection closes after the handshake."""
         return cls("challenge", of_name=name)
 
 

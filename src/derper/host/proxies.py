@@ -23,12 +23,12 @@ class Proxies:
     """The proxies, by the scheme of the request; the URLs may contain a password."""
 
     by_scheme: Mapping[str, str] = field(default_factory=dict, repr=False)
-    spared: tuple[str, ...] = ()  # the entries of NO_PROXY: no proxy for these
+    exceptions: tuple[str, ...] = ()  # the entries of NO_PROXY: no proxy for these
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> tuple[Self, list[str]]:
         """Return the proxies in the variables, and the names of the variables with an invalid proxy."""
-        http, https, spared = (environ.get(name) or environ.get(name.lower(), "") for name in VARIABLES)
+        http, https, exceptions = (environ.get(name) or environ.get(name.lower(), "") for name in VARIABLES)
         found, unusable = {}, []
         for scheme, name, text in (("http", "HTTP_PROXY", http), ("https", "HTTPS_PROXY", https)):
             proxy = _proxy(text) if text else None
@@ -36,7 +36,7 @@ class Proxies:
                 found[scheme] = proxy
             elif text:
                 unusable.append(name)
-        entries = (entry.strip().lower() for entry in spared.split(","))
+        entries = (entry.strip().lower() for entry in exceptions.split(","))
         return cls(found, tuple(filter(None, entries))), unusable
 
     def of(self, url: str) -> str | None:
@@ -49,10 +49,10 @@ class Proxies:
         if address is not None and address.is_loopback:
             return None
         port = parts.port or _PORTS[parts.scheme]
-        return None if any(_spares(entry, host, address, port) for entry in self.spared) else proxy
+        return None if any(_is_excepted(entry, host, address, port) for entry in self.exceptions) else proxy
 
 
-def _spares(entry: str, host: str, address: IPv4Address | IPv6Address | None, port: int) -> bool:
+def _is_excepted(entry: str, host: str, address: IPv4Address | IPv6Address | None, port: int) -> bool:
     if entry == "*":
         return True
     if "/" in entry:

@@ -22,7 +22,7 @@ from derper.prober.tunnel import Tunnel
 from derper.protocol.derpmap import Node
 
 PACKET_LEN: Final = 65_536
-MOST_UNDER_WAY: Final = 30
+MAX_IN_FLIGHT: Final = 30
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class BandwidthCheck:
 async def _carry(pair: Pair, size: int, carried: Callable[[int], None]) -> None:
     """Send and receive packets, with a maximum in flight."""
     in_flight: deque[bytes] = deque()
-    room = asyncio.Semaphore(MOST_UNDER_WAY)
+    room = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     async def send() -> None:
         for at in range(0, size, PACKET_LEN):

@@ -40,7 +40,7 @@ class Delays:
     dropped: int = 0
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=_LATEST))
 
-    def took(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """Count a packet that arrived."""
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
@@ -108,7 +108,7 @@ class QueuingCheck:
             if came.source == pair.sender.key and len(came.packet) == PACKET_LEN:
                 (number,) = _NUMBER.unpack_from(came.packet)
                 if (since := in_flight.pop(number, None)) is not None:
-                    self.delays.took(loop.time() - since)
+                    self.delays.record(loop.time() - since)
 
     def _drop_late(self, in_flight: dict[int, float], now: float) -> None:
         while in_flight:

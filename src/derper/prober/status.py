@@ -103,7 +103,7 @@ def _row(probe: Probe, now: datetime, *, may_run: bool) -> str:
         ("Latency", "right", _latency(probe)),
         ("Last 10", "right recent", _recent(probe)),
         ("", "history", charts.history(list(record.history)) if record.history else ""),
-        ("", "", _wrong(probe, now)),
+        ("", "", _advice_for(probe, now)),
     ]
     text = "".join(_cell(of, kind, content) for of, kind, content in cells)
     return f'<tr class="bad">{text}</tr>' if status is Status.FAILED else f"<tr>{text}</tr>"
@@ -134,7 +134,7 @@ def _recent(probe: Probe) -> str:
     return f"{round(record.success_ratio * 100)}% good{median}"
 
 
-def _wrong(probe: Probe, now: datetime) -> str:
+def _advice_for(probe: Probe, now: datetime) -> str:
     last = probe.record.last
     if last is None or last.ok:
         return ""

@@ -37,7 +37,7 @@ _block: Final = os.urandom(_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _Path:
     """One probe's path through DERP."""
 
     pair: Pair
@@ -52,7 +52,7 @@ class Tunnel:
         self._other = next(host for host in interface.network.hosts() if host != interface.ip)
         self._sent = interface.ip.packed + self._other.packed  # addresses as the kernel sends
         self._returned = self._other.packed + interface.ip.packed
-        self._ways: dict[int, _Way] = {}  # by the listener's port
+        self._paths: dict[int, _Path] = {}  # by the listener's port
         self._device: TunDevice | None = None
         self._users = 0  # the device exists if above 0
         self._closing = ExitStack()
@@ -87,11 +87,11 @@ class Tunnel:
 
             async with await asyncio.start_server(receive, str(self._interface.ip), 0, backlog=1) as server:
                 port = server.sockets[0].getsockname()[1]
-                way = self._ways[port] = _Way(pair)
+                path = self._paths[port] = _Path(pair)
                 try:
-                    await first(self._send(port, size, arrived), _outward(way), self._inward(pair, device))
+                    await first(self._send(port, size, arrived), _outward(path), self._inward(pair, device))
                 finally:
-                    del self._ways[port]
+                    del self._paths[port]
 
     @contextmanager
     def _in_use(self) -> Iterator[TunDevice]:
@@ -129,9 +129,9 @@ class Tunnel:
         if len(packet) < header + _PORTS.size:
             return
         source, destination = _PORTS.unpack_from(packet, header)
-        way = self._ways.get(destination) or self._ways.get(source)
-        if way is not None and not way.waiting.full():
-            way.waiting.put_nowait(packet)
+        path = self._paths.get(destination) or self._paths.get(source)
+        if path is not None and not path.waiting.full():
+            path.waiting.put_nowait(packet)
 
     async def _inward(self, pair: Pair, device: TunDevice) -> NoReturn:
         while True:
@@ -141,9 +141,9 @@ class Tunnel:
                 device.write(packet[: _ADDRESSES.start] + self._returned + packet[_ADDRESSES.stop :])
 
 
-async def _outward(way: _Way) -> NoReturn:
+async def _outward(path: _Path) -> NoReturn:
     while True:
-        await way.pair.send(await way.waiting.get())
+        await path.pair.send(await path.waiting.get())
 
 
 async def _receive(stream: asyncio.StreamReader, size: int, carried: Callable[[int], None]) -> None:

@@ -111,7 +111,7 @@ class ConnectionHandler:
             self._on_notice(event)
             return
         try:
-            if not self._mesh.takes(event):
+            if not self._mesh.handle(event):
                 self._act_on(event)
         except ProtocolError as error:
             self._plane.close(event.conn, "protocol_error", str(error))

@@ -90,7 +90,7 @@ class _Call:
 
 
 class Mesh:
-    """All links of this node; pass each event of the data plane to `takes` first."""
+    """All links of this node; pass each event of the data plane to `handle` first."""
 
     def __init__(self, plane: DataPlane, identity: Identity, config: Config) -> None:
         self.links: dict[str, LinkState] = {}
@@ -154,7 +154,7 @@ class Mesh:
             value = Labelled.by("state", {state.value: states[state] for state in LinkState})
             yield Family(LINKS, value)
 
-    def takes(self, event: Event) -> bool:
+    def handle(self, event: Event) -> bool:
         """Handle an event of a connection that was dialled here; return False for other connections."""
         if isinstance(event, Dialled):
             call = self._dialling.pop(event.token)

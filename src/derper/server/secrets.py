@@ -33,7 +33,7 @@ LONGEST_WAIT: Final = 4.0
 """Maximum seconds between two attempts; the delay doubles."""
 TRY_SECONDS: Final = 30.0
 MAX_ANSWER: Final = 1 << 20
-SAY_AGAIN_SECONDS: Final = 60.0
+LOG_AGAIN_SECONDS: Final = 60.0
 _WHAT: Final = "the secrets cache"
 
 
@@ -51,10 +51,10 @@ def load(server: SecretsServer, trusted: TrustedRoots, patience: float | None = 
     Args:
         server: Its address and its cache.
         trusted: The roots for TLS.
-        patience: Seconds until it gives up; None: never.
+        patience: Timeout in seconds; None: wait for ever.
 
     Raises:
-        ConfigError: The cache's path or the roots cannot be used, or `patience` has run out.
+        ConfigError: The cache's path or the roots cannot be used, or the timeout has passed.
     """
     kept = _Cache(server)
     if (secret := kept.read()) is None:
@@ -71,16 +71,16 @@ async def _wait_for(server: SecretsServer, trusted: TrustedRoots, patience: floa
     """Retry until there is an answer or `patience` has run out."""
     connector, proxy = outgoing.connector(server.proxy, ssl=roots.context(trusted), force_close=True)
     timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
-    wait, said, said_at = FIRST_WAIT, "", 0.0
+    wait, logged, logged_at = FIRST_WAIT, "", 0.0
     async with asyncio.timeout(patience), outgoing.session(connector, timeout=timeout) as session:
         while True:
             try:
                 return await _ask(session, server, proxy)
             except NetworkError as error:
                 reason = log.in_one_line(error)
-                if reason != said or time.monotonic() > said_at + SAY_AGAIN_SECONDS:
+                if reason != logged or time.monotonic() > logged_at + LOG_AGAIN_SECONDS:
                     _log.warning("secret not available yet; retrying", url=server.url, name=server.name, reason=reason)
-                    said, said_at = reason, time.monotonic()
+                    logged, logged_at = reason, time.monotonic()
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -100,8 +100,8 @@ async def _ask(session: aiohttp.ClientSession, server: SecretsServer, proxy: str
         slow = isinstance(error, TimeoutError)
         raise NetworkError(f"no answer in {TRY_SECONDS:.0f} s" if slow else log.in_one_line(error)) from error
     if response.status != HTTPStatus.OK:
-        said = " ".join(body[:300].decode("utf-8", "replace").split())
-        raise NetworkError(f"{response.status} {response.reason}: {said}")
+        text = " ".join(body[:300].decode("utf-8", "replace").split())
+        raise NetworkError(f"{response.status} {response.reason}: {text}")
     try:
         return _secret_in(gojson.members(body))
     except ProtocolError as error:

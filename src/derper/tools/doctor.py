@@ -55,20 +55,20 @@ class Finding:
 
     check: str
     state: State
-    says: str
+    text: str
     advice: str = ""  # the remedy
 
 
-def _good(check: str, says: str) -> Finding:
-    return Finding(check, State.GOOD, says)
+def _good(check: str, text: str) -> Finding:
+    return Finding(check, State.GOOD, text)
 
 
-def _note(check: str, says: str, advice: str = "") -> Finding:
-    return Finding(check, State.NOTE, says, advice)
+def _note(check: str, text: str, advice: str = "") -> Finding:
+    return Finding(check, State.NOTE, text, advice)
 
 
-def _red(check: str, says: object, advice: str) -> Finding:
-    return Finding(check, State.RED, str(says), advice)
+def _red(check: str, text: object, advice: str) -> Finding:
+    return Finding(check, State.RED, str(text), advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Examination:
     async def run(self) -> AsyncIterator[Finding]:
         """Yield the findings, each as soon as it is known."""
         connects = False
-        async for finding in self._way():
+        async for finding in self._reach_relay():
             connects |= finding.check.startswith("TCP") and finding.state is State.GOOD
             yield finding
         if connects and not self.target.node.stun_only:
@@ -100,7 +100,7 @@ class Examination:
         if self.target.tls and not self.target.node.stun_only:
             yield await self._port_80()
 
-    async def _way(self) -> AsyncIterator[Finding]:
+    async def _reach_relay(self) -> AsyncIterator[Finding]:
         """Look names up and connect, over each family."""
         found_any, failed = False, []
         for version in _VERSIONS:
@@ -147,12 +147,12 @@ class Examination:
         chain = [certificate for certificate in (info.chain if info else ()) if not is_meta(certificate)]
         if info is None or not chain:
             return _red("certificate", "none was presented", "serve one")
-        says = f"{info.version}, {_described(chain)}"
+        text = f"{info.version}, {_described(chain)}"
         if advice := _dates_advice(x509.load_der_x509_certificate(chain[0]), datetime.now(UTC)):
-            return _red("certificate", says, advice)
+            return _red("certificate", text, advice)
         if not any(is_meta(certificate) for certificate in info.chain):
-            return _note("certificate", says + "; without the server's key, so logins take a round trip more")
-        return _good("certificate", says)
+            return _note("certificate", text + "; without the server's key, so logins take a round trip more")
+        return _good("certificate", text)
 
     async def _shown(self) -> list[bytes]:
         """Return the presented chain without verifying it."""
@@ -217,8 +217,8 @@ class Examination:
         except TimeoutError:
             return _red("login", "it lets us in and answers no ping", "look into the relay's log")
         except DerperError as error:
-            says = f"{error}; it says: {problem}" if problem else error
-            return _red("login", says, "does it verify its clients? Then give --key a key file that it admits")
+            text = f"{error}; it says: {problem}" if problem else error
+            return _red("login", text, "does it verify its clients? Then give --key a key file that it admits")
         fast = ", fast start" if connection.connected.fast_start else ""
         return _good("login", f"in {took}{fast}")
 
@@ -296,15 +296,15 @@ class Examination:
             async with asyncio.timeout(STEP_SECONDS):
                 answer = await http_get(plain, "/generate_204", ("X-Tailscale-Challenge", _CHALLENGE))
         except (TimeoutError, NetworkError) as error:
-            says = f"nobody answers plain HTTP ({str(error) or 'in time'})"
+            text = f"nobody answers plain HTTP ({str(error) or 'in time'})"
             why = "needed for captive portal detection and for certificates by HTTP-01 (-http-port)"
-            return _red(check, says, why) if plain.node.can_port_80 else _note(check, says, why)
+            return _red(check, text, why) if plain.node.can_port_80 else _note(check, text, why)
         except ProtocolError as error:
             return _red(check, error, "who is it that answers there?")
         response = answer.header("X-Tailscale-Response")
         if answer.status != 204 or response != f"response {_CHALLENGE}":  # noqa: PLR2004  an HTTP status
-            says = f"/generate_204 is answered with {answer.status}, challenge with {response or 'nothing'}"
-            return _red(check, says, "let /generate_204 through to the relay, with its headers")
+            text = f"/generate_204 is answered with {answer.status}, challenge with {response or 'nothing'}"
+            return _red(check, text, "let /generate_204 through to the relay, with its headers")
         return _good(check, "/generate_204 is answered, with its challenge")
 
     async def _clock(self) -> Finding:
@@ -320,8 +320,8 @@ class Examination:
         apart = (said - datetime.now(UTC)).total_seconds()
         if abs(apart) > CLOCKS_APART:
             ahead = "ahead of" if apart > 0 else "behind"
-            says = f"the relay's is {abs(apart):,.0f} s {ahead} ours"
-            return _red("clock", says, "have both machines set their clocks by NTP: certificates are judged by them")
+            text = f"the relay's is {abs(apart):,.0f} s {ahead} ours"
+            return _red("clock", text, "have both machines set their clocks by NTP: certificates are judged by them")
         return _good("clock", "the relay's agrees with ours")
 
     def _private(self) -> NodePrivate:
@@ -379,8 +379,8 @@ def _trust_advice(chain: list[bytes], target: Target) -> str:
     return f"serve one for {target.host}, with its whole chain, from an authority that clients trust"
 
 
-def _tcp_advice(says: str, port: int) -> str:
-    if "refused" in says:
+def _tcp_advice(text: str, port: int) -> str:
+    if "refused" in text:
         return f"start the relay, or look whether it listens on port {port} of this address"
     return f"let TCP {port} in: firewall, security group, port forwarding"
 

@@ -39,40 +39,40 @@ async def _run_action(asked: argparse.Namespace) -> int:
     elif asked.action == "health" and asked.text:
         words["text"] = asked.text
     async with AdminClient(asked.admin, Path(asked.token_file) if asked.token_file else None) as server:
-        status, said = await server.do(asked.action, **words)
+        status, answer = await server.do(asked.action, **words)
     if asked.json:
-        common.show_json(said)
+        common.show_json(answer)
     else:
-        _show(asked.action, said)
+        _show(asked.action, answer)
     return 0 if status < HTTPStatus.BAD_REQUEST else 1
 
 
-def _show(action: str, said: dict[str, object]) -> None:
+def _show(action: str, answer: dict[str, object]) -> None:
     match action:
         case "drain":
             common.print_remark("it sends its clients away and ends")
         case "reload":
-            failed = said["failed"]
+            failed = answer["failed"]
             for what, why in failed.items() if isinstance(failed, dict) else ():
                 common.print_remark(f"not reloaded: {what}: {why}")
             if not failed:
                 common.print_remark("reloaded")
         case "disconnect":
-            common.print_remark(_disconnected(said))
+            common.print_remark(_disconnected(answer))
         case _:
             common.print_remark(
-                "all clients are told" if said["text"] else "all clients are told that all is well again"
+                "all clients are told" if answer["text"] else "all clients are told that all is well again"
             )
 
 
-def _disconnected(said: dict[str, object]) -> str:
-    matches = said.get("matches")
+def _disconnected(answer: dict[str, object]) -> str:
+    matches = answer.get("matches")
     if isinstance(matches, list) and matches:
         shown = ", ".join(matches[:_MOST_SHOWN]) + (", …" if len(matches) > _MOST_SHOWN else "")
-        return f"ambiguous key {said['key']}: {len(matches)} connected keys begin with it ({shown}); give more digits"
-    if not said["connections"]:
-        return f"no client with the key {said['key']} is connected; derper top shows the connected keys"
-    return f"connections closed: {said['connections']}"
+        return f"ambiguous key {answer['key']}: {len(matches)} connected keys begin with it ({shown}); give more digits"
+    if not answer["connections"]:
+        return f"no client with the key {answer['key']} is connected; derper top shows the connected keys"
+    return f"connections closed: {answer['connections']}"
 
 
 def _checked(text: str) -> str:

@@ -60,7 +60,7 @@ def _show(out: Console, name: str, findings: list[Finding]) -> None:
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        out.print(Text.assemble((f"  {mark:3}", style), f"  {finding.check:{width}}  {finding.says}"))
+        out.print(Text.assemble((f"  {mark:3}", style), f"  {finding.check:{width}}  {finding.text}"))
         if finding.advice:
             out.print(Text(f"  {'':3}  {'':{width}}  → {finding.advice}", style="yellow" if mark == "RED" else "dim"))
 
@@ -73,7 +73,7 @@ def _as_json(report: list[tuple[str, Target, list[Finding]]]) -> dict[str, objec
                 "name": name,
                 "url": str(target),
                 "checks": [
-                    {"check": one.check, "state": str(one.state), "says": one.says, "advice": one.advice}
+                    {"check": one.check, "state": str(one.state), "says": one.text, "advice": one.advice}
                     for one in findings
                 ],
             }

@@ -1,4 +1,4 @@
-"""All configured checks behind one method, which decides whether a client may log in.
+"""All configured checks as one policy, which decides whether a client may log in.
 
 The kinds of check are ANDed, cheapest first, or ORed with `-verify-any`. Of the checks of one kind, one has to know the
 client. Only the login in question waits. Each check limits its waiting clients (`turns`), so a verifier that hangs

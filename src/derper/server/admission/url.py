@@ -28,11 +28,10 @@ SECONDS: Final = 5.0
 IN_FLIGHT: Final = 1_024
 MAX_ANSWER: Final = 4_096
 MAX_REDIRECTS: Final = 10
-_TOLD: Final = "the relay's operator does not allow it"
+_USER_MESSAGE: Final = "the relay's operator does not allow it"
 
 _NO_VERDICTS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-"""Statuses in 400 to 499 that are about the request, not about the client; other statuses outside of that range count
-too."""
+"""Statuses that count as no answer, besides all outside of 400 to 499: they are about the request only."""
 
 
 class UrlCheck:
@@ -129,9 +128,9 @@ class UrlCheck:
         status = response.status
         if status != HTTPStatus.OK:
             reason = f"admission controller: {status} {response.reason}"
-            speaks_of_client = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-            if speaks_of_client and status not in _NO_VERDICTS:
-                return refused(Cause.CONTROLLER, reason, _TOLD)
+            is_about_client = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+            if is_about_client and status not in _NO_VERDICTS:
+                return refused(Cause.CONTROLLER, reason, _USER_MESSAGE)
             return unknown(reason)
         try:
             allows = await _allows(response)
@@ -139,7 +138,7 @@ class UrlCheck:
             return unknown(f"admission controller: its answer makes no sense ({error})")
         if not allows:
             reason = f"admission controller: {client.key}/{client.ip} not allowed"
-            return refused(Cause.CONTROLLER, reason, _TOLD)
+            return refused(Cause.CONTROLLER, reason, _USER_MESSAGE)
         return KNOWN
 
 

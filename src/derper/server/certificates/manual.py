@@ -41,7 +41,7 @@ from derper.server.life.reload import Facts
 _log: FilteringBoundLogger = structlog.get_logger()
 
 SELF_SIGNED_LIFE: Final = timedelta(days=365)
-CLOCK_SKEW: Final = timedelta(days=1)  # a new certificate must be valid for clients whose clock is behind ours
+CLOCK_SKEW: Final = timedelta(days=1)  # a new certificate must be valid for clients with a slow clock
 NEXT_IS_LOGGED: Final = timedelta(days=60)  # before the end
 NEXT_TAKES_OVER: Final = timedelta(days=7)
 CLOCK_SETTLES_SECONDS: Final = 3_600.0

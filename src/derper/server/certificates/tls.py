@@ -167,7 +167,9 @@ class Certificates:
             self._publish(self._shown)
         for status in self._source.status():
             if reason := status.invalid(now):
-                _log.error("clients reject the certificate", host=status.host, reason=f"{reason}; {_cure(status, now)}")
+                _log.error(
+                    "clients reject the certificate", host=status.host, reason=f"{reason}; {_remedy(status, now)}"
+                )
             else:
                 self._warn(status, now)
 
@@ -204,7 +206,7 @@ class Certificates:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def _cure(status: Status, now: datetime) -> str:
+def _remedy(status: Status, now: datetime) -> str:
     """Return the remedy for a certificate outside its dates."""
     if status.left(now) > timedelta():
         return pem.CHECK_CLOCK

@@ -82,7 +82,7 @@ class AdminListener:
         sock = self._bind() if listening is None else listening.dup()
         self.address = self.address or address_of(sock)
         application = application_of(self._routes)
-        application.middlewares.append(self._judge)
+        application.middlewares.append(self._check_access)
         self._runner = serving.runner(
             application, access_log=None, lingering_time=_LINGER_SECONDS, keepalive_timeout=KEEP_ALIVE
         )
@@ -163,7 +163,7 @@ class AdminListener:
             handler.transport.abort()
 
     @web.middleware
-    async def _judge(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = await self._refusal(request)
         if refusal is not None:
             return refuse(refusal)

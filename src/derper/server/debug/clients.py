@@ -166,7 +166,7 @@ class Query:
 
     def select(self, members: Iterable[MemberSnapshot]) -> Page:
         """Return the page of members that the query selects."""
-        found = [client for client in map(Client.of, members) if self._finds(client)]
+        found = [client for client in map(Client.of, members) if self._matches(client)]
         placed = sorted(((self._place(client), client) for client in found), key=lambda entry: entry[0])
         if self.descending:
             placed.reverse()
@@ -182,7 +182,7 @@ class Query:
             self._next(shown[-1][1]) if rest else "",
         )
 
-    def _finds(self, client: Client) -> bool:
+    def _matches(self, client: Client) -> bool:
         if self.apps and client.app_name not in self.apps:
             return False
         if self.key is not None:

@@ -87,7 +87,7 @@ class Metrics:
         if self._certificates is not None:
             yield from self._certificates.families()
 
-    def contradictions(self) -> list[str]:
+    def violations(self) -> list[str]:
         """Return violated invariants of the counts, usually none. Several connections of one key are no violation."""
         audit = self._plane.audit()
         found = []

@@ -1,4 +1,4 @@
-"""The debug pages: process, counts and checks (docs/protocol/http.md, metrics.md); `access` decides who may read them.
+"""The debug pages: process, counts and checks (docs/protocol/http.md, metrics.md); `access` decides on access.
 
 Values that are collected on the loop's thread cost the same for one client as for many, except for one loop over the
 keys. Calls to the kernel run in another thread.
@@ -105,16 +105,16 @@ class DebugPages:
         )
 
     async def _check(self, _request: web.Request) -> web.Response:
-        if found := [*self.metrics.contradictions(), *await self.policy.faults(), *self.overview.problems()]:
+        if found := [*self.metrics.violations(), *await self.policy.faults(), *self.overview.problems()]:
             return web.Response(status=500, text=", ".join(found), headers=headers.DEBUG)
         return web.Response(text="derp.Server ConsistencyCheck okay", headers=headers.DEBUG)
 
 
 def _file(text: str, kind: str) -> Handler:
-    async def give(_request: web.Request) -> web.Response:
+    async def handle(_request: web.Request) -> web.Response:
         return web.Response(text=text, content_type=kind, headers=headers.DEBUG)
 
-    return give
+    return handle
 
 
 async def _redirect_to_index(request: web.Request) -> web.Response:

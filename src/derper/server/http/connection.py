@@ -83,17 +83,17 @@ class HttpConnection(asyncio.Transport):
         self._body_left -= len(data)
         self._unconsumed += len(data)
         self._protocol.data_received(data)
-        self._go_on()
+        self._request_more()
 
     def answered(self) -> None:
-        """Go to the next request: aiohttp has written the whole answer."""
+        """Mark the request as answered: aiohttp has written the whole answer."""
         self._answered = True
         if self._body_is_chunked:
             self.close()
-        self._go_on()
+        self._request_more()
 
     def drained(self) -> None:
-        """Resume writing: all written bytes were sent."""
+        """Let aiohttp write again: the data plane has sent all written bytes."""
         self._unsent = 0
         self._protocol.resume_writing()
 
@@ -114,7 +114,7 @@ class HttpConnection(asyncio.Transport):
         """True if a request has no complete answer yet."""
         return not self._answered
 
-    def _go_on(self) -> None:
+    def _request_more(self) -> None:
         if self._closing:
             return
         if self._reading and self._unconsumed:
@@ -155,7 +155,7 @@ class HttpConnection(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._reading = True
-        self._go_on()
+        self._request_more()
 
     def is_reading(self) -> bool:
         return self._reading

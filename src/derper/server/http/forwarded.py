@@ -31,10 +31,10 @@ class Forwarding:
         """
         if not self._trusts(remote.ip):
             return remote, head
-        said = ",".join(head.get_all(_HEADER))
+        addresses = ",".join(head.get_all(_HEADER))
         others = tuple((name, value) for name, value in head.headers if name != _HEADER)
         rest = replace(head, headers=others)
-        for name in reversed(said.split(",")):
+        for name in reversed(addresses.split(",")):
             address = _address(name.strip())
             if address is None:
                 break

@@ -110,7 +110,7 @@ class Tunnel(asyncio.Protocol):
         self._request_more()
 
     def drained(self) -> None:
-        """Resume the target: the client has accepted all written bytes."""
+        """Read from the target again: the data plane has sent all written bytes."""
         self._unsent = 0
         if self._target is not None and not self._target.is_closing():
             self._target.resume_reading()

@@ -22,7 +22,7 @@ _log: FilteringBoundLogger = structlog.get_logger()
 REASON = "draining"
 CLIENTS_A_SECOND = 500
 """Clients disconnected per second if another server takes them."""
-LAST_WORDS = 0.3
+LAST_FRAMES_SECONDS = 0.3
 """Seconds for the last frames to be sent."""
 _TRY_FOR_MS = 60_000
 _BEAT = 0.02
@@ -43,9 +43,9 @@ async def drain(plane: DataPlane, *, taken_over: bool, can_take: Callable[[], bo
     if spread:
         await _disconnect(plane, clients, spread, can_take)
     plane.close_all(REASON, frames=_restarting())
-    await _until(lambda: plane.table_counts().connections <= len(members) - len(clients), LAST_WORDS)
+    await _until(lambda: plane.table_counts().connections <= len(members) - len(clients), LAST_FRAMES_SECONDS)
     plane.close_all(REASON, spare_mesh_peers=False)
-    await _until(lambda: plane.table_counts().connections == 0, LAST_WORDS)
+    await _until(lambda: plane.table_counts().connections == 0, LAST_FRAMES_SECONDS)
     _log.info("drained", left=plane.table_counts().connections, seconds=round(time.monotonic() - began, 1))
 
 

@@ -76,11 +76,11 @@ def _spawn(sockets: Mapping[str, socket], tell: int) -> int:
 async def _is_ready(ready: int) -> bool:
     """Return whether the successor sent its byte; end of file without one means that it has ended."""
     loop = asyncio.get_running_loop()
-    said = asyncio.Event()
-    loop.add_reader(ready, said.set)
+    readable = asyncio.Event()
+    loop.add_reader(ready, readable.set)
     try:
         async with asyncio.timeout(START_SECONDS):
-            await said.wait()
+            await readable.wait()
         return bool(os.read(ready, 1))
     except TimeoutError:
         return False

@@ -1,7 +1,7 @@
 """The certificate of each host: loaded from disk, ordered if there is none, renewed, and served.
 
 A `HostManager` manages one host, so concurrent requests for its certificate share one order. A valid certificate is
-served whatever the CA does. While there is none, handshakes fail and the log gives the reason.
+served even if the CA fails. Without one, handshakes fail and the log contains the reason.
 """
 
 import asyncio
@@ -163,8 +163,8 @@ class HostManager:
         self.certificate: Certificate | None = None
         self._shared = shared
         self._task: asyncio.Task[None] | None = None
-        self._poked = asyncio.Event()
-        self._hurried = False
+        self._changed = asyncio.Event()
+        self._skips_pause = False
         self._is_wanted = not on_demand and not never_orders
         self._not_before: datetime | None = None  # no order before this time, which is at most `_pause` ahead
         self._pause = timedelta()
@@ -183,9 +183,9 @@ class HostManager:
     async def load(self) -> None:
         """Serve the stored certificate.
 
-        An expired certificate is better than none while the next one is ordered. If a certificate is not yet valid,
-        this machine's clock is behind, as at a boot without a network, and no order could succeed. A host that is
-        ordered on demand loads a valid one only, because a present certificate is renewed without a client's request.
+        An expired certificate is served until the next one is issued. If a certificate is not yet valid, this machine's
+        clock is slow, as at a boot without a network, and no order could succeed. A host that is ordered on demand
+        loads a valid one only, because a present certificate is renewed without a client's request.
         """
         kept = await self._on_disk(partial(self._shared.store.load, self.host))
         if kept is not None and not (self.on_demand and kept.date_problem(self._shared.clock())):
@@ -212,12 +212,12 @@ class HostManager:
         """Record that a client requested the host."""
         if self.certificate is None and not self._is_wanted and not self.never_orders:
             self._is_wanted = True
-            self._poked.set()
+            self._changed.set()
 
     def hurry(self) -> None:
         """End the current pause after the current work."""
-        self._hurried = True
-        self._poked.set()
+        self._skips_pause = True
+        self._changed.set()
 
     def status(self) -> Status:
         """Return the certificate's state."""
@@ -231,9 +231,9 @@ class HostManager:
         if self.on_demand:
             await self.load()
         while True:
-            self._poked.clear()
-            if self._hurried:
-                self._hurried = False
+            self._changed.clear()
+            if self._skips_pause:
+                self._skips_pause = False
                 self._not_before = self._ask_at = None
             await self._ask()
             await self._save()
@@ -243,7 +243,7 @@ class HostManager:
                 seconds = min(wait, LOOK_AGAIN).total_seconds() if self._is_wanted else None
                 with suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
-                        await self._poked.wait()
+                        await self._changed.wait()
                 continue
             await self._renew()
 
@@ -277,7 +277,7 @@ class HostManager:
             self._failed(error)
             return
         self._unsaved = issued
-        self._wait(min(renewal.LEAST_GAP, self._life / 6))
+        self._wait(min(renewal.MIN_GAP, self._life / 6))
         await self._save()
         _log.info("certificate issued", host=self.host, ends=self.certificate and self.certificate.ends)
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 MONTH = timedelta(days=30)
 FIRST_RETRY = timedelta(minutes=1)
 LAST_RETRY = timedelta(minutes=30)
-LEAST_GAP = timedelta(hours=1)
+MIN_GAP = timedelta(hours=1)
 """Minimum time between two successful orders for a host, whatever the CA suggests."""
 
 
