@@ -32,7 +32,7 @@ class Load(Protocol):
 
 
 @dataclass(frozen=True)
-class Closed:
+class ClosedLoop:
     """Pairs of clients, each with a fixed number of packets in flight: `derp-loadgen pairs`.
 
     With two nodes the senders are on the first and the receivers on the second.
@@ -52,7 +52,7 @@ class Closed:
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenLoop:
     """Packets at fixed times, regardless of losses, at one rate after the other, over ten pairs."""
 
     rates: tuple[int, ...]
@@ -74,7 +74,7 @@ class Open:
 
 
 @dataclass(frozen=True)
-class Crowd:
+class SlowReaders:
     """Ten closed pairs together with ten pairs whose receiver never reads."""
 
     tls: bool = True
@@ -87,7 +87,7 @@ class Crowd:
 
 
 @dataclass(frozen=True)
-class Beside:
+class GreedySender:
     """Ten light pairs alone, then together with a sender at full speed."""
 
     rate: int = 1_000
@@ -152,7 +152,7 @@ class Logins:
 
 
 @dataclass(frozen=True)
-class Storm:
+class ReconnectStorm:
     """All clients except ten active pairs disconnect and reconnect at once."""
 
     clients: int

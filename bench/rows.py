@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from loads import Attack, Beside, Closed, Crowd, Idle, Load, Logins, Open, Storm, Stun, Unread
+from loads import (
+    Attack,
+    ClosedLoop,
+    GreedySender,
+    Idle,
+    Load,
+    Logins,
+    OpenLoop,
+    ReconnectStorm,
+    SlowReaders,
+    Stun,
+    Unread,
+)
 from machine import ROOT
 from servers import GO, OURS, Subject, by_turns
 
@@ -131,36 +143,36 @@ APART: Final = replace(TWO_SHARDS, name="2 shards, apart", relay=by_turns(1))
 TOGETHER: Final = replace(TWO_SHARDS, name="2 shards, together", relay=by_turns(2))
 
 ROWS: Final = (
-    Row("tls-10x16", "10 pairs, 16 in flight", Closed(pairs=10, in_flight=16), (cpu(4, 6),)),
-    Row("tls-100x8", "100 pairs, 8 in flight", Closed(pairs=100, in_flight=8), (cpu(4, 6),)),
-    Row("tls-100x1", "100 pairs, 1 in flight", Closed(pairs=100, in_flight=1), (cpu(1.4, 1.7),)),
+    Row("tls-10x16", "10 pairs, 16 in flight", ClosedLoop(pairs=10, in_flight=16), (cpu(4, 6),)),
+    Row("tls-100x8", "100 pairs, 8 in flight", ClosedLoop(pairs=100, in_flight=8), (cpu(4, 6),)),
+    Row("tls-100x1", "100 pairs, 1 in flight", ClosedLoop(pairs=100, in_flight=1), (cpu(1.4, 1.7),)),
     Row(
         "tls-1x1",
         "1 pair, 1 in flight",
-        Closed(pairs=1, in_flight=1),
+        ClosedLoop(pairs=1, in_flight=1),
         (cpu(1.25, 1.4), Figure("latency_p50_us", "median latency", "µs", Demand(1.1, 1, Bound.SHARE))),
     ),
-    Row("tls-128-bytes", "128-byte packets, 10 x 16", Closed(pairs=10, in_flight=16, size=128), (cpu(2.5, 3.5),)),
-    Row("tls-16-kb", "16 kB packets, 10 x 16", Closed(pairs=10, in_flight=16, size=16_384), (cpu(3.3, 5),)),
-    Row("plain-10x16", "plain HTTP, 10 x 16", Closed(pairs=10, in_flight=16, tls=False), (cpu(6, 9),)),
-    Row("websocket", "WebSocket over TLS, 10 x 16", Closed(pairs=10, in_flight=16, websocket=True), (cpu(4, 5),)),
+    Row("tls-128-bytes", "128-byte packets, 10 x 16", ClosedLoop(pairs=10, in_flight=16, size=128), (cpu(2.5, 3.5),)),
+    Row("tls-16-kb", "16 kB packets, 10 x 16", ClosedLoop(pairs=10, in_flight=16, size=16_384), (cpu(3.3, 5),)),
+    Row("plain-10x16", "plain HTTP, 10 x 16", ClosedLoop(pairs=10, in_flight=16, tls=False), (cpu(6, 9),)),
+    Row("websocket", "WebSocket over TLS, 10 x 16", ClosedLoop(pairs=10, in_flight=16, websocket=True), (cpu(4, 5),)),
     Row(
         "mesh",
         "across a mesh link, 10 x 16, CPU of both nodes",
-        Closed(pairs=10, in_flight=16, nodes=2),
+        ClosedLoop(pairs=10, in_flight=16, nodes=2),
         (cpu(4, 5),),
     ),
-    Row("open", "open loop, 10 pairs", Open(RATES), _open_figures(), faults=()),
+    Row("open", "open loop, 10 pairs", OpenLoop(RATES), _open_figures(), faults=()),
     Row(
         "stuck",
         "10 of 20 receivers never read",
-        Crowd(),
+        SlowReaders(),
         (p99(), Figure("grown_mb", "memory it grew by at most", "MB", Demand(64, 16, Bound.VALUE))),
     ),
     Row(
         "flood",
         "10 light pairs beside a sender flat out",
-        Beside(),
+        GreedySender(),
         (
             Figure("p50_of_idle", "median latency, of that alone", "times", Demand(10, 3, Bound.VALUE)),
             Figure("latency_p50_us", "median latency", "µs", Demand(1, 1, Bound.SHARE)),
@@ -188,7 +200,7 @@ ROWS: Final = (
     Row(
         "storm",
         "5,000 clients reconnect at once",
-        Storm(clients=5_000),
+        ReconnectStorm(clients=5_000),
         (
             Figure("seconds_until_all_in", "until all are in", "s", Demand(1, 0.5, Bound.SHARE)),
             Figure("latency_max_us", "slowest packet of who stayed", "µs"),
@@ -233,7 +245,7 @@ ROWS: Final = (
     Row(
         "shards",
         "two shards as they fill beside one, the generator on the same two cores, 10 x 16",
-        Closed(pairs=10, in_flight=16),
+        ClosedLoop(pairs=10, in_flight=16),
         (SHARED_CPU, DELIVERED),
         subject=TWO_SHARDS,
         other=ONE_SHARD,
@@ -241,7 +253,7 @@ ROWS: Final = (
     Row(
         "shards-together",
         "the same, half of the pairs on each shard",
-        Closed(pairs=10, in_flight=16),
+        ClosedLoop(pairs=10, in_flight=16),
         (SHARED_CPU, DELIVERED),
         subject=TOGETHER,
         other=ONE_SHARD,
@@ -249,7 +261,7 @@ ROWS: Final = (
     Row(
         "shards-apart",
         "the same, every packet crosses the shards",
-        Closed(pairs=10, in_flight=16),
+        ClosedLoop(pairs=10, in_flight=16),
         (replace(SHARED_CPU, demand=Demand(1.8, 1.8, Bound.SHARE)), DELIVERED),
         subject=APART,
         other=ONE_SHARD,
@@ -257,7 +269,7 @@ ROWS: Final = (
     Row(
         "features",
         "all features on beside all off, 10 x 16",
-        Closed(pairs=10, in_flight=16),
+        ClosedLoop(pairs=10, in_flight=16),
         (Figure("cpu_us_per_packet", "CPU per packet", "µs", Demand(1.1, 1.03, Bound.SHARE)),),
         subject=FULL,
         other=PLAIN,
