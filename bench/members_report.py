@@ -23,7 +23,7 @@ from typing import Final
 import machine
 from compare import build_generator
 from generator import Bench
-from loads import Closed
+from loads import ClosedLoop
 from machine import Cores, pinned
 from relays import OurDerper, Relay
 from servers import HOST, Node
@@ -106,7 +106,7 @@ def main() -> int:
     options = parser.parse_args()
     machine.allow_files(options.clients + 1_000)
     bench = Bench(build_generator(), Cores.choose(), options.seconds, warmup=0.5, settle=0.0)
-    load = Closed(pairs=1, in_flight=1, tls=False)
+    load = ClosedLoop(pairs=1, in_flight=1, tls=False)
     figures: dict[str, list[tuple[float, ...]]] = {"without": [], "with": []}
     with TemporaryDirectory(prefix="derper-bench-") as folder:
         relay = ReportingDerper(Path(folder), tls=False, flags=("-shards", "1"), env={EVERY: str(options.every)})

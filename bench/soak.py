@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import machine
 from compare import MOST_FILES, build_generator
 from generator import Bench, LoadError
-from loads import Closed, Logins, private_kb
+from loads import ClosedLoop, Logins, private_kb
 from machine import Cores, MachineError
 from servers import OURS, PartError, RelayError, running
 
@@ -39,8 +39,8 @@ def soak(bench: Bench, seconds: float) -> tuple[float, float]:
     """Return private memory in kB without clients: after a tenth of the time, and at the end."""
     loads = (
         Logins(at_once=32, total=1_000),
-        Closed(pairs=50, in_flight=4),
-        Closed(pairs=10, in_flight=16, size=16_384),
+        ClosedLoop(pairs=50, in_flight=4),
+        ClosedLoop(pairs=10, in_flight=16, size=16_384),
     )
     first: float | None = None
     with running(OURS, (bench.cores.server,), tls=True, nodes=1) as nodes:
