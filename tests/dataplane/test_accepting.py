@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from planes import LOCAL, NONE, OTHER_LOCAL, REQUEST, certificate, seam, shown
 
-from derper.dataplane import Closed, Data, Drained, Head, HeadTooLarge, Serves, Unserved
+from derper.dataplane import Closed, CloseReason, Data, Drained, Head, HeadTooLarge, Serves, Unserved
 
 
 async def test_each_client_is_shown_the_certificate_that_is_for_it() -> None:
@@ -119,7 +119,7 @@ async def test_a_head_names_its_listener_and_both_ends() -> None:
             it.plane.await_head(head.conn)
             too_large = await it.next(HeadTooLarge)
             assert (too_large.listener, too_large.remote[:2]) == (listener, head.remote[:2])
-            it.plane.close(head.conn, "done")
+            it.plane.close(head.conn, CloseReason.DONE)
             assert await stream.read() == b""
             out.close()
             assert (await it.next(Closed)).code == "done"
@@ -170,7 +170,7 @@ async def test_a_peer_that_only_ends_its_request_gets_its_answer() -> None:
             client.shutdown(socket.SHUT_WR)
             head = await it.next(Head)
             it.plane.write(head.conn, b"the answer")
-            it.plane.close(head.conn, "done")
+            it.plane.close(head.conn, CloseReason.DONE)
             loop = asyncio.get_running_loop()
             assert await loop.sock_recv(client, 100) == b"the answer"
             assert await loop.sock_recv(client, 100) == b""

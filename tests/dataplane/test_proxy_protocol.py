@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from planes import LOCAL, OTHER_LOCAL, REQUEST, Seam, certificate, seam
 
-from derper.dataplane import Closed, Head, Serves
+from derper.dataplane import Closed, CloseReason, Head, Serves
 
 if TYPE_CHECKING:
     from derper.dataplane import Conn
@@ -46,7 +46,7 @@ ANONYMOUS = [
 
 async def answer(it: Seam, conn: Conn, stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
     """End a connection in order, so that what comes next is another's."""
-    it.plane.close(conn, "done")
+    it.plane.close(conn, CloseReason.DONE)
     await stream.read()
     out.close()
     await it.next(Closed)
@@ -60,7 +60,7 @@ async def test_the_ends_are_those_that_the_proxy_names() -> None:
             out.write(header + REQUEST)
             head = await it.next(Head)
             assert (head.head, head.remote, head.local, head.listener) == (REQUEST, remote, local, listener)
-            it.plane.close(head.conn, "done")
+            it.plane.close(head.conn, CloseReason.DONE)
             await stream.read()
             out.close()
             assert (await it.next(Closed)).remote[:2] == remote[:2]
@@ -93,7 +93,7 @@ async def test_tls_begins_behind_the_header_and_the_reached_address_has_its_cert
                 out.write(REQUEST)
                 head = await it.next(Head)
                 assert (head.remote, head.local, head.tls) == (*OVER_4, "1.3")
-                it.plane.close(head.conn, "done")
+                it.plane.close(head.conn, CloseReason.DONE)
                 await stream.read()
                 out.close()
                 await it.next(Closed)

@@ -180,7 +180,7 @@ def test_the_architecture_names_every_event_and_command_of_the_seam() -> None:
     assert sorted((events | commands) - told) == []
 
 
-@pytest.mark.parametrize("tool", ["flags_page.py", "metrics_page.py", "api_pages.py"])
+@pytest.mark.parametrize("tool", ["flags_page.py", "metrics_page.py", "close_reasons_page.py", "api_pages.py"])
 def test_the_pages_that_tools_write_are_what_the_programs_have(tool: str) -> None:
     done = subprocess.run([sys.executable, f"tools/{tool}", "--check"], cwd=ROOT, check=False)
     assert done.returncode == 0, f"write it anew: .venv/bin/python tools/{tool}"

@@ -36,8 +36,15 @@ def built() -> Surface:
             construct = {"__new__": ["cls", *inspect.signature(value).parameters]}
             names[name] = construct | {name: list(inspect.signature(vars(value)[name]).parameters) for name in methods}
         elif not name.startswith("__"):
-            names[name] = type(value).__name__
+            names[name] = type_of(value)
     return names
+
+
+def type_of(value: object) -> str:
+    if isinstance(value, list):
+        (element,) = {type(element).__name__ for element in value}
+        return f"list[{element}]"
+    return type(value).__name__
 
 
 def test_the_stub_has_the_modules_classes_methods_parameters_and_constants() -> None:

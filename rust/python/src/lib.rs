@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use relay::messages::{
-    Command, Event, Limits, LoginInfo, MemberAction, MemberSnapshot, Reason, Role, Totals,
+    CloseReason, Command, Event, Limits, LoginInfo, MemberAction, MemberSnapshot, Reason, Role, Totals,
 };
 use relay::{AcceptLimit, Listener, ListenerId};
 use relay::{
@@ -48,8 +48,11 @@ fn rate((per_second, burst): RateTuple) -> Rate {
     Rate { per_second, burst }
 }
 
-fn closing(frames: Vec<u8>, code: String, detail: String) -> MemberAction {
-    MemberAction::Close(frames.into(), Reason { code: code.into(), detail })
+fn reason(code: &str, detail: String) -> PyResult<Reason> {
+    let code = CloseReason::from_code(code).ok_or_else(|| {
+        PyValueError::new_err(format!("unknown close reason {code:?}; want one of CloseReason"))
+    })?;
+    Ok(Reason { code, detail })
 }
 
 impl Plane {
@@ -282,8 +285,10 @@ impl Plane {
         self.stage(conn, |conn| Command::Switch { conn, member, first });
     }
 
-    fn close(&self, conn: u64, code: String, detail: String) {
-        self.stage(conn, |conn| Command::Close(conn, Reason { code: code.into(), detail }));
+    fn close(&self, conn: u64, code: &str, detail: String) -> PyResult<()> {
+        let reason = reason(code, detail)?;
+        self.stage(conn, |conn| Command::Close(conn, reason));
+        Ok(())
     }
 
     fn write_to(&self, key: Key, frames: Vec<u8>) -> PyResult<()> {
@@ -294,18 +299,14 @@ impl Plane {
         self.after_staged(|plane| plane.act_on_all(&MemberAction::Write(frames.into()), spare_mesh_peers))
     }
 
-    fn close_key(&self, key: Key, frames: Vec<u8>, code: String, detail: String) -> PyResult<()> {
-        self.after_staged(|plane| plane.act_on_key(key, &closing(frames, code, detail)))
+    fn close_key(&self, key: Key, frames: Vec<u8>, code: &str, detail: String) -> PyResult<()> {
+        let action = MemberAction::Close(frames.into(), reason(code, detail)?);
+        self.after_staged(|plane| plane.act_on_key(key, &action))
     }
 
-    fn close_all(
-        &self,
-        frames: Vec<u8>,
-        code: String,
-        detail: String,
-        spare_mesh_peers: bool,
-    ) -> PyResult<()> {
-        self.after_staged(|plane| plane.act_on_all(&closing(frames, code, detail), spare_mesh_peers))
+    fn close_all(&self, frames: Vec<u8>, code: &str, detail: String, spare_mesh_peers: bool) -> PyResult<()> {
+        let action = MemberAction::Close(frames.into(), reason(code, detail)?);
+        self.after_staged(|plane| plane.act_on_all(&action, spare_mesh_peers))
     }
 
     fn report(&self, report: u64) -> PyResult<()> {
@@ -413,7 +414,7 @@ fn tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         }
         Event::Closed { conn, remote, key, reason, totals } => {
             let key = key.map(|key| bytes(&key));
-            (CLOSED, conn.as_u64(), end(remote), key, reason.code, reason.detail, carried(totals))
+            (CLOSED, conn.as_u64(), end(remote), key, reason.code.as_str(), reason.detail, carried(totals))
                 .into_pyobject(py)?
                 .into_any()
         }
@@ -484,6 +485,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Plane>()?;
     module.add_class::<SharedKeyDeriver>()?;
     module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
+    let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
+    module.add("CLOSE_REASONS", reasons)?;
     for (name, kind) in [
         ("HEAD", HEAD),
         ("HEAD_TOO_LARGE", HEAD_TOO_LARGE),

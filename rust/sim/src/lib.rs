@@ -8,7 +8,7 @@ use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use relay::messages::{Command, Event, MemberAction, Reason};
+use relay::messages::{CloseReason, Command, Event, MemberAction, Reason};
 use relay::sim::{Ending, LoginKind, Party, World as Stepped, settings};
 use relay::{Key, Settings};
 
@@ -101,7 +101,7 @@ impl World {
         if let Some(conn) = self.0.conn(party) {
             self.0.submit([(
                 conn,
-                Command::Close(conn, Reason { code: "kicked".into(), detail: String::new() }),
+                Command::Close(conn, Reason { code: CloseReason::Operator, detail: String::new() }),
             )]);
         }
     }
@@ -121,7 +121,7 @@ impl World {
 
     /// Closes every connection of a key as Python would.
     fn close_key(&self, key: Key) {
-        let reason = Reason { code: "revoked".into(), detail: String::new() };
+        let reason = Reason { code: CloseReason::Refused, detail: String::new() };
         self.0.submit_to_all(|| Command::ToKey(key, MemberAction::Close([].into(), reason.clone())));
     }
 
@@ -169,7 +169,7 @@ impl World {
     fn endings(&mut self) -> Vec<(Party, String)> {
         let closed = |event| match event {
             Event::Closed { remote, reason, .. } => {
-                Some((Party::from(remote.port()), reason.code.into_owned()))
+                Some((Party::from(remote.port()), reason.code.as_str().to_owned()))
             }
             _ => None,
         };

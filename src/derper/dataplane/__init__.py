@@ -9,6 +9,7 @@ part.
 """
 
 from derper.dataplane.certificate import Certificate, Serves
+from derper.dataplane.close_reason import CloseReason
 from derper.dataplane.events import (
     AcceptFailed,
     ClientImpaired,
@@ -50,6 +51,7 @@ __all__ = [
     "Audit",
     "Certificate",
     "ClientImpaired",
+    "CloseReason",
     "Closed",
     "Conn",
     "Connected",

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
 VERSION: str
+CLOSE_REASONS: list[str]
 """The version of the package that it was built for."""
 
 HEAD: int

@@ -8,6 +8,7 @@ five seconds, because the peer may still read. Then `Closed` follows, even if by
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
+from derper.dataplane.close_reason import close_reason
 from derper.dataplane.extension import native
 from derper.protocol.frames import PeerPresent
 from derper.protocol.reader import HEADER_LEN
@@ -204,7 +205,7 @@ _MAKE: Final[dict[int, Callable[..., Event]]] = {
     native.LINKED: Linked,
     native.SWITCHED: Switched,
     native.CLOSED: lambda conn, remote, key, code, detail, totals: Closed(
-        conn, Remote(*remote), key, code, detail, Totals(*totals)
+        conn, Remote(*remote), key, close_reason(code), detail, Totals(*totals)
     ),
     native.CLIENT_IMPAIRED: ClientImpaired,
     native.DROPPED: Dropped,

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from derper.dataplane.certificate import Certificate
+from derper.dataplane.close_reason import CloseReason
 from derper.dataplane.events import Conn, Event, MemberSnapshot, RawMemberSnapshot, event_from, member_snapshot_from
 from derper.dataplane.extension import native
 from derper.protocol.frames import PeerPresent
@@ -329,7 +330,7 @@ class DataPlane:
         self._native.link(conn, first)
         self._will_flush()
 
-    def close(self, conn: Conn, code: str, detail: str = "") -> None:
+    def close(self, conn: Conn, code: CloseReason, detail: str = "") -> None:
         """Write the queued bytes, then close."""
         self._native.close(conn, code, detail)
         self._will_flush()
@@ -342,14 +343,16 @@ class DataPlane:
         """Queue complete frames for every client, some per tick; a connection without `Switched` may miss them."""
         self._native.write_all(frames, spare_mesh_peers)
 
-    def close_key(self, key: NodePublic, code: str, detail: str = "", *, frames: bytes = b"") -> None:
+    def close_key(self, key: NodePublic, code: CloseReason, detail: str = "", *, frames: bytes = b"") -> None:
         """Write the queued bytes and these last frames, then close every connection of a key.
 
         This includes all connections that `switch` was called for. Each causes a `Closed`.
         """
         self._native.close_key(key.raw, frames, code, detail)
 
-    def close_all(self, code: str, detail: str = "", *, frames: bytes = b"", spare_mesh_peers: bool = True) -> None:
+    def close_all(
+        self, code: CloseReason, detail: str = "", *, frames: bytes = b"", spare_mesh_peers: bool = True
+    ) -> None:
         """Close every client like `close_key`, some per tick; a connection without `Switched` may stay open."""
         self._native.close_all(frames, code, detail, spare_mesh_peers)
 

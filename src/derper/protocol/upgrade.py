@@ -147,7 +147,7 @@ def _read(head: bytes) -> RequestHead:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     event = _only_event(connection, head)
     if not isinstance(event, h11.Request):
-        raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} bytes that are none")
+        raise ProtocolError(f"wanted one HTTP request head, got {len(head):,} other bytes")
     version = event.http_version.decode("ascii")
     if not version.startswith("1."):
         status = 400 if event.method == b"PRI" else 505  # the Go server's answer to HTTP/2 without negotiation
@@ -321,7 +321,7 @@ class UpgradeAnswer:
         connection.send(h11.EndOfMessage())
         event = _only_event(connection, head)
         if not isinstance(event, h11.InformationalResponse | h11.Response):
-            raise ProtocolError(f"wanted one HTTP response head, got {len(head):,} bytes that are none")
+            raise ProtocolError(f"wanted one HTTP response head, got {len(head):,} other bytes")
         if event.status_code != 101:  # noqa: PLR2004  an HTTP status
             raise ProtocolError(f"wanted status 101 for the upgrade to DERP, got {event.status_code}")
         headers = dict(_headers(event))

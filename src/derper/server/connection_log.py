@@ -6,17 +6,15 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper.dataplane import Closed, Dropped
+from derper.dataplane import Closed, CloseReason, Dropped
 from derper.protocol.keys import NodePublic
 from derper.server.admission.answers import Answer
 from derper.server.bounded_log import BoundedLog, Bounds
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
-_IN_ORDER: Final = frozenset({"idle", "done", "acme_challenge"})
+_IN_ORDER: Final = frozenset({CloseReason.IDLE, CloseReason.DONE, CloseReason.ACME_CHALLENGE})
 """Codes of connections that ended normally before a login; never logged."""
-_EVICTED: Final = "evicted"
-"""The code of a connection or tunnel that was closed to make room for another one."""
 
 _SCANS: Final = Bounds(first=1, later=0)
 _OUTAGES: Final = Bounds(first=1, later=1)
@@ -60,7 +58,7 @@ class ConnectionLog:
             self._gone.write(event.code, key=key, remote=ip, reason=event.code, detail=detail, **event.totals._asdict())
         elif was_rejected:
             _log.debug("connection closed", remote=ip, reason=event.code, detail=detail)
-        elif event.code == _EVICTED or (event.code not in _IN_ORDER and not was_tunnel):
+        elif event.code == CloseReason.EVICTED or (event.code not in _IN_ORDER and not was_tunnel):
             self._closed.write(event.code, remote=ip, reason=event.code, detail=detail)
 
     def bug(self, event_type: str) -> None:

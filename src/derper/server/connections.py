@@ -15,6 +15,7 @@ from derper.dataplane import (
     AcceptFailed,
     ClientImpaired,
     Closed,
+    CloseReason,
     Conn,
     Data,
     DataPlane,
@@ -114,10 +115,10 @@ class ConnectionHandler:
             if not self._mesh.handle(event):
                 self._act_on(event)
         except ProtocolError as error:
-            self._plane.close(event.conn, "protocol_error", str(error))
+            self._plane.close(event.conn, CloseReason.PROTOCOL_ERROR, str(error))
         except Exception:  # noqa: BLE001  an exception closes this connection only
             self._lines.bug(type(event).__name__)
-            self._plane.close(event.conn, "bug")
+            self._plane.close(event.conn, CloseReason.BUG)
 
     @property
     def tunnels_evicted(self) -> int:
@@ -157,7 +158,7 @@ class ConnectionHandler:
                 self._on_closed(event)
             case HeadTooLarge():
                 self._pending.setdefault(event.conn, PendingConnection(event.remote))
-                self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")
+                self._refuse(event.conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, CloseReason.HEAD_TOO_LARGE)
 
     def _on_head(self, event: Head) -> None:
         pending = self._pending.setdefault(event.conn, PendingConnection(event.remote))
@@ -165,7 +166,7 @@ class ConnectionHandler:
             head = RequestHead.parse(event.head)
         except ProtocolError as error:
             status = error.status if isinstance(error, HeadError) else HTTPStatus.BAD_REQUEST
-            self._refuse(event.conn, HTTPStatus(status), "bad_request", str(error))
+            self._refuse(event.conn, HTTPStatus(status), CloseReason.BAD_REQUEST, str(error))
             return
         pending.tls = event.tls
         pending.remote, head = self._web.forwarding.client(event.remote, head)
@@ -175,7 +176,7 @@ class ConnectionHandler:
             self._connect(event, pending, head)
             return
         if not head.resource or (head.resource == "*" and head.method != "OPTIONS"):
-            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, "bad_request", "a target that means nothing here")
+            self._refuse(event.conn, HTTPStatus.BAD_REQUEST, CloseReason.BAD_REQUEST, "unknown request target")
             return
         if head.method not in _METHODS:
             # Pages answer POST as they answer an unknown method; aiohttp would reject the unknown method.
@@ -197,7 +198,7 @@ class ConnectionHandler:
                 self._plane.await_frame(event.conn, MAX_CLIENT_INFO)
             case WebSocketUpgrade():
                 self._plane.write(event.conn, derp.answer())
-                self._plane.close(event.conn, "refused", "a WebSocket without the subprotocol derp")
+                self._plane.close(event.conn, CloseReason.REFUSED, "a WebSocket without the subprotocol derp")
             case _:
                 self._serve(event.conn, pending, http).request_received(head, derp)
 
@@ -214,7 +215,7 @@ class ConnectionHandler:
         outcome = self._web.tunnels.open(event.conn, head, pending.remote.ip, tls=event.tls is not None)
         if isinstance(outcome, Refusal):
             self._plane.write(event.conn, last_answer(outcome))
-            self._plane.close(event.conn, "connect_refused", outcome.body.strip())
+            self._plane.close(event.conn, CloseReason.CONNECT_REFUSED, outcome.body.strip())
         else:
             pending.tunnel = outcome
 
@@ -241,7 +242,7 @@ class ConnectionHandler:
             client = self._login.open(frame)
         except ProtocolError as error:
             self.logins_rejected[Cause.INVALID] += 1
-            self._plane.close(conn, "login_failed", str(error))
+            self._plane.close(conn, CloseReason.LOGIN_FAILED, str(error))
             return
         if client.refusal is not None:
             self._reject(conn, pending, client, client.refusal)
@@ -263,7 +264,7 @@ class ConnectionHandler:
                 self._reject(conn, pending, client, answer)
         except Exception:  # noqa: BLE001  an exception closes this connection only
             self._lines.bug("admission")
-            self._plane.close(conn, "bug")
+            self._plane.close(conn, CloseReason.BUG)
 
     def _admit(self, conn: Conn, pending: PendingConnection, client: LoggedIn) -> None:
         self._lines.logged_in(client.key, pending.remote.ip, mesh_peer=client.mesh_peer)
@@ -281,7 +282,7 @@ class ConnectionHandler:
         self._lines.rejected(client.key, pending.remote.ip, answer)
         pending.is_rejected = True
         self._plane.write(conn, answer.rejection_frame)
-        self._plane.close(conn, "refused", answer.reason)
+        self._plane.close(conn, CloseReason.REFUSED, answer.reason)
 
     def _on_closed(self, event: Closed) -> None:
         pending = self._pending.pop(event.conn, None)
@@ -297,7 +298,7 @@ class ConnectionHandler:
             raise RuntimeError(f"connection {conn} sends data that nobody has asked for")
         return served
 
-    def _refuse(self, conn: Conn, status: HTTPStatus, code: str, detail: str = "") -> None:
+    def _refuse(self, conn: Conn, status: HTTPStatus, code: CloseReason, detail: str = "") -> None:
         self._plane.write(conn, plain_answer(status))
         self._plane.close(conn, code, detail)
 

@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from derper import log
 from derper.config import Config, MeshPeer
-from derper.dataplane import Closed, Conn, Connected, DataPlane, Dialled, Event, Frame, Head, Linked
+from derper.dataplane import Closed, CloseReason, Conn, Connected, DataPlane, Dialled, Event, Frame, Head, Linked
 from derper.errors import NetworkError, ProtocolError
 from derper.host import roots
 from derper.host.names import Names
@@ -159,7 +159,7 @@ class Mesh:
         if isinstance(event, Dialled):
             call = self._dialling.pop(event.token)
             if call.is_abandoned:
-                self._plane.close(event.conn, "done")
+                self._plane.close(event.conn, CloseReason.DONE)
                 return True
             call.conn = event.conn
             self._calls[event.conn] = call
@@ -247,7 +247,7 @@ class Mesh:
             return f"{closed.code} {closed.detail}".strip()
         finally:
             self._linked.pop(name, None)
-            self._plane.close(call.conn, "done")
+            self._plane.close(call.conn, CloseReason.DONE)
 
     async def _dial(self, peer: MeshPeer, address: str, name: str) -> _Call:
         call = _Call()

@@ -300,7 +300,7 @@ class Examination:
             why = "needed for captive portal detection and for certificates by HTTP-01 (-http-port)"
             return _red(check, text, why) if plain.node.can_port_80 else _note(check, text, why)
         except ProtocolError as error:
-            return _red(check, error, "who is it that answers there?")
+            return _red(check, error, "another server answers on this port; check the address")
         response = answer.header("X-Tailscale-Response")
         if answer.status != 204 or response != f"response {_CHALLENGE}":  # noqa: PLR2004  an HTTP status
             text = f"/generate_204 is answered with {answer.status}, challenge with {response or 'nothing'}"
@@ -373,7 +373,7 @@ def _trust_advice(chain: list[bytes], target: Target) -> str:
         return _dates_advice(leaf, now)
     pin = trust.pin_of(chain[0])
     if target.node.cert_name.startswith(trust.PIN):
-        return f'if this certificate is the right one, write "CertName": "{pin}" into the map; else look who answers'
+        return f'if this certificate is the right one, write "CertName": "{pin}" into the map; else check the server'
     if leaf.issuer == leaf.subject:
         return f'clients trust a self-signed one by its pin: "CertName": "{pin}" in the map, --pin {pin} here'
     return f"serve one for {target.host}, with its whole chain, from an authority that clients trust"

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from live import SECONDS, Client, Server, config_of, serving
 
-from derper.dataplane import LoginInfo, MemberSnapshot, Rate, Totals
+from derper.dataplane import CloseReason, LoginInfo, MemberSnapshot, Rate, Totals
 from derper.protocol import NodePrivate
 from derper.protocol.frames import Endpoint, Health, NotePreferred, PeerFlags, PeerPresent, Ping, Restarting, SendPacket
 from derper.protocol.keys import MeshKey, NodePublic
@@ -157,7 +157,7 @@ async def test_a_key_that_is_closed_gets_its_last_words_on_every_connection(serv
     twins = [await Client.log_in(server, private=private) for _ in range(2)]
     other = await Client.log_in(server)
     await members(server, 3)
-    server.parts.plane.close_key(twins[0].key, "revoked", "no longer on the list", frames=TEXT)
+    server.parts.plane.close_key(twins[0].key, CloseReason.REFUSED, "no longer on the list", frames=TEXT)
     for twin in twins:
         assert await ended(twin) == TEXT
     assert set(await members(server, 1)) == {other.key}
@@ -171,7 +171,7 @@ async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
 
     def switch_and_close(conn: int, presence: PeerPresent, entry: LoginInfo, *, first: bytes) -> None:
         switch(conn, presence, entry, first=first)
-        server.parts.plane.close_key(presence.peer, "revoked")
+        server.parts.plane.close_key(presence.peer, CloseReason.REFUSED)
 
     monkeypatch.setattr(server.parts.plane, "switch", switch_and_close)
     for _ in range(20):
@@ -184,11 +184,11 @@ async def test_all_clients_are_told_and_closed_and_mesh_peers_stay(server: Serve
     node = await Client.log_in(server, mesh_key=MESH_KEY)
     await members(server, 101)
     last = Restarting(1_000, 5_000).encode()
-    server.parts.plane.close_all("draining", frames=last)
+    server.parts.plane.close_all(CloseReason.DRAINING, frames=last)
     for client in clients:
         assert await ended(client) == last
     assert set(await members(server, 1)) == {node.key}
-    server.parts.plane.close_all("draining", spare_mesh_peers=False)
+    server.parts.plane.close_all(CloseReason.DRAINING, spare_mesh_peers=False)
     assert await ended(node) == b""
 
 

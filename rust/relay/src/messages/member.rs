@@ -1,10 +1,11 @@
 //! The login of a member, its totals, and the reason of its end.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::wire::frame::Key;
+
+use super::close_reason::CloseReason;
 
 /// The permissions of a switched connection (`docs/protocol/mesh.md`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,22 +33,22 @@ pub struct LoginInfo {
     pub remote: SocketAddr,
 }
 
-/// The reason why a connection ended: a code for metrics and logs, and a detail.
+/// Why a connection ended: a code, and what came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// One of a small set of codes, for instance `login_timeout`.
-    pub code: Cow<'static, str>,
+    /// The code, for logs and metrics.
+    pub code: CloseReason,
     /// The rest of the sentence; may be empty.
     pub detail: String,
 }
 
 impl Reason {
-    pub(crate) const fn code(code: &'static str) -> Self {
-        Self { code: Cow::Borrowed(code), detail: String::new() }
+    pub(crate) const fn code(code: CloseReason) -> Self {
+        Self { code, detail: String::new() }
     }
 
-    pub(crate) fn with(code: &'static str, detail: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code), detail: detail.into() }
+    pub(crate) fn with(code: CloseReason, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
     }
 }
 

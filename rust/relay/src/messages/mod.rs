@@ -2,6 +2,7 @@
 //!
 //! Both directions travel in batches. A batch wakes its reader only if the reader sleeps.
 
+mod close_reason;
 mod commands;
 mod events;
 mod member;
@@ -9,6 +10,7 @@ mod snapshot;
 
 pub use crate::limits::rates::Limits;
 
+pub use self::close_reason::CloseReason;
 pub use self::commands::Command;
 pub use self::events::{Event, EventQueue};
 pub use self::member::{LoginInfo, Reason, Role, Totals};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::id::ConnId;
 use crate::io::epoll::{Interest, Net, Stream};
 use crate::io::listener::{Listener, ListenerId};
-use crate::messages::{Command, Event, Reason};
+use crate::messages::{CloseReason, Command, Event, Reason};
 use crate::shard::conn::{Conn, Ends, NEVER, Stage, Transport};
 use crate::tls::session::Session;
 
@@ -146,7 +146,10 @@ impl<N: Net> Shard<N> {
     pub(super) fn end_evicted(&mut self, id: ConnId) {
         if self.conns.get(id).is_some_and(|conn| !conn.is_derp()) {
             self.counters().connections_evicted.add(1);
-            self.finish(id, Reason::with("evicted", "to make room: too many connections had not logged in"));
+            self.finish(
+                id,
+                Reason::with(CloseReason::Evicted, "to make room: too many connections had not logged in"),
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::id::ConnId;
 use crate::io::epoll::Net;
-use crate::messages::{Event, Reason};
+use crate::messages::{CloseReason, Event, Reason};
 use crate::shard::conn::{Ends, Stage, Transport};
 use crate::tls::certificates::Choice;
 use crate::tls::client_hello::{Parsed, parse_records};
@@ -28,7 +28,7 @@ impl<N: Net> Shard<N> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let (len, ends) = match proxy::read(&conn.input) {
             Header::Part => return Ok(()),
-            Header::Wrong(why) => return Err(Reason::with("proxy_header", why)),
+            Header::Wrong(why) => return Err(Reason::with(CloseReason::ProxyHeader, why)),
             Header::Whole(len, ends) => (len, ends),
         };
         conn.input.drain(..len);
@@ -53,7 +53,7 @@ impl<N: Net> Shard<N> {
 
     /// Ends a connection that begins with a PROXY header but does not come from a proxy.
     pub(super) fn refuse_proxy_header(&mut self, id: ConnId) {
-        self.close(id, Reason::with("proxy_header", "from an address that is no proxy's"));
+        self.close(id, Reason::with(CloseReason::ProxyHeader, "from an address that is no proxy's"));
     }
 
     /// Begins TLS once the client's first message is whole.
@@ -71,7 +71,7 @@ impl<N: Net> Shard<N> {
         if conn.input.first().is_some_and(u8::is_ascii_uppercase) {
             // No TLS record begins with a letter; a request line does.
             self.control(id, PLAIN_HTTP_ON_TLS);
-            self.close(id, Reason::code("plain_http_on_tls"));
+            self.close(id, Reason::code(CloseReason::PlainHttpOnTls));
             return Ok(());
         }
         let certificates = &self.shared.certificates;
@@ -84,12 +84,12 @@ impl<N: Net> Shard<N> {
                     self.events.extend(missing.map(Event::Unserved));
                     self.commit(id, UNRECOGNIZED_NAME);
                     self.flush(id);
-                    return Err(Reason::with("no_certificate", hello.wanted.to_string()));
+                    return Err(Reason::with(CloseReason::NoCertificate, hello.wanted.to_string()));
                 }
             },
         };
-        let session =
-            Session::accept(config).map_err(|error| Reason::with("tls_error", error.to_string()))?;
+        let session = Session::accept(config)
+            .map_err(|error| Reason::with(CloseReason::TlsError, error.to_string()))?;
         conn.transport = Transport::Tls(Box::new(session));
         conn.stage = Stage::Handshake;
         let first = std::mem::take(&mut conn.input);

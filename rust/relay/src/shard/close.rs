@@ -3,7 +3,7 @@
 use crate::id::ConnId;
 use crate::io::epoll::{Net, Stream};
 use crate::limits::pending::Phase;
-use crate::messages::{Event, Reason, Totals};
+use crate::messages::{CloseReason, Event, Reason, Totals};
 use crate::shard::conn::{Conn, Ending, NEVER, Stage, Transport};
 use crate::stats::counter::DropReason;
 use crate::switchboard::table::Left;
@@ -180,7 +180,7 @@ impl<N: Net> Shard<N> {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.is_leaving = false;
             }
-            self.finish(id, Reason::code("stopped"));
+            self.finish(id, Reason::code(CloseReason::Stopped));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::limits::duty_cycle::DutyCycle;
 use crate::limits::pending::Phase;
 use crate::limits::rates::Allowance;
 use crate::messages::Wire;
-use crate::messages::{LoginInfo, Reason, Totals};
+use crate::messages::{CloseReason, LoginInfo, Reason, Totals};
 use crate::shard::Waits;
 use crate::shard::connections::Connections;
 use crate::shard::queue::Outbox;
@@ -276,7 +276,7 @@ impl<S> Conn<S> {
     pub(crate) fn overdue(&self, now: u64) -> Option<Reason> {
         if self.blocked && now >= self.progress_at.saturating_add(self.write_timeout) {
             return Some(Reason::with(
-                "write_timeout",
+                CloseReason::WriteTimeout,
                 format!("no progress for {} ms", now - self.progress_at),
             ));
         }
@@ -284,24 +284,28 @@ impl<S> Conn<S> {
             return None;
         }
         Some(match &self.stage {
-            Stage::Proxy { .. } => Reason::with("proxy_header", "no whole PROXY header in time"),
+            Stage::Proxy { .. } => Reason::with(CloseReason::ProxyHeader, "no whole PROXY header in time"),
             Stage::ClientHello | Stage::Handshake => {
-                Reason::with("setup_timeout", "the TLS handshake was not finished in time")
+                Reason::with(CloseReason::SetupTimeout, "the TLS handshake was not finished in time")
             }
-            Stage::Head { .. } if self.input.is_empty() => Reason::code("idle"),
+            Stage::Head { .. } if self.input.is_empty() => Reason::code(CloseReason::Idle),
             Stage::Head { .. } => {
                 let came = self.input.len();
                 Reason::with(
-                    "setup_timeout",
+                    CloseReason::SetupTimeout,
                     format!("the request head was not whole in time ({came} bytes)"),
                 )
             }
-            Stage::Frame { .. } => Reason::with("login_timeout", "no whole ClientInfo frame in time"),
-            Stage::Body { .. } => Reason::with("setup_timeout", "the request body was not whole in time"),
-            Stage::Switched(_) => Reason::with("unread", "it does not read what it is told"),
-            Stage::Parked => Reason::with("eof", "while it was served"),
-            Stage::Linked(_) => Reason::with("silent", "not even a keep-alive"),
-            Stage::Stream { .. } => Reason::code("timeout"),
+            Stage::Frame { .. } => {
+                Reason::with(CloseReason::LoginTimeout, "no whole ClientInfo frame in time")
+            }
+            Stage::Body { .. } => {
+                Reason::with(CloseReason::SetupTimeout, "the request body was not whole in time")
+            }
+            Stage::Switched(_) => Reason::with(CloseReason::Unread, "it does not read what it is told"),
+            Stage::Parked => Reason::with(CloseReason::Eof, "while it was served"),
+            Stage::Linked(_) => Reason::with(CloseReason::Silent, "not even a keep-alive"),
+            Stage::Stream { .. } => Reason::code(CloseReason::Timeout),
             Stage::Closing(ending) | Stage::Lingering(ending) => ending.reason.clone(),
         })
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::id::ConnId;
 use crate::io::epoll::Net;
-use crate::messages::{Event, Reason};
+use crate::messages::{CloseReason, Event, Reason};
 use crate::shard::conn::{Linked, Stage};
 use crate::shard::mailbox::RoutedPacket;
 use crate::stats::counter::DropReason;
@@ -166,7 +166,7 @@ impl<N: Net> Shard<N> {
     /// Closes every connection of a key of this shard.
     pub(super) fn close_key(&mut self, key: &Key) {
         for id in self.connections_of(key) {
-            self.finish(id, Reason::code("closed_by_mesh_peer"));
+            self.finish(id, Reason::code(CloseReason::ClosedByMeshPeer));
         }
     }
 

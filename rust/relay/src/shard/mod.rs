@@ -48,7 +48,7 @@ use std::sync::{Arc, PoisonError};
 use crate::id::{ConnId, Slots};
 use crate::io::epoll::{Net, Ready};
 use crate::io::listener::{Listener, ListenerId};
-use crate::messages::{Command, Event};
+use crate::messages::{CloseReason, Command, Event};
 use crate::shard::conn::{Conn, Local, NEVER, Stage};
 use crate::shard::mailbox::{Batch, Offered};
 use crate::shard::queue::Outbox;
@@ -396,7 +396,7 @@ impl<N: Net> Shard<N> {
         }
         conn.armed_at = NEVER;
         if let Some(reason) = conn.overdue(self.now) {
-            if reason.code == "write_timeout" {
+            if reason.code == CloseReason::WriteTimeout {
                 self.counters().sclient_write_timeouts.add(1);
             }
             self.finish(id, reason);

@@ -2,7 +2,7 @@
 
 use crate::id::ConnId;
 use crate::io::epoll::{Net, Stream};
-use crate::messages::{Reason, Role};
+use crate::messages::{CloseReason, Reason, Role};
 use crate::shard::conn::{Conn, NEVER, Stage, Transport};
 use crate::tls::session::{MAX_PARTIAL, Progress};
 use crate::wire::frame::{self, BadFrame, HEADER, Writer};
@@ -38,7 +38,7 @@ impl<N: Net> Shard<N> {
             self.note_ready(id);
         } else {
             // The connection is not read, so nothing would return the error, and epoll would report it forever.
-            self.finish(id, Reason::code("reset"));
+            self.finish(id, Reason::code(CloseReason::Reset));
         }
     }
 
@@ -164,7 +164,7 @@ impl<N: Net> Shard<N> {
             Err(error) => {
                 // The alert reports the reason to the peer. This is the last chance to write it.
                 self.flush(id);
-                Err(Reason::with("tls_error", error.to_string()))
+                Err(Reason::with(CloseReason::TlsError, error.to_string()))
             }
         }
     }
@@ -228,10 +228,10 @@ impl<N: Net> Shard<N> {
         // Input before the end is answered first: nothing may follow the close frame.
         self.advance(id)?;
         let reason = match flow {
-            Ok(_) => Reason::code("eof"),
+            Ok(_) => Reason::code(CloseReason::Eof),
             Err(violation) => {
                 websocket::append_close(&mut answers, violation.status);
-                Reason::with("protocol_error", violation.what)
+                Reason::with(CloseReason::ProtocolError, violation.what)
             }
         };
         if self.raw(id, &answers)
@@ -308,13 +308,13 @@ impl<N: Net> Shard<N> {
             if writer == Writer::Client && !is_mesh && frame::needs_mesh(kind) {
                 let detail =
                     format!("insufficient permissions: frame type {kind:#04x} from an ordinary client");
-                return Err(Reason::with("protocol_error", detail));
+                return Err(Reason::with(CloseReason::ProtocolError, detail));
             }
             let known = frame::admit(writer, kind, len).map_err(|BadFrame(why)| {
                 if kind == frame::Type::Ping as u8 {
                     self.counters().got_ping.add(1); // a rejected one counts, too
                 }
-                Reason::with("protocol_error", why)
+                Reason::with(CloseReason::ProtocolError, why)
             })?;
             if !known {
                 if writer == Writer::Client && !is_mesh && self.is_throttled(id, len) {
@@ -351,7 +351,7 @@ impl<S: Stream> Conn<S> {
                 Ok(came)
             }
             Err(error) if is_transient(&error) => Ok(0),
-            Err(error) => Err(Reason::with("reset", error.to_string())),
+            Err(error) => Err(Reason::with(CloseReason::Reset, error.to_string())),
         }
     }
 }
@@ -362,12 +362,14 @@ impl<S> Conn<S> {
         self.deadline = NEVER;
         match &self.stage {
             Stage::Lingering(ending) => ending.reason.clone(),
-            Stage::ClientHello if self.input.is_empty() => Reason::code("eof"),
-            Stage::ClientHello | Stage::Handshake => Reason::with("eof", "in the TLS handshake"),
-            Stage::Head { .. } if !self.input.is_empty() => Reason::with("eof", "in the request head"),
-            Stage::Frame { .. } => Reason::with("eof", "in the login"),
-            Stage::Body { .. } => Reason::with("eof", "in the request body"),
-            _ => Reason::code("eof"),
+            Stage::ClientHello if self.input.is_empty() => Reason::code(CloseReason::Eof),
+            Stage::ClientHello | Stage::Handshake => Reason::with(CloseReason::Eof, "in the TLS handshake"),
+            Stage::Head { .. } if !self.input.is_empty() => {
+                Reason::with(CloseReason::Eof, "in the request head")
+            }
+            Stage::Frame { .. } => Reason::with(CloseReason::Eof, "in the login"),
+            Stage::Body { .. } => Reason::with(CloseReason::Eof, "in the request body"),
+            _ => Reason::code(CloseReason::Eof),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use crate::id::ConnId;
 use crate::io::epoll::{Net, Stream};
-use crate::messages::{Event, Reason};
+use crate::messages::{CloseReason, Event, Reason};
 use crate::shard::conn::{Conn, Stage, Transport};
 use crate::shard::mailbox::RoutedPacket;
 use crate::shard::queue::{Outbox, Taken};
@@ -290,7 +290,8 @@ impl<S: Stream> Conn<S> {
                 Transport::Tls(session) => {
                     let sealed =
                         outbox.seal(batch, buffer, now, taken, |plain, out| session.seal(plain, out));
-                    let len = sealed.map_err(|error| Reason::with("tls_error", error.to_string()))?;
+                    let len =
+                        sealed.map_err(|error| Reason::with(CloseReason::TlsError, error.to_string()))?;
                     let sent = self.offer(&[IoSlice::new(&buffer[..len])])?.unwrap_or(0);
                     outbox.committed.extend_from_slice(&buffer[sent..len]);
                     sent == len
@@ -334,7 +335,7 @@ impl<S: Stream> Conn<S> {
                 Ok(Some(len))
             }
             Err(error) if is_transient(&error) => Ok(None),
-            Err(error) => Err(Reason::with("reset", error.to_string())),
+            Err(error) => Err(Reason::with(CloseReason::Reset, error.to_string())),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use crate::id::ConnId;
 use crate::io::epoll::Net;
-use crate::messages::Reason;
+use crate::messages::{CloseReason, Reason};
 use crate::shard::conn::Stage;
 use crate::stats::counter::DropReason;
 
@@ -136,7 +136,10 @@ impl<N: Net> Shard<N> {
     fn drop_slow(&mut self, id: ConnId) {
         let key = self.conns.get(id).and_then(|conn| Some(conn.switched()?.member.key));
         self.drop_outbox(id, &key.unwrap_or([0; 32]));
-        self.finish(id, Reason::with("unread", "it reads too slowly, and -max-queued-bytes is used up"));
+        self.finish(
+            id,
+            Reason::with(CloseReason::Unread, "it reads too slowly, and -max-queued-bytes is used up"),
+        );
     }
 
     fn has_room(&self, len: usize) -> bool {

@@ -5,7 +5,7 @@
 use crate::id::ConnId;
 use crate::io::epoll::Net;
 use crate::limits::pending::Phase;
-use crate::messages::{Event, Reason};
+use crate::messages::{CloseReason, Event, Reason};
 use crate::shard::conn::{Conn, NEVER, Stage};
 use crate::wire::frame::read_header;
 use crate::wire::proxy;
@@ -25,7 +25,7 @@ impl<N: Net> Shard<N> {
         conn.step(Phase::Waiting, self.now);
         if conn.transport.is_challenge() {
             // The ACME server has validated the challenge.
-            return self.close(id, Reason::code("acme_challenge"));
+            return self.close(id, Reason::code(CloseReason::AcmeChallenge));
         }
         match conn.transport.dialled_chain() {
             None => conn.stage = Stage::Head { scanned: 0 },
@@ -112,7 +112,7 @@ impl<N: Net> Shard<N> {
     /// Handles the end of the peer's stream as TLS reports it, after the last bytes.
     pub(super) fn end_of_stream(&mut self, id: ConnId) -> Result<(), Reason> {
         if !self.is_parked(id) {
-            return Err(Reason::code("eof"));
+            return Err(Reason::code(CloseReason::Eof));
         }
         self.hang_up(id);
         Ok(())
@@ -170,7 +170,7 @@ impl<N: Net> Shard<N> {
                         format!("login frame (type {kind:#04x}) of {len} payload bytes, at most {most}");
                     // It may have come with the request, whose answer is not written yet.
                     self.flush(id);
-                    return Err(Reason::with("login_failed", detail));
+                    return Err(Reason::with(CloseReason::LoginFailed, detail));
                 }
                 let whole = crate::wire::frame::HEADER + len;
                 if conn.input.len() >= whole {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::id::ConnId;
 use crate::io::epoll::Net;
 use crate::limits::bucket::Bucket;
-use crate::messages::{Event, LoginInfo, Reason, Role, Totals};
+use crate::messages::{CloseReason, Event, LoginInfo, Reason, Role, Totals};
 use crate::shard::conn::{Conn, Local, NEVER, Stage, Switched};
 use crate::shard::connections::Connections;
 use crate::switchboard::route::Routes;
@@ -81,7 +81,7 @@ impl<N: Net> Shard<N> {
             if let Some(key) = key {
                 self.unregister(id, &key, 0);
             }
-            let reason = Reason::with("no_resources", error.to_string());
+            let reason = Reason::with(CloseReason::NoResources, error.to_string());
             self.events.push(Event::Closed { conn: old, remote, key, reason, totals: Totals::default() });
             return;
         }

@@ -40,7 +40,10 @@ def main(words: Sequence[str]) -> int:
     parser = common.parser("cat", "Talk to another key through a relay, as netcat does.")
     parser.add_argument("relay", metavar="HOST|MAP", help="name[:port], address, URL; or a DERP map, a file or a URL")
     parser.add_argument(
-        "peer", nargs="?", metavar="KEY", help="the other's key, nodekey:…; without it whoever speaks first"
+        "peer",
+        nargs="?",
+        metavar="KEY",
+        help="the other's key, nodekey:…; default: the first client that sends",
     )
     parser.add_argument("--region", default="", help="of a map, this region, by number or code")
     parser.add_argument(

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper.dataplane import DataPlane
+from derper.dataplane import CloseReason, DataPlane
 from derper.protocol.keys import NodePublic
 from derper.server.admission.allowlist import AllowList
 from derper.server.admission.answers import ClientIdentity
@@ -115,4 +115,4 @@ class Review:
             self._turns.release()
         if answer is not None:
             _log.warning("client no longer admitted", key=client.key, remote=client.ip, reason=answer.reason)
-            self._plane.close_key(client.key, "refused", answer.reason, frames=answer.rejection_frame)
+            self._plane.close_key(client.key, CloseReason.REFUSED, answer.reason, frames=answer.rejection_frame)

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
-from derper.dataplane import DataPlane
+from derper.dataplane import CloseReason, DataPlane
 from derper.errors import ProtocolError
 from derper.protocol.frames import Health
 from derper.protocol.keys import NodePublic, node_key_prefix
@@ -57,7 +57,7 @@ class Actions:
             )
         (key,) = found
         here = connected.count(key)
-        self._plane.close_key(key, "operator", "client disconnected by the operator")
+        self._plane.close_key(key, CloseReason.OPERATOR, "client disconnected by the operator")
         _log.info("client disconnected by the operator", key=key, connections=here)
         return web.json_response({"key": str(key), "connections": here}, status=200 if here else 404)
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from derper.dataplane import Conn, DataPlane, Remote
+from derper.dataplane import CloseReason, Conn, DataPlane, Remote
 from derper.protocol.upgrade import MAX_HEAD, MAX_LINES, Refusal, RequestHead
 from derper.web import serving
 
@@ -142,7 +142,7 @@ class HttpConnection(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            self._plane.close(self._conn, "done")
+            self._plane.close(self._conn, CloseReason.DONE)
 
     def abort(self) -> None:
         self.close()

@@ -15,7 +15,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from derper.config import Tcp
-from derper.dataplane import Conn, DataPlane
+from derper.dataplane import CloseReason, Conn, DataPlane
 from derper.errors import NetworkError
 from derper.host.names import Names
 from derper.protocol.upgrade import Refusal, RequestHead
@@ -69,7 +69,7 @@ class Tunnel(asyncio.Protocol):
             transport = await self._reach(names, host, int(port))
         except (NetworkError, OSError) as error:
             self._plane.write(self._conn, last_answer(_BAD_GATEWAY))
-            self._plane.close(self._conn, "connect_failed", f"{host}: {error}")
+            self._plane.close(self._conn, CloseReason.CONNECT_FAILED, f"{host}: {error}")
             return
         tune(transport.get_extra_info("socket"), tcp)
         self._target = transport
@@ -128,7 +128,7 @@ class Tunnel(asyncio.Protocol):
 
     def evict(self) -> None:
         """Close to make room for another tunnel."""
-        self._plane.close(self._conn, "evicted", "to make room: too many CONNECT tunnels")
+        self._plane.close(self._conn, CloseReason.EVICTED, "to make room: too many CONNECT tunnels")
 
     def _check_idle(self) -> None:
         loop = asyncio.get_running_loop()
@@ -136,7 +136,7 @@ class Tunnel(asyncio.Protocol):
         if loop.time() < due:
             self._idle = loop.call_at(due, self._check_idle)
         else:
-            self._plane.close(self._conn, "idle")
+            self._plane.close(self._conn, CloseReason.IDLE)
 
     def _request_more(self) -> None:
         if not self._target_is_full and self._unconsumed:
@@ -166,7 +166,7 @@ class Tunnel(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Close the tunnel with its target."""
-        self._plane.close(self._conn, "done")
+        self._plane.close(self._conn, CloseReason.DONE)
 
 
 class Tunnels:

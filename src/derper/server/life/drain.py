@@ -14,12 +14,12 @@ from collections.abc import Callable
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from derper.dataplane import Conn, DataPlane
+from derper.dataplane import CloseReason, Conn, DataPlane
 from derper.protocol.frames import Restarting
 
 _log: FilteringBoundLogger = structlog.get_logger()
 
-REASON = "draining"
+REASON = CloseReason.DRAINING
 CLIENTS_A_SECOND = 500
 """Clients disconnected per second if another server takes them."""
 LAST_FRAMES_SECONDS = 0.3

@@ -1,7 +1,7 @@
 //! Too many pending connections: silent ones are evicted, and new ones wait if none may be evicted.
 
 use super::harness::{ALL, Over, Room, key, settings};
-use crate::messages::{Command, Event};
+use crate::messages::{CloseReason, Command, Event};
 use crate::shard::Settings;
 use crate::sim::{Ending, LoginKind, Party, introduction, member};
 
@@ -49,7 +49,7 @@ fn new_clients_log_in_though_a_flood_holds_every_place_with_one_byte_each() {
                     |event| if let Event::Closed { reason, .. } = event { Some(reason.code) } else { None },
                 )
                 .collect();
-            assert_eq!(reasons, ["evicted"]);
+            assert_eq!(reasons, [CloseReason::Evicted]);
         }
     }
 }

@@ -206,7 +206,7 @@ impl Room {
     pub(super) fn ending(&mut self) -> String {
         let endings = self.endings();
         let [reason] = &endings[..] else { panic!("one connection ends, not {endings:?}") };
-        reason.code.to_string()
+        reason.code.as_str().to_owned()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::harness::{ALL, Over, Room, frame, from, key, packet, settings};
 use crate::id::ConnId;
-use crate::messages::{Command, Event};
+use crate::messages::{CloseReason, Command, Event};
 use crate::shard::Settings;
 use crate::sim::{LoginKind, Party, member};
 
@@ -248,7 +248,10 @@ fn a_slow_connection_times_out_in_each_stage() {
         assert!(room.endings().is_empty());
         room.world.pass(2_000);
         let codes: Vec<_> = room.endings().into_iter().map(|reason| reason.code).collect();
-        assert!(codes.contains(&"idle".into()) && codes.contains(&"setup_timeout".into()), "{codes:?}");
+        assert!(
+            codes.contains(&CloseReason::Idle) && codes.contains(&CloseReason::SetupTimeout),
+            "{codes:?}"
+        );
         assert_ne!(silent, slow);
 
         let (_, conn) = arrived(&mut room, over);
@@ -268,7 +271,7 @@ fn a_slow_connection_times_out_in_each_stage() {
 fn a_connection_that_lingers_too_long_is_closed() {
     let mut room = Room::with(settings(1), 3);
     let (_, conn) = arrived(&mut room, Over::Plain);
-    room.world.submit([(conn, Command::Close(conn, crate::messages::Reason::code("answered")))]);
+    room.world.submit([(conn, Command::Close(conn, crate::messages::Reason::code(CloseReason::Done)))]);
     room.world.pass(1_900);
     assert!(room.endings().is_empty());
     room.world.pass(300);
@@ -296,7 +299,7 @@ fn an_answer_is_written_whole_before_the_connection_closes_with_its_reason() {
         // Further input from the client is discarded, so that no reset overtakes the answer.
         room.send(party, b"more");
         let write = Command::Write { conn, bytes: vec![b'a'; 200_000], tell_drained: false };
-        let reason = crate::messages::Reason::code("answered");
+        let reason = crate::messages::Reason::code(CloseReason::Done);
         room.world.submit([(conn, write), (conn, Command::Close(conn, reason))]);
         assert_eq!(room.receive(party).len(), 200_000, "{over:?}");
         room.send(party, b"and more");

@@ -1,7 +1,7 @@
 //! The ends of connections, their reasons, and ids that never name a later connection.
 
 use super::harness::{ALL, KEEP_ALIVE, Over, PREFERRED, Room, disco, frame, from, gone, key, packet};
-use crate::messages::{Command, Event, Reason};
+use crate::messages::{CloseReason, Command, Event, Reason};
 use crate::sim::{Ending, LoginKind, introduction};
 
 #[test]
@@ -69,7 +69,7 @@ fn bytes_written_before_python_closes_a_member_are_sent() {
         let a = room.join(over, 1);
         let conn = room.world.conn(a).expect("a member");
         let write = Command::Write { conn, bytes: frame(0x15, &[0; 8]), tell_drained: false };
-        room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code("drained")))]);
+        room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code(CloseReason::Draining)))]);
         assert_eq!(room.frames(a), [(0x15, vec![0; 8])]);
         assert_eq!(room.world.population(), (0, 0));
         assert_eq!(room.world.ending(a), Ending::Finished);
@@ -92,7 +92,7 @@ fn a_late_command_has_no_effect() {
     let write = Command::Write { conn, bytes: frame(0x14, b"sick"), tell_drained: true };
     room.world.submit([
         (conn, write),
-        (conn, Command::Close(conn, Reason::code("late"))),
+        (conn, Command::Close(conn, Reason::code(CloseReason::Done))),
         (conn, Command::AwaitHead(conn)),
     ]);
     assert_eq!(room.frames(b), []);

@@ -2,7 +2,7 @@
 
 use super::harness::{ALL, Over, Room};
 use crate::id::ConnId;
-use crate::messages::{Command, Event, Reason};
+use crate::messages::{CloseReason, Command, Event, Reason};
 use crate::sim::Party;
 
 const HEAD: &[u8] = b"CONNECT a.test:443 HTTP/1.1\r\n\r\n";
@@ -90,7 +90,7 @@ fn all_bytes_of_a_stream_come_before_its_end() {
         let [Event::Data { bytes, .. }, Event::Closed { reason, .. }] = &events[..] else {
             panic!("{events:?}")
         };
-        assert_eq!((&bytes[..], reason), (&b"last words"[..], &Reason::code("eof")));
+        assert_eq!((&bytes[..], reason), (&b"last words"[..], &Reason::code(CloseReason::Eof)));
     }
 }
 
@@ -100,7 +100,7 @@ fn a_stream_that_python_closes_is_written_out_first() {
         let mut room = Room::new(1);
         let (party, conn) = stream(&mut room, over, b"");
         let write = Command::Write { conn, bytes: vec![9; 100_000], tell_drained: false };
-        room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code("done")))]);
+        room.world.submit([(conn, write), (conn, Command::Close(conn, Reason::code(CloseReason::Done)))]);
         assert_eq!(room.receive(party), [9; 100_000]);
         room.world.finish(party);
         assert_eq!(room.ending(), "done");
@@ -142,7 +142,7 @@ fn a_peer_that_closes_tls_right_after_its_request_gets_the_answer() {
         let events = room.world.events();
         let [Event::Head { conn, .. }] = &events[..] else { panic!("{events:?} instead of a head") };
         let write = Command::Write { conn: *conn, bytes: b"answer".to_vec(), tell_drained: false };
-        room.world.submit([(*conn, write), (*conn, Command::Close(*conn, Reason::code("done")))]);
+        room.world.submit([(*conn, write), (*conn, Command::Close(*conn, Reason::code(CloseReason::Done)))]);
         assert_eq!(room.receive(party), b"answer", "{over:?}");
         room.world.finish(party);
         assert_eq!(room.ending(), "done");

@@ -1,6 +1,7 @@
 //! The bound on the bytes of all outboxes: which queues are shed, and when.
 
 use super::harness::{Over, Room, disco, from, packet};
+use crate::messages::CloseReason;
 use crate::shard::Settings;
 use crate::sim::settings;
 
@@ -116,7 +117,7 @@ fn sealed_bytes_count_and_the_slowest_receivers_are_closed_for_them() {
             }
         }
         let endings = room.endings();
-        assert!(endings.iter().all(|reason| reason.code == "unread"), "{endings:?}");
+        assert!(endings.iter().all(|reason| reason.code == CloseReason::Unread), "{endings:?}");
         assert_eq!(room.world.counter("connections_closed_for_memory") as usize, endings.len());
         let left = room.world.population().0;
         assert_eq!(left, 2 + stuck.len() - endings.len());
