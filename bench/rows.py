@@ -203,7 +203,7 @@ ROWS: Final = (
         ReconnectStorm(clients=5_000),
         (
             Figure("seconds_until_all_in", "until all are in", "s", Demand(1, 0.5, Bound.SHARE)),
-            Figure("latency_max_us", "slowest packet of who stayed", "µs"),
+            Figure("latency_max_us", "slowest packet of clients that stayed", "µs"),
             Figure("generator_busy", "generator's core", "of 1"),
         ),
     ),

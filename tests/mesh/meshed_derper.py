@@ -21,7 +21,7 @@ from derper.server import app, mesh
 
 
 class CountedPlane(DataPlane):
-    """Tells its numbers when it gets a signal."""
+    """Logs its counters on a signal."""
 
     def start(self, on_event: Callable[[Event], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._tell)

@@ -245,7 +245,7 @@ def vectors(name: str) -> dict[str, Any]:
 
 
 class Recorded(Protocol):
-    """Gives the server of a name, which was made for it if need be."""
+    """A function that returns the server with a name, started on its first use."""
 
     def __call__(
         self, name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True, private: str = ""

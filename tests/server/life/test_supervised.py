@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Manager:
-    """Hears what is told to the service manager."""
+    """The service manager's socket."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")
