@@ -24,9 +24,9 @@ from derper.config import (
     MeshPeer,
     SecretsServer,
     Tcp,
-    TrustedRoots,
 )
 from derper.errors import ConfigError
+from derper.host.trusted import TrustedRoots
 from derper.protocol.keys import MeshKey, NodePublic
 
 MESH_KEY = "2787e8c010bbdaef0c60bcdf8e00078ea005f42366ed723938b115fa6a8619e1"

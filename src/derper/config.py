@@ -10,15 +10,16 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Self
 
+from derper.addresses import IPAddress
 from derper.errors import ConfigError
 from derper.host.proxies import Proxies
+from derper.host.trusted import TrustedRoots
 from derper.protocol.keys import MeshKey, NodePublic
 
-IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 HTTPS_PORT = 443
@@ -342,14 +343,6 @@ class Supervision:
     watchdog: float | None = None  # seconds between two watchdog notifications, at most
     sockets: tuple[str, ...] = ()  # names of the inherited sockets, from FIRST_SOCKET on
     ready_fd: int | None = None  # a descriptor on which the predecessor waits for a byte
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedRoots:
-    """The roots for outgoing TLS; without a file and directories, the system's."""
-
-    file: Path | None
-    directories: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ from region import MESH_KEY, OurNode
 from relays import free_port
 
 from derper.config import MeshPeer
+from derper.credentials.keys import key_file_bytes
 from derper.errors import ConfigError
 from derper.protocol.frames import ForwardPacket
 from derper.protocol.keys import MeshKey
-from derper.server.identity import key_file_bytes
 
 TRYING_AGAIN = "event=.mesh link down; retrying.*"
 

@@ -13,13 +13,13 @@ from region import OurNode
 from relays import free_port
 from serving import vectors
 
+from derper.credentials.keys import key_file_bytes
 from derper.protocol.decode import SERVER_LIMITS, FromServer, decode_from_server
 from derper.protocol.frames import FrameType, PeerPresent
 from derper.protocol.keys import MeshKey, NodePrivate
 from derper.protocol.login import LOGIN_LIMITS, ClientLogin, LoginBox, ServerInfo, ServerKey, open_server_info
 from derper.protocol.reader import FrameReader, RawFrame
 from derper.protocol.upgrade import head_length
-from derper.server.identity import key_file_bytes
 
 Said = FromServer | ServerKey | ServerInfo | None
 

@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol, Self
 from derpwire import HOST, SECONDS, RelayAddress
 from slowcallbacks import slow_callbacks
 
+from derper.credentials.keys import key_file_bytes
 from derper.protocol.keys import MeshKey, NodePrivate
-from derper.server.identity import key_file_bytes
 
 HERE: Final = Path(__file__).resolve().parent
 VECTORS: Final = HERE.parent / "vectors"

@@ -12,11 +12,13 @@ from derper.cli.environment import Environment
 from derper.cli.flags import DERPER_FLAGS
 from derper.cli.goflags import parse
 from derper.cli.settings import config_from
-from derper.config import Mesh, MeshPeer, TrustedRoots
+from derper.config import Mesh, MeshPeer
+from derper.credentials import keys
+from derper.credentials.keys import key_file_bytes, load_mesh_key, load_or_make_key
 from derper.errors import ConfigError, ProtocolError
+from derper.host.trusted import TrustedRoots
 from derper.protocol.keys import MeshKey, NodePrivate
-from derper.server import identity
-from derper.server.identity import Identity, key_file_bytes, load_mesh_key, load_or_make_key
+from derper.server.identity import Identity
 
 KEY = "privkey:805b0f945c4290b62c129167006cd5d9c8f103f0317f8573f89263f8c9abf56a"
 PUBLIC = "nodekey:0d3d9b217d31e0df4715346ae88633718af8beb578457ba85d08e12561831000"
@@ -106,12 +108,12 @@ def test_a_key_file_that_does_not_parse_is_a_start_up_error_and_never_written_ov
 @given(st.binary())
 def test_garbage_in_a_key_file_is_a_protocol_error_and_nothing_else(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        identity.parse_key_file(data)
+        keys.parse_key_file(data)
 
 
 @given(st.binary(min_size=32, max_size=32).filter(any))
 def test_every_key_is_read_back_as_it_was_written(raw: bytes) -> None:
-    assert identity.parse_key_file(key_file_bytes(NodePrivate(raw))) == NodePrivate(raw)
+    assert keys.parse_key_file(key_file_bytes(NodePrivate(raw))) == NodePrivate(raw)
 
 
 def test_an_error_never_shows_the_key(tmp_path: Path) -> None:

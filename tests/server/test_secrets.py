@@ -9,12 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from derper.config import Mesh, SecretsServer, TrustedRoots
+from derper.config import Mesh, SecretsServer
+from derper.credentials import secrets
+from derper.credentials.keys import load_mesh_key
 from derper.errors import ConfigError
 from derper.host import files
+from derper.host.trusted import TrustedRoots
 from derper.protocol.keys import MeshKey
-from derper.server import secrets
-from derper.server.identity import load_mesh_key
 
 MESH_KEY = "2787e8c010bbdaef0c60bcdf8e00078ea005f42366ed723938b115fa6a8619e1"
 NAME = "prod/derp/meshkey"

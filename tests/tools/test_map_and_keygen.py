@@ -12,9 +12,9 @@ from relays import HOST, GoDerper, OurDerper, Relay
 from running import inline, json_of, tool
 
 from derper.client import DerpClient
+from derper.credentials.keys import parse_key_file
 from derper.protocol.derpmap import DerpMap, Node
 from derper.protocol.keys import MeshKey
-from derper.server.identity import parse_key_file
 
 
 def node_of(*words: str) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self, TypeVar
 
-from derper.cli.govalues import parse_bool
 from derper.cli.values import decimal, directories, networks
-from derper.config import FIRST_SOCKET, PREDECESSOR, DebugAccess, Supervision, TrustedRoots
+from derper.config import FIRST_SOCKET, PREDECESSOR, DebugAccess, Supervision
 from derper.errors import ConfigError, ProtocolError
+from derper.govalues import parse_bool
 from derper.host.memory import usable_memory
 from derper.host.proxies import Proxies
+from derper.host.trusted import TrustedRoots
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import math
 from typing import Any, Final
 
 from derper.cli.goflags import Flag, boolean, duration, integer, number, string, strings
-from derper.cli.govalues import INT_MAX
+from derper.govalues import INT_MAX
 
 DEV = boolean("dev", "development mode: plain HTTP on :3340 and a new key at each start")
 VERSION = boolean("version", "print the version and exit")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Generic, TextIO, TypeVar, cast
 
-from derper.cli.govalues import (
+from derper.errors import ConfigError
+from derper.goquote import quote
+from derper.govalues import (
     format_duration,
     format_float,
     parse_bool,
@@ -18,8 +20,6 @@ from derper.cli.govalues import (
     parse_float,
     parse_int,
 )
-from derper.errors import ConfigError
-from derper.goquote import quote
 
 T = TypeVar("T")
 

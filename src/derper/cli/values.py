@@ -1,6 +1,6 @@
 """The meaning of a flag's or variable's text: lists, numbers, networks, URLs.
 
-Go's spellings are in `govalues`. The caller adds the flag's or variable's name to an error.
+Go's spellings are in `derper.govalues`. The caller adds the flag's or variable's name to an error.
 """
 
 import re

@@ -15,7 +15,7 @@ from dns.exception import DNSException
 from dns.rdatatype import RdataType
 from dns.resolver import NXDOMAIN, NoAnswer, NoResolverConfiguration
 
-from derper.config import IPAddress
+from derper.addresses import IPAddress
 from derper.errors import NetworkError
 
 HOSTS: Final = Path("/etc/hosts")

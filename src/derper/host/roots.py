@@ -4,8 +4,8 @@ import re
 import ssl
 from pathlib import Path
 
-from derper.config import TrustedRoots
 from derper.errors import ConfigError
+from derper.host.trusted import TrustedRoots
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 

@@ -16,12 +16,12 @@ from typing import Final, Self
 
 from derper.client import Connected, DerpClient, Options
 from derper.config import Mesh
+from derper.credentials.keys import load_mesh_key, load_or_make_key
 from derper.errors import NetworkError
 from derper.prober.config import ProberConfig
 from derper.prober.trust import Trust
 from derper.protocol.derpmap import Node
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate
-from derper.server.identity import load_mesh_key, load_or_make_key
 
 _LIMITED_PAUSE: Final = 0.01
 

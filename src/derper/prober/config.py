@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from derper.config import DebugAccess, ListenAddress, SecretsServer, TrustedRoots
+from derper.config import DebugAccess, ListenAddress, SecretsServer
 from derper.host.proxies import Proxies
+from derper.host.trusted import TrustedRoots
 from derper.protocol.keys import MeshKey
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
-from derper.cli.govalues import format_duration
+from derper.govalues import format_duration
 from derper.prober import charts
 from derper.prober.advice import advice
 from derper.prober.probe import Probe, Run, Status

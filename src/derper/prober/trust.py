@@ -6,8 +6,8 @@ from typing import Self
 
 from cryptography import x509
 
-from derper.config import TrustedRoots
 from derper.host import roots
+from derper.host.trusted import TrustedRoots
 
 
 @dataclass(frozen=True, slots=True)

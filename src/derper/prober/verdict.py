@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from derper import log
-from derper.cli.govalues import format_duration
+from derper.govalues import format_duration
 from derper.prober.advice import advice
 from derper.prober.probe import Probe, Run
 

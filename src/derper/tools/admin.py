@@ -10,9 +10,9 @@ from typing import Any, Final, Self
 import aiohttp
 
 from derper import log
+from derper.credentials.tokens import read_token
 from derper.errors import ConfigError, NetworkError
 from derper.host import outgoing
-from derper.server.debug.admin import read_token
 
 MAX_BYTES: Final = 16_000_000
 _SECONDS: Final = 30.0

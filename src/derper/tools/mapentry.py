@@ -9,14 +9,13 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from derper import certname
+from derper import certname, mapnode
 from derper.config import CertMode, Config, Tls
+from derper.credentials import pem
+from derper.credentials.pairs import pair_of
 from derper.errors import ConfigError
 from derper.host import files
 from derper.protocol.derpmap import Region
-from derper.server import mapnode
-from derper.server.certificates import pem
-from derper.server.certificates.manual import pair_of
 
 _EXAMPLE: Final = "derp.tailscale.com"  # the flag's default, which only Tailscale can use
 

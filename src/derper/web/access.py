@@ -8,7 +8,8 @@ from typing import Final
 
 from aiohttp import web
 
-from derper.config import DebugAccess, IPAddress, IPNetwork
+from derper.addresses import IPAddress
+from derper.config import DebugAccess, IPNetwork
 from derper.dataplane import Remote
 
 _TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_network("fd7a:115c:a1e0::/48"))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from verifier import Question, always, at_a_url, http
 
-from derper.config import SecretsServer, TrustedRoots
+from derper.config import SecretsServer
+from derper.credentials import secrets
 from derper.errors import ConfigError
-from derper.server import secrets
+from derper.host.trusted import TrustedRoots
 
 NAME = "prod/derp/meshkey"
 SECRET = http(json.dumps({"Value": base64.b64encode(b"the key").decode(), "Version": 3}).encode())

@@ -19,7 +19,7 @@ from authority import Authority
 from made import make
 from relays import HOST
 
-from derper.server.certificates.pem import Host
+from derper.credentials.pem import Host
 
 Answer = tuple[int, Mapping[str, str], bytes]
 

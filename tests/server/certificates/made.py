@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from derper.server.certificates.pem import Host
+from derper.credentials.pem import Host
 
 
 def make(host: Host, begins: datetime, life: timedelta) -> tuple[ec.EllipticCurvePrivateKey, bytes]:

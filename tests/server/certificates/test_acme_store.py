@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from made import make
 
+from derper.credentials.pem import Host
 from derper.errors import ConfigError
 from derper.server.certificates.acme.store import ACCOUNT, Store
-from derper.server.certificates.pem import Host
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)

@@ -16,12 +16,12 @@ from test_acme_lies import NoTokens
 from test_manual_files import ADDRESS, Files, put
 
 from derper.client import Connected, DerpClient, stun
+from derper.credentials.pairs import Pair
 from derper.dataplane import Serves
 from derper.protocol.derpmap import Node, Region
 from derper.server.certificates import manual
 from derper.server.certificates.acme.issuer import Issuer
 from derper.server.certificates.acme.store import Store
-from derper.server.certificates.pairs import Pair
 from derper.server.certificates.sources import utc_now
 
 DAY = timedelta(days=1)

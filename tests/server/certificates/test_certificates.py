@@ -11,11 +11,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from derper.config import Acme, CertMode, Tls
+from derper.credentials import pem
+from derper.credentials.pairs import Pair, pair_of
+from derper.credentials.pem import Certificate
 from derper.errors import ConfigError
-from derper.server.certificates import manual, pem
-from derper.server.certificates.manual import pair_of
-from derper.server.certificates.pairs import Pair
-from derper.server.certificates.pem import Certificate
+from derper.server.certificates import manual
 
 P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 

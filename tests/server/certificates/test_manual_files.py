@@ -14,14 +14,15 @@ from structlog.testing import capture_logs
 
 from derper import log
 from derper.config import Acme, CertMode, Tls
+from derper.credentials import pem
+from derper.credentials.pairs import Pair
+from derper.credentials.pem import Certificate
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.protocol.frames import SendPacket
-from derper.server.certificates import manual, pem
+from derper.server.certificates import manual
 from derper.server.certificates.acme.store import sec1
 from derper.server.certificates.manual import ManualFiles
-from derper.server.certificates.pairs import Pair
-from derper.server.certificates.pem import Certificate
 
 NAME = "derp.example.test"
 ADDRESS = "192.0.2.1"

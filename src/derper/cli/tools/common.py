@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from derper import log
+from derper.credentials.keys import parse_key_file
 from derper.errors import ConfigError, DerperError, ProtocolError
 from derper.host import files, signals
 from derper.protocol.keys import NodePrivate
-from derper.server.identity import parse_key_file
 
 _WIDE = 160  # columns without a terminal, so that lines stay whole for other programs
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from derper.cli.tools import common
+from derper.credentials.keys import key_file_bytes
 from derper.errors import ConfigError
 from derper.host import files
 from derper.protocol.keys import KEY_LEN, MeshKey, NodePrivate
-from derper.server.identity import key_file_bytes
 
 
 def main(words: Sequence[str]) -> int:

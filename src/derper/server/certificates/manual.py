@@ -9,7 +9,6 @@ its pin logged, long before it takes over.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,14 +26,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.typing import FilteringBoundLogger
 
 from derper import log
-from derper.config import IPAddress, Tls
+from derper.addresses import IPAddress
+from derper.config import Tls
+from derper.credentials import pem
+from derper.credentials.pairs import Pair, pair_of
+from derper.credentials.pem import Certificate
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.host.serialized import Serialized
 from derper.host.worker import Blocking, T, Worker
-from derper.server.certificates import pem
-from derper.server.certificates.pairs import Pair
-from derper.server.certificates.pem import Certificate
 from derper.server.certificates.sources import Clock, Show, Status, is_within
 from derper.server.life.reload import Facts
 
@@ -207,13 +207,6 @@ class ManualFiles:
             with suppress(ConfigError):  # the disk is slow; the next check may succeed
                 await self.look()
             await asyncio.sleep(LOOK_SECONDS)
-
-
-def pair_of(tls: Tls) -> Pair:
-    """Return the paths of the certificate and its key: the host name without characters unsuitable for file names."""
-    if tls.directory is None:
-        raise ConfigError("no certificate directory is set; set one with -certdir")
-    return Pair.named(tls.directory, re.sub(r"[^a-zA-Z0-9.-]", "", tls.hostname))
 
 
 def load(tls: Tls) -> Certificate:

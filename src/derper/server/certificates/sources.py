@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias
 
 from derper import certname
-from derper.config import IPAddress
+from derper.addresses import IPAddress
+from derper.credentials.pem import Certificate
 from derper.dataplane import Serves
-from derper.server.certificates.pem import Certificate
 from derper.server.life.reload import Facts
 
 Show: TypeAlias = Callable[[Serves, Certificate | None], None]

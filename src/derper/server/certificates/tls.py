@@ -16,18 +16,18 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from structlog.typing import FilteringBoundLogger
 
+from derper import mapnode
 from derper.config import CertMode, Config
+from derper.credentials import pem
+from derper.credentials.pem import Certificate
 from derper.dataplane import Certificate as Served
 from derper.dataplane import DataPlane, Serves, Unserved
 from derper.errors import ConfigError
 from derper.metrics.exposition import Family, Labelled, Metric, Type
 from derper.protocol import metacert
 from derper.protocol.keys import NodePublic
-from derper.server import mapnode
-from derper.server.certificates import pem
 from derper.server.certificates.challenges import Challenges
 from derper.server.certificates.manual import ManualFiles
-from derper.server.certificates.pem import Certificate
 from derper.server.certificates.sources import Clock, Source, Status, is_within, utc_now
 from derper.server.identity import Identity
 from derper.server.life.reload import Facts

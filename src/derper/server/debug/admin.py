@@ -24,10 +24,9 @@ from aiohttp.typedefs import Handler
 from structlog.typing import FilteringBoundLogger
 
 from derper.config import Admin, Config
+from derper.credentials.tokens import read_token
 from derper.errors import ConfigError
-from derper.host import files
 from derper.protocol.upgrade import Refusal
-from derper.redaction import conceal
 from derper.server.http.pages import application_of, redirect, refuse
 from derper.server.listeners import address_of
 from derper.web import serving
@@ -47,7 +46,6 @@ SAFE_SECONDS: Final = 2.0
 """Minimum age in seconds before the only connection of an address can be evicted."""
 KEEP_ALIVE: Final = 75.0
 """Seconds between two requests of one connection."""
-_SHORTEST_TOKEN: Final = 16
 _READING: Final = ("GET", "HEAD")
 _FOREIGN: Final = Refusal(403, "the Host or Origin of this request is not this server's\n")
 _TOKEN_WANTED: Final = Refusal(
@@ -217,19 +215,6 @@ class _OverLimit(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  always set for a stream
         transport.abort()
-
-
-def read_token(path: Path) -> bytes:
-    """Return the token in a file.
-
-    Raises:
-        ConfigError: The file cannot be read, or the token is too short.
-    """
-    token = files.read(path, "the admin token").strip()
-    if len(token) < _SHORTEST_TOKEN:
-        raise ConfigError(f"the admin token {path} has {len(token)} characters; give it {_SHORTEST_TOKEN} or more")
-    conceal(token.decode("utf-8", "replace"), str(path))
-    return token
 
 
 def _bind_unix(path: Path) -> socket.socket:

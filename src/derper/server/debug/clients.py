@@ -11,7 +11,8 @@ from ipaddress import ip_address, ip_network
 from typing import Final, Self, TypeAlias
 from urllib.parse import urlencode
 
-from derper.config import IPAddress, IPNetwork
+from derper.addresses import IPAddress
+from derper.config import IPNetwork
 from derper.dataplane import MemberSnapshot
 from derper.errors import ProtocolError
 from derper.goquote import quote

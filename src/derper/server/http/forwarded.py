@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final
 
-from derper.config import IPAddress, IPNetwork
+from derper.addresses import IPAddress
+from derper.config import IPNetwork
 from derper.dataplane import Remote
 from derper.protocol.upgrade import RequestHead
 from derper.web.access import unmapped

@@ -7,7 +7,7 @@ and its first number decides. Pure except for the random number for loopback cal
 import random
 from typing import Final
 
-from derper.config import IPAddress
+from derper.addresses import IPAddress
 
 _WORD: Final = (1 << 64) - 1
 _STATE: Final = (1 << 128) - 1

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from derper import log
 from derper.config import Config
+from derper.credentials.keys import load_mesh_key
 from derper.protocol.keys import MeshKey
-from derper.server.identity import Identity, load_mesh_key
+from derper.server.identity import Identity
 from derper.server.life.reload import Facts, changed
 from derper.server.mesh import Mesh
 

@@ -23,13 +23,14 @@ from requests.adapters import HTTPAdapter
 
 from derper import log
 from derper._version import version
-from derper.config import Acme, TrustedRoots, eab_key
+from derper.config import Acme, eab_key
+from derper.credentials.pem import PrivateKey
 from derper.errors import ConfigError, NetworkError
 from derper.host import files, roots
 from derper.host.proxies import Proxies
+from derper.host.trusted import TrustedRoots
 from derper.redaction import conceal
 from derper.server.certificates.acme.store import Store
-from derper.server.certificates.pem import PrivateKey
 
 MOST_BYTES: Final = 1 << 20
 MOST_REQUESTS: Final = 200  # per order

@@ -17,18 +17,20 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from derper import certname
-from derper.config import CertMode, Config, IPAddress, TrustedRoots
+from derper.addresses import IPAddress
+from derper.config import CertMode, Config
+from derper.credentials import pem
+from derper.credentials.pem import Certificate, Host
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.host import roots
+from derper.host.trusted import TrustedRoots
 from derper.host.worker import Blocking, T, Worker
-from derper.server.certificates import pem
 from derper.server.certificates.acme import renewal, tailscale_names
 from derper.server.certificates.acme.directory import Ca, OrderError, external_key
 from derper.server.certificates.acme.order import Issued, Orders
 from derper.server.certificates.acme.solvers import ChallengeSolver, Dns01Solver, Http01Solver, TlsAlpn01Solver, Tokens
 from derper.server.certificates.acme.store import Store
-from derper.server.certificates.pem import Certificate, Host
 from derper.server.certificates.sources import Clock, Show, Status, is_within
 from derper.server.life.reload import Facts
 

@@ -12,10 +12,10 @@ from acme import crypto_util, messages
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from derper.credentials.pem import Host
 from derper.host.worker import Blocking, T, Worker
 from derper.server.certificates.acme.directory import Ca, ChallengeError, OrderError
 from derper.server.certificates.acme.solvers import ChallengeSolver
-from derper.server.certificates.pem import Host
 
 CALL_SECONDS: Final = 120.0  # for one step of several requests
 PROOF_SECONDS: Final = 120.0

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from josepy.jwk import JWK
 
+from derper.credentials.pem import Certificate, Host
 from derper.dataplane import Serves
 from derper.errors import ConfigError
 from derper.server.certificates.acme.directory import ChallengeError, OrderError
-from derper.server.certificates.pem import Certificate, Host
 from derper.server.certificates.sources import Show
 
 HOOK_SECONDS: Final = 300.0

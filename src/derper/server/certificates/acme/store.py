@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from structlog.typing import FilteringBoundLogger
 
-from derper.config import IPAddress
+from derper.addresses import IPAddress
+from derper.credentials import pem
+from derper.credentials.pairs import Pair
+from derper.credentials.pem import Certificate, Host, PrivateKey
 from derper.errors import ConfigError
 from derper.host import files
-from derper.server.certificates import pem
-from derper.server.certificates.pairs import Pair
-from derper.server.certificates.pem import Certificate, Host, PrivateKey
 
 _log: FilteringBoundLogger = structlog.get_logger()
 

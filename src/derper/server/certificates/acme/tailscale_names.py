@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from derper import certname
-from derper.server.certificates.pem import Host
+from derper.credentials.pem import Host
 
 DEFAULT_NAME: Final = "derp.tailscale.com"
 _NAME: Final = re.compile(r"derp[a-z0-9-]{0,59}\.tailscale\.com")

@@ -4,14 +4,16 @@ Two files cannot be replaced at once. So new ones are first written under the na
 the key first. A crash in between leaves a next certificate without its key; `mend` completes the replacement.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from derper.config import Tls
+from derper.credentials import pem
+from derper.credentials.pem import Host
 from derper.errors import ConfigError
 from derper.host import files
-from derper.server.certificates import pem
-from derper.server.certificates.pem import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +61,10 @@ class Pair:
         except ConfigError:
             return  # not a state that a crash of ours can leave
         files.rename(self.next.certificate, self.certificate, "the certificate")
+
+
+def pair_of(tls: Tls) -> Pair:
+    """Return the paths of the certificate and its key: the host name without characters unsuitable for file names."""
+    if tls.directory is None:
+        raise ConfigError("no certificate directory is set; set one with -certdir")
+    return Pair.named(tls.directory, re.sub(r"[^a-zA-Z0-9.-]", "", tls.hostname))

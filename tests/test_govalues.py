@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from derper.cli.govalues import (
+from derper.goquote import quote
+from derper.govalues import (
     INT_MAX,
     INT_MIN,
     format_duration,
@@ -15,7 +16,6 @@ from derper.cli.govalues import (
     parse_float,
     parse_int,
 )
-from derper.goquote import quote
 
 NEAR_VALUES = st.text("0123456789.+-_xXoObBeEpPnuµμmshifaNtTrR")
 

@@ -21,9 +21,10 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from derper import log
-from derper.config import SecretsServer, TrustedRoots
+from derper.config import SecretsServer
 from derper.errors import ConfigError, NetworkError, ProtocolError
 from derper.host import files, outgoing, roots, signals
+from derper.host.trusted import TrustedRoots
 from derper.protocol import gojson
 
 _log: FilteringBoundLogger = structlog.get_logger()

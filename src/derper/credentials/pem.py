@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from derper import certname
-from derper.config import IPAddress, Tls
+from derper.addresses import IPAddress
+from derper.config import Tls
 from derper.errors import ConfigError
 from derper.host import files
 
