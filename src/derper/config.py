@@ -195,11 +195,11 @@ class MeshPeer:
         if "/" in dial_host or not host or (slash and not dial_host):
             raise ConfigError(f"-mesh-with has '{text}'; write each node as 'host' or 'host/dialhost'")
         if not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
-            raise ConfigError(f"-mesh-with has '{text}', whose port is no number from 1 to {MAX_PORT}")
+            raise ConfigError(f"-mesh-with has '{text}', whose port is not a number from 1 to {MAX_PORT}")
         many = dial_host.startswith("dns:")
         dial_host = dial_host.removeprefix("dns:") if many else dial_host or host
         if not dial_host:
-            raise ConfigError(f"-mesh-with has '{text}', where 'dns:' wants a name behind it")
+            raise ConfigError(f"-mesh-with has '{text}', where 'dns:' needs a name after it")
         return cls(host.strip("[]"), int(port), dial_host.strip("[]"), every_address=many)
 
 

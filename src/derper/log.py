@@ -139,7 +139,7 @@ def _warned(  # noqa: PLR0913, PLR0917  the signature of Python's hook
 
 def _report(count: int) -> str:
     """Return the line that reports dropped lines, in the configured form."""
-    event: EventDict = {"event": "log lines dropped: nobody read the log in time, or it could not be written"}
+    event: EventDict = {"event": "log lines dropped: standard error was read too slowly, or could not be written"}
     event["dropped"] = count
     rendered: object = event
     for processor in _processors:

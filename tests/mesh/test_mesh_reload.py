@@ -89,4 +89,4 @@ def test_what_waits_for_a_restart_is_named_and_what_cannot_be_changes_nothing(no
     assert "wait_for_a_restart=pages.home" in told
     told = reload(node, settings, hoem="blank")
     assert "level=error" in told
-    assert "'hoem', which is no setting; did you mean 'home'?" in told
+    assert "'hoem', which is not a setting; did you mean 'home'?" in told

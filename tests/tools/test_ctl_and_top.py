@@ -39,7 +39,7 @@ async def test_a_health_text_reaches_every_client_and_can_be_taken_back(
     client: DerpClient, place: tuple[str, str]
 ) -> None:
     said = await asyncio.to_thread(tool, "ctl", *place, "health", "back at six")
-    assert (said.returncode, said.stdout, said.stderr) == (0, "", "all clients are told\n")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "all clients are sent the message\n")
     assert await client.receive() == Health("back at six")
     cleared = await asyncio.to_thread(tool, "ctl", *place, "--json", "health")
     assert json_of(cleared) == {"text": ""}

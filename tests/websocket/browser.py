@@ -146,7 +146,7 @@ class Browser:
 
 
 class Page(Wire):
-    """One WebSocket of the page. There is no socket here: what a wire does with one, this cannot."""
+    """One WebSocket of the page. It has no socket of its own, so it cannot do what a wire does with one."""
 
     def __init__(self, browser: Browser, door: RelayAddress) -> None:
         self._browser = browser

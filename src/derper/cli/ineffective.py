@@ -66,7 +66,7 @@ RULES: Final = (
     Rule(
         (flags.ACCEPT_CONNECTION_BURST,),
         lambda config, _: config.serves_tls and not config.relay.accept.is_limit,
-        "there is no limit of new connections; give -accept-connection-limit",
+        "no limit of new connections is set; add -accept-connection-limit",
     ),
     Rule(
         (flags.STUN_PORT, flags.STUN_ANY),

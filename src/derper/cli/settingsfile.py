@@ -58,7 +58,7 @@ def read(path: Path, flags: Iterable[Flag[Any]]) -> dict[str, object]:
     for dotted, value in _entries(document):
         name = dotted.replace(".", "-")
         if name not in table:
-            raise ConfigError(f"the settings {path} have '{dotted}', which is no setting{_suggestion(name, table)}")
+            raise ConfigError(f"the settings {path} have '{dotted}', which is not a setting{_suggestion(name, table)}")
         if name in found:
             raise ConfigError(
                 f"the settings {path} have '{dotted}' and '{found[name][0]}', which are the same; keep one"

@@ -46,7 +46,7 @@ class Target:
         Raises:
             ConfigError: The URL is invalid.
         """
-        wrong = f"{url!r} is no relay's URL; write it as https://name, https://name:port or http://name:port"
+        wrong = f"{url!r} is not a relay's URL; write it as https://name, https://name:port or http://name:port"
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port

@@ -106,7 +106,7 @@ async def _ask(session: aiohttp.ClientSession, server: SecretsServer, proxy: str
     try:
         return _secret_in(gojson.members(body))
     except ProtocolError as error:
-        raise NetworkError(f"its answer is no secret ({error})") from error
+        raise NetworkError(f"its answer is not a secret ({error})") from error
 
 
 def _secret_in(members: Iterable[tuple[str, object]]) -> Secret:

@@ -307,7 +307,7 @@ class DataPlane:
         """Switch a connection; watchers get `presence`, and the frames `first` are written before any packet."""
         remote = presence.endpoint
         if remote is None:
-            raise ValueError("a client has to come from somewhere")
+            raise ValueError("a client needs a remote address")
         login = (login_info.version, login_info.number, remote.ip, remote.port)
         self._native.switch(conn, presence.peer.raw, login_info.is_mesh_peer, presence.encode(), login, first)
         self._will_flush()

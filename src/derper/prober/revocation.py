@@ -99,7 +99,7 @@ def _checked(url: str, data: bytes, issuer: x509.Certificate) -> x509.Certificat
         key = issuer.public_key()
         is_signed = isinstance(key, _ISSUER_KEYS) and listed.is_signature_valid(key)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise NetworkError(f"what is at {url} is no revocation list: {error}") from error
+        raise NetworkError(f"what is at {url} is not a revocation list: {error}") from error
     if not is_signed or listed.issuer != issuer.subject:
         raise NetworkError(f"the revocation list {url} is not signed by the certificate's issuer")
     return listed

@@ -36,7 +36,7 @@ class _Members(list[tuple[str, object]]):
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ProtocolError(f"JSON: {constant} is no JSON value")
+    raise ProtocolError(f"JSON: {constant} is not a JSON value")
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_Members, parse_int=Number, parse_float=Number, parse_constant=_refuse)

@@ -75,7 +75,7 @@ class ServerKey:
         """
         _expect(frame, cls.TYPE, len(MAGIC) + KEY_LEN, MAX_SERVER_KEY)
         if not frame.payload.startswith(MAGIC):
-            raise ProtocolError("ServerKey without the DERP magic: this is no DERP server")
+            raise ProtocolError("ServerKey without the DERP magic: this is not a DERP server")
         return cls(NodePublic(frame.payload[len(MAGIC) : len(MAGIC) + KEY_LEN]))
 
 

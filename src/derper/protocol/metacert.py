@@ -174,7 +174,7 @@ def _bits(content: bytes) -> bytes:
 
 def _time(moment: datetime) -> bytes:
     if moment.tzinfo is None:
-        raise ValueError("a date without a time zone says no moment")
+        raise ValueError("a date needs a time zone")
     moment = moment.astimezone(UTC)
     if moment.year < _FIRST_GENERALIZED_YEAR:
         return _der(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode("ascii"))

@@ -295,7 +295,7 @@ class ConnectionHandler:
         pending = self._pending[conn]
         served = pending.tunnel or pending.http
         if served is None:
-            raise RuntimeError(f"connection {conn} sends data that nobody has asked for")
+            raise RuntimeError(f"connection {conn} sent unrequested data")
         return served
 
     def _refuse(self, conn: Conn, status: HTTPStatus, code: CloseReason, detail: str = "") -> None:

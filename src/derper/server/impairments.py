@@ -25,7 +25,7 @@ class ImpairmentNotices:
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        self._lines = BoundedLog("client impaired", "more clients struggle")
+        self._lines = BoundedLog("client impaired", "more clients impaired")
         self._now: dict[NodePublic, set[tuple[Conn, str]]] = {}
 
     def on_impaired(self, event: ClientImpaired) -> None:

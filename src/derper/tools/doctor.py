@@ -296,7 +296,7 @@ class Examination:
             async with asyncio.timeout(STEP_SECONDS):
                 answer = await http_get(plain, "/generate_204", ("X-Tailscale-Challenge", _CHALLENGE))
         except (TimeoutError, NetworkError) as error:
-            text = f"nobody answers plain HTTP ({str(error) or 'in time'})"
+            text = f"no answer over plain HTTP ({str(error) or 'in time'})"
             why = "needed for captive portal detection and for certificates by HTTP-01 (-http-port)"
             return _red(check, text, why) if plain.node.can_port_80 else _note(check, text, why)
         except ProtocolError as error:
@@ -316,12 +316,14 @@ class Examination:
         try:
             said = email.utils.parsedate_to_datetime(answer.header("Date"))
         except (TypeError, ValueError):
-            return _note("clock", "the relay does not say its time")
+            return _note("clock", "the relay's answer has no time")
         apart = (said - datetime.now(UTC)).total_seconds()
         if abs(apart) > CLOCKS_APART:
             ahead = "ahead of" if apart > 0 else "behind"
             text = f"the relay's is {abs(apart):,.0f} s {ahead} ours"
-            return _red("clock", text, "have both machines set their clocks by NTP: certificates are judged by them")
+            return _red(
+                "clock", text, "let NTP set the clocks of both machines: the validity of certificates depends on them"
+            )
         return _good("clock", "the relay's agrees with ours")
 
     def _private(self) -> NodePrivate:
@@ -348,9 +350,7 @@ def _described(chain: list[bytes]) -> str:
     now = datetime.now(UTC)
     dates = _date_problem(leaf, now) or f"{(leaf.not_valid_after_utc - now).days} days left"
     issuer = leaf.issuer.rfc4514_string() if leaf.issuer != leaf.subject else "itself"
-    return (
-        f"{leaf.subject.rfc4514_string() or 'no subject'} by {issuer or 'nobody named'}, chain of {len(chain)}, {dates}"
-    )
+    return f"{leaf.subject.rfc4514_string() or 'no subject'} by {issuer or 'no issuer'}, chain of {len(chain)}, {dates}"
 
 
 def _date_problem(leaf: x509.Certificate, now: datetime) -> str:

@@ -200,7 +200,7 @@ async def test_the_next_self_signed_certificate_is_told_long_before_it_takes_ove
     files.now += DAY
     with capture_logs() as logs:
         await files.look()
-    assert "taken over" in str(logs[-1]["event"])
+    assert "serving the next self-signed certificate" in str(logs[-1]["event"])
     assert files.shown is not None
     assert files.shown.pin != first.pin
     assert files.shown.ends - files.now > 300 * DAY

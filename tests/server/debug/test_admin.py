@@ -189,7 +189,7 @@ async def test_a_token_that_is_not_there_or_can_be_guessed_is_a_start_up_error(
 
 async def test_a_socket_that_cannot_be_is_a_start_up_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path, said in ((tmp_path / "file", "is no socket"), (tmp_path / "file" / "s", "cannot listen"),
+    for path, said in ((tmp_path / "file", "is not a socket"), (tmp_path / "file" / "s", "cannot listen"),
                        (tmp_path / ("a" * 120), "cannot listen")):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             async with with_admin(tmp_path, f"-admin=unix:{path}"):

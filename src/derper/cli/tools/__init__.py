@@ -18,7 +18,7 @@ TOOLS: Final = {
     "doctor": "look at a relay, or all of a DERP map, from outside",
     "keygen": "make a key file or a mesh key",
     "map": "print this server's entry for a DERP map",
-    "settings": "show what would be in force, and where each value comes from",
+    "settings": "show the settings that would be in force, and the source of each",
     "top": "show the clients of a running server by their traffic",
 }
 

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
 
     action("drain", "send all clients away and end, as SIGTERM does; asked again, end at once")
     action("reload", "read settings, limits and certificates again, as SIGHUP does")
-    disconnect = action("disconnect", "close all connections of a key; it may come back")
+    disconnect = action("disconnect", "close all connections of a key; the client may reconnect")
     disconnect.add_argument("key", metavar="KEY", help="nodekey:…, or its beginning where one connected key has it")
     health = action("health", "have all clients show a text to their users")
     health.add_argument("text", nargs="?", default="", metavar="TEXT", help="nothing: all is well again")
@@ -61,7 +61,9 @@ def _show(action: str, answer: dict[str, object]) -> None:
             common.print_remark(_disconnected(answer))
         case _:
             common.print_remark(
-                "all clients are told" if answer["text"] else "all clients are told that all is well again"
+                "all clients are sent the message"
+                if answer["text"]
+                else "all clients are sent an empty message, which ends the problem"
             )
 
 

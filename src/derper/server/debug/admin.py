@@ -220,7 +220,7 @@ class _OverLimit(asyncio.Protocol):
 def _bind_unix(path: Path) -> socket.socket:
     """Listen on a socket that only its owner may open; replace an existing one, perhaps another server's."""
     if path.exists() and not path.is_socket():
-        raise ConfigError(f"-admin=unix:{path} is there and is no socket; choose another path")
+        raise ConfigError(f"-admin=unix:{path} exists and is not a socket; choose another path")
     # Use a temporary name until it listens, so that a successor takes over without a gap.
     new = path.with_name(f".{path.name}.{os.getpid()}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -37,7 +37,7 @@ _GAUGES: Final = {
     "clients_local": "Distinct keys connected to this node",
     "clients_total": "Distinct keys known in the region",
     "clients_remote": "Distinct keys connected to other nodes of the region only",
-    "watchers": "Connections that watch clients come and go",
+    "watchers": "Connections that watch the region's clients",
     "current_dup_client_keys": "Keys with more than one connection",
     "current_dup_client_conns": "Connections of keys with more than one connection",
 }
@@ -164,7 +164,7 @@ SERVER: Final = (
     Metric(
         "derper_log_lines_dropped",
         Type.COUNTER,
-        "Log lines dropped because nobody read standard error in time, or it could not be written",
+        "Log lines dropped because standard error was read too slowly, or could not be written",
     ),
     Metric("stun_requests", Type.COUNTER, "Datagrams received on the STUN port by disposition", ("disposition",)),
     Metric("stun_addrfamily", Type.COUNTER, "Valid STUN requests by address family of the sender", ("family",)),

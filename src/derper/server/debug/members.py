@@ -136,7 +136,7 @@ def _table(query: Query, page: Page, now: datetime) -> str:
     rows = [_cells(client.as_json(now)) for client in page.clients]
     more = f'<p><a href="{html.escape(page.next)}">{page.remaining:,} more</a></p>\n' if page.next else ""
     found = f"{page.connections:,} connections of {page.keys:,} keys"
-    table = look.table(heads, rows, empty="Nobody like that is connected.")
+    table = look.table(heads, rows, empty="No such client is connected.")
     return f"<h1>{html.escape(query.title)}</h1>\n<p>{found}.</p>\n{table}\n{more}"
 
 

@@ -92,7 +92,7 @@ class Metrics:
         audit = self._plane.audit()
         found = []
         if audit.stray_keys:
-            found.append(f"{audit.stray_keys} keys in the table that nobody has")
+            found.append(f"{audit.stray_keys} keys in the table without a connection or a forwarder")
         if audit.counted != audit.in_table:
             found.append(f"connections = {audit.counted} != clients map says of {audit.in_table}")
         return found
