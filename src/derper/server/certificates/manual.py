@@ -183,7 +183,7 @@ class ManualFiles:
         self._logged_at = now
         settled = now + timedelta(seconds=CLOCK_SETTLES_SECONDS)
         _log.warning(
-            "the self-signed certificate ends soon; this is the next one's node for the DERP map",
+            "the self-signed certificate expires soon; this is the next one's node for the DERP map",
             days_left=left.days, takes_over=max(present.ends - NEXT_TAKES_OVER, settled),
             or_when_renamed_to=self._pair.certificate,
             **{"from": self._pair.next.certificate},
