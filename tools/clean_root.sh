@@ -45,7 +45,7 @@ mkdir -p "$root$repo"
 rm "$root$repo"/.venv/bin/python*
 # The data plane for tests is linked with the interpreter's library where the machine's Python has one.
 mkdir -p "$root/usr/local/lib"
-ldd tests/switchboard/_stepping.abi3.so | sed -n 's/^\s*libpython\S* => \(\/\S*\) .*/\1/p' |
+ldd tests/switchboard/_sim.abi3.so | sed -n 's/^\s*libpython\S* => \(\/\S*\) .*/\1/p' |
     while read -r library; do cp --dereference "$library" "$root/usr/local/lib/"; done
 chroot "$root" ldconfig
 git -C "$root$repo" init --quiet
