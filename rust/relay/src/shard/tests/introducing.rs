@@ -275,7 +275,7 @@ fn a_connection_that_lingers_too_long_is_closed() {
     room.world.pass(1_900);
     assert!(room.endings().is_empty());
     room.world.pass(300);
-    assert_eq!(room.ending(), "answered");
+    assert_eq!(room.ending(), "done");
 }
 
 #[test]
@@ -309,6 +309,6 @@ fn an_answer_is_written_whole_before_the_connection_closes_with_its_reason() {
         }
         room.world.run();
         room.world.finish(party);
-        assert_eq!(room.ending(), "answered", "{over:?}");
+        assert_eq!(room.ending(), "done", "{over:?}");
     }
 }

@@ -74,7 +74,7 @@ fn bytes_written_before_python_closes_a_member_are_sent() {
         assert_eq!(room.world.population(), (0, 0));
         assert_eq!(room.world.ending(a), Ending::Finished);
         room.world.finish(a);
-        assert_eq!(room.ending(), "drained");
+        assert_eq!(room.ending(), "draining");
         assert_eq!(room.world.ending(a), Ending::Closed);
     }
 }
