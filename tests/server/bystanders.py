@@ -1,6 +1,6 @@
-"""Two good clients that relay packets to each other all the while, and lose none and mix up none.
+"""Two well-behaved clients that send packets to each other all the time, without loss or reordering.
 
-They are put beside a client that misbehaves, or a server in trouble: whatever happens there, their packets arrive.
+They run beside a client that misbehaves, or at a server with a fault; their packets have to arrive all the same.
 """
 
 import threading
@@ -9,12 +9,12 @@ from typing import Final, Self
 from derpwire import SECONDS, Client, RelayAddress
 
 _IN_FLIGHT: Final = 4
-_PAUSE: Final = 0.001  # between two rounds, so that the machine has time for what is tested
+_PAUSE: Final = 0.001  # between two rounds, to leave time for the code under test
 _SIZES: Final = (8, 62, 1_200, 9_000)
 
 
 class Bystanders:
-    """A pair that exchanges numbered packets from the block's begin to its end."""
+    """A pair that exchanges numbered packets from the start of the block to its end."""
 
     def __init__(self, door: RelayAddress) -> None:
         self._pair = (Client.join(door), Client.join(door))
@@ -26,11 +26,11 @@ class Bystanders:
 
     @property
     def rounds(self) -> int:
-        """How many rounds were complete so far, each a few packets both ways."""
+        """The number of completed rounds; each is a few packets both ways."""
         return self._rounds
 
     def relay_on(self, rounds: int = 3) -> None:
-        """Wait until so many more rounds were complete from now on."""
+        """Wait for this number of further rounds."""
         with self._changed:
             wanted = self._rounds + rounds
             self._changed.wait_for(lambda: self._rounds >= wanted or self._failure is not None, SECONDS)

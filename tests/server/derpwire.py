@@ -1,8 +1,7 @@
-"""A DERP client as tests need it: one socket, every step by hand, every wait bounded.
+"""A DERP client for tests: one socket, every step explicit, every wait bounded.
 
-`Wire` moves bytes and knows where a head or a frame ends; `Client` is a wire that has logged in. Both speak through
-`derper.protocol`, whatever they are made to send. A peer that resets has ended the stream, as one that closes has: the
-log of the server says which it was.
+`Wire` moves bytes and splits heads and frames; `Client` is a wire that has logged in. Both use `derper.protocol` for
+all that they send. A reset counts as the end of the stream, as a close does: the server's log distinguishes them.
 """
 
 import os
@@ -34,16 +33,16 @@ HOST: Final = "127.0.0.1"
 SECONDS: Final = 10.0
 """How long one read or write may take: far more than any server needs, far less than a test run."""
 _CHUNK: Final = 65_536
-_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset and forgets what was not sent
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset and discards unsent bytes
 
 
 class WireError(AssertionError):
-    """The server did something else than it was waited for."""
+    """The server did not do what the test waited for."""
 
 
 @dataclass(frozen=True)
 class RelayAddress:
-    """Where a server listens, and how TLS is spoken there."""
+    """A server's listening address, and its TLS settings."""
 
     port: int
     tls: ssl.SSLContext | None = None
@@ -69,19 +68,19 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._ahead = b""  # came after the head that was read last
+        self._ahead = b""  # received after the last head
 
     def send(self, data: bytes) -> None:
         """Send all."""
         self.sock.sendall(data)
 
     def offer(self, data: bytes) -> None:
-        """Send what the server takes of it, which may end the connection meanwhile."""
+        """Send as much as the server accepts; it may close the connection meanwhile."""
         with suppress(ConnectionError, ssl.SSLError):
             self.sock.sendall(data)
 
     def some(self) -> bytes:
-        """Return the next bytes, or none at the end of the stream."""
+        """Return the next bytes, or empty bytes at the end of the stream."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
@@ -93,7 +92,7 @@ class Wire:
             raise WireError(f"the server neither sent anything nor closed within {SECONDS:.0f} s") from None
 
     def rest(self) -> bytes:
-        """Return all that comes until the server closes."""
+        """Return all bytes until the server closes."""
         return b"".join(iter(self.some, b""))
 
     def head(self) -> bytes:
@@ -123,21 +122,21 @@ class Wire:
         socket.socket.sendall(self.sock, data)
 
     def unread(self, data: bytes) -> None:
-        """Put back what was read too far."""
+        """Put back bytes that were read too early."""
         self._ahead = data + self._ahead
 
     @property
     def alpn(self) -> str | None:
-        """The protocol that TLS chose."""
+        """The protocol that ALPN chose."""
         assert isinstance(self.sock, ssl.SSLSocket)
         return self.sock.selected_alpn_protocol()
 
     def finish(self) -> None:
-        """Shut down the sending side without a TLS close, as a killed program does."""
+        """Shut down the sending side without close_notify, as a killed program does."""
         socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Break the connection off."""
+        """Close the connection with a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.sock.close()
 
@@ -177,7 +176,7 @@ class Client:
         return client
 
     def upgrade(self, host: str = HOST, *, fast_start: bool = False) -> NodePublic:
-        """Ask for DERP and read what comes before ServerKey and ServerKey; gives the server's key."""
+        """Request the upgrade to DERP and read up to ServerKey; return the server's key."""
         self.wire.send(upgrade_request(host, fast_start=fast_start))
         if not fast_start:
             UpgradeAnswer.parse(self.wire.head())
@@ -190,7 +189,7 @@ class Client:
         return server
 
     def client_info(self, info: ClientInfo | None = None) -> bytes:
-        """Return the frame that logs in here."""
+        """Return the ClientInfo frame for this server."""
         assert self._box is not None, "upgrade first"
         return client_info_frame(self.key, info or ClientInfo(can_ack_pings=True), self._box, os.urandom(NONCE_LEN))
 
@@ -200,7 +199,7 @@ class Client:
         self.welcome()
 
     def welcome(self) -> None:
-        """Read ServerInfo; from here on the relay's frames come."""
+        """Read ServerInfo; all later frames are the relay's."""
         assert self._box is not None, "upgrade first"
         self.server_info = open_server_info(self.frame(), self._box)
         self._reader.allow(SERVER_LIMITS)
@@ -233,7 +232,7 @@ class Client:
         self.wire.send(SendPacket(to, packet).encode())
 
     def ping(self, data: bytes = b"ping ...") -> None:
-        """Ask for a pong, and wait for it; nothing else may come before it."""
+        """Send a ping and wait for its pong, which must be the next frame."""
         self.wire.send(Ping(data).encode())
         frame = self.next()
         if frame != Pong(data):

@@ -1,4 +1,4 @@
-"""A real DNS server with the names that a test gives it, on this machine."""
+"""A real DNS server on this machine, with the names that a test defines."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ _READY: Final = "ready.dns.test"
 
 @contextmanager
 def dns_server(flags: Iterable[str]) -> Iterator[int]:
-    """Serve what dnsmasq's flags say, and no other name; gives the port."""
+    """Serve the names in dnsmasq's flags, and no others; yield the port."""
     port = _free_port()
     fixed = ("--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts", "--user=root")
     command = ["dnsmasq", *fixed, f"--port={port}", f"--listen-address={HOST}", "--bind-interfaces"]
@@ -28,7 +28,7 @@ def dns_server(flags: Iterable[str]) -> Iterator[int]:
 
 
 def _free_port() -> int:
-    """A port that nobody has for either of the protocols of DNS, not even in a connection that has just ended."""
+    """Return a port that is free for UDP and TCP, also of connections in TIME_WAIT."""
     while True:
         with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams, suppress(OSError):
             stream.bind((HOST, 0))
@@ -38,7 +38,7 @@ def _free_port() -> int:
 
 
 def resolver_at(port: int) -> Resolver:
-    """Return a resolver that asks only this server."""
+    """Return a resolver that uses only this server."""
     resolver = Resolver(configure=False)
     resolver.nameservers, resolver.port = [HOST], port
     resolver.timeout = 1.0

@@ -1,7 +1,7 @@
-"""The fixtures that hand servers to tests.
+"""The fixtures with servers for tests.
 
-A test module asks for them with `pytest_plugins = ["hall"]`. Servers are shared by all tests of a run and started when
-the first asks; at the end each must stop in order.
+A test module loads them with `pytest_plugins = ["hall"]`. Servers are shared by all tests of a run and started for the
+first test that uses them; at the end each must stop cleanly.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class Hall:
         self._started = 0
 
     def get(self, name: str, make: Make) -> Server:
-        """Return the server of that name; a new one when there is none, or when a test has ended it."""
+        """Return the server with this name; start a new one if there is none or a test has stopped it."""
         server = self._servers.get(name)
         if server is None or not server.alive:
             self._started += 1
@@ -32,7 +32,7 @@ class Hall:
         return server
 
     def empty(self) -> None:
-        """Stop them all."""
+        """Stop all servers."""
         codes = {name: server.stop() for name, server in self._servers.items() if server.alive}
         assert not any(codes.values()), f"exit codes after SIGTERM: {codes}"
 
@@ -45,7 +45,7 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
 
 
 def _tuned(hall: Hall, kind: Kind) -> Server:
-    """Short times, and the keys of the recorded frames."""
+    """Return a server with short timeouts and the keys of the recorded frames."""
     keys = vectors("frames")["keys"]
     return hall.get(
         f"tuned-{kind}",
@@ -61,19 +61,19 @@ def _tuned(hall: Hall, kind: Kind) -> Server:
 
 @pytest.fixture(params=KINDS, ids=str)
 def relay(request: pytest.FixtureRequest, hall: Hall) -> Server:
-    """A server with short times; plain and TLS, one shard and two."""
+    """A server with short timeouts; plain and TLS, one shard and two."""
     return _tuned(hall, request.param)
 
 
 @pytest.fixture(params=TWO_KINDS, ids=str)
 def either_relay(request: pytest.FixtureRequest, hall: Hall) -> Server:
-    """One of those, for what takes a while."""
+    """Two kinds of `relay`, for slow tests."""
     return _tuned(hall, request.param)
 
 
 @pytest.fixture(scope="session")
 def recorded(hall: Hall) -> Recorded:
-    """`python -m derper` as it is, with the keys of the recorded logins and HTTP exchanges."""
+    """`python -m derper` without changes, with the keys of the recorded logins and HTTP exchanges."""
     keys = vectors("login")["client_info"]
 
     def get(name: str, *flags: str, tls: bool = False, with_mesh_key: bool = True, private: str = "") -> Server:
@@ -93,11 +93,11 @@ def recorded(hall: Hall) -> Recorded:
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def two_shards(request: pytest.FixtureRequest, hall: Hall) -> Server:
-    """The one of those with two shards."""
+    """A server like `relay`, with two shards."""
     return _tuned(hall, Kind(tls=request.param, shards=2))
 
 
 @pytest.fixture
 def plain_relay(hall: Hall) -> Server:
-    """The one of those without TLS and with one shard, for what depends on neither."""
+    """A server like `relay`, without TLS and with one shard, for tests that depend on neither."""
     return _tuned(hall, Kind(tls=False, shards=1))

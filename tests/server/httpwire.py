@@ -1,4 +1,4 @@
-"""HTTP answers off a wire, as far as the tests need them: head, and body by its length or to the end."""
+"""HTTP answers read from a wire, as far as tests need them: head, and body by its length or to the end."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from derpwire import Wire
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: its lines as sent."""
+    """One answer, with its lines as sent."""
 
     status_line: str
     headers: tuple[tuple[str, str], ...]  # in order, names as spelt
@@ -22,7 +22,7 @@ class Answer:
 
 
 def read_answer(wire: Wire, method: str = "GET") -> Answer:
-    """Read one answer; of one without a length, all until the server closes."""
+    """Read one answer; without a length, its body ends when the server closes."""
     lines = wire.head().decode("latin-1").split("\r\n")
     pairs = (line.partition(": ") for line in lines[1:] if line)
     answer = Answer(lines[0], tuple((name, value) for name, _, value in pairs), b"")

@@ -1,4 +1,4 @@
-"""The whole server in the test's own loop, with clients that speak the protocol to it over real sockets."""
+"""The whole server in the test's own loop, with clients that use the protocol over real sockets."""
 
 import asyncio
 import os
@@ -25,11 +25,11 @@ from derper.protocol.upgrade import RequestHead, UpgradeAnswer, upgrade_request
 from derper.server import app
 from derper.server.http.connection import HttpServer
 
-SECONDS = 20.0  # until something that has to happen is given up
+SECONDS = 20.0  # timeout of waits
 
 
 def config_of(folder: Path, *flags: str, **environ: str) -> Config:
-    """A configuration as the program makes it; the listener's port is the kernel's choice."""
+    """Return a configuration as the program makes it; the kernel chooses the listener's port."""
     words = ("-c", str(folder / "derper.key"), "-a", "127.0.0.1:0", "-stun=false", "-http-port=-1", *flags)
     return config_from(parse(DERPER_FLAGS, words), Environment(environ, is_root=False, cores=2))
 
@@ -39,11 +39,11 @@ class Server:
     parts: app.Server
     port: int
     tls: bool
-    name: str  # that TLS clients ask for
+    name: str  # TLS server name
     connections: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def get(self, path: str) -> tuple[int, str]:
-        """The status and body of a page, asked for on a connection of its own."""
+        """Return the status and body of a page, requested on a new connection."""
         stream, out = await connect(self)
         out.write(f"GET {path} HTTP/1.1\r\nHost: derp.example.test\r\nConnection: close\r\n\r\n".encode())
         head, _, body = (await stream.read()).decode().partition("\r\n\r\n")
@@ -51,20 +51,20 @@ class Server:
         return int(head.split()[1]), body
 
     async def sample(self, name: str) -> float:
-        """A sample of /debug/varz by its name and labels, as they are written; 0 when it is not there."""
+        """Return a sample of /debug/varz by its name and labels as written; 0 if it is absent."""
         _, text = await self.get("/debug/varz")
         return next((float(line.split()[-1]) for line in text.splitlines() if line.rpartition(" ")[0] == name), 0)
 
     async def wait_for(self, name: str, value: float) -> None:
-        """Return when a sample has this value."""
+        """Wait until a sample has this value."""
         async with asyncio.timeout(SECONDS):
-            while True:  # nothing tells of a metric but asking again
+            while True:  # metrics have no notification, so poll
                 if await self.sample(name) == value:
                     return
                 await asyncio.sleep(0.01)
 
     async def wait_for_at_least(self, family: str, value: float) -> None:
-        """Return when the samples of a family, of all labels, come to this value or more."""
+        """Wait until the sum of a family's samples, of all labels, is at least this value."""
         async with asyncio.timeout(SECONDS):
             while True:
                 if await self.total(family) >= value:
@@ -145,7 +145,7 @@ class Client:
 
 
 class _Sink:
-    """Stands in for the data plane under a connection that comes from nowhere."""
+    """Replaces the data plane under a connection without a socket."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -163,7 +163,7 @@ class _Sink:
 
 
 async def answer_to(http: HttpServer, request: bytes, remote: str) -> tuple[int, dict[str, str], bytes]:
-    """What a request gets that comes from this address: status, headers, body."""
+    """Return the answer to a request from this address: status, headers, body."""
     sink = _Sink()
     connection = http.connect(cast("DataPlane", sink), 1, Remote(remote, 4711))
     connection.request_received(RequestHead.parse(request), None)

@@ -1,4 +1,4 @@
-"""The HTTP exchanges that were recorded with the reference, and how an answer of ours is held to one of them."""
+"""The HTTP exchanges recorded with the reference, and the comparison of our answers with them."""
 
 import json
 from collections.abc import AsyncIterator
@@ -20,19 +20,19 @@ def exchanges(*servers: str) -> list[Exchange]:
 
 
 def called(exchange: Exchange) -> str:
-    """A name for a test of it."""
+    """Return a test id for an exchange."""
     return f"{exchange['server']}, {exchange['from']}: {exchange['name']}"
 
 
 def path_of(exchange: Exchange) -> str:
-    """The path that is asked for; "" where the request is none."""
+    """Return the requested path; "" if the request is invalid."""
     _, _, target = exchange.get("request", "").partition(" ")
     return str(target.partition(" ")[0].partition("?")[0])
 
 
 @asynccontextmanager
 async def recorded_server(name: str, folder: Path) -> AsyncIterator[Server]:
-    """A server with the flags and the environment of a recorded one, but for its address and its names' DNS."""
+    """Run a server with the flags and the environment of a recorded one, except for its address and DNS server."""
     (folder / "mesh.key").write_text("99" * 32)
     (folder / "debugkey").write_text("s3cret-key\n")
     (folder / "server.key").write_text('{"PrivateKey": "privkey:%s"}' % ("17" * 32))
@@ -52,7 +52,7 @@ async def recorded_server(name: str, folder: Path) -> AsyncIterator[Server]:
 
 
 async def differences(http: HttpServer, exchange: Exchange) -> dict[str, tuple[Any, Any]]:
-    """Play one, from the address that it was recorded from; give what differs, as ours and theirs."""
+    """Replay an exchange from its recorded client address; return the differences as pairs of ours and theirs."""
     remote = RECORDED["clients"][exchange["from"]]
     status, headers, body = await answer_to(http, exchange["request"].encode(), remote)
     ours: dict[str, Any] = {f"header {name}": value for name, value in headers.items()}
@@ -61,7 +61,7 @@ async def differences(http: HttpServer, exchange: Exchange) -> dict[str, tuple[A
     text = body.decode()
     framing = {"header Content-Length", "header Transfer-Encoding"}
     varying = {name if name == "body" else f"header {name}" for name in exchange.get("varies", [])}
-    if "page" in exchange or exchange.get("chunked"):  # the words are ours, or we know the length and they did not
+    if "page" in exchange or exchange.get("chunked"):  # our text differs, or only our answer has a length
         varying |= framing
     if "page_says" in exchange:
         ours["says"] = {

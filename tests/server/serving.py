@@ -1,4 +1,4 @@
-"""A server as a process of its own: started, asked, stopped. The fixtures that hand servers to tests are in `hall`."""
+"""A server as a separate process: start, requests, stop. The fixtures with servers for tests are in `hall`."""
 
 import json
 import os
@@ -24,14 +24,14 @@ from derper.protocol.keys import MeshKey, NodePrivate
 HERE: Final = Path(__file__).resolve().parent
 VECTORS: Final = HERE.parent / "vectors"
 START_SECONDS: Final = 30.0
-SETUP_SECONDS: Final = 1.0  # what the servers with short times wait for a request head
-LOGIN_SECONDS: Final = 0.7  # and for a step of the login
-WRITE_SECONDS: Final = 2.0  # and, as ever, for a client that reads nothing
+SETUP_SECONDS: Final = 1.0  # servers with short timeouts: for a request head
+LOGIN_SECONDS: Final = 0.7  # for a step of the login
+WRITE_SECONDS: Final = 2.0  # for a client that reads nothing (the default)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Which server a test wants."""
+    """The kind of server that a test uses."""
 
     tls: bool
     shards: int
@@ -48,18 +48,18 @@ TLS_KINDS: Final = tuple(kind for kind in KINDS if kind.tls)
 
 
 class ServerError(AssertionError):
-    """A server did not do what was waited for; the message ends with its log."""
+    """A server did not do what the test waited for; the message ends with its log."""
 
 
 class Server:
     """One `python -m derper`, on a free port of 127.0.0.1.
 
     Args:
-        folder: for its key, certificates and mesh key; made when missing.
-        flags: further flags; what stands here overrides the same flag of ours.
-        tls: speak TLS with a certificate for `hostname`, self-signed when that is an IP address.
+        folder: for its key, certificates and mesh key; created if missing.
+        flags: further flags; they override the same default flags.
+        tls: use TLS with a certificate for `hostname`, self-signed if that is an IP address.
         tuning: start `tuned_derper.py` instead, with these settings.
-        before: words before the command, `prlimit` for instance.
+        before: words before the command, for instance `prlimit`.
     """
 
     def __init__(  # noqa: PLR0913  keywords, each of which few tests need
@@ -97,7 +97,7 @@ class Server:
         self._door: RelayAddress | None = None
 
     def start(self) -> Self:
-        """Start it; returns when it serves."""
+        """Start the server; return when it serves."""
         home = {
             name: value for name, value in os.environ.items() if not name.startswith(("DERPER_", "TS_", "TAILSCALE_"))
         }
@@ -127,7 +127,7 @@ class Server:
 
     @property
     def door(self) -> RelayAddress:
-        """Where clients come in, who trust the certificate that it has by then."""
+        """The address for clients, which trust the certificate that the server has now."""
         if self._door is None:
             self._door = RelayAddress(self.port, client_context(self.certificate) if self._tls else None)
         return self._door
@@ -138,7 +138,7 @@ class Server:
 
     @property
     def raw_door(self) -> RelayAddress:
-        """The same without TLS, whatever is spoken there."""
+        """The same address without TLS, even if the server uses TLS."""
         return RelayAddress(self.port)
 
     def mark(self) -> int:
@@ -149,7 +149,7 @@ class Server:
         return "".join(self._lines[since:])
 
     def logged(self, pattern: str, since: int = 0, seconds: float = SECONDS) -> re.Match[str]:
-        """Return the first line from `since` on that has the pattern in it, once it is there."""
+        """Return the first line after `since` that contains the pattern, as soon as it is logged."""
         deadline = time.monotonic() + seconds
         wanted, at = re.compile(pattern), since
         with self._said:
@@ -162,26 +162,26 @@ class Server:
                     raise ServerError(f"the server did not log {pattern!r}, but:\n{self.log(since)[-4000:]}")
 
     def counted(self) -> dict[str, Any]:
-        """Return a tuned server's counters as they are now."""
+        """Return a tuned server's current counters."""
         since = self.mark()
         self.process.send_signal(signal.SIGUSR2)
         counted: dict[str, Any] = json.loads(self.logged(r"^counted (.*)", since)[1])
         return counted
 
     def memory(self) -> int:
-        """Return the bytes of memory that it holds."""
+        """Return the server's resident memory in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
 
     def closed_its_log(self) -> None:
-        """Wait until nobody writes to its log any more, neither it nor a successor."""
+        """Wait until the server and all its successors have closed the log."""
         with self._said:
             assert self._said.wait_for(lambda: self._ended, SECONDS), "somebody still writes to the log"
 
     def exit_code(self, seconds: float = SECONDS) -> int:
-        """Wait for it to end by itself."""
+        """Wait until the server ends by itself; return its exit code."""
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:

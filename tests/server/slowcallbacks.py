@@ -1,7 +1,7 @@
-"""Finds what blocks the event loop: asyncio's debug mode logs each callback that takes long.
+"""Find callbacks that block the event loop: asyncio's debug mode logs each slow callback.
 
-The bound leaves room for a machine that is ten times slower. Something that blocks (a pipe, a file system, a name
-server) does so for much longer.
+The bound leaves room for a machine that is ten times slower. A blocking call (to a pipe, a file system, a name server)
+takes much longer.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from typing import Final
 BOUND_SECONDS: Final = 2.0
 _OURS: Final = re.compile(
     r"Executing <(?!.*/tests/).* took [\d.]+ seconds"
-)  # a test's coroutine is named with its file
+)  # a test's coroutine is shown with its file
 
 
 def watch_loop() -> None:
-    """Let asyncio log the callbacks of the running loop that take longer than the bound."""
+    """Make asyncio log the callbacks of the running loop that take longer than the bound."""
     loop = asyncio.get_running_loop()
     loop.slow_callback_duration = BOUND_SECONDS
     loop.set_debug(True)

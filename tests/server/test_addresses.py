@@ -1,4 +1,4 @@
-"""Where a server can be reached."""
+"""The addresses at which a server is reachable."""
 
 import platform
 import socket
@@ -13,7 +13,7 @@ from httpwire import read_answer, request
 from serving import HERE, Server, ServerError
 
 
-def test_without_a_host_it_serves_both_families_on_one_port(tmp_path: Path) -> None:
+def test_without_a_host_a_server_serves_both_address_families_on_one_port(tmp_path: Path) -> None:
     with Server(tmp_path, "-a", ":0") as server:
         with Client.join(server.door) as client:
             client.ping()
@@ -30,7 +30,7 @@ def test_without_a_host_it_serves_both_families_on_one_port(tmp_path: Path) -> N
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "aarch64"), reason="the filter knows two machines' call numbers"
 )
-def test_a_host_without_ipv6_serves_a_port_without_a_host(tmp_path: Path) -> None:
+def test_without_a_host_a_machine_without_ipv6_serves_ipv4(tmp_path: Path) -> None:
     refused = (sys.executable, str(HERE / "without_ipv6.py"))
     with Server(tmp_path, "-a", ":0", before=refused) as server:
         server.logged(r"event=serving .*address=0\.0\.0\.0:\d+")
@@ -38,7 +38,7 @@ def test_a_host_without_ipv6_serves_a_port_without_a_host(tmp_path: Path) -> Non
             pass
 
 
-def test_an_ipv6_address_alone_is_not_reached_by_ipv4(tmp_path: Path) -> None:
+def test_an_ipv6_address_is_not_reachable_over_ipv4(tmp_path: Path) -> None:
     if not _has_ipv6():
         pytest.skip("this machine has no IPv6")
     with Server(tmp_path, "-a", "[::1]:0") as server:
@@ -56,7 +56,7 @@ def test_an_ipv4_address_may_be_written_as_a_mapped_one(tmp_path: Path) -> None:
             client.ping()
 
 
-def test_a_link_local_address_is_listened_on_with_its_interface(tmp_path: Path) -> None:
+def test_a_server_listens_on_a_link_local_address_with_its_interface(tmp_path: Path) -> None:
     address, interface = _link_local()
     token = tmp_path / "token"
     token.write_text("0123456789abcdef")
@@ -72,7 +72,7 @@ def test_a_link_local_address_is_listened_on_with_its_interface(tmp_path: Path) 
         server.logged(r'event="client gone" .*remote=fe80::')
 
 
-def test_an_interface_that_is_not_there_is_named_as_the_reason(tmp_path: Path) -> None:
+def test_a_missing_interface_is_named_as_the_reason(tmp_path: Path) -> None:
     server = Server(tmp_path, "-a", "[fe80::1%nowhere]:0")
     with pytest.raises(ServerError, match="this machine has no network interface of that name"):
         server.start()
@@ -80,7 +80,7 @@ def test_an_interface_that_is_not_there_is_named_as_the_reason(tmp_path: Path) -
 
 
 def _link_local() -> tuple[str, str]:
-    """An address of this machine that is good on one interface only, and that interface."""
+    """Return a link-local address of this machine and its interface."""
     for line in Path("/proc/net/if_inet6").read_text().splitlines():
         digits, _, _, scope, _, interface = line.split()
         if scope == "20":

@@ -1,4 +1,4 @@
-"""Whatever a client sends, or does not: it costs that client its connection, with a reason in the log, and no other."""
+"""Bad input and missing input close only that client's connection, with a reason in the log."""
 
 import ssl
 import time
@@ -18,16 +18,16 @@ from derper.protocol.upgrade import upgrade_request
 pytest_plugins = ["hall"]
 
 MEGABYTE = 1 << 20
-LOOSELY = 24 * MEGABYTE  # what the system, the allocator and the bystanders may do to the server's memory meanwhile
-EARLY = 0.2  # seconds that logging in several clients takes
-LATE = 1.5  # seconds after a deadline by which it must have been kept, on a busy machine
+LOOSELY = 24 * MEGABYTE  # tolerance for the system, the allocator and the bystanders
+EARLY = 0.2  # seconds for the login of several clients
+LATE = 1.5  # tolerance after a deadline in seconds, for a busy machine
 HEAD = upgrade_request(HOST)
 CLIENT_HELLO_BEGINS = bytes.fromhex("1603010200010001fc0303")
 
 
 @dataclass
 class Scene:
-    """A server with a good pair of clients on it, and its log from now on."""
+    """A server with a well-behaved pair of clients, and its log from now on."""
 
     server: Server
     bystanders: Bystanders
@@ -43,7 +43,7 @@ class Scene:
         return Client.join(self.server.door)
 
     def logs(self, event: str, reason: str, detail: str = "") -> None:
-        """Wait for the line that says how the offender's connection ended; the detail is a regular expression."""
+        """Wait for the line about the end of the offender's connection; the detail is a regular expression."""
         self.server.logged(rf'event="{event}" .*reason={reason}\b.*{detail}', self.since)
 
 
@@ -66,13 +66,13 @@ def slow_scene(either_relay: Server) -> Iterator[Scene]:
 
 
 def closed_after(wire: Wire, seconds: float, began: float) -> bytes:
-    """Read to the end, which must come when the deadline has passed and soon after."""
+    """Read to the end, which must come after the deadline and soon after it."""
     came = wire.rest()
     assert seconds <= time.monotonic() - began < seconds + LATE
     return came
 
 
-def test_half_a_request_head_and_silence_ends_at_the_deadline(slow_scene: Scene) -> None:
+def test_half_a_request_head_ends_at_the_deadline(slow_scene: Scene) -> None:
     began = time.monotonic()
     with slow_scene.connect() as wire:
         wire.send(b"GET /derp HTTP/1.1\r\nHost: exa")
@@ -80,13 +80,13 @@ def test_half_a_request_head_and_silence_ends_at_the_deadline(slow_scene: Scene)
     slow_scene.logs("connection closed", "setup_timeout", r"request head was not whole in time \(29 bytes\)")
 
 
-def test_a_connection_that_says_nothing_ends_at_the_deadline(slow_scene: Scene) -> None:
+def test_a_silent_connection_ends_at_the_deadline(slow_scene: Scene) -> None:
     began = time.monotonic()
     with slow_scene.connect() as wire:
         assert closed_after(wire, SETUP_SECONDS, began) == b""
 
 
-def test_half_a_tls_handshake_and_silence_ends_at_the_deadline(slow_scene: Scene) -> None:
+def test_half_a_tls_handshake_ends_at_the_deadline(slow_scene: Scene) -> None:
     began = time.monotonic()
     with slow_scene.connect_without_tls() as wire:
         wire.send(CLIENT_HELLO_BEGINS)
@@ -94,7 +94,7 @@ def test_half_a_tls_handshake_and_silence_ends_at_the_deadline(slow_scene: Scene
     slow_scene.logs("connection closed", "setup_timeout")
 
 
-def test_half_a_request_body_and_silence_ends_at_the_deadline(slow_scene: Scene) -> None:
+def test_half_a_request_body_ends_at_the_deadline(slow_scene: Scene) -> None:
     began = time.monotonic()
     with slow_scene.connect() as wire:
         wire.send(b"POST /robots.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
@@ -115,7 +115,7 @@ def test_a_request_head_that_comes_a_byte_at_a_time_ends_at_the_deadline(slow_sc
     slow_scene.logs("connection closed", "setup_timeout", "request head was not whole in time")
 
 
-def test_silence_in_the_login_ends_at_its_deadline(slow_scene: Scene) -> None:
+def test_an_incomplete_login_ends_at_its_deadline(slow_scene: Scene) -> None:
     clients = [Client(slow_scene.connect()) for _ in range(3)]
     with closing(*clients):
         for client, of_the_frame in zip(clients, (0, 3, 60), strict=True):
@@ -127,14 +127,14 @@ def test_silence_in_the_login_ends_at_its_deadline(slow_scene: Scene) -> None:
     slow_scene.logs("connection closed", "login_timeout", "no whole ClientInfo frame")
 
 
-def test_a_head_of_a_megabyte_is_refused_with_431(scene: Scene) -> None:
+def test_a_head_of_a_megabyte_is_rejected_with_431(scene: Scene) -> None:
     with scene.connect() as wire:
         wire.offer(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + bytes(MEGABYTE).replace(b"\0", b"a"))
         assert wire.rest().startswith(b"HTTP/1.1 431 ")
     scene.logs("connection closed", "head_too_large")
 
 
-def test_a_head_without_an_end_is_refused_with_431(scene: Scene) -> None:
+def test_a_head_without_an_end_is_rejected_with_431(scene: Scene) -> None:
     with scene.connect() as wire:
         wire.offer(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000)
         assert wire.rest().startswith(b"HTTP/1.1 431 ")
@@ -154,7 +154,7 @@ def test_a_head_without_an_end_is_refused_with_431(scene: Scene) -> None:
 )
 def test_garbage_instead_of_tls_ends_with_a_tls_error(scene: Scene, garbage: bytes) -> None:
     if scene.server.door.tls is None:
-        with scene.connect() as wire:  # where HTTP is spoken it is half a head, or a bad one
+        with scene.connect() as wire:  # on a plain HTTP port the bytes are half a head, or a bad one
             wire.offer(garbage + b"\r\n\r\n")
             assert wire.rest().startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
         scene.logs("connection closed", "(bad_request|head_too_large)")
@@ -162,7 +162,7 @@ def test_garbage_instead_of_tls_ends_with_a_tls_error(scene: Scene, garbage: byt
     with scene.connect_without_tls() as wire:
         wire.offer(garbage)
         answer = wire.rest()
-        assert answer[:1] in (b"", b"\x15")  # nothing, or an alert
+        assert answer[:1] in (b"", b"\x15")  # the end of the stream, or an alert
     scene.logs("connection closed", "tls_error")
 
 
@@ -176,7 +176,7 @@ def test_garbage_after_the_tls_handshake_ends_with_a_tls_error(scene: Scene) -> 
 
 
 @pytest.mark.parametrize("relay", TLS_KINDS, ids=str, indirect=True)
-def test_plain_http_spoken_to_the_tls_port_is_told_so(scene: Scene) -> None:
+def test_plain_http_to_the_tls_port_gets_an_error_page(scene: Scene) -> None:
     with scene.connect_without_tls() as wire:
         wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = wire.rest()
@@ -216,14 +216,14 @@ def test_a_bad_request_is_answered_400_and_closed(scene: Scene, head: bytes) -> 
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 1_000 + b"\r\n", 431),
     ],
 )
-def test_what_is_not_served_is_said_with_the_status_for_it(scene: Scene, head: bytes, status: int) -> None:
+def test_an_unserved_request_gets_the_matching_status(scene: Scene, head: bytes, status: int) -> None:
     with scene.connect() as wire:
         wire.send(head)
         assert wire.rest().startswith(b"HTTP/1.1 %d " % status)
     scene.logs("connection closed", "bad_request")
 
 
-def test_a_login_frame_of_300_kb_is_refused_by_its_header(scene: Scene) -> None:
+def test_a_login_frame_of_300_kb_is_rejected_by_its_header(scene: Scene) -> None:
     client = Client(scene.connect())
     with client:
         client.upgrade()
@@ -232,7 +232,7 @@ def test_a_login_frame_of_300_kb_is_refused_by_its_header(scene: Scene) -> None:
     scene.logs("connection closed", "login_failed", f"300000 payload bytes, at most {MAX_CLIENT_INFO}")
 
 
-def test_a_login_with_a_wrong_box_is_refused(scene: Scene) -> None:
+def test_a_login_with_a_wrong_box_is_rejected(scene: Scene) -> None:
     client = Client(scene.connect())
     with client:
         client.upgrade()
@@ -270,17 +270,17 @@ def test_a_client_that_never_reads_is_closed_after_the_write_timeout_and_its_sen
 ) -> None:
     server = slow_scene.server
     before = server.counted()
-    deaf = Client.join(server.door, receive_buffer=8_192)
-    with deaf, slow_scene.join() as sender, slow_scene.join() as friend:
-        deaf.send(sender.key, b"hello")  # so that the sender is told when it goes
-        assert sender.packet().source == deaf.key
+    blocked = Client.join(server.door, receive_buffer=8_192)
+    with blocked, slow_scene.join() as sender, slow_scene.join() as friend:
+        blocked.send(sender.key, b"hello")  # so that the sender gets PeerGone when it leaves
+        assert sender.packet().source == blocked.key
         began = time.monotonic()
         gone = False
         sent = 0
-        # It sends on and on, and whatever it sends to others arrives.
+        # It continues to send, and its packets to other clients arrive.
         while not gone:
             for _ in range(100):
-                sender.send(deaf.key, bytes(8_000))
+                sender.send(blocked.key, bytes(8_000))
             sender.send(friend.key, sent.to_bytes(8, "big"))
             assert friend.packet().packet == sent.to_bytes(8, "big")
             sent += 1
@@ -292,12 +292,12 @@ def test_a_client_that_never_reads_is_closed_after_the_write_timeout_and_its_sen
         assert after["drops"]["queue_head other"] > before["drops"]["queue_head other"]
 
 
-def test_two_clients_that_fight_over_one_key_at_full_speed_lose_no_packet_and_disturb_nobody(scene: Scene) -> None:
+def test_two_clients_with_one_key_that_alternate_at_full_speed_lose_no_packet(scene: Scene) -> None:
     rounds, pings = 200, 20
     with scene.join() as one, Client.join(scene.server.door, one.private) as other, scene.join() as sender:
         came: list[bytes] = []
         for number in range(rounds):
-            # Each frame of either takes the key from the other.
+            # Each frame makes its sender the key's active connection.
             for twin in (one, other):
                 twin.wire.send(Ping(bytes(8)).encode() * pings)
             sender.send(one.key, number.to_bytes(4, "big"))
@@ -336,7 +336,7 @@ def in_the_head(scene: Scene) -> Wire:
     return wire
 
 
-def right_behind_the_head(scene: Scene) -> Wire:
+def directly_after_the_head(scene: Scene) -> Wire:
     wire = scene.connect()
     wire.send(HEAD)
     return wire
@@ -355,7 +355,7 @@ def in_the_login(scene: Scene) -> Wire:
     return client.wire
 
 
-def right_behind_the_login(scene: Scene) -> Wire:
+def directly_after_the_login(scene: Scene) -> Wire:
     client = Client(scene.connect())
     client.upgrade()
     client.wire.send(client.client_info())
@@ -381,13 +381,13 @@ def in_an_http_body(scene: Scene) -> Wire:
 
 
 STEPS: tuple[Step, ...] = (
-    after_tcp_connect, in_the_tls_handshake, after_connect, in_the_head, right_behind_the_head, after_the_head,
-    in_the_login, right_behind_the_login, after_the_login, in_a_frame, in_an_http_body,
+    after_tcp_connect, in_the_tls_handshake, after_connect, in_the_head, directly_after_the_head, after_the_head,
+    in_the_login, directly_after_the_login, after_the_login, in_a_frame, in_an_http_body,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
-def test_a_client_that_resets_leaves_nothing_behind(scene: Scene, step: Step) -> None:
+def test_a_reset_frees_all_state_of_its_client(scene: Scene, step: Step) -> None:
     before = scene.server.counted()
     step(scene).reset()
     scene.server.logged(r'event="(connection closed|client gone)" .*reason=reset', scene.since)
@@ -413,7 +413,7 @@ def test_memory_does_not_grow_with_the_number_of_offenders(slow_scene: Scene) ->
         with slow_scene.join() as client:
             client.wire.offer(b"\x04\xff\xff\xff\xff" + bytes(50_000))
             client.wire.rest()
-        for step in (in_the_login, in_a_frame, right_behind_the_login):
+        for step in (in_the_login, in_a_frame, directly_after_the_login):
             step(slow_scene).reset()
 
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Lines of one kind are bounded: some are written whole, and one line an interval counts the others."""
+"""Log lines of one kind are bounded: some are written in full, and one line per interval counts the others."""
 
 import asyncio
 import re
@@ -36,7 +36,7 @@ def test_a_thousand_bad_connections_are_two_lines(server: Server) -> None:
     assert len(lines) == 2, lines
     assert re.search(r'event="connection closed" remote=127\.0\.0\.1 reason=\w+ ', lines[0])
     counted = {name: int(count) for name, count in re.findall(r" (\w+)=(\d+)", lines[1])}
-    assert 1_000 < counted["count"] < 1_050  # the last may have been on their way when the server was stopped
+    assert 1_000 < counted["count"] < 1_050  # the last may have been in flight when the server stopped
     assert counted["remotes"] == 1
     assert {"bad_request", "plain_http_on_tls", "tls_error", "eof"} <= counted.keys()
 
@@ -49,7 +49,7 @@ def lines(**bounds: float) -> BoundedLog:
     return BoundedLog("closed", "more closed", bounds=Bounds(**{"first": 1, "later": 0, **bounds}))  # type: ignore[arg-type]
 
 
-async def test_while_a_flood_goes_on_it_is_one_line_an_interval() -> None:
+async def test_a_flood_writes_one_summary_line_per_interval() -> None:
     with capture_logs() as logs:
         bounded = lines(interval=0.02)
         async with asyncio.timeout(10):
@@ -62,7 +62,7 @@ async def test_while_a_flood_goes_on_it_is_one_line_an_interval() -> None:
     assert set(others) == {"more closed"}
 
 
-async def test_after_a_quiet_interval_the_next_line_is_whole() -> None:
+async def test_after_a_quiet_interval_the_next_line_is_written_in_full() -> None:
     with capture_logs() as logs:
         bounded = lines(interval=0)
         bounded.write("eof", remote="192.0.2.1", detail="in the TLS handshake")
@@ -72,7 +72,7 @@ async def test_after_a_quiet_interval_the_next_line_is_whole() -> None:
     assert [line["remote"] for line in at_info(logs)] == ["192.0.2.1", "192.0.2.2"]
 
 
-async def test_a_million_remotes_take_no_more_room_than_a_thousand() -> None:
+async def test_a_million_remotes_use_no_more_memory_than_a_thousand() -> None:
     with capture_logs() as logs:
         bounded = lines()
         for number in range(5_000):
@@ -81,7 +81,7 @@ async def test_a_million_remotes_take_no_more_room_than_a_thousand() -> None:
     assert (logs[-1]["count"], logs[-1]["remotes"], logs[-1]["eof"]) == (4_999, 1_000, 4_999)
 
 
-async def test_one_network_leaves_half_of_the_lines_to_others() -> None:
+async def test_one_network_gets_at_most_half_of_the_lines() -> None:
     with capture_logs() as logs:
         bounded = lines(first=6)
         for number in range(100):
@@ -96,7 +96,7 @@ async def test_one_network_leaves_half_of_the_lines_to_others() -> None:
     assert (counts["event"], counts["count"], counts["remotes"]) == ("more closed", 98, 98)
 
 
-async def test_in_a_flood_a_few_lines_of_each_interval_are_whole() -> None:
+async def test_in_a_flood_some_lines_of_each_interval_are_written_in_full() -> None:
     with capture_logs() as logs:
         bounded = lines(first=4, later=2, interval=0.05)
         async with asyncio.timeout(10):
@@ -110,7 +110,7 @@ async def test_in_a_flood_a_few_lines_of_each_interval_are_whole() -> None:
 
 
 async def test_a_client_just_below_the_bound_gets_no_new_allowance() -> None:
-    """Each interval adds `later` lines at most, whether any was left out or not."""
+    """Each interval adds at most `later` lines, whether or not any was suppressed."""
     with capture_logs() as logs:
         bounded = lines(first=10, later=1, interval=0.02)
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""Every unusual frame that the reference was shown: our server does with it what the reference does, or better.
+"""Every recorded unusual frame: our server does with it what the reference does, or better.
 
 The recording is `client_to_server_unusual` of `tests/vectors/frames.json`: client a sends, b is connected.
 """
@@ -37,7 +37,7 @@ _RECIPE = re.compile(r"(?:(key ([0-9a-f]{64})|two keys), then )?([\d,]+) bytes(,
 
 
 def bytes_of(case: Case) -> bytes:
-    """The frame that a case sends: spelt out, or by its recipe."""
+    """Return the frame that a case sends: given in full, or built from its recipe."""
     if "send" in case:
         return bytes.fromhex(case["send"])
     recipe = _RECIPE.fullmatch(case["then"])
@@ -49,7 +49,7 @@ def bytes_of(case: Case) -> bytes:
 
 
 def as_recorded(frame: RawFrame) -> str:
-    """A frame the way the recording writes it: in full, or for long ones header, length and digest."""
+    """Return a frame in the recording's form: in full, or if it is long, as header, length and digest."""
     data = frame.encode()
     if len(data) < 1_000:
         return data.hex()
@@ -67,7 +67,7 @@ def b(either_relay: Server) -> Iterator[Client]:
 
 
 def frames_before(client: Client, last: bytes) -> list[str]:
-    """What came before that frame, keep-alives apart."""
+    """Return the frames before `last`, without keep-alives."""
     came: list[str] = []
     while (frame := client.frame()).encode() != last:
         if frame.type != FrameType.KEEP_ALIVE:
@@ -112,7 +112,7 @@ def test_a_frame_as_the_reference_client_writes_it_keeps_its_sender_connected(ei
 
 
 @pytest.mark.parametrize("case", SHORT_CASES, ids=lambda case: case["name"])
-def test_a_frame_that_comes_byte_by_byte_means_the_same(either_relay: Server, case: Case) -> None:
+def test_a_frame_received_byte_by_byte_has_the_same_outcome(either_relay: Server, case: Case) -> None:
     mesh_key = MeshKey.from_text(KEYS["mesh_key"]) if case["login"] == "mesh" else None
     with Client.join(either_relay.door, private("a"), ClientInfo(mesh_key=mesh_key)) as a:
         for byte in bytes_of(case):

@@ -1,4 +1,4 @@
-"""What happens when the server itself has a bug: one that a connection meets costs that one, others end it all."""
+"""Bugs in the server: a bug in one connection closes that connection; any other ends the process."""
 
 import signal
 import time
@@ -18,7 +18,7 @@ KEEP_ALIVE_SECONDS = 0.4
 
 
 @pytest.mark.parametrize(("tls", "shards"), [(False, 1), (True, 2)], ids=["plain-1", "tls-2"])
-def test_a_panic_in_a_shard_ends_the_process_at_once_and_says_why(tmp_path: Path, shards: int, tls: bool) -> None:  # noqa: FBT001
+def test_a_panic_in_a_shard_ends_the_process_at_once_and_logs_why(tmp_path: Path, shards: int, tls: bool) -> None:  # noqa: FBT001
     server = Server(tmp_path, "-shards", str(shards), tls=tls, tuning={}).start()
     with Client.join(server.door) as client, Client.join(server.door) as another, closing(server.door.connect()):
         client.send(another.key, b"hello")
@@ -36,7 +36,7 @@ def test_a_panic_in_a_shard_ends_the_process_at_once_and_says_why(tmp_path: Path
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server that has a bug for one client, and says that it lives more often than others."""
+    """A server with a bug for one client, and with frequent keep-alives."""
     tuning = {"bug_for": KEY.public().hex(), "keep_alive": KEEP_ALIVE_SECONDS, "keep_alive_jitter": 0.1}
     with Server(tmp_path, tls=request.param, tuning=tuning) as server:
         yield server
@@ -45,7 +45,7 @@ def faulty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 KEY = new_key()
 
 
-def test_a_bug_that_a_login_meets_costs_that_connection_alone(faulty: Server) -> None:
+def test_a_bug_in_a_login_closes_only_that_connection(faulty: Server) -> None:
     with Bystanders(faulty.door) as bystanders:
         for _ in range(2):
             since = faulty.mark()
@@ -61,7 +61,7 @@ def test_a_bug_that_a_login_meets_costs_that_connection_alone(faulty: Server) ->
             assert other.fence() == []
 
 
-def test_keep_alives_come_in_their_time_to_who_is_silent(faulty: Server) -> None:
+def test_silent_clients_get_keep_alives_at_the_interval(faulty: Server) -> None:
     with Client.join(faulty.door) as client:
         last = time.monotonic()
         for _ in range(4):

@@ -52,14 +52,14 @@ def refusal(path: Path) -> str:
         f'{{"PrivateKey":"privkey:{KEY.removeprefix("privkey:").upper()}"}}',
     ],
 )
-def test_a_key_file_of_the_go_server_loads_and_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_key_file_of_the_go_server_loads_and_is_not_changed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "derper.key"
     path.write_text(text)
     assert str(load("-a=:80", "-c", str(path)).public) == PUBLIC
     assert path.read_text() == text
 
 
-def test_a_missing_key_file_is_made_as_the_go_server_makes_it(tmp_path: Path) -> None:
+def test_a_missing_key_file_is_created_as_by_the_go_server(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "derper.key"
     key = load_or_make_key(path)
     assert path.read_bytes() == f'{{\n\t"PrivateKey": "{key.to_text()}"\n}}'.encode()
@@ -68,13 +68,13 @@ def test_a_missing_key_file_is_made_as_the_go_server_makes_it(tmp_path: Path) ->
     assert [entry.name for entry in path.parent.iterdir()] == ["derper.key"]
 
 
-def test_a_key_is_made_once_and_then_kept(tmp_path: Path) -> None:
+def test_a_key_is_created_once_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "derper.key"
     assert load_or_make_key(path) == load_or_make_key(path)
     assert load_or_make_key(path) != load_or_make_key(tmp_path / "other.key")
 
 
-def test_a_made_key_is_logged_by_its_public_half_only(tmp_path: Path) -> None:
+def test_only_the_public_half_of_a_created_key_is_logged(tmp_path: Path) -> None:
     with capture_logs() as lines:
         key = load_or_make_key(tmp_path / "derper.key")
     assert key.public() in lines[0].values()
@@ -98,7 +98,7 @@ def test_a_made_key_is_logged_by_its_public_half_only(tmp_path: Path) -> None:
         f'{{"PrivateKey":"privkey:{"0" * 64}"}}',
     ],
 )
-def test_a_key_file_that_does_not_parse_is_a_start_up_error_and_never_written_over(tmp_path: Path, text: str) -> None:
+def test_an_invalid_key_file_is_a_start_up_error_and_never_overwritten(tmp_path: Path, text: str) -> None:
     path = tmp_path / "derper.key"
     path.write_text(text)
     assert str(path) in refusal(path)
@@ -112,7 +112,7 @@ def test_garbage_in_a_key_file_is_a_protocol_error_and_nothing_else(data: bytes)
 
 
 @given(st.binary(min_size=32, max_size=32).filter(any))
-def test_every_key_is_read_back_as_it_was_written(raw: bytes) -> None:
+def test_every_key_is_read_back_unchanged(raw: bytes) -> None:
     assert keys.parse_key_file(key_file_bytes(NodePrivate(raw))) == NodePrivate(raw)
 
 
@@ -122,7 +122,7 @@ def test_an_error_never_shows_the_key(tmp_path: Path) -> None:
     assert KEY not in refusal(path)
 
 
-def test_a_directory_or_a_dangling_link_in_the_key_files_place_is_a_start_up_error(tmp_path: Path) -> None:
+def test_a_directory_or_a_dangling_link_as_key_file_is_a_start_up_error(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nothing")
@@ -130,22 +130,22 @@ def test_a_directory_or_a_dangling_link_in_the_key_files_place_is_a_start_up_err
     assert link.is_symlink()
 
 
-def test_a_place_below_a_file_is_a_start_up_error(tmp_path: Path) -> None:
+def test_a_path_below_a_file_is_a_start_up_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "Not a directory" in refusal(tmp_path / "file" / "derper.key")
 
 
-def test_a_place_that_cannot_be_written_is_a_start_up_error() -> None:
+def test_an_unwritable_path_is_a_start_up_error() -> None:
     assert "cannot be written" in refusal(Path("/proc/derper.key"))
 
 
-def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "derper.key"
     path.write_bytes(bytes(2 << 20))
     assert "more than" in refusal(path)
 
 
-def test_dev_has_a_fresh_key_each_time_and_no_file() -> None:
+def test_dev_has_a_new_key_each_time_and_no_file() -> None:
     assert load("-dev").private != load("-dev").private
 
 
@@ -164,7 +164,7 @@ def test_the_mesh_key_is_read_from_its_file(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", MESH_KEY[1:].encode(), b"\xff" * 64, b"meshkey:" + MESH_KEY.encode()])
-def test_a_mesh_key_file_that_holds_none_is_a_start_up_error(tmp_path: Path, data: bytes) -> None:
+def test_an_invalid_mesh_key_file_is_a_start_up_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "mesh.key"
     path.write_bytes(data)
     with pytest.raises(ConfigError, match="64 hex digits") as error:
@@ -172,13 +172,13 @@ def test_a_mesh_key_file_that_holds_none_is_a_start_up_error(tmp_path: Path, dat
     assert str(path) in str(error.value)
 
 
-def test_a_mesh_key_file_that_is_named_must_exist(tmp_path: Path) -> None:
+def test_a_configured_mesh_key_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mesh key file"):
         load_mesh_key(Mesh(tmp_path / "mesh.key", ()), NO_ROOTS)
 
 
 @pytest.mark.parametrize("source", [None, MeshKey(bytes(32))])
-def test_without_a_mesh_key_or_with_the_zero_one_nobody_is_a_mesh_peer_and_no_node_is_dialled(
+def test_without_a_mesh_key_or_with_the_zero_key_there_are_no_mesh_peers_and_no_links(
     source: MeshKey | None,
 ) -> None:
     assert load_mesh_key(Mesh(source, ()), NO_ROOTS) is None
@@ -186,5 +186,5 @@ def test_without_a_mesh_key_or_with_the_zero_one_nobody_is_a_mesh_peer_and_no_no
         load_mesh_key(Mesh(source, (MESH_PEER,)), NO_ROOTS)
 
 
-def test_the_key_file_is_plain_json_for_anyone() -> None:
+def test_the_key_file_is_plain_json() -> None:
     assert json.loads(key_file_bytes(NodePrivate.from_text(KEY))) == {"PrivateKey": KEY}

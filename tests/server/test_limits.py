@@ -1,4 +1,4 @@
-"""How much is read from a client, how many connections come in, and what SIGHUP changes."""
+"""Rate limits of clients, limits on connections, and their reload with SIGHUP."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def limits(path: Path, **values: int) -> Path:
 
 
 def relayed(sender: Client, receiver: Client, count: int) -> float:
-    """Send packets and take them at the other end, in order; the seconds it took."""
+    """Send packets and receive them in order at the other end; return the seconds it took."""
     begun = time.monotonic()
     for number in range(count):
         sender.send(receiver.key, number.to_bytes(4, "big") + bytes(PACKET - 4))
@@ -42,18 +42,18 @@ def relayed(sender: Client, receiver: Client, count: int) -> float:
     return time.monotonic() - begun
 
 
-def test_a_client_is_read_at_its_rate_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_client_is_read_at_its_rate_and_loses_no_packet(tmp_path: Path) -> None:
     file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=RATE, PerClientRateBurstBytes=0)
     with Server(tmp_path / "server", "-rate-config", str(file), tuning={}) as server:
         with Client.join(server.door) as sender, Client.join(server.door) as receiver:
             sent = 40 * PACKET
             seconds = relayed(sender, receiver, 40)
-            # All beyond the burst comes at the rate; a busy machine can only make it take longer.
+            # After the burst, packets come at the rate; a busy machine can only make it slower.
             assert seconds >= (sent - rates.SMALLEST_BURST) / RATE * 0.95
         assert server.counted()["rate_limit_per_client_waited"] > 0
 
 
-def test_sighup_lifts_the_limit_from_who_waits_for_it(tmp_path: Path) -> None:
+def test_sighup_lifts_the_limit_of_a_client_that_waits(tmp_path: Path) -> None:
     file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=1)
     with (
         Server(tmp_path / "server", "-rate-config", str(file)) as server,
@@ -70,7 +70,7 @@ def test_sighup_lifts_the_limit_from_who_waits_for_it(tmp_path: Path) -> None:
         assert [receiver.packet().packet[0] for _ in range(39)] == list(range(1, 40))
 
 
-def test_a_bad_file_at_sighup_is_told_and_the_old_limit_stays(tmp_path: Path) -> None:
+def test_a_bad_file_at_sighup_is_logged_and_the_old_limit_stays(tmp_path: Path) -> None:
     file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=RATE)
     with Server(tmp_path / "server", "-rate-config", str(file)) as server:
         file.write_text("{")
@@ -81,7 +81,7 @@ def test_a_bad_file_at_sighup_is_told_and_the_old_limit_stays(tmp_path: Path) ->
             assert relayed(sender, receiver, 20) >= (20 * PACKET - rates.SMALLEST_BURST) / RATE * 0.95
 
 
-def test_sighup_without_a_file_of_limits_ends_nothing(tmp_path: Path) -> None:
+def test_sighup_without_a_file_of_limits_does_not_end_the_server(tmp_path: Path) -> None:
     with Server(tmp_path / "server") as server, Client.join(server.door) as client:
         mark = server.mark()
         os.kill(server.process.pid, signal.SIGHUP)
@@ -119,7 +119,7 @@ def test_connections_over_the_accept_limit_are_closed_and_counted_and_the_server
     ["", "[]", "{", '{"PerClientRateLimitBytesPerSec": -1}', '{"PerClientRateLimitBytesPerSec": "fast"}',
      '{"PerClientRateBurstBytes": 1.5}'],
 )  # fmt: skip
-def test_a_file_that_holds_no_limits_is_a_start_up_error_in_one_sentence(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_of_limits_is_a_start_up_error_in_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rates"
     path.write_text(text)
     with pytest.raises(ConfigError, match="rate limits"):
@@ -182,7 +182,7 @@ def test_limits_and_unknown_members_are_logged_at_start_and_at_sighup(tmp_path: 
         server.logged(r"unknown member .*TotalRateLimit\W.*did you mean TotalRateLimitBytesPerSec", mark)
 
 
-def test_keys_may_have_limits_of_their_own_and_all_together_one(tmp_path: Path) -> None:
+def test_the_file_may_set_limits_for_single_keys_and_a_total(tmp_path: Path) -> None:
     path = tmp_path / "rates"
     slow, free = (NodePrivate(bytes([number] * 32)).public() for number in (1, 2))
     per_key = {str(slow): {"RateLimitBytesPerSec": 10, "RateBurstBytes": 70_000}, str(free): {}}
@@ -194,7 +194,7 @@ def test_keys_may_have_limits_of_their_own_and_all_together_one(tmp_path: Path) 
     assert found.total == (9.0, rates.SMALLEST_BURST)
 
 
-def test_a_key_of_its_own_limit_and_the_total_are_held_to(tmp_path: Path) -> None:
+def test_a_keys_own_limit_and_the_total_limit_apply(tmp_path: Path) -> None:
     free, file = NodePrivate(bytes([1] * 32)), tmp_path / "rates"
     per_key: dict[str, dict[str, int]] = {str(free.public()): {}}
     file.write_text(json.dumps({"PerClientRateLimitBytesPerSec": 1, "PerKey": per_key}))
@@ -211,7 +211,7 @@ def test_a_key_of_its_own_limit_and_the_total_are_held_to(tmp_path: Path) -> Non
         assert relayed(sender, receiver, 40) >= (40 * PACKET - rates.SMALLEST_BURST) / RATE * 0.95
 
 
-def test_announced_limits_are_in_the_answer_to_a_login_and_told_again_when_they_change(tmp_path: Path) -> None:
+def test_announced_limits_are_in_server_info_and_sent_again_after_a_change(tmp_path: Path) -> None:
     slow, file, mesh_key = NodePrivate(bytes([1] * 32)), tmp_path / "rates", MeshKey(bytes(range(32)))
     per_key = {str(slow.public()): {"RateLimitBytesPerSec": 7, "RateBurstBytes": 100_000}}
     file.write_text(json.dumps({"PerClientRateLimitBytesPerSec": RATE, "PerKey": per_key}))
@@ -237,13 +237,13 @@ def test_announced_limits_are_in_the_answer_to_a_login_and_told_again_when_they_
         assert mesh_peer.fence() == []
 
 
-def test_limits_are_not_announced_unless_that_is_asked_for(tmp_path: Path) -> None:
+def test_limits_are_not_announced_by_default(tmp_path: Path) -> None:
     file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=RATE)
     with Server(tmp_path / "server", "-rate-config", str(file)) as server, Client.join(server.door) as client:
         assert client.server_info == ServerInfo(2)
 
 
-def test_who_is_limited_or_fights_with_a_twin_is_told_and_told_when_it_is_over(tmp_path: Path) -> None:
+def test_a_limited_client_and_one_with_a_duplicate_key_are_notified_of_start_and_end(tmp_path: Path) -> None:
     file = limits(tmp_path / "rates", PerClientRateLimitBytesPerSec=5_000)
     with (
         Server(tmp_path / "server", "-rate-config", str(file)) as server,
@@ -252,7 +252,7 @@ def test_who_is_limited_or_fights_with_a_twin_is_told_and_told_when_it_is_over(t
         Client.join(server.door, one.private) as twin,
     ):
         for client in (sender, one, twin):
-            client.wire.sock.settimeout(3 * SECONDS)  # ten seconds pass before anything is said
+            client.wire.sock.settimeout(3 * SECONDS)  # ten seconds pass before the first notification
         begun = time.monotonic()
         for _ in range(15):
             sender.send(NodePrivate(bytes([9] * 32)).public(), bytes(PACKET))
@@ -283,7 +283,7 @@ def test_who_is_limited_or_fights_with_a_twin_is_told_and_told_when_it_is_over(t
             assert client.next() == Health("")
 
 
-def test_connections_of_one_byte_shut_no_new_client_out_and_cost_the_connected_ones_nothing(tmp_path: Path) -> None:
+def test_connections_of_one_byte_affect_neither_new_nor_connected_clients(tmp_path: Path) -> None:
     with Server(tmp_path, tuning={"max_before_login": 20}, tls=True) as server, Bystanders(server.door) as bystanders:
         with ExitStack() as crowd:
             for _ in range(100):
@@ -297,7 +297,7 @@ def test_connections_of_one_byte_shut_no_new_client_out_and_cost_the_connected_o
         bystanders.relay_on(50)
 
 
-def test_one_address_has_its_number_of_connections_and_no_more(tmp_path: Path) -> None:
+def test_an_address_cannot_exceed_its_number_of_connections(tmp_path: Path) -> None:
     with Server(tmp_path, "-connections-per-ip", "2", "-http-port", "0", tls=True) as server:
         plain = RelayAddress(int(server.logged(r'event="serving plain HTTP" address=\S+:(\d+)')[1]))
         with Client.join(server.door) as one, Client.join(server.door) as other, plain.connect() as third:

@@ -1,4 +1,4 @@
-"""Every login that the reference was shown is taken or refused as the reference does, or better.
+"""Every recorded login is accepted or rejected as the reference does, or better.
 
 The recordings are `client_info` and `sessions` of `tests/vectors/login.json`.
 """
@@ -50,7 +50,7 @@ def log_in_with(server: Server, frame: bytes) -> Client:
 
 
 def flags_of(server: Server, client: Client) -> PeerFlags:
-    """What somebody who watches connections is told of this one."""
+    """Return this client's flags as a watcher gets them."""
     mesh_key = MeshKey.from_text(RECORDED["server_mesh_key"])
     with Client.join(server.door, info=ClientInfo(mesh_key=mesh_key)) as watcher:
         watcher.wire.send(WatchConns().encode())
@@ -70,7 +70,7 @@ def check(server: Server, case: Case, frame: bytes) -> None:
         else:
             client.welcome()
             assert client.server_info == ServerInfo()
-            # The key of nobody, which only a mesh peer may have closed.
+            # The key of no client, which only a mesh peer may close.
             client.wire.send(ClosePeer(NodePrivate(bytes([7] * 32)).public()).encode())
             if case["is_mesh_peer"]:
                 assert client.fence() == []
@@ -94,7 +94,7 @@ def test_a_login_has_the_recorded_outcome(server: Server, case: Case) -> None:
     [case for case in RECORDED["cases"] if not case.get("server_has_mesh_key", True)],
     ids=lambda case: case["name"],
 )
-def test_a_mesh_key_means_nothing_to_a_server_that_has_none(meshless: Server, case: Case) -> None:
+def test_a_server_without_a_mesh_key_ignores_a_clients_mesh_key(meshless: Server, case: Case) -> None:
     check(meshless, case, bytes.fromhex(case["send"]))
 
 
@@ -109,7 +109,7 @@ def test_a_login_frame_has_at_most_262144_bytes(server: Server, case: Case) -> N
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("session", vectors("login")["sessions"], ids=lambda session: session["name"])
-def test_a_recorded_client_is_greeted_and_welcomed(recorded: Recorded, session: Case, tls: bool) -> None:  # noqa: FBT001
+def test_a_recorded_client_gets_server_key_and_server_info(recorded: Recorded, session: Case, tls: bool) -> None:  # noqa: FBT001
     is_other = session["server_private"] != RECORDED["server_private"]
     server = recorded("other-key" if is_other else "plain", tls=tls, private=session["server_private"])
     client = Client(server.door.connect(), NodePrivate(bytes.fromhex(session["client_private"])))
@@ -124,7 +124,7 @@ def test_a_recorded_client_is_greeted_and_welcomed(recorded: Recorded, session: 
         assert box.open(frame.payload).decode() == session["server_info_json"]
 
 
-def test_a_login_that_comes_byte_by_byte_is_taken(server: Server) -> None:
+def test_a_login_received_byte_by_byte_is_accepted(server: Server) -> None:
     client = Client(server.door.connect())
     with client:
         client.upgrade()
@@ -134,12 +134,12 @@ def test_a_login_that_comes_byte_by_byte_is_taken(server: Server) -> None:
         assert client.fence() == []
 
 
-def test_frames_right_behind_the_login_are_not_lost(server: Server) -> None:
+def test_frames_directly_after_the_login_are_not_lost(server: Server) -> None:
     with Client.join(server.door) as peer:
         client = Client(server.door.connect())
         with client:
             client.upgrade()
-            packets = [number.to_bytes(4, "big") * 100 for number in range(100)]  # what a socket holds unread
+            packets = [number.to_bytes(4, "big") * 100 for number in range(100)]  # as many as a socket buffers
             frames = b"".join(RawFrame(4, peer.key.raw + packet).encode() for packet in packets)
             client.wire.send(client.client_info() + frames)
             client.welcome()
@@ -148,7 +148,7 @@ def test_frames_right_behind_the_login_are_not_lost(server: Server) -> None:
 
 @pytest.mark.parametrize("padding", [0, 2_000], ids=["short", "long"])
 @pytest.mark.parametrize("fast_start", [False, True], ids=["answered", "fast-start"])
-def test_a_login_right_behind_the_request_is_taken(server: Server, padding: int, fast_start: bool) -> None:  # noqa: FBT001
+def test_a_login_directly_after_the_request_is_accepted(server: Server, padding: int, fast_start: bool) -> None:  # noqa: FBT001
     box = LoginBox(PRIVATE, SERVER)
     info = ClientInfo().to_json() + b" " * padding
     with Client.join(server.door) as peer, Client(server.door.connect(), PRIVATE) as client:
@@ -162,7 +162,7 @@ def test_a_login_right_behind_the_request_is_taken(server: Server, padding: int,
         assert [peer.packet().packet for _ in range(3)] == [bytes((number,)) * 9 for number in range(3)]
 
 
-def test_a_login_right_behind_the_request_that_does_not_open_is_refused(server: Server) -> None:
+def test_an_undecryptable_login_directly_after_the_request_is_rejected(server: Server) -> None:
     since = server.mark()
     box = LoginBox(PRIVATE, NodePrivate(bytes([5] * 32)).public())
     with Client(server.door.connect(), PRIVATE) as client:
@@ -174,7 +174,7 @@ def test_a_login_right_behind_the_request_that_does_not_open_is_refused(server: 
 
 
 @pytest.mark.parametrize("garbage", [b"garbage, not a frame", bytes((2, 255, 255, 255, 255)), bytes(2_000)])
-def test_garbage_right_behind_the_request_is_greeted_and_refused(server: Server, garbage: bytes) -> None:
+def test_garbage_directly_after_the_request_gets_server_key_and_is_rejected(server: Server, garbage: bytes) -> None:
     since = server.mark()
     with Client(server.door.connect()) as client:
         client.wire.send(upgrade_request(HOST, fast_start=True) + garbage)
@@ -183,7 +183,7 @@ def test_garbage_right_behind_the_request_is_greeted_and_refused(server: Server,
     server.logged('event="connection closed" .*reason=login_failed detail=', since)
 
 
-def test_a_client_of_a_refused_application_may_not_log_in(recorded: Recorded) -> None:
+def test_a_client_of_a_rejected_application_may_not_log_in(recorded: Recorded) -> None:
     server = recorded("picky", "-disallow-app-names", "bad-app,worse app")
     since = server.mark()
     mesh_key = MeshKey.from_text(RECORDED["server_mesh_key"])

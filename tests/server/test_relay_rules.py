@@ -1,4 +1,4 @@
-"""What docs/protocol/relay.md promises, as far as clients of the running server see it."""
+"""The rules in docs/protocol/relay.md, as clients of the running server see them."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ pytest_plugins = ["hall"]
 
 DISCO = b"TS\xf0\x9f\x92\xac" + bytes(56)
 QUEUE = 32  # packets
-DEAF_BUFFER = 8_192  # bytes that a client's socket takes for a client that does not read
+SMALL_BUFFER = 8_192  # receive buffer in bytes of a client that does not read
 
 
 def join(relay: Server) -> Client:
@@ -39,14 +39,16 @@ class TestDuplicates:
             assert new.packet().packet == b"one"
             assert new.fence() == []
 
-    def test_the_connection_that_spoke_last_gets_them(self, relay: Server, sender: Client) -> None:
+    def test_the_connection_that_sent_last_gets_the_packets(self, relay: Server, sender: Client) -> None:
         with join(relay) as first, Client.join(relay.door, first.private) as second:
             for speaker in (first, second, first):
                 speaker.ping()
                 sender.send(first.key, b"for who spoke")
                 assert speaker.packet().packet == b"for who spoke"
 
-    def test_when_the_active_one_leaves_the_one_that_spoke_last_takes_over(self, relay: Server, sender: Client) -> None:
+    def test_when_the_active_connection_leaves_the_next_latest_sender_is_active(
+        self, relay: Server, sender: Client
+    ) -> None:
         with join(relay) as first, Client.join(relay.door, first.private) as second:
             third = Client.join(relay.door, first.private)
             second.ping()
@@ -59,7 +61,7 @@ class TestDuplicates:
             assert first.packet().packet == b"over to you"
             assert second.fence() == []
 
-    def test_only_the_last_connection_to_leave_takes_the_key_with_it(self, relay: Server, sender: Client) -> None:
+    def test_a_key_is_gone_only_after_its_last_connection_leaves(self, relay: Server, sender: Client) -> None:
         first = join(relay)
         second = Client.join(relay.door, first.private)
         second.send(sender.key, b"hello")
@@ -73,7 +75,7 @@ class TestDuplicates:
 
 
 class TestPeerGone:
-    def test_who_got_a_packet_of_a_peer_is_told_when_it_leaves(self, relay: Server) -> None:
+    def test_receivers_of_a_peers_packets_are_notified_when_it_leaves(self, relay: Server) -> None:
         with join(relay) as told, join(relay) as untold:
             with join(relay) as peer:
                 peer.send(told.key, b"hello")
@@ -83,7 +85,7 @@ class TestPeerGone:
             assert told.next() == PeerGone(peer.key, PeerGoneReason.DISCONNECTED)
             assert untold.fence() == []
 
-    def test_it_is_told_again_when_a_peer_that_came_back_leaves_again(self, relay: Server) -> None:
+    def test_receivers_are_notified_again_when_a_returned_peer_leaves_again(self, relay: Server) -> None:
         key = new_key()
         with join(relay) as told:
             for _ in range(3):
@@ -92,7 +94,7 @@ class TestPeerGone:
                     assert told.packet().source == peer.key
                 assert told.next() == PeerGone(peer.key, PeerGoneReason.DISCONNECTED)
 
-    def test_it_is_not_told_of_a_peer_that_came_back_and_sent_nothing(self, relay: Server) -> None:
+    def test_receivers_are_not_notified_of_a_returned_peer_that_sent_nothing(self, relay: Server) -> None:
         key = new_key()
         with join(relay) as told:
             with Client.join(relay.door, key) as peer:
@@ -116,7 +118,7 @@ class TestNotHere:
             client.send(nobody, DISCO)
             assert client.fence() == [PeerGone(nobody, PeerGoneReason.NOT_HERE)]
 
-    def test_three_are_told_at_once_and_then_one_a_second(self, either_relay: Server) -> None:
+    def test_three_answers_are_sent_at_once_and_then_one_a_second(self, either_relay: Server) -> None:
         nobody = new_key().public()
         gone = PeerGone(nobody, PeerGoneReason.NOT_HERE)
         with join(either_relay) as client, join(either_relay) as another:
@@ -124,7 +126,7 @@ class TestNotHere:
             for _ in range(10):
                 client.send(nobody, DISCO)
             assert client.fence() == [gone] * 3
-            # The limit is each sender's own.
+            # The limit applies to each sender separately.
             another.send(nobody, DISCO)
             assert another.fence() == [gone]
             told: list[object] = []
@@ -143,14 +145,14 @@ class TestPing:
                 client.wire.send(b"".join(Ping(each).encode() for each in data))
                 assert [client.next() for _ in data] == [Pong(each) for each in data]
 
-    def test_a_flood_that_is_not_read_costs_a_bounded_memory_and_only_pongs(self, either_relay: Server) -> None:
-        with Client.join(either_relay.door, receive_buffer=DEAF_BUFFER) as client, join(either_relay) as friend:
+    def test_an_unread_flood_uses_bounded_memory_and_loses_only_pongs(self, either_relay: Server) -> None:
+        with Client.join(either_relay.door, receive_buffer=SMALL_BUFFER) as client, join(either_relay) as friend:
             memory = either_relay.memory()
             flood = b"".join(Ping(number.to_bytes(8, "big")).encode() for number in range(100_000))
             client.wire.send(flood + SendPacket(friend.key, b"made it").encode())
             assert friend.packet().packet == b"made it"
             assert either_relay.memory() - memory < 8 << 20
-            # What was answered was answered in order; then come those that follow.
+            # The answers are in order; then the answers to later pings follow.
             answered = [frame for frame in client.fence() if isinstance(frame, Pong)]
             assert [int.from_bytes(pong.data, "big") for pong in answered[:100]] == list(range(100))
             assert answered == sorted(answered, key=lambda pong: pong.data)
@@ -158,23 +160,23 @@ class TestPing:
 
 
 class TestBlockedReceiver:
-    """Each must be done before the write timeout of 2 s."""
+    """Each test must end before the write timeout of 2 s."""
 
     def flood(self, sender: Client, receiver: NodePublic, packets: int, size: int = 8_000) -> None:
         for number in range(packets):
             sender.send(receiver, number.to_bytes(4, "big") * (size // 4))
         sender.fence()
 
-    def test_its_queue_keeps_the_newest_32_and_their_order(self, relay: Server) -> None:
+    def test_its_queue_keeps_the_newest_32_packets_in_order(self, relay: Server) -> None:
         packets = 400
         before = relay.counted()["drops"]["queue_head other"]
-        with Client.join(relay.door, receive_buffer=DEAF_BUFFER) as deaf, join(relay) as sender:
-            self.flood(sender, deaf.key, packets)
-            sender.send(deaf.key, packets.to_bytes(4, "big"))
+        with Client.join(relay.door, receive_buffer=SMALL_BUFFER) as blocked, join(relay) as sender:
+            self.flood(sender, blocked.key, packets)
+            sender.send(blocked.key, packets.to_bytes(4, "big"))
             sender.fence()
             came: list[RecvPacket] = []
             while not came or numbered(came[-1:]) != [packets]:
-                came.append(deaf.packet())
+                came.append(blocked.packet())
         numbers = numbered(came)
         assert numbers == sorted(set(numbers))
         assert numbers[-QUEUE:] == list(range(packets - QUEUE + 1, packets + 1))
@@ -182,39 +184,39 @@ class TestBlockedReceiver:
         assert dropped > 0
         assert relay.counted()["drops"]["queue_head other"] - before == dropped
 
-    def test_disco_overtakes_the_packets_that_wait(self, relay: Server) -> None:
+    def test_disco_overtakes_queued_packets(self, relay: Server) -> None:
         packets = 400
-        with Client.join(relay.door, receive_buffer=DEAF_BUFFER) as deaf, join(relay) as sender:
-            self.flood(sender, deaf.key, packets)
-            sender.send(deaf.key, DISCO)
+        with Client.join(relay.door, receive_buffer=SMALL_BUFFER) as blocked, join(relay) as sender:
+            self.flood(sender, blocked.key, packets)
+            sender.send(blocked.key, DISCO)
             sender.fence()
-            came = [deaf.packet() for _ in range(1)]
+            came = [blocked.packet() for _ in range(1)]
             while numbered(came[-1:]) != [packets - 1]:
-                came.append(deaf.packet())
+                came.append(blocked.packet())
         assert [frame.packet == DISCO for frame in came].index(True) < len(came) - QUEUE
 
-    def test_its_senders_and_their_other_peers_do_not_wait_for_it(self, relay: Server) -> None:
+    def test_it_delays_neither_its_senders_nor_their_other_peers(self, relay: Server) -> None:
         with (
-            Client.join(relay.door, receive_buffer=DEAF_BUFFER) as deaf,
+            Client.join(relay.door, receive_buffer=SMALL_BUFFER) as blocked,
             join(relay) as sender,
             join(relay) as friend,
         ):
             for number in range(300):
-                sender.send(deaf.key, bytes(8_000))
+                sender.send(blocked.key, bytes(8_000))
                 sender.send(friend.key, number.to_bytes(4, "big"))
                 assert numbered([friend.packet()]) == [number]
 
-    def test_it_is_still_told_what_may_not_be_dropped(self, relay: Server) -> None:
-        with Client.join(relay.door, receive_buffer=DEAF_BUFFER) as deaf:
+    def test_it_still_gets_frames_that_may_not_be_dropped(self, relay: Server) -> None:
+        with Client.join(relay.door, receive_buffer=SMALL_BUFFER) as blocked:
             with join(relay) as sender:
-                self.flood(sender, deaf.key, 400)
-            frame = deaf.next()
+                self.flood(sender, blocked.key, 400)
+            frame = blocked.next()
             while not isinstance(frame, PeerGone):
-                frame = deaf.next()
+                frame = blocked.next()
             assert frame == PeerGone(sender.key, PeerGoneReason.DISCONNECTED)
 
 
-def test_a_client_may_say_which_node_is_its_home(relay: Server) -> None:
+def test_a_client_may_set_its_home_node(relay: Server) -> None:
     with join(relay) as client:
         for home in (True, True, False):
             client.wire.send(NotePreferred(home).encode())
@@ -254,7 +256,7 @@ def shard_of(relay: Server, client: Client) -> int:
 
 @contextmanager
 def flooding(client: Client) -> Iterator[None]:
-    """Send packets to nobody all the while, which keeps the client's shard busy."""
+    """Send packets to an absent key all the time, to keep the client's shard busy."""
     work = SendPacket(new_key().public(), b"").encode() * 10_000
     enough = threading.Event()
 

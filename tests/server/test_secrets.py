@@ -1,4 +1,4 @@
-"""The file that keeps the last secret: what is used of it, and what is a start-up error."""
+"""The cache file of the last secret: its use, and the start-up errors."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ def log() -> Iterator[list[EventDict]]:
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks the server gets `ASKED`; the real one is asked in `tests/interop/test_real_setec.py`."""
+    """Answer each request to the server with `ASKED`; `tests/interop/test_real_setec.py` uses the real one."""
 
     async def answer(_server: SecretsServer, _roots: TrustedRoots, _patience: float | None) -> secrets.Secret:
         return secrets.Secret(ASKED, 7)
@@ -48,7 +48,7 @@ def load(path: Path | None) -> bytes:
     return secrets.load(SecretsServer("http://127.0.0.1:1", NAME, path), NO_ROOTS)
 
 
-def test_a_secret_in_the_cache_is_used_and_nobody_is_asked(tmp_path: Path) -> None:
+def test_a_secret_in_the_cache_is_used_without_a_request(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     path.write_text(kept(f" {MESH_KEY}\n"))
     source = SecretsServer("http://127.0.0.1:1", NAME, path)
@@ -68,14 +68,14 @@ def test_a_secret_in_the_cache_is_used_and_nobody_is_asked(tmp_path: Path) -> No
         json.dumps({NAME: {"secret": {"Value": 5, "Version": 1}}}),
     ],
 )
-def test_a_cache_of_no_use_is_as_none_with_a_line_in_the_log(tmp_path: Path, log: list[EventDict], text: str) -> None:
+def test_an_unusable_cache_is_ignored_with_a_log_line(tmp_path: Path, log: list[EventDict], text: str) -> None:
     path = tmp_path / "cache"
     path.write_text(text)
     assert load(path) == ASKED
     assert "the secrets cache is unusable" in [line["event"] for line in log]
     log.clear()
     assert load(path) == ASKED
-    assert log == []  # it was written anew
+    assert log == []  # it was written again
 
 
 def test_other_secrets_in_the_cache_stay_there(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_other_secrets_in_the_cache_stay_there(tmp_path: Path) -> None:
     assert entries[NAME]["secret"] == {"Value": base64.b64encode(ASKED).decode(), "Version": 7}
 
 
-def test_a_cache_that_cannot_be_written_does_not_keep_a_server_from_starting(
+def test_an_unwritable_cache_does_not_prevent_the_start(
     tmp_path: Path, log: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -102,7 +102,7 @@ def test_without_a_cache_the_server_is_asked_each_time() -> None:
     assert load(None) == ASKED
 
 
-def test_a_directory_or_a_link_where_the_cache_should_be_is_a_start_up_error(tmp_path: Path) -> None:
+def test_a_directory_or_a_link_as_cache_is_a_start_up_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a regular file"):
         load(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "cache")
@@ -113,7 +113,7 @@ def test_a_directory_or_a_link_where_the_cache_should_be_is_a_start_up_error(tmp
         load(tmp_path / "file" / "cache")
 
 
-def test_a_secret_that_is_no_mesh_key_is_a_start_up_error_and_an_empty_one_is_none(tmp_path: Path) -> None:
+def test_an_invalid_secret_is_a_start_up_error_and_an_empty_one_means_no_mesh_key(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     source = SecretsServer("http://127.0.0.1:1", NAME, path)
     path.write_text(kept("secret!"))

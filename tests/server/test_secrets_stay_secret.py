@@ -1,4 +1,4 @@
-"""Secrets are planted wherever this server takes one; then everything that it says is searched for them."""
+"""Every setting with a secret is set; then the server's pages, log and errors are searched for the secrets."""
 
 import http.client
 import json
@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("secrets")
     (folder / "token").write_text(TOKEN)
     (folder / "debugkey").write_text(DEBUG_KEY)
-    with socket.socket() as nobody:  # a port at which nobody answers
+    with socket.socket() as nobody:  # a port without a listener
         nobody.bind(("127.0.0.1", 0))
         url = f"http://{USER}:{PASSWORD}@127.0.0.1:{nobody.getsockname()[1]}/verify?token={QUERY}"
         flags = ("-admin", f"unix:{folder}/admin.sock", "-admin-token-file", f"{folder}/token", "-acme-eab-key", EAB,
@@ -82,8 +82,8 @@ def test_no_page_shows_a_secret(server: Server) -> None:
     assert searched(shown) == []
 
 
-def test_nothing_that_goes_wrong_writes_a_secret_to_the_log(server: Server) -> None:
-    for info in (ClientInfo(), ClientInfo(mesh_key=MESH)):  # the first is asked about at the URL, where nobody answers
+def test_no_failure_writes_a_secret_to_the_log(server: Server) -> None:
+    for info in (ClientInfo(), ClientInfo(mesh_key=MESH)):  # the first is checked at the URL, where no server answers
         client = Client(server.door.connect())
         with client:
             client.upgrade()
@@ -166,5 +166,5 @@ def test_a_traceback_shows_neither_a_known_secret_nor_the_values_of_variables(fo
         ("privkey:00ff privkey:", "privkey:(secret) privkey:"),
     ],
 )
-def test_a_text_loses_its_secrets_and_nothing_else(text: str, shown: str) -> None:
+def test_only_the_secrets_are_removed_from_a_text(text: str, shown: str) -> None:
     assert redacted(text) == shown

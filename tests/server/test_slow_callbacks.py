@@ -1,4 +1,4 @@
-"""The check for a blocked event loop, which all tests of the server make, finds one."""
+"""The check for a blocked event loop, part of all tests of the server, finds a blocking callback."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Strangers cannot fill a disk by the log: whatever they do, and however often, it is a few lines a minute."""
+"""Strangers cannot fill a disk with log lines: each act, however often repeated, logs a few lines a minute."""
 
 import re
 import socket
@@ -72,7 +72,7 @@ def ask_and_reset(server: Server) -> None:
 
 
 def bare(data: bytes) -> Callable[[Server], None]:
-    """Send it without TLS, where TLS is wanted."""
+    """Send bytes without TLS to a TLS port."""
 
     def act(server: Server) -> None:
         with server.raw_door.connect() as connected:
@@ -141,17 +141,17 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_an_act_on_a_plain_port_is_a_few_lines_however_often(plain: Server, act: str) -> None:
+def test_a_repeated_act_on_a_plain_port_logs_a_few_lines(plain: Server, act: str) -> None:
     repeat(plain, ACTS[act])
 
 
 @pytest.mark.parametrize("act", TLS_ACTS)
-def test_an_act_on_a_tls_port_is_a_few_lines_however_often(tls: Server, act: str) -> None:
+def test_a_repeated_act_on_a_tls_port_logs_a_few_lines(tls: Server, act: str) -> None:
     repeat(tls, TLS_ACTS[act])
 
 
 @pytest.mark.parametrize("name", REFUSING)
-def test_a_login_that_admission_rejects_is_a_few_lines_however_often(tmp_path: Path, name: str) -> None:
+def test_a_repeated_login_that_admission_rejects_logs_a_few_lines(tmp_path: Path, name: str) -> None:
     keys = tmp_path / "keys"
     keys.write_text("")
     flags = [str(keys) if flag == "keys" else flag for flag in REFUSING[name]]

@@ -1,4 +1,4 @@
-"""What sockets are told, as the kernel has it: whatever an operator asks for, the server starts."""
+"""Socket options as the kernel reports them: the server starts with any values of an operator."""
 
 import socket
 
@@ -16,9 +16,7 @@ from derper.server.listeners import LONGEST_IDLE, LONGEST_USER_TIMEOUT, tune
         (36_000_000.0, LONGEST_IDLE, LONGEST_USER_TIMEOUT),
     ],
 )
-def test_times_are_what_was_asked_for_as_far_as_the_kernel_takes_them(
-    seconds: float, idle: int, user_timeout: int
-) -> None:
+def test_times_are_the_configured_ones_within_the_kernels_limits(seconds: float, idle: int, user_timeout: int) -> None:
     with socket.socket() as sock:
         tune(sock, Tcp(keepalive_time=seconds, user_timeout=seconds, write_timeout=None))
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -1,12 +1,11 @@
-"""`derper` with other times than its own, and with handles for tests.
+"""`derper` with other timeouts, and with hooks for tests.
 
     python tuned_derper.py '{"setup_timeout": 1.0}' flags...
 
-The first word sets defaults of the data plane's settings, in JSON; beside those
-    "bug_for": a public key in hex, at whose login there is a bug.
+The first argument sets defaults of the data plane's settings, in JSON, and also
+    "bug_for": a public key in hex; its login has a bug.
 SIGUSR1 makes the first shard fail as a bug would. SIGUSR2 writes a line `counted {...}` to the log: counters, drops,
-table_counts, and on which shard each key's last connection lives. asyncio logs callbacks that take long.
-All else is the program as it is.
+table_counts, and the shard of each key's last connection. asyncio logs slow callbacks. All else is the program's own.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ _KEY_LEN = 32
 
 
 class TunedPlane(DataPlane):
-    """Listens to signals, and remembers where connections went."""
+    """A data plane that handles the signals and stores the shard of each key."""
 
     _keys: dict[int, str]
     _shards: dict[str, int]
@@ -74,7 +73,7 @@ def login_with_a_bug_for(key: str) -> type[Login]:
 
 
 def tune(settings: dict[str, Any]) -> None:
-    """Put all this in the place of what the server is built from."""
+    """Replace the server's parts with the tuned ones."""
     if (key := settings.pop("bug_for", None)) is not None:
         vars(app)["Login"] = login_with_a_bug_for(key)
     vars(app)["DataPlane"] = TunedPlane

@@ -1,8 +1,8 @@
-"""Run a command that the kernel gives no IPv6 sockets, as on a host that was started without IPv6.
+"""Run a command for which the kernel creates no IPv6 sockets, as on a host without IPv6.
 
     python without_ipv6.py python -m derper -a :0
 
-A filter on the `socket` system call says EAFNOSUPPORT, which needs no privilege, and holds for what is run.
+A filter on the `socket` system call returns EAFNOSUPPORT. It needs no privilege and applies to the command.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ class _Program(ctypes.Structure):
 
 
 def refuse_ipv6() -> None:
-    """Refuse IPv6 sockets to this process and those that it becomes."""
+    """Refuse IPv6 sockets to this process, also after `exec`."""
     steps = [
         (_LOAD, 0, 0, _NUMBER_AT),
         (_JUMP_IF_EQUAL, 0, 3, _SOCKET_CALL[platform.machine()]),

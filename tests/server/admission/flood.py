@@ -1,4 +1,4 @@
-"""Many logins at once at a relay that asks a slow controller, which is a process of its own."""
+"""Many logins at once at a relay whose slow controller is a separate process."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ asyncio.run(main())
 
 @contextmanager
 def controller_that_refuses(after: float) -> Iterator[str]:
-    """Run a controller that answers "no" after so many seconds, to any number of questions at once; gives its URL."""
+    """Run a controller that answers "no" after `after` seconds, to any number of requests at once; yield its URL."""
     process = subprocess.Popen([sys.executable, "-c", _CONTROLLER, str(after)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -55,8 +55,8 @@ def controller_that_refuses(after: float) -> Iterator[str]:
 
 
 async def log_in_all(port: int, clients: int) -> Counter[str]:
-    """Log in with so many keys at once; gives what became of them: admitted, or the reason that was told, if any."""
-    gate = asyncio.Semaphore(256)  # connects at once: a backlog is short
+    """Log in with this number of keys at once; count the results: admitted, or the reason of the rejection, if any."""
+    gate = asyncio.Semaphore(256)  # simultaneous connects: a backlog is short
     async with asyncio.timeout(SECONDS):
         return Counter(await asyncio.gather(*(_log_in(port, gate) for _ in range(clients))))
 

@@ -1,4 +1,4 @@
-"""More logins than may be asked about at once: none is admitted that the controller was not asked about."""
+"""More logins than may be checked at once: the controller is asked about every client that is admitted."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ async def test_a_relay_that_is_out_of_descriptors_admits_none(tmp_path: Path) ->
     assert "Too many open files" in log, "the relay was not short of descriptors"
 
 
-async def test_an_answer_that_came_while_the_relay_stood_still_counts(
+async def test_an_answer_that_arrived_while_the_relay_was_stopped_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url, "SECONDS", 0.5)
@@ -52,12 +52,12 @@ async def test_an_answer_that_came_while_the_relay_stood_still_counts(
             assert await knock(server) == REFUSED  # and a connection to the controller is open
             for _ in range(3):
                 client = asyncio.create_task(knock(server))
-                await asyncio.sleep(0.05)  # about until it is asked about
+                await asyncio.sleep(0.05)  # about the time until the relay asks about the client
                 time.sleep(1)  # noqa: ASYNC251  the whole process stands still
                 assert await client == REFUSED
 
 
-async def test_a_known_client_is_asked_about_before_strangers_and_not_admitted_unasked(
+async def test_a_known_client_is_checked_before_unknown_ones_and_not_admitted_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url, "IN_FLIGHT", 1)
@@ -83,7 +83,7 @@ async def test_a_known_client_is_asked_about_before_strangers_and_not_admitted_u
             assert await knock(server, known) is None
 
 
-async def test_of_several_kinds_one_that_was_not_asked_admits_nobody(
+async def test_a_kind_of_check_that_was_not_asked_admits_no_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "MOST_WAITING", 0)

@@ -1,4 +1,4 @@
-"""The list of allowed keys: who is on it, what it may look like, and that leaving it puts a client out."""
+"""The list of allowed keys: its format, its effect on logins, and the disconnection of a key that is removed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -49,19 +49,19 @@ def test_a_list_has_a_key_a_line_and_comments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["nodekey:12", "mkey:" + "0" * 64, "0" * 64, "nodekey:" + "g" * 64, "\xff"])
-def test_a_line_that_is_no_key_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+def test_an_invalid_key_is_an_error_that_names_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "keys"
     path.write_text(f"{ONE.public()}\n{line}\n", "latin-1")
     with pytest.raises(ConfigError, match=f"{path} have a line 2 that is invalid"):
         load(path)
 
 
-def test_a_list_that_is_not_there_is_a_start_up_error(tmp_path: Path) -> None:
+def test_a_missing_list_is_a_start_up_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the allowed keys .* cannot be read"):
         load(tmp_path / "keys")
 
 
-async def test_who_is_on_the_list_may_connect_and_a_mesh_peer_may_anyway(tmp_path: Path, log: list[EventDict]) -> None:
+async def test_listed_clients_and_all_mesh_peers_are_admitted(tmp_path: Path, log: list[EventDict]) -> None:
     async with admitting(listing(tmp_path / "keys", ONE)) as server:
         assert await knock(server, ONE) is None
         assert await knock(server, OTHER) == TOLD
@@ -69,7 +69,7 @@ async def test_who_is_on_the_list_may_connect_and_a_mesh_peer_may_anyway(tmp_pat
     assert (await log_says(log, "client rejected"))["reason"] == f"peer {OTHER.public()} not in {tmp_path / 'keys'}"
 
 
-async def test_who_leaves_the_list_is_told_and_disconnected_within_two_seconds_and_nobody_else(
+async def test_only_a_client_removed_from_the_list_is_notified_and_disconnected_within_two_seconds(
     tmp_path: Path, log: list[EventDict]
 ) -> None:
     file = listing(tmp_path / "keys", ONE, OTHER)
@@ -101,7 +101,7 @@ async def test_sighup_reads_the_list_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["gone", "broken"])
-async def test_a_list_that_goes_bad_puts_nobody_out_and_is_told_once(
+async def test_a_list_that_becomes_invalid_disconnects_no_client_and_is_logged_once(
     tmp_path: Path, log: list[EventDict], bad: str
 ) -> None:
     file = listing(tmp_path / "keys", ONE)
@@ -121,7 +121,7 @@ async def test_a_list_that_goes_bad_puts_nobody_out_and_is_told_once(
         assert [line["event"] for line in log].count("reload failed; the previous state stays in force") == 0
 
 
-async def test_all_kinds_of_check_have_to_agree_and_the_list_is_asked_first(tmp_path: Path) -> None:
+async def test_all_kinds_of_check_have_to_agree_and_the_list_is_checked_first(tmp_path: Path) -> None:
     file = listing(tmp_path / "keys", ONE)
     async with (
         at_a_url(always(http(REFUSE))) as url,
@@ -133,7 +133,7 @@ async def test_all_kinds_of_check_have_to_agree_and_the_list_is_asked_first(tmp_
         assert len(url.asked) == 1
 
 
-async def test_a_key_that_leaves_the_list_while_another_check_thinks_is_refused(tmp_path: Path) -> None:
+async def test_a_key_removed_from_the_list_during_another_check_is_rejected(tmp_path: Path) -> None:
     thought = asyncio.Event()
 
     async def answer(_question: Question) -> bytes:
@@ -163,12 +163,12 @@ async def test_with_verify_any_one_kind_of_check_is_enough(tmp_path: Path, log: 
             assert await knock(server, ONE) is None
             assert url.asked == []
             assert await knock(server, OTHER) is None
-            assert await knock(server, OTHER, app_name="bad") is not None  # a name that is refused stays refused
+            assert await knock(server, OTHER, app_name="bad") is not None  # a rejected application stays rejected
             assert await knock(server, NodePrivate(bytes([9] * 32))) == TOLD
             told = (await log_says(log, "client rejected"))["reason"]
             assert "not in" in told
             assert "not allowed" in told
-            # Who leaves the list stays when another kind knows it.
+            # A client removed from the list stays if another kind of check admits it.
             client = await Client.log_in(server, private=OTHER)
             listing(file, ONE, OTHER)
             await server.parts.reload()
@@ -177,7 +177,7 @@ async def test_with_verify_any_one_kind_of_check_is_enough(tmp_path: Path, log: 
             await stays(client)
 
 
-async def test_a_list_that_is_half_written_at_a_reload_puts_nobody_out(tmp_path: Path) -> None:
+async def test_a_list_half_written_at_a_reload_disconnects_no_client(tmp_path: Path) -> None:
     file = listing(tmp_path / "keys", OTHER, ONE)
     whole = file.read_bytes()
     first_line = whole.index(b"\n") + 1
@@ -193,7 +193,7 @@ async def test_a_list_that_is_half_written_at_a_reload_puts_nobody_out(tmp_path:
         assert await knock(server, ONE) is None
 
 
-async def test_a_list_that_is_written_without_end_stays_as_it_was(
+async def test_a_list_that_is_written_all_the_time_keeps_its_last_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(allowlist, "MOST_LOOKS", 2)

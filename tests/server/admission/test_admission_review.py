@@ -1,4 +1,4 @@
-"""Those who are in are asked about again; what was said before stands in for an answer that does not come."""
+"""Connected clients are checked again; an earlier answer replaces one that does not arrive."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ def log() -> Iterator[list[EventDict]]:
         yield lines
 
 
-class Mood:
-    """Answers that change, and who was asked about."""
+class ChangingAnswers:
+    """Answers that change, and the keys that were asked about."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -36,17 +36,17 @@ class Mood:
         return self.answer
 
     async def asked_again(self, times: int = 2) -> None:
-        """Return when there were so many questions from now on."""
+        """Return after this number of further requests."""
         while not self.asked.empty():
             self.asked.get_nowait()
         for _ in range(times):
             await asyncio.wait_for(self.asked.get(), 10)
 
 
-async def test_a_connected_client_that_is_refused_later_is_told_and_put_out(
+async def test_a_connected_client_that_is_rejected_later_is_notified_and_disconnected(
     tmp_path: Path, log: list[EventDict]
 ) -> None:
-    mood = Mood(http(ALLOW))
+    mood = ChangingAnswers(http(ALLOW))
     async with at_a_url(mood) as url:
         flags = ("-verify-client-url", url.url, "-verify-interval", "100ms")
         async with serving(config_of(tmp_path, *flags)) as server:
@@ -60,8 +60,8 @@ async def test_a_connected_client_that_is_refused_later_is_told_and_put_out(
 
 
 @pytest.mark.parametrize("fails_open", ["true", "false"])
-async def test_no_answer_changes_nothing_for_who_is_in(tmp_path: Path, fails_open: str) -> None:
-    mood = Mood(http(ALLOW))
+async def test_no_answer_changes_nothing_for_connected_clients(tmp_path: Path, fails_open: str) -> None:
+    mood = ChangingAnswers(http(ALLOW))
     async with at_a_url(mood) as url:
         flags = ("-verify-client-url", url.url, "-verify-interval=50ms", f"-verify-client-url-fail-open={fails_open}")
         async with serving(config_of(tmp_path, *flags)) as server:
@@ -72,9 +72,9 @@ async def test_no_answer_changes_nothing_for_who_is_in(tmp_path: Path, fails_ope
                 await stays(client)
 
 
-async def test_a_daemon_that_is_starting_and_knows_nobody_puts_nobody_out(tmp_path: Path) -> None:
+async def test_a_daemon_that_is_starting_and_knows_no_peer_disconnects_no_client(tmp_path: Path) -> None:
     state = "Running"
-    mood = Mood(http(b"{}"))
+    mood = ChangingAnswers(http(b"{}"))
 
     async def answer(question: Question) -> bytes:
         if "/status" in question.line:
@@ -94,7 +94,7 @@ async def test_a_daemon_that_is_starting_and_knows_nobody_puts_nobody_out(tmp_pa
             assert "tailnet does not know it" in await is_put_out(client)
 
 
-async def test_at_most_16_are_asked_about_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_at_most_16_clients_are_checked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert review.IN_FLIGHT == 16
     monkeypatch.setattr(review, "IN_FLIGHT", 2)
     thinks, asked, most = asyncio.Event(), 0, 0
@@ -124,8 +124,8 @@ async def test_at_most_16_are_asked_about_at_once(tmp_path: Path, monkeypatch: p
             thinks.set()
 
 
-async def test_the_last_yes_stands_in_while_there_is_no_answer_and_never_after_a_no(tmp_path: Path) -> None:
-    mood = Mood(http(ALLOW))
+async def test_the_last_yes_replaces_a_missing_answer_but_not_after_a_no(tmp_path: Path) -> None:
+    mood = ChangingAnswers(http(ALLOW))
     async with at_a_url(mood) as url:
         flags = ("-verify-client-url", url.url, "-verify-client-url-fail-open=false", "-verify-cache=1h")
         async with serving(config_of(tmp_path, *flags)) as server:
@@ -139,8 +139,8 @@ async def test_the_last_yes_stands_in_while_there_is_no_answer_and_never_after_a
             assert await knock(server, ONE) is not None
 
 
-async def test_a_yes_that_is_too_old_stands_in_for_nothing(tmp_path: Path) -> None:
-    mood = Mood(http(ALLOW))
+async def test_a_yes_that_is_too_old_replaces_no_answer(tmp_path: Path) -> None:
+    mood = ChangingAnswers(http(ALLOW))
     async with at_a_url(mood) as url:
         flags = ("-verify-client-url", url.url, "-verify-client-url-fail-open=false", "-verify-cache=1ns")
         async with serving(config_of(tmp_path, *flags)) as server:
@@ -149,11 +149,11 @@ async def test_a_yes_that_is_too_old_stands_in_for_nothing(tmp_path: Path) -> No
             assert await knock(server, ONE) is not None
 
 
-async def test_a_daemon_that_restarts_is_ridden_out_by_what_it_said_before(tmp_path: Path) -> None:
+async def test_earlier_answers_replace_those_of_a_restarting_daemon(tmp_path: Path) -> None:
     socket = tmp_path / "tailscaled.sock"
     flags = ("-verify-clients", "-socket", str(socket), "-verify-cache=1h")
     async with serving(config_of(tmp_path, *flags)) as server:
-        async with at_a_socket(socket, Mood(http(b"{}"))):
+        async with at_a_socket(socket, ChangingAnswers(http(b"{}"))):
             assert await knock(server, ONE) is None
         socket.unlink(missing_ok=True)
         assert await knock(server, ONE) is None

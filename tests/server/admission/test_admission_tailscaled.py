@@ -1,4 +1,4 @@
-"""A tailscaled on this machine decides who may connect (docs/protocol/admission.md, 1)."""
+"""A tailscaled on this machine decides which clients may connect (docs/protocol/admission.md, 1)."""
 
 import asyncio
 import re
@@ -46,7 +46,7 @@ def rejection(log: list[EventDict]) -> str:
     return str(reason)
 
 
-async def test_a_daemon_that_is_not_reachable_is_a_warning_at_start(tmp_path: Path, log: list[EventDict]) -> None:
+async def test_an_unreachable_daemon_is_a_warning_at_start(tmp_path: Path, log: list[EventDict]) -> None:
     missing = tmp_path / "none.sock"
     said = (
         f"-verify-clients: the tailscaled at {missing} is not reachable (No such file or directory) "
@@ -71,7 +71,7 @@ async def test_a_dead_socket_is_a_warning_at_start(tmp_path: Path, log: list[Eve
         assert f"{dead} is not reachable (Connection refused)" in warning
 
 
-async def test_the_question_is_as_the_daemons_own_clients_ask(tmp_path: Path) -> None:
+async def test_the_request_equals_that_of_the_daemons_own_clients(tmp_path: Path) -> None:
     async with judged(tmp_path, http(b"{}")) as (server, verifier):
         assert await knock(server, PRIVATE) is None
         (question,) = verifier.asked
@@ -80,7 +80,7 @@ async def test_the_question_is_as_the_daemons_own_clients_ask(tmp_path: Path) ->
         assert question.headers["tailscale-cap"] == "148"
 
 
-async def test_a_client_that_the_daemon_does_not_know_is_refused_and_told_so(
+async def test_a_client_unknown_to_the_daemon_is_rejected_with_that_reason(
     tmp_path: Path, log: list[EventDict]
 ) -> None:
     async with judged(tmp_path, NOT_FOUND) as (server, verifier):
@@ -111,19 +111,19 @@ async def test_a_client_that_the_daemon_does_not_know_is_refused_and_told_so(
 async def test_any_other_answer_rejects_with_its_cause(
     tmp_path: Path, log: list[EventDict], monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(tailscaled, "SECONDS", 0.5)  # for the one that is cut, whose rest never comes
+    monkeypatch.setattr(tailscaled, "SECONDS", 0.5)  # for the answer that is cut
     async with judged(tmp_path, answer) as (server, _):
         assert await knock(server) is not None
     assert re.match(reason, rejection(log))
 
 
-async def test_a_daemon_that_is_away_rejects(tmp_path: Path, log: list[EventDict]) -> None:
+async def test_a_daemon_that_is_not_running_rejects(tmp_path: Path, log: list[EventDict]) -> None:
     async with asking(tmp_path, tmp_path / "nobody.sock") as server:
         assert await knock(server) is not None
     assert "nobody.sock" in rejection(log)
 
 
-async def test_a_daemon_that_hangs_rejects_after_a_while(
+async def test_a_daemon_that_hangs_rejects_after_the_timeout(
     tmp_path: Path, log: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tailscaled, "SECONDS", 0.2)
@@ -133,7 +133,7 @@ async def test_a_daemon_that_hangs_rejects_after_a_while(
     assert "did not answer" in rejection(log)
 
 
-async def test_of_several_daemons_one_has_to_know_the_client(tmp_path: Path) -> None:
+async def test_one_of_several_daemons_has_to_know_the_client(tmp_path: Path) -> None:
     one, other = tmp_path / "one.sock", tmp_path / "other.sock"
     async with (
         at_a_socket(one, always(NOT_FOUND)),
@@ -143,7 +143,7 @@ async def test_of_several_daemons_one_has_to_know_the_client(tmp_path: Path) -> 
         assert await knock(server) is None
 
 
-async def test_the_consistency_check_asks_for_the_daemons_own_key(tmp_path: Path) -> None:
+async def test_the_consistency_check_requests_the_daemons_own_key(tmp_path: Path) -> None:
     async def answer(question: Question) -> bytes:
         if question.line.startswith("GET /localapi/v0/status?peers=false "):
             return http(b'{"BackendState":"Running","Self":{"PublicKey":"%s"}}' % str(SELF).encode())
@@ -166,7 +166,7 @@ async def test_the_consistency_check_asks_for_the_daemons_own_key(tmp_path: Path
     ],
     ids=["unknown-to-itself", "logged-out", "no-key", "denied", "too-old"],
 )
-async def test_the_consistency_check_says_why_the_daemon_cannot_verify(
+async def test_the_consistency_check_reports_why_the_daemon_cannot_verify(
     tmp_path: Path, status: bytes, found: str
 ) -> None:
     async def answer(question: Question) -> bytes:

@@ -1,4 +1,4 @@
-"""A controller behind a URL decides who may connect (docs/protocol/admission.md, 2)."""
+"""A controller at a URL decides which clients may connect (docs/protocol/admission.md, 2)."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def judged(folder: Path, answer: bytes, *flags: str) -> AsyncIterator[tupl
         yield server, verifier
 
 
-async def test_the_question_has_the_key_and_the_address_and_no_content_type(tmp_path: Path) -> None:
+async def test_the_request_has_the_key_and_the_address_and_no_content_type(tmp_path: Path) -> None:
     async with judged(tmp_path, http(ALLOW)) as (server, verifier):
         assert await knock(server, PRIVATE) is None
         (question,) = verifier.asked
@@ -60,7 +60,7 @@ async def test_the_question_has_the_key_and_the_address_and_no_content_type(tmp_
         assert "content-type" not in question.headers
 
 
-async def test_a_refused_client_is_told_why_and_the_log_names_its_key_address_and_the_reason(
+async def test_a_rejected_client_gets_the_reason_and_the_log_has_its_key_address_and_the_reason(
     tmp_path: Path, log: list[EventDict]
 ) -> None:
     async with judged(tmp_path, http(REFUSE)) as (server, _):
@@ -110,7 +110,7 @@ async def test_an_answer_with_a_long_head_is_read(tmp_path: Path, name: str) -> 
         assert await knock(server) is None
 
 
-async def test_an_answer_whose_head_is_longer_than_1_mib_is_none(tmp_path: Path) -> None:
+async def test_an_answer_whose_head_is_longer_than_1_mib_is_invalid(tmp_path: Path) -> None:
     answer = http(ALLOW, "200 OK", f"X-Long: {'a' * (2 << 20)}")
     async with judged(tmp_path, answer, "-verify-client-url-fail-open=false") as (server, _):
         assert await knock(server) is not None
@@ -118,7 +118,7 @@ async def test_an_answer_whose_head_is_longer_than_1_mib_is_none(tmp_path: Path)
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["fail-open", "fail-closed"])
 async def test_only_200_with_allow_true_admits(tmp_path: Path, is_open: bool) -> None:  # noqa: FBT001  a parameter
-    """All answers at one server: which one a client gets depends on its key."""
+    """One server sends all answers: the client's key selects one."""
     keys = [NodePrivate.from_entropy(bytes([number] * 32)) for number in range(1, len(ANSWERS) + 1)]
     answers = {str(key.public()): answer for key, (_, answer, _) in zip(keys, ANSWERS, strict=True)}
 
@@ -136,7 +136,7 @@ async def test_only_200_with_allow_true_admits(tmp_path: Path, is_open: bool) ->
     assert {name: text is None for (name, _, _), text in zip(ANSWERS, told, strict=True)} == wanted
 
 
-async def test_an_answer_that_breaks_off_rejects_even_where_an_unreachable_controller_would_admit(
+async def test_a_truncated_answer_rejects_even_if_an_unreachable_controller_would_admit(
     tmp_path: Path, log: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url, "SECONDS", 0.2)
@@ -179,13 +179,15 @@ async def test_a_controller_that_is_too_slow_is_unreachable(
         assert (await knock(server) is None) == admitted
 
 
-async def test_a_mesh_peer_is_asked_nothing(tmp_path: Path) -> None:
+async def test_a_mesh_peer_is_not_checked(tmp_path: Path) -> None:
     async with judged(tmp_path, http(REFUSE), "-disallow-app-names", "bad") as (server, verifier):
         assert await knock(server, mesh_key=MESH_KEY, app_name="bad") is None
         assert verifier.asked == []
 
 
-async def test_a_refused_application_is_told_so_before_anybody_is_asked(tmp_path: Path, log: list[EventDict]) -> None:
+async def test_a_rejected_application_gets_the_reason_before_any_controller_is_asked(
+    tmp_path: Path, log: list[EventDict]
+) -> None:
     async with judged(tmp_path, http(ALLOW), "-disallow-app-names", "bad") as (server, verifier):
         told = await knock(server, app_name="bad")
         assert told == "this relay rejected this device: the application 'bad' is not allowed here"
@@ -194,7 +196,7 @@ async def test_a_refused_application_is_told_so_before_anybody_is_asked(tmp_path
     assert line(log, "client rejected")["reason"] == "disallowed app name 'bad'"
 
 
-async def test_nobody_else_waits_for_a_controller_that_thinks(tmp_path: Path) -> None:
+async def test_other_clients_do_not_wait_for_a_slow_controller(tmp_path: Path) -> None:
     thinks_of = str(PRIVATE.public())
     thought = asyncio.Event()
 
@@ -212,7 +214,7 @@ async def test_nobody_else_waits_for_a_controller_that_thinks(tmp_path: Path) ->
         assert await waiting is None
 
 
-async def test_a_guest_that_leaves_while_it_is_asked_about_costs_nobody_anything(tmp_path: Path) -> None:
+async def test_a_client_that_leaves_during_its_check_affects_no_other(tmp_path: Path) -> None:
     thought = asyncio.Event()
 
     async def answer(_question: Question) -> bytes:
@@ -230,7 +232,7 @@ async def test_a_guest_that_leaves_while_it_is_asked_about_costs_nobody_anything
         await server.wait_for("derp_current_connections", 1)
 
 
-async def test_those_who_wait_for_a_stuck_controller_are_bounded(
+async def test_clients_that_wait_for_a_stuck_controller_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[EventDict]
 ) -> None:
     monkeypatch.setattr(turns, "MOST_WAITING", 0)
@@ -245,7 +247,7 @@ async def test_those_who_wait_for_a_stuck_controller_are_bounded(
         waiting.cancel()
 
 
-async def test_a_redirect_that_keeps_the_question_is_followed_with_it(tmp_path: Path) -> None:
+async def test_a_redirect_that_keeps_the_request_body_is_followed_with_it(tmp_path: Path) -> None:
     async def answer(question: Question) -> bytes:
         is_first = question.line.startswith("POST /verify")
         return http(b"", "307 Temporary Redirect", "Location: /new") if is_first else http(ALLOW)
@@ -256,7 +258,7 @@ async def test_a_redirect_that_keeps_the_question_is_followed_with_it(tmp_path: 
         assert (second.line, second.body) == ("POST /new HTTP/1.1", first.body)
 
 
-async def test_a_controller_that_only_redirects_is_given_up_after_ten(tmp_path: Path) -> None:
+async def test_a_controller_is_given_up_after_ten_redirects(tmp_path: Path) -> None:
     answer = http(b"", "302 Found", "Location: /again")
     async with judged(tmp_path, answer, "-verify-client-url-fail-open=false") as (server, verifier):
         assert await knock(server) is not None
@@ -264,8 +266,8 @@ async def test_a_controller_that_only_redirects_is_given_up_after_ten(tmp_path: 
         assert verifier.asked[1].line == "GET /again HTTP/1.1"
 
 
-async def test_a_connection_that_the_controller_closed_meanwhile_is_no_refusal(tmp_path: Path) -> None:
-    """The second question goes out on the first one's connection, which is closed under it."""
+async def test_an_idle_connection_closed_by_the_controller_does_not_reject(tmp_path: Path) -> None:
+    """The second request is sent on the first one's connection, which the controller then closes."""
     answers = [http(ALLOW), b"", http(ALLOW)]
 
     async def answer(_question: Question) -> bytes:
@@ -277,7 +279,7 @@ async def test_a_connection_that_the_controller_closed_meanwhile_is_no_refusal(t
         assert len(verifier.asked) == 3
 
 
-async def test_of_several_controllers_one_has_to_allow(tmp_path: Path, log: list[EventDict]) -> None:
+async def test_one_of_several_controllers_has_to_allow(tmp_path: Path, log: list[EventDict]) -> None:
     allowed = str(PRIVATE.public())
 
     async def answer(question: Question) -> bytes:
@@ -291,7 +293,7 @@ async def test_of_several_controllers_one_has_to_allow(tmp_path: Path, log: list
     assert re.search("not allowed$", line(log, "client rejected")["reason"])
 
 
-async def test_a_controller_over_tls_has_to_be_of_the_roots_that_the_environment_names(tmp_path: Path) -> None:
+async def test_a_controllers_certificate_has_to_chain_to_the_roots_in_the_environment(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue(tmp_path, "127.0.0.1")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -305,7 +307,7 @@ async def test_a_controller_over_tls_has_to_be_of_the_roots_that_the_environment
 
 
 @pytest.mark.parametrize("inside", ["AAAA", "A"], ids=["no certificate", "no base64"])
-def test_roots_that_cannot_be_read_are_a_start_up_error_that_names_their_file(tmp_path: Path, inside: str) -> None:
+def test_unreadable_roots_are_a_start_up_error_that_names_their_file(tmp_path: Path, inside: str) -> None:
     file = tmp_path / "roots.pem"
     file.write_text(f"-----BEGIN CERTIFICATE-----\n{inside}\n-----END CERTIFICATE-----\n")
     config = config_of(tmp_path, "-verify-client-url", "https://a.test/", SSL_CERT_FILE=str(file))

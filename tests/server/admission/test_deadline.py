@@ -1,4 +1,4 @@
-"""A deadline for an answer counts the time in which the loop could read it."""
+"""A deadline for an answer counts only the time in which the loop could read it."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from derper.host.deadline import deadline
 LONG = bytes(1 << 20)  # takes several reads
 
 
-async def test_it_ends_a_wait_that_is_longer() -> None:
+async def test_a_deadline_ends_a_longer_wait() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         async with deadline(0.05):
@@ -18,7 +18,7 @@ async def test_it_ends_a_wait_that_is_longer() -> None:
     assert time.monotonic() - began >= 0.05
 
 
-async def test_an_answer_that_came_during_a_pause_of_the_loop_is_read() -> None:
+async def test_an_answer_that_arrived_during_a_pause_of_the_loop_is_read() -> None:
     async def answer(_stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
         out.write(LONG)
         out.close()
@@ -32,7 +32,7 @@ async def test_an_answer_that_came_during_a_pause_of_the_loop_is_read() -> None:
         out.close()
 
 
-async def test_none_never_ends_and_a_block_that_is_done_leaves_nothing_behind() -> None:
+async def test_none_sets_no_deadline_and_a_finished_block_leaves_no_timer() -> None:
     async with deadline(None) as never:
         await asyncio.sleep(0)
     async with deadline(0.01) as over:

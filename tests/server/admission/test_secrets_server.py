@@ -1,4 +1,4 @@
-"""How a secrets server is asked, and asked again (docs/protocol/cli.md, setec); the real one: `tests/interop`."""
+"""Requests to a secrets server, and their retries (docs/protocol/cli.md, setec); the real one: `tests/interop`."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ REFUSALS = [
 ]  # fmt: skip
 
 
-async def test_any_failure_is_asked_about_again_after_one_millisecond_doubling_until_there_is_a_secret(
+async def test_any_failure_is_retried_after_one_millisecond_doubling_until_there_is_a_secret(
     tmp_path: Path,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -43,11 +43,11 @@ async def test_any_failure_is_asked_about_again_after_one_millisecond_doubling_u
             assert json.loads(question.body) == {"Name": NAME, "Version": 0, "UpdateIfChanged": False}
     waits = [after - before for before, after in pairwise(times)]
     assert all(wait >= 0.001 * 2**number for number, wait in enumerate(waits))
-    assert sum(waits) < 2 * 0.001 * 2 ** len(waits) + 2  # what else the machine may have to do
+    assert sum(waits) < 2 * 0.001 * 2 ** len(waits) + 2  # plus two seconds for a busy machine
     assert secrets.LONGEST_WAIT == 4.0
 
 
-async def test_who_has_no_patience_is_told_that_there_is_no_secret(tmp_path: Path) -> None:
+async def test_a_timeout_reports_that_there_is_no_secret(tmp_path: Path) -> None:
     source = SecretsServer("http://127.0.0.1:1", NAME, tmp_path / "cache")
     with pytest.raises(ConfigError, match=r"gave no prod/derp/meshkey in 0 s"):
         await asyncio.to_thread(secrets.load, source, TrustedRoots(None, ()), 0.2)

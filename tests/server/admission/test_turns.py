@@ -1,4 +1,4 @@
-"""Turns to ask a verifier: shared by networks, bounded in number and time, and given back by clients that leave."""
+"""Turns to ask a verifier: shared by networks, bounded in number and time, and freed by clients that leave."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ def client(ip: str, *, was_known: bool = False) -> ClientIdentity:
 
 
 class Questions:
-    """Clients that want a turn, each a task; `begun` has the turns in their order."""
+    """Clients that want a turn, each a task; `begun` lists the turns in their order."""
 
     def __init__(self, most: int = 1) -> None:
         self.turns = Turns(most)
@@ -59,14 +59,14 @@ async def one_is_asked(most: int = 1) -> AsyncIterator[Questions]:
 
 
 async def all_are_free(shared: Turns, most: int) -> bool:
-    """Take every turn, which must not wait."""
+    """Take every turn; none of them may have to wait."""
     async with asyncio.timeout(10):
         for _ in range(most):
             await shared.turn(client("192.0.2.1")).__aenter__()
     return True
 
 
-async def test_networks_take_turns_however_many_clients_each_has() -> None:
+async def test_networks_take_turns_for_any_number_of_clients_in_each() -> None:
     async with one_is_asked() as questions:
         for number in range(100):
             await questions.add(f"crowd {number}", f"203.0.113.{number}")
@@ -82,7 +82,7 @@ async def test_a_known_client_goes_first() -> None:
     assert questions.begun == ["known", "stranger"]
 
 
-async def test_full_lines_refuse_the_newest_of_the_largest_network(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_rejects_the_newest_client_of_the_largest_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "MOST_WAITING", 4)
     async with one_is_asked() as questions:
         for number in range(6):
@@ -97,7 +97,7 @@ async def test_full_lines_refuse_the_newest_of_the_largest_network(monkeypatch: 
     assert questions.begun == ["known", "crowd 0", "other", "crowd 1"]
 
 
-async def test_a_client_that_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_waits_too_long_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "WAIT_SECONDS", 0.05)
     async with one_is_asked() as questions:
         await questions.add("late", "203.0.113.1")
@@ -106,7 +106,7 @@ async def test_a_client_that_waits_too_long_is_refused(monkeypatch: pytest.Monke
         assert questions.refused == ["late: no turn within 0.05 s"]
 
 
-async def test_a_client_that_leaves_gives_its_place_and_its_turn_back() -> None:
+async def test_a_client_that_leaves_frees_its_place_and_its_turn() -> None:
     async with one_is_asked() as questions:
         for number in range(3):
             await questions.add(str(number), "203.0.113.1")
@@ -117,12 +117,12 @@ async def test_a_client_that_leaves_gives_its_place_and_its_turn_back() -> None:
     assert questions.begun == ["0", "2"]
 
 
-async def test_a_turn_that_comes_as_its_client_leaves_is_passed_on() -> None:
+async def test_a_turn_granted_to_a_client_that_leaves_goes_to_the_next() -> None:
     questions = Questions()
     async with questions.turns.turn(client("192.0.2.1")):
         await questions.add("leaving", "203.0.113.1")
         await questions.add("next", "203.0.113.2")
-    questions.tasks[0].cancel()  # its turn has come, and it has not run since
+    questions.tasks[0].cancel()  # its turn is granted, and the task has not run since
     await questions.end()
     assert questions.begun == ["next"]
     assert await all_are_free(questions.turns, 1)

@@ -1,6 +1,6 @@
-"""Verifiers as tests need them: HTTP over TCP or a unix socket, whose every byte a test decides, and who asks there.
+"""Verifiers for tests: HTTP over TCP or a unix socket, with every byte of an answer set by the test; and clients.
 
-The real ones, a tailscaled and Headscale, are asked in `tests/interop/test_real_tailnet.py`.
+`tests/interop/test_real_tailnet.py` uses real ones, a tailscaled and Headscale.
 """
 
 import asyncio
@@ -27,22 +27,22 @@ REFUSE = b'{"Allow":false}'
 
 
 def http(body: bytes = b"", status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
-    """A whole answer; `length` is said when the body has another."""
+    """Return a whole answer; `length` overrides the Content-Length of the body."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request that came."""
+    """One received request."""
 
     line: str
-    headers: dict[str, str]  # names in small letters
+    headers: dict[str, str]  # names in lower case
     body: bytes
 
     @property
     def key(self) -> str:
-        """Whom it is about, of a URL's question."""
+        """The client's key in a request to a controller."""
         key: str = json.loads(self.body)["NodePublic"]
         return key
 
@@ -52,13 +52,13 @@ Answering = Callable[[Question], Awaitable[bytes]]
 
 @dataclass
 class Verifier:
-    """A server that answers each request with what `answer` gives; it closes a connection for an empty answer."""
+    """A server that sends the result of `answer` for each request; for an empty result it closes the connection."""
 
     answer: Answering
     url: str = ""
     socket: Path = Path()
     asked: list[Question] = field(default_factory=list)
-    came: asyncio.Event = field(default_factory=asyncio.Event)  # at least one question
+    came: asyncio.Event = field(default_factory=asyncio.Event)  # set by the first request
 
     async def serve(self, stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
         try:
@@ -133,7 +133,7 @@ async def _listening(server: asyncio.Server) -> AsyncIterator[asyncio.Server]:
 
 
 async def knock(server: Server, private: NodePrivate | None = None, **info: Any) -> str | None:  # noqa: ANN401  ClientInfo's
-    """Log in; None when the relay relays, else the problem that it tells before it closes."""
+    """Log in; return None if the relay relays, else the problem in its Health frame before it closes."""
     stream, out = await connect(server)
     out.write(upgrade_request("derp.example.test"))
     UpgradeAnswer.parse(await stream.readuntil(b"\r\n\r\n"))
@@ -154,7 +154,7 @@ async def knock(server: Server, private: NodePrivate | None = None, **info: Any)
 
 
 async def rest(stream: asyncio.StreamReader) -> bytes:
-    """All that comes until the end, however that comes."""
+    """Return all bytes until the end of the stream or a reset."""
     try:
         return await stream.read()
     except ConnectionError:
@@ -162,7 +162,7 @@ async def rest(stream: asyncio.StreamReader) -> bytes:
 
 
 async def is_put_out(client: Client) -> str:
-    """The problem that a client is told of before the end."""
+    """Return the problem in the Health frame that a client gets before the end."""
     frame = decode_from_server(await client.next_frame())
     assert isinstance(frame, Health)
     async with asyncio.timeout(SECONDS):
@@ -176,9 +176,9 @@ async def stays(client: Client) -> None:
 
 
 async def log_says(log: list[EventDict], event: str) -> EventDict:
-    """The last line of that event, once there is one."""
+    """Return the last line of that event as soon as there is one."""
     async with asyncio.timeout(SECONDS):
         while True:
             if found := [line for line in log if line["event"] == event]:
                 return found[-1]
-            await asyncio.sleep(0.01)  # nothing tells of a line
+            await asyncio.sleep(0.01)  # there is no notification of a new line

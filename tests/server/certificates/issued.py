@@ -1,4 +1,4 @@
-"""A server in the test's own loop that has its certificates from Pebble, and what its clients see of them."""
+"""A server in the test's own loop with certificates from Pebble, and the certificates that clients see."""
 
 import asyncio
 import ssl
@@ -36,10 +36,10 @@ def certificates_of(server: Server) -> Certificates:
 
 
 async def until(server: Server, wanted: Callable[[Status], bool], host: str | None = None) -> Status:
-    """Wait until a host's certificate is so; without a host, the only one's."""
+    """Wait until a host's certificate meets the condition; without a host, the only certificate."""
     certificates = certificates_of(server)
     async with asyncio.timeout(SECONDS):
-        while True:  # nothing tells of it but asking again
+        while True:  # the status has no notification, so poll it
             found = [status for status in certificates.status() if host in {None, status.host} and wanted(status)]
             if found:
                 return found[0]
@@ -47,7 +47,7 @@ async def until(server: Server, wanted: Callable[[Status], bool], host: str | No
 
 
 async def leaf(server: Server, sni: str | None = NAME, context: ssl.SSLContext | None = None) -> x509.Certificate:
-    """Return the certificate that a client sees; with a context, one that it trusts."""
+    """Return the certificate that a client sees; with a context, the client verifies it."""
     if context is None:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -69,7 +69,7 @@ async def another_leaf(server: Server, first: x509.Certificate) -> x509.Certific
 
 
 async def asking_for(server: Server, sni: str) -> x509.Certificate | None:
-    """Return the certificate that a client sees that asks for this, which may be an address; None: it is refused."""
+    """Return the certificate for this server name, which may be an address; None if the handshake is rejected."""
     process = await asyncio.create_subprocess_exec(
         *("openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-servername", sni),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -82,7 +82,7 @@ async def asking_for(server: Server, sni: str) -> x509.Certificate | None:
 
 
 async def answer_to_hello(server: Server, name: bytes) -> bytes:
-    """Ask for any bytes as a server name, which no TLS library sends; gives the first byte of the answer."""
+    """Send any bytes as a server name, which no TLS library does; return the first byte of the answer."""
 
     def sized(data: bytes, width: int = 2) -> bytes:
         return len(data).to_bytes(width, "big") + data
@@ -104,7 +104,7 @@ async def answer_to_hello(server: Server, name: bytes) -> bytes:
 
 
 def challenge_context() -> ssl.SSLContext:
-    """Ask as a CA does that looks for a proof."""
+    """Return the TLS context of a CA that checks a TLS-ALPN-01 challenge."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["acme-tls/1"])
@@ -112,7 +112,7 @@ def challenge_context() -> ssl.SSLContext:
 
 
 def dns_hook(folder: Path, pebble: Pebble, *, fails_to: str = "") -> Path:
-    """Write a program that sets records at Pebble's DNS, as an operator's does at a provider's."""
+    """Write a program that sets records at Pebble's DNS, as an operator's program does at a provider."""
     program = folder / "dns-hook"
     program.write_text(
         f"""#!{sys.executable}

@@ -1,7 +1,7 @@
-"""A CA that lies: a small HTTPS server that answers as a test wants it to, which the real one cannot be made to.
+"""A CA that sends wrong answers: a small HTTPS server whose answers a test sets; a real CA cannot send them.
 
-It speaks as much ACME as is needed to be believed up to the lie: directory, nonces, account, order, proofs that it
-never looks at, and a certificate. `answers` replaces single answers, by path.
+It has the part of ACME that leads to the wrong answer: directory, nonces, account, order, challenges that it never
+checks, and a certificate. `answers` replaces single answers, by path.
 """
 
 import json
@@ -92,7 +92,7 @@ class LyingCa:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = -1  # an answer in one piece, or the other end waits for the rest of it
+            wbufsize = -1  # send an answer at once, or the other end waits for the rest
 
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))

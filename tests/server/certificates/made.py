@@ -1,4 +1,4 @@
-"""Certificates of a test's own making, for any host and any time."""
+"""Certificates made by a test, for any host and any time."""
 
 from datetime import datetime, timedelta
 
@@ -12,7 +12,7 @@ from derper.credentials.pem import Host
 
 
 def make(host: Host, begins: datetime, life: timedelta) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
-    """Return a key and a chain in PEM, as an order gives them."""
+    """Return a key and a chain in PEM, as an order returns them."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = {role: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, role)]) for role in ("leaf", "authority")}
     subject = x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)

@@ -1,4 +1,4 @@
-"""A CA that errs or lies. The real one cannot be made to, so here a small server of ours stands in for it."""
+"""A CA that fails or sends wrong answers: a small server of ours, as Pebble cannot do this."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,10 +25,10 @@ DAY = timedelta(days=1)
 
 class NoTokens:
     def put(self, token: str, key_authorization: str) -> None:
-        """Nobody looks."""
+        """Ignore the token: the CA checks no challenge."""
 
     def drop(self, token: str) -> None:
-        """Nobody looked."""
+        """Ignore the token."""
 
 
 def config(folder: Path, ca: LyingCa) -> Config:
@@ -39,7 +39,7 @@ def config(folder: Path, ca: LyingCa) -> Config:
 
 @asynccontextmanager
 async def failing(folder: Path, ca: LyingCa) -> AsyncIterator[tuple[Issuer, Status]]:
-    """Return an issuer that has failed to get a certificate from it."""
+    """Yield an issuer that has failed to get a certificate from the CA."""
     shown: list[tuple[Serves, object]] = []
     made = Issuer(config(folder, ca), lambda *item: shown.append(item), NoTokens(), utc_now)
     await made.load()
@@ -82,7 +82,7 @@ PROBLEM = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many
         ("/certificate", certificate_for(NAME), "is not that of the certificate"),
     ],
 )  # fmt: skip
-async def test_a_ca_that_errs_or_lies_costs_nothing_but_the_order(
+async def test_a_wrong_answer_of_the_ca_fails_only_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, answer: Answer | Callable[[Any], None], sentence: str
 ) -> None:
     monkeypatch.setattr(directory, "BODY_SECONDS", 0.3)
@@ -94,7 +94,7 @@ async def test_a_ca_that_errs_or_lies_costs_nothing_but_the_order(
             assert status.ends is None
 
 
-async def test_a_ca_that_is_busy_is_left_alone_for_as_long_as_it_says(tmp_path: Path) -> None:
+async def test_a_busy_ca_gets_no_order_until_its_retry_after(tmp_path: Path) -> None:
     with LyingCa(tmp_path, NAME) as ca:
         ca.answers["/newOrder"] = json_answer(429, PROBLEM, **{"Retry-After": "7200"})
         async with failing(tmp_path, ca) as (_, status):
@@ -102,7 +102,7 @@ async def test_a_ca_that_is_busy_is_left_alone_for_as_long_as_it_says(tmp_path: 
             assert timedelta(minutes=119) < status.renews - datetime.now(UTC) < timedelta(minutes=121)
 
 
-async def test_an_order_of_endless_proofs_ends(tmp_path: Path) -> None:
+async def test_an_order_with_endless_challenges_ends(tmp_path: Path) -> None:
     with LyingCa(tmp_path, NAME) as ca:
         ca.answers["/newOrder"] = json_answer(
             201, ca.order | {"authorizations": [f"{ca.base}/authorization"] * 10_000}, Location=f"{ca.base}/order"
@@ -112,7 +112,7 @@ async def test_an_order_of_endless_proofs_ends(tmp_path: Path) -> None:
             assert len(ca.asked) < 300
 
 
-async def test_a_ca_that_never_answers_is_given_up_and_stopping_does_not_wait_for_it(
+async def test_a_ca_that_never_answers_times_out_and_does_not_delay_stopping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order, "CALL_SECONDS", 0.3)
@@ -126,7 +126,7 @@ async def test_a_ca_that_never_answers_is_given_up_and_stopping_does_not_wait_fo
             assert "took too long" in status.problem
 
 
-async def test_a_good_certificate_is_shown_whatever_the_ca_says_of_its_renewal(tmp_path: Path) -> None:
+async def test_a_valid_certificate_is_served_whatever_renewal_time_the_ca_suggests(tmp_path: Path) -> None:
     Store(tmp_path / "certs").save(NAME, *make(NAME, datetime.now(UTC) - 70 * DAY, 90 * DAY))  # due for ten days
     shown: dict[Serves, object] = {}
     with LyingCa(tmp_path, NAME) as ca:

@@ -1,4 +1,4 @@
-"""Certificates from Pebble, which looks for itself: how a host is proved, what is served and kept, what fails how."""
+"""Certificates from Pebble, which checks the challenges: proofs of a host, served and stored files, failures."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ from derper.server.certificates.acme.store import ACCOUNT
 pytest_plugins = ["ca"]
 
 
-async def test_a_name_is_proved_over_http_and_clients_trust_what_is_served(tmp_path: Path, pebble: Pebble) -> None:
+async def test_a_name_is_proved_over_http_and_clients_trust_the_certificate(tmp_path: Path, pebble: Pebble) -> None:
     async with having(tmp_path, pebble) as server:
         seen = await leaf(server, context=pebble.context())
         with pytest.raises(ssl.SSLError):
@@ -33,7 +33,7 @@ async def test_a_name_is_proved_over_http_and_clients_trust_what_is_served(tmp_p
     assert datetime.now(UTC) < status.renews < seen.not_valid_after_utc
 
 
-async def test_the_key_and_the_chain_lie_in_one_file_of_that_name_for_its_owner_alone(
+async def test_the_key_and_the_chain_are_in_one_file_of_that_name_for_its_owner_only(
     tmp_path: Path, pebble: Pebble
 ) -> None:
     async with having(tmp_path, pebble) as server:
@@ -49,7 +49,7 @@ async def test_the_key_and_the_chain_lie_in_one_file_of_that_name_for_its_owner_
     assert key.public_key() == seen.public_key()
 
 
-async def test_a_server_that_starts_again_needs_no_order(tmp_path: Path, pebble: Pebble) -> None:
+async def test_a_restarted_server_needs_no_order(tmp_path: Path, pebble: Pebble) -> None:
     async with having(tmp_path, pebble) as server:
         first = await leaf(server)
     orders = pebble.orders()
@@ -75,7 +75,9 @@ async def test_a_program_for_dns_records_that_fails_is_quoted(tmp_path: Path, pe
     assert "cleanup" in (tmp_path / "calls").read_text()
 
 
-async def test_without_a_certificate_handshakes_fail_and_the_status_says_why(tmp_path: Path, pebble: Pebble) -> None:
+async def test_without_a_certificate_handshakes_fail_and_the_status_has_the_reason(
+    tmp_path: Path, pebble: Pebble
+) -> None:
     name = "blocked.example.test"
     async with having(tmp_path, pebble, name=name, wait=False) as server:
         status = await until(server, lambda status: bool(status.failures))
@@ -87,34 +89,32 @@ async def test_without_a_certificate_handshakes_fail_and_the_status_says_why(tmp
     assert timedelta(seconds=50) < status.renews - datetime.now(UTC) <= timedelta(seconds=60)
 
 
-async def test_a_ca_that_is_away_is_no_reason_not_to_start(tmp_path: Path) -> None:
+async def test_a_server_starts_while_its_ca_is_unreachable(tmp_path: Path) -> None:
     away = Pebble(tmp_path / "pebble")
     async with having(tmp_path, away, wait=False) as server:
         status = await until(server, lambda status: bool(status.failures))
         assert "Connection refused" in status.problem
         with away:
-            await server.parts.reload()  # as SIGHUP does, for those who do not want to wait for the next try
+            await server.parts.reload()  # as SIGHUP does, so that the test need not wait for the next try
             await until(server, lambda status: status.ends is not None)
             await leaf(server, context=away.context())
 
 
-async def test_a_name_is_proved_in_a_tls_handshake_where_port_80_is_not_served(tmp_path: Path, pebble: Pebble) -> None:
+async def test_a_name_is_proved_in_a_tls_handshake_if_port_80_is_not_served(tmp_path: Path, pebble: Pebble) -> None:
     async with having(tmp_path, pebble, "-http-port", "-1") as server:
         await leaf(server, context=pebble.context())
-        with pytest.raises(ssl.SSLError):  # the CA has looked, and nobody else gets what it was shown
+        with pytest.raises(ssl.SSLError):  # the CA has checked; the challenge is not served to others
             await leaf(server, context=challenge_context())
 
 
-async def test_the_second_way_is_tried_when_the_first_one_fails(tmp_path: Path, pebble: Pebble) -> None:
-    # The CA looks for TLS-ALPN-01 where nobody listens, and for HTTP-01 where we do.
+async def test_the_second_kind_of_challenge_is_tried_if_the_first_fails(tmp_path: Path, pebble: Pebble) -> None:
+    # The CA checks TLS-ALPN-01 at a closed port, and HTTP-01 at ours.
     elsewhere = ("-a", "127.0.0.1:0")
     async with having(tmp_path, pebble, *elsewhere) as server:
         await leaf(server, context=pebble.context())
 
 
-async def test_an_address_has_a_short_lived_certificate_from_the_first_client_on(
-    tmp_path: Path, pebble: Pebble
-) -> None:
+async def test_an_address_gets_a_short_lived_certificate_for_its_first_client(tmp_path: Path, pebble: Pebble) -> None:
     address = "127.0.0.1"
     async with having(tmp_path, pebble, "-acme-ip-certs") as server:
         with pytest.raises(ssl.SSLError):
@@ -132,20 +132,20 @@ async def test_an_address_has_a_short_lived_certificate_from_the_first_client_on
     assert stat.S_IMODE((tmp_path / "certs" / f"{address}.key").stat().st_mode) == 0o600
 
 
-async def test_a_host_that_is_an_address_starts_with_a_certificate_for_it(tmp_path: Path, pebble: Pebble) -> None:
+async def test_a_server_whose_host_is_an_address_orders_a_certificate_for_it(tmp_path: Path, pebble: Pebble) -> None:
     orders = pebble.orders()
     async with having(tmp_path, pebble, "-acme-ip-certs", name="127.0.0.1") as server:
         await leaf(server, None, pebble.context())
         (status,) = certificates_of(server).status()
     assert status.renews is not None
     assert status.ends is not None
-    assert timedelta(days=1) < status.ends - status.renews < timedelta(days=4)  # with the CA's word or without
+    assert timedelta(days=1) < status.ends - status.renews < timedelta(days=4)  # whether or not the CA suggests a time
     assert pebble.orders() <= orders + 1
 
 
-async def test_a_full_disk_keeps_nobody_from_being_served(tmp_path: Path, pebble: Pebble) -> None:
+async def test_a_full_disk_does_not_stop_the_server_from_serving(tmp_path: Path, pebble: Pebble) -> None:
     async with having(tmp_path, pebble, wait=False) as server:
-        # Where the file should go, there is a folder: nothing can be put in its place.
+        # A folder has the file's name, so the file cannot be written.
         (tmp_path / "certs" / NAME).mkdir(parents=True)
         status = await until(server, lambda status: status.ends is not None and bool(status.problem))
         assert "cannot be written" in status.problem
@@ -156,9 +156,9 @@ async def test_a_full_disk_keeps_nobody_from_being_served(tmp_path: Path, pebble
     assert (tmp_path / "certs" / NAME).is_file()
 
 
-async def test_odd_server_names_are_refused_and_others_are_served(tmp_path: Path, pebble: Pebble) -> None:
+async def test_invalid_server_names_are_rejected_and_others_are_served(tmp_path: Path, pebble: Pebble) -> None:
     async with having(tmp_path, pebble) as server:
         for name in (b"x" * 300, b"x" * 10_000, b"a\0b", b"\xff\xfe", b"..", b"", b"a_b.example.test"):
-            assert await answer_to_hello(server, name) in (b"\x15", b""), name  # an alert, or nothing at all
+            assert await answer_to_hello(server, name) in (b"\x15", b""), name  # an alert or the end of the stream
         assert await asking_for(server, NAME.upper()) is not None
         await leaf(server, context=pebble.context())

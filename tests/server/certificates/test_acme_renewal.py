@@ -1,4 +1,4 @@
-"""Certificates over time: renewed while clients relay, when the CA wants it, and kept whatever the CA does."""
+"""Renewal of certificates: while clients relay, when the CA suggests it, and while the CA is unreachable."""
 
 import asyncio
 import itertools
@@ -30,8 +30,8 @@ def is_other_than(before: Status) -> Callable[[Status], bool]:
     return lambda status: status.ends != before.ends
 
 
-class Talk:
-    """Two clients, one of which sends numbered packets to the other all the time."""
+class PacketStream:
+    """Two clients: one sends numbered packets to the other all the time."""
 
     def __init__(self, sender: Client, receiver: Client) -> None:
         self.sent = self.received = self.lost = 0
@@ -48,7 +48,7 @@ class Talk:
 
     async def _send(self) -> None:
         while not self._ending:
-            for _ in range(8):  # fewer than a receiver's queue holds, so none is dropped for being too many
+            for _ in range(8):  # fewer than a receiver's queue holds, so none is dropped
                 self._sender.out.write(SendPacket(self._receiver.key, self.sent.to_bytes(8, "big") * 100).encode())
                 self.sent += 1
             await self._sender.out.drain()
@@ -65,12 +65,12 @@ class Talk:
             self.received += 1
 
 
-async def test_not_a_packet_is_lost_while_the_certificate_is_renewed(
+async def test_no_packet_is_lost_during_a_renewal_of_the_certificate(
     tmp_path: Path,
 ) -> None:
     with Pebble(tmp_path / "pebble", profiles={"brief": 9}) as pebble:
         async with having(tmp_path, pebble) as server:
-            talk = Talk(*[await Client.log_in(server) for _ in range(2)])
+            talk = PacketStream(*[await Client.log_in(server) for _ in range(2)])
             talking = asyncio.create_task(talk.go_on())
             seen = {(await leaf(server, context=pebble.context())).serial_number}
             for _ in range(2):
@@ -95,7 +95,7 @@ async def test_a_certificate_is_renewed_when_the_ca_suggests_it(tmp_path: Path, 
         assert await another_leaf(server, first) == await leaf(server, context=pebble.context())
 
 
-async def test_a_certificate_stays_while_the_ca_is_away_and_orders_are_tried_again_by_themselves(
+async def test_a_certificate_stays_while_the_ca_is_unreachable_and_orders_are_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renewal, "FIRST_RETRY", timedelta(seconds=0.1))
@@ -107,20 +107,20 @@ async def test_a_certificate_stays_while_the_ca_is_away_and_orders_are_tried_aga
             status = await until(server, lambda status: status.failures > 1)
             assert status.ends == first.not_valid_after_utc
             assert await leaf(server) == first
-            pebble.start()  # knows our account no more, and has another root
+            pebble.start()  # without our account, and with another root
             await until(server, lambda status: not status.failures and status.ends != first.not_valid_after_utc)
             await leaf(server, context=pebble.context())
 
 
 @pytest.fixture(scope="module")
 def binding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
-    """A CA that takes only accounts that are bound to one that it knows."""
+    """A CA that requires an external account binding."""
     with Pebble(tmp_path_factory.mktemp("binding"), binds=True) as started:
         yield started
 
 
 @pytest.mark.parametrize("form", ["plain", "standard", "file"])
-async def test_an_account_is_bound_to_one_that_the_ca_knows(tmp_path: Path, binding: Pebble, form: str) -> None:
+async def test_an_account_is_bound_to_an_external_account(tmp_path: Path, binding: Pebble, form: str) -> None:
     key = EAB_KEY.replace("-", "+").replace("_", "/") + "=" * (-len(EAB_KEY) % 4) if form == "standard" else EAB_KEY
     flags = ["-acme-eab-key", key]
     if form == "file":
@@ -131,7 +131,7 @@ async def test_an_account_is_bound_to_one_that_the_ca_knows(tmp_path: Path, bind
         await leaf(server, context=binding.context())
 
 
-async def test_an_account_that_the_ca_does_not_know_is_said(tmp_path: Path, binding: Pebble) -> None:
+async def test_an_unknown_external_account_is_reported(tmp_path: Path, binding: Pebble) -> None:
     async with having(tmp_path, binding, "-acme-eab-kid", EAB_KID, "-acme-eab-key", "c2VjcmV0", wait=False) as server:
         status = await until(server, lambda status: bool(status.failures))
     assert "unauthorized" in status.problem or "malformed" in status.problem
@@ -141,7 +141,7 @@ async def test_an_account_that_the_ca_does_not_know_is_said(tmp_path: Path, bind
 
 
 def autocert(cache: Path, pebble: Pebble, directory: str) -> str:
-    """Have the library of the Go server get a certificate, or find it in its cache; gives the leaf in PEM."""
+    """Get a certificate with the Go server's library, from the CA or its cache; return the leaf in PEM."""
     words = ("-cache", cache, "-name", NAME, "-directory", directory, "-roots", pebble.roots)
     done = subprocess.run(
         [program("autocert"), *words, "-listen", f"127.0.0.1:{pebble.tls_port}"],
@@ -156,12 +156,12 @@ NOWHERE = "https://127.0.0.1:1/directory"
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
-    """A CA that takes every nonce: the Go library waits for seconds whenever one is refused."""
+    """A CA that accepts every nonce: the Go library waits for seconds after a rejected one."""
     with Pebble(tmp_path_factory.mktemp("calm"), nonce_rejects=0) as started:
         yield started
 
 
-async def test_what_the_go_server_has_is_taken_over_without_an_order(tmp_path: Path, calm: Pebble) -> None:
+async def test_certificates_of_the_go_server_are_used_without_an_order(tmp_path: Path, calm: Pebble) -> None:
     cache = tmp_path / "certs"
     theirs = await asyncio.to_thread(autocert, cache, calm, calm.url)
     account = (cache / "acme_account+key").read_bytes()
@@ -177,13 +177,13 @@ async def test_what_the_go_server_has_is_taken_over_without_an_order(tmp_path: P
     assert (cache / "acme_account+key").read_bytes() == account
 
 
-async def test_what_we_have_the_go_server_takes_over_without_an_order(tmp_path: Path, calm: Pebble) -> None:
+async def test_the_go_server_uses_our_certificates_without_an_order(tmp_path: Path, calm: Pebble) -> None:
     async with having(tmp_path, calm) as server:
         ours = await leaf(server)
     assert await asyncio.to_thread(autocert, tmp_path / "certs", calm, NOWHERE) == pem(ours)
 
 
-async def test_names_of_the_fleet_are_ordered_when_clients_ask_for_them(tmp_path: Path, pebble: Pebble) -> None:
+async def test_names_of_the_fleet_are_ordered_for_their_first_client(tmp_path: Path, pebble: Pebble) -> None:
     async with having(tmp_path, pebble, name="derp.tailscale.com", wait=False) as server:
         assert certificates_of(server).status() == []
         orders = pebble.orders()
@@ -196,7 +196,7 @@ async def test_names_of_the_fleet_are_ordered_when_clients_ask_for_them(tmp_path
         assert pebble.orders() - orders == 1
 
 
-async def test_strangers_cannot_make_us_order_without_end(
+async def test_requests_from_strangers_cause_a_bounded_number_of_orders(
     tmp_path: Path, pebble: Pebble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuer, "MOST_ON_DEMAND", 2)

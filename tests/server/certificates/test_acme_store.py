@@ -1,4 +1,4 @@
-"""What ACME keeps on disk: whole or not at all, at whatever moment the program or the machine dies."""
+"""ACME's files on disk: a crash at any step leaves each file complete or absent."""
 
 import os
 import stat
@@ -24,9 +24,9 @@ _DIED = 17
 
 
 def dying_at(step: int, work: Callable[[], object]) -> bool:
-    """Do the work in a process that dies before its nth call of the system that changes files; say whether it did."""
+    """Run `work` in a process that dies before its nth system call that changes files; return whether it died."""
     with warnings.catch_warnings():
-        # Newer interpreters warn of forks beside threads; this child runs none of theirs, and no more than the work.
+        # Newer interpreters warn of a fork in a process with threads; this child runs only the work.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -51,7 +51,7 @@ def dying_at(step: int, work: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize("host", HOSTS, ids=str)
-def test_a_certificate_survives_a_crash_at_any_step_of_the_next_ones_arrival(tmp_path: Path, host: Host) -> None:
+def test_a_certificate_survives_a_crash_at_any_step_of_storing_the_next(tmp_path: Path, host: Host) -> None:
     old, new = (make(host, NOW - DAY, life) for life in (30 * DAY, 60 * DAY))
     seen = set()
     for step in range(1, STEPS):
@@ -61,7 +61,7 @@ def test_a_certificate_survives_a_crash_at_any_step_of_the_next_ones_arrival(tmp
         found = store.load(host)
         assert found is not None, f"nothing is left after a crash before step {step}"
         seen.add(found.life)
-        store.save(host, *new)  # and the next arrival does not mind what is left
+        store.save(host, *new)  # the remains of the crash do not disturb the next save
         again = store.load(host)
         assert again is not None
         assert again.life == 60 * DAY
@@ -73,7 +73,7 @@ def test_a_certificate_survives_a_crash_at_any_step_of_the_next_ones_arrival(tmp
     assert step > 5
 
 
-def test_the_accounts_key_survives_a_crash_at_any_step_of_its_making(tmp_path: Path) -> None:
+def test_the_account_key_survives_a_crash_at_any_step_of_its_creation(tmp_path: Path) -> None:
     for step in range(1, STEPS):
         store = Store(tmp_path / str(step))
         died = dying_at(step, store.account_key)
@@ -84,7 +84,7 @@ def test_the_accounts_key_survives_a_crash_at_any_step_of_its_making(tmp_path: P
     assert step > 3
 
 
-def test_an_accounts_key_that_cannot_be_read_is_never_written_over(tmp_path: Path) -> None:
+def test_an_unreadable_account_key_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / ACCOUNT
     path.write_text("-----BEGIN EC PRIVATE KEY-----\nhalf of i")
     with pytest.raises(ConfigError, match="is not one in PEM form"):
@@ -93,7 +93,7 @@ def test_an_accounts_key_that_cannot_be_read_is_never_written_over(tmp_path: Pat
 
 
 @pytest.mark.parametrize("host", HOSTS, ids=str)
-def test_the_files_have_the_names_that_the_go_server_gives_them(tmp_path: Path, host: Host) -> None:
+def test_the_files_have_the_same_names_as_the_go_servers(tmp_path: Path, host: Host) -> None:
     Store(tmp_path).save(host, *make(host, NOW, DAY))
     wanted = {
         HOSTS[0]: ["derp.example.test"],
@@ -116,21 +116,21 @@ def test_the_files_have_the_names_that_the_go_server_gives_them(tmp_path: Path, 
     ],
     ids=["half", "empty", "huge", "folder", "unreadable"],
 )
-def test_a_file_of_no_use_is_as_good_as_none(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+def test_an_unusable_file_counts_as_absent(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     store, host = Store(tmp_path), "derp.example.test"
     store.save(host, *make(host, NOW - DAY, 30 * DAY))
     spoil(tmp_path / host)
     assert store.load(host) is None
 
 
-def test_a_certificate_for_another_name_is_as_good_as_none(tmp_path: Path) -> None:
+def test_a_certificate_for_another_name_counts_as_absent(tmp_path: Path) -> None:
     store, host = Store(tmp_path), "derp.example.test"
     store.save(host, *make("other.example.test", NOW - DAY, 30 * DAY))
     assert store.load(host) is None
 
 
 @pytest.mark.parametrize("begins", [NOW - 31 * DAY, NOW + DAY], ids=["expired", "not yet valid"])
-def test_a_certificate_out_of_its_dates_is_kept(tmp_path: Path, begins: datetime) -> None:
+def test_a_certificate_outside_its_validity_is_kept(tmp_path: Path, begins: datetime) -> None:
     store, host = Store(tmp_path), "derp.example.test"
     store.save(host, *make(host, begins, 30 * DAY))
     kept = store.load(host)
@@ -138,7 +138,7 @@ def test_a_certificate_out_of_its_dates_is_kept(tmp_path: Path, begins: datetime
     assert kept.begins == begins
 
 
-def test_a_directory_that_cannot_be_written_is_one_sentence_and_what_was_there_stays(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_an_error_of_one_sentence_and_keeps_its_files(tmp_path: Path) -> None:
     host = "derp.example.test"
     with pytest.raises(ConfigError, match="cannot be written"):
         Store(Path("/proc/certs")).save(host, *make(host, NOW, DAY))

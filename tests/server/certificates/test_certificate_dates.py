@@ -1,4 +1,4 @@
-"""Certificates out of their dates: served as Go's server serves them, logged every hour, and shown as errors."""
+"""Certificates outside their validity: served as Go's server does, logged every hour, and shown as errors."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ INVALID = f'derper_certificate_valid{{name="{NAME}"}}'
 
 @pytest.mark.parametrize("reason", REASONS)
 @pytest.mark.parametrize("kind", [OurDerper, GoDerper], ids=lambda kind: kind.name)
-async def test_clients_that_do_not_look_at_certificates_relay(kind: type[Relay], reason: str, tmp_path: Path) -> None:
+async def test_clients_that_do_not_verify_certificates_relay(kind: type[Relay], reason: str, tmp_path: Path) -> None:
     certs, stun_port = tmp_path / "certs", free_port()
     certs.mkdir()
     put(certs, begins=BEGINS[reason])
@@ -50,7 +50,9 @@ async def test_clients_that_do_not_look_at_certificates_relay(kind: type[Relay],
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_the_metric_the_page_and_the_check_show_it_until_new_files_come(tmp_path: Path, reason: str) -> None:
+async def test_the_metric_the_page_and_the_check_show_the_error_until_the_files_change(
+    tmp_path: Path, reason: str
+) -> None:
     put(tmp_path, begins=BEGINS[reason])
     config = config_of(tmp_path, "-certmode", "manual", "-certdir", str(tmp_path), "-hostname", NAME)
     async with serving(config) as server:
@@ -72,12 +74,12 @@ async def test_the_metric_the_page_and_the_check_show_it_until_new_files_come(tm
         assert (await server.get("/debug/check"))[0] == 200
 
 
-async def test_an_error_is_logged_at_each_look_while_it_lasts(tmp_path: Path) -> None:
+async def test_an_error_is_logged_at_each_check_while_it_lasts(tmp_path: Path) -> None:
     put(tmp_path, begins=BEGINS[REASONS[0]])
     config = config_of(tmp_path, "-certmode", "manual", "-certdir", str(tmp_path), "-hostname", NAME)
     async with serving(config) as server:
         certificates = certificates_of(server)
-        await leaf(server)  # after which the server's own first look is over
+        await leaf(server)  # after this, the server's own first check is over
         with capture_logs() as logs:
             certificates.look()
             certificates.look()
@@ -90,7 +92,7 @@ async def test_an_error_is_logged_at_each_look_while_it_lasts(tmp_path: Path) ->
         assert not [line for line in logs if line["log_level"] == "error"]
 
 
-async def test_new_files_replace_a_certificate_that_is_out_of_its_dates_whatever_their_own(tmp_path: Path) -> None:
+async def test_new_files_replace_an_invalid_certificate_whatever_their_own_dates(tmp_path: Path) -> None:
     put(tmp_path, begins=NOW - 31 * DAY)
     files = Files(tmp_path, NAME)
     await files.load()
@@ -101,7 +103,7 @@ async def test_new_files_replace_a_certificate_that_is_out_of_its_dates_whatever
 
 
 @pytest.mark.parametrize("when", ["the new one begins", "the old one ends"])
-async def test_files_that_were_rejected_for_their_dates_are_served_later(tmp_path: Path, when: str) -> None:
+async def test_files_rejected_for_their_dates_are_served_once_valid(tmp_path: Path, when: str) -> None:
     old = put(tmp_path, life=3 * DAY)
     files = Files(tmp_path, NAME)
     await files.load()
@@ -118,7 +120,7 @@ async def test_files_that_were_rejected_for_their_dates_are_served_later(tmp_pat
     assert not files.status()[0].problem
 
 
-async def test_a_pin_outlives_a_start_with_a_clock_that_is_ahead(
+async def test_a_pin_survives_a_start_with_a_clock_that_is_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Files(tmp_path, ADDRESS)
@@ -144,7 +146,7 @@ async def test_a_pin_outlives_a_start_with_a_clock_that_is_ahead(
     assert ahead.end > ahead.now
 
 
-async def test_a_server_that_was_off_for_a_year_makes_its_next_certificate(
+async def test_a_server_stopped_for_a_year_makes_its_next_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Files(tmp_path, ADDRESS)
@@ -158,7 +160,7 @@ async def test_a_server_that_was_off_for_a_year_makes_its_next_certificate(
     assert files.end > files.now
 
 
-async def test_a_next_certificate_that_a_wrong_clock_made_never_takes_over(
+async def test_a_next_certificate_made_with_a_wrong_clock_is_never_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manual, "CLOCK_SETTLES_SECONDS", 0.0)
@@ -173,7 +175,7 @@ async def test_a_next_certificate_that_a_wrong_clock_made_never_takes_over(
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_what_acme_kept_is_served_while_a_new_one_is_ordered(tmp_path: Path, reason: str) -> None:
+async def test_a_stored_certificate_is_served_while_a_new_one_is_ordered(tmp_path: Path, reason: str) -> None:
     certs = tmp_path / "certs"
     Store(certs).save(NAME, *make(NAME, BEGINS[reason], 30 * DAY))
     nobody = f"https://{HOST}:{free_port()}/directory"

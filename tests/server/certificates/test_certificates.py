@@ -1,4 +1,4 @@
-"""The files are made, and what we make is judged, by OpenSSL's own program."""
+"""Certificate files. OpenSSL's program makes the input files and checks ours."""
 
 import ssl
 import stat
@@ -45,7 +45,7 @@ def refusal(directory: Path, hostname: str) -> str:
 def make(
     directory: Path, name: str, san: str | None, *, kind: tuple[str, ...] = P256, more: tuple[str, ...] = ()
 ) -> None:
-    """A self-signed certificate and its key under a host name's file names."""
+    """Make a self-signed certificate and its key under a host name's file names."""
     names = () if san is None else ("-addext", f"subjectAltName={san}")
     files = ("-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.crt"))
     openssl("req", "-x509", "-nodes", *kind, "-days", "10", "-subj", f"/CN={name}", *names, *files, *more)
@@ -55,7 +55,7 @@ def make(
     "kind",
     [P256, ("-newkey", "rsa:2048"), ("-newkey", "ed25519"), ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384")],
 )
-def test_a_certificate_given_by_hand_is_served_as_it_is(tmp_path: Path, kind: tuple[str, ...]) -> None:
+def test_an_operators_certificate_is_served_unchanged(tmp_path: Path, kind: tuple[str, ...]) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test", kind=kind)
     made = load(tmp_path, "derp.test")
     assert made.chain[0] == ssl.PEM_cert_to_DER_cert((tmp_path / "derp.test.crt").read_text())
@@ -88,7 +88,7 @@ def test_the_chain_keeps_its_order(tmp_path: Path) -> None:
         ("2001:db8::1", "IP:2001:db8:0::1"),
     ],
 )
-def test_a_certificate_serves_the_names_that_clients_take_it_for(tmp_path: Path, hostname: str, san: str) -> None:
+def test_a_certificate_is_accepted_for_the_names_that_clients_accept(tmp_path: Path, hostname: str, san: str) -> None:
     make(tmp_path, pair_of(tls(tmp_path, hostname)).certificate.stem, san)
     load(tmp_path, hostname)
 
@@ -105,19 +105,19 @@ def test_a_certificate_serves_the_names_that_clients_take_it_for(tmp_path: Path,
         ("192.0.2.1", "DNS:192.0.2.1"),
     ],
 )
-def test_a_certificate_for_other_names_is_refused(tmp_path: Path, hostname: str, san: str | None) -> None:
+def test_a_certificate_for_other_names_is_rejected(tmp_path: Path, hostname: str, san: str | None) -> None:
     make(tmp_path, hostname, san)
     assert f"not valid for -hostname={hostname}" in refusal(tmp_path, hostname)
 
 
-def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_is_rejected(tmp_path: Path) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test")
     make(tmp_path, "other.test", "DNS:other.test")
     (tmp_path / "other.test.key").replace(tmp_path / "derp.test.key")
     assert "is not that of the certificate" in refusal(tmp_path, "derp.test")
 
 
-def test_a_certificate_out_of_its_dates_is_described_with_them_and_a_cure(tmp_path: Path) -> None:
+def test_an_error_for_a_certificate_outside_its_validity_has_the_dates_and_a_remedy(tmp_path: Path) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test")
     certificate, end = load(tmp_path, "derp.test"), datetime.now(UTC) + timedelta(days=10)
     pem.check_dates(certificate, "FILE", datetime.now(UTC))
@@ -128,7 +128,7 @@ def test_a_certificate_out_of_its_dates_is_described_with_them_and_a_cure(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".crt", ".key"])
-def test_files_that_cannot_be_used_are_one_sentence_each(tmp_path: Path, suffix: str) -> None:
+def test_unusable_files_are_errors_of_one_sentence(tmp_path: Path, suffix: str) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test")
     path = tmp_path / f"derp.test{suffix}"
     garbled = path.read_bytes().replace(b"M", b"!")
@@ -139,7 +139,7 @@ def test_files_that_cannot_be_used_are_one_sentence_each(tmp_path: Path, suffix:
     assert "cannot be read (No such file or directory)" in refusal(tmp_path, "derp.test")
 
 
-def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
+def test_a_key_with_a_password_is_rejected(tmp_path: Path) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test")
     path = tmp_path / "derp.test.key"
     path.write_text(openssl("pkey", "-in", path, "-aes256", "-passout", "pass:word"))
@@ -147,7 +147,7 @@ def test_a_key_with_a_password_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [1024, 1536])
-def test_an_rsa_key_of_a_size_that_tls_does_not_take_is_refused_with_its_size(tmp_path: Path, bits: int) -> None:
+def test_an_rsa_key_of_an_unsupported_size_is_rejected_with_its_size(tmp_path: Path, bits: int) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test", kind=("-newkey", f"rsa:{bits}"))
     sentence = refusal(tmp_path, "derp.test")
     assert f"derp.test.key is an RSA key of {bits} bits" in sentence
@@ -155,12 +155,12 @@ def test_an_rsa_key_of_a_size_that_tls_does_not_take_is_refused_with_its_size(tm
     assert "make a new key" in sentence
 
 
-def test_an_rsa_pss_key_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_an_rsa_pss_key_is_rejected_by_its_name(tmp_path: Path) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test", kind=("-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048"))
     assert "is for an RSA-PSS key; use ECDSA P-256 or RSA" in refusal(tmp_path, "derp.test")
 
 
-def test_a_bundle_that_does_not_begin_with_the_leaf_is_refused_with_the_right_order(tmp_path: Path) -> None:
+def test_a_bundle_that_does_not_begin_with_the_leaf_is_rejected_with_the_right_order(tmp_path: Path) -> None:
     make(tmp_path, "ca", None)
     authority = ("-CA", str(tmp_path / "ca.crt"), "-CAkey", str(tmp_path / "ca.key"))
     make(tmp_path, "derp.test", "DNS:derp.test", more=authority)
@@ -173,7 +173,7 @@ def test_a_bundle_that_does_not_begin_with_the_leaf_is_refused_with_the_right_or
 
 
 @pytest.mark.parametrize("kind", [("-newkey", "ed448"), ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp256k1")])
-def test_a_key_of_a_kind_that_clients_do_not_take_is_refused(tmp_path: Path, kind: tuple[str, ...]) -> None:
+def test_a_kind_of_key_that_clients_do_not_support_is_rejected(tmp_path: Path, kind: tuple[str, ...]) -> None:
     make(tmp_path, "derp.test", "DNS:derp.test", kind=kind)
     assert "use ECDSA P-256 or RSA" in refusal(tmp_path, "derp.test")
 
@@ -192,7 +192,7 @@ def test_a_key_file_may_hold_other_blocks_and_the_older_forms(tmp_path: Path) ->
     ("hostname", "stem"),
     [("derp-1.test", "derp-1.test"), ("2001:db8::1", "2001db81"), ("../a/b_c", "..abc"), ("é.test", ".test")],
 )
-def test_file_names_are_the_host_name_without_what_has_no_place_there(hostname: str, stem: str) -> None:
+def test_file_names_are_the_host_name_without_unsafe_characters(hostname: str, stem: str) -> None:
     assert pair_of(tls(Path("/c"), hostname)) == Pair(Path(f"/c/{stem}.crt"), Path(f"/c/{stem}.key"))
 
 
@@ -202,7 +202,7 @@ def test_no_directory_is_a_start_up_error() -> None:
 
 
 @pytest.mark.parametrize("hostname", ["192.0.2.1", "2001:db8::1"])
-def test_an_ip_host_without_files_gets_a_certificate_that_openssl_finds_good(tmp_path: Path, hostname: str) -> None:
+def test_an_ip_host_without_files_gets_a_certificate_that_openssl_verifies(tmp_path: Path, hostname: str) -> None:
     directory = tmp_path / "made" / "certs"
     made = load(directory, hostname)
     pair = pair_of(tls(directory, hostname))
@@ -218,12 +218,12 @@ def test_an_ip_host_without_files_gets_a_certificate_that_openssl_finds_good(tmp
     assert f"Subject: CN={hostname}\n" in shown
     assert f"Issuer: CN={hostname}\n" in shown
     assert "ASN1 OID: prime256v1" in shown
-    assert len(made.chain) == 1  # clients that pin refuse more than the leaf and the meta certificate
+    assert len(made.chain) == 1  # clients that pin reject more than the leaf and the meta certificate
     leaf = x509.load_der_x509_certificate(made.chain[0])
     assert timedelta(days=364) < leaf.not_valid_after_utc - datetime.now(UTC) < timedelta(days=366)
 
 
-def test_a_certificate_made_once_is_kept_and_so_is_its_pin(tmp_path: Path) -> None:
+def test_a_self_signed_certificate_and_its_pin_are_kept(tmp_path: Path) -> None:
     first, again = load(tmp_path, "192.0.2.1"), load(tmp_path, "192.0.2.1")
     assert first.pin == again.pin
     assert first.key == again.key
@@ -232,7 +232,7 @@ def test_a_certificate_made_once_is_kept_and_so_is_its_pin(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", [".crt", ".key"])
-def test_half_of_an_ip_hosts_files_is_never_written_over(tmp_path: Path, suffix: str) -> None:
+def test_an_ip_hosts_single_file_is_never_overwritten(tmp_path: Path, suffix: str) -> None:
     load(tmp_path, "192.0.2.1")
     (tmp_path / f"192.0.2.1{suffix}").unlink()
     (left,) = tmp_path.iterdir()
@@ -241,11 +241,11 @@ def test_half_of_an_ip_hosts_files_is_never_written_over(tmp_path: Path, suffix:
     assert left.read_bytes() == before
 
 
-def test_a_certificate_directory_that_cannot_be_made_is_one_sentence() -> None:
+def test_an_uncreatable_certificate_directory_is_an_error_of_one_sentence() -> None:
     assert "cannot be written" in refusal(Path("/proc/certs"), "192.0.2.1")
 
 
-def test_no_key_is_in_its_text(tmp_path: Path) -> None:
+def test_the_text_of_a_certificate_has_no_private_key(tmp_path: Path) -> None:
     made = load(tmp_path, "192.0.2.1")
     load_der_private_key(made.key, None)
     assert repr(made.key) not in repr(made)

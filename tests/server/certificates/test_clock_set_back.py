@@ -1,4 +1,4 @@
-"""A clock that was ahead for a while and is right again: nothing is postponed until the time that it showed."""
+"""A clock that was ahead for a while and is right again: no action waits for the time that it showed."""
 
 import asyncio
 from datetime import timedelta
@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 AHEAD = timedelta(days=400)
 
 
-async def test_an_order_that_failed_is_tried_again_within_minutes(tmp_path: Path) -> None:
+async def test_a_failed_order_is_retried_within_minutes(tmp_path: Path) -> None:
     nobody = f"https://{HOST}:{free_port()}/directory"
     flags = ("-tls", "on", "-hostname", "derp.example.test", "-certdir", str(tmp_path / "certs"))
     now = utc_now() + AHEAD

@@ -1,4 +1,4 @@
-"""Certificates in the operator's files: read again when they change, and never exchanged for worse."""
+"""Certificates in the operator's files: reloaded after a change, and never replaced by an invalid certificate."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def put(folder: Path, name: str = NAME, begins: datetime = NOW - DAY, life: timedelta = 30 * DAY) -> datetime:
-    """Replace both files; gives the new certificate's end."""
+    """Replace both files; return the new certificate's end."""
     key, chain = make(NAME, begins, life)
     (folder / f"{name}.key").write_bytes(sec1(key))
     (folder / f"{name}.crt").write_bytes(chain)
@@ -39,7 +39,7 @@ def put(folder: Path, name: str = NAME, begins: datetime = NOW - DAY, life: time
 
 
 class Files(ManualFiles):
-    """The files of one host, with a clock to be set, and what was shown last."""
+    """The files of one host, with a settable clock and the last served certificate."""
 
     def __init__(self, folder: Path, host: str) -> None:
         self.now = NOW
@@ -64,7 +64,7 @@ async def files(tmp_path: Path) -> Files:
     return found
 
 
-async def test_new_files_are_served_from_the_next_look_on(tmp_path: Path, files: Files) -> None:
+async def test_new_files_are_served_after_the_next_check(tmp_path: Path, files: Files) -> None:
     before = files.end
     await files.look()
     assert files.end == before
@@ -75,7 +75,7 @@ async def test_new_files_are_served_from_the_next_look_on(tmp_path: Path, files:
     assert [line["log_level"] for line in logs] == ["info"]
 
 
-async def test_files_that_are_replaced_one_after_the_other_are_waited_for(tmp_path: Path, files: Files) -> None:
+async def test_a_file_without_its_match_waits_for_the_other_file(tmp_path: Path, files: Files) -> None:
     before = files.end
     key, chain = make(NAME, NOW - DAY, 60 * DAY)
     (tmp_path / f"{NAME}.key").write_bytes(sec1(key))
@@ -102,7 +102,7 @@ async def test_files_that_are_replaced_one_after_the_other_are_waited_for(tmp_pa
         ("folder", "cannot be read"),
     ],
 )
-async def test_files_that_cannot_be_served_are_said_once_and_the_old_certificate_stays(
+async def test_unusable_files_are_logged_once_and_the_old_certificate_stays(
     tmp_path: Path, files: Files, spoiled: str, sentence: str
 ) -> None:
     before = files.end
@@ -152,7 +152,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield started
 
 
-async def test_clients_that_are_connected_do_not_notice_new_files(tmp_path: Path, server: Server) -> None:
+async def test_new_files_do_not_affect_connected_clients(tmp_path: Path, server: Server) -> None:
     one, other = [await Client.log_in(server) for _ in range(2)]
     ends = put(tmp_path, life=60 * DAY)
     await server.parts.reload()
@@ -161,7 +161,7 @@ async def test_clients_that_are_connected_do_not_notice_new_files(tmp_path: Path
     assert (await other.next_frame()).payload.endswith(b"still here")
 
 
-async def test_a_running_server_finds_new_files_by_itself(tmp_path: Path, server: Server) -> None:
+async def test_a_running_server_reloads_new_files_by_itself(tmp_path: Path, server: Server) -> None:
     ends = put(tmp_path, life=60 * DAY)
     async with asyncio.timeout(SECONDS):
         while certificates_of(server).status()[0].ends != ends:  # noqa: ASYNC110  nothing tells of it but asking again
@@ -169,7 +169,7 @@ async def test_a_running_server_finds_new_files_by_itself(tmp_path: Path, server
     assert (await leaf(server)).not_valid_after_utc == ends
 
 
-async def test_the_next_self_signed_certificate_is_told_long_before_it_takes_over(
+async def test_the_next_self_signed_certificate_is_announced_long_before_its_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Files(tmp_path, ADDRESS)
@@ -185,7 +185,7 @@ async def test_the_next_self_signed_certificate_is_told_long_before_it_takes_ove
     files.now = NOW + 306 * DAY
     with capture_logs() as logs:
         await files.look()
-        await files.look()  # told once a day
+        await files.look()  # logged once a day
     (line,) = logs
     assert line["days_left"] == 59
     assert line["takes_over"] == first.ends - 7 * DAY
@@ -207,7 +207,7 @@ async def test_the_next_self_signed_certificate_is_told_long_before_it_takes_ove
     assert not pair.next.exists()
 
 
-async def test_the_next_self_signed_certificates_node_is_in_the_log(
+async def test_the_node_for_the_next_self_signed_certificate_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Files(tmp_path, ADDRESS)
@@ -235,7 +235,7 @@ async def test_an_operator_may_rename_the_next_self_signed_certificate_at_any_ti
     assert files.shown != first
 
 
-async def test_a_crash_between_the_two_renamings_is_mended_at_the_start(tmp_path: Path) -> None:
+async def test_a_crash_between_the_two_renames_is_repaired_at_the_start(tmp_path: Path) -> None:
     files = Files(tmp_path, ADDRESS)
     await files.load()
     files.now = NOW + 320 * DAY

@@ -1,4 +1,4 @@
-"""When certificates are renewed, and when orders are tried again."""
+"""When certificates are renewed, and when failed orders are retried."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -19,27 +19,27 @@ def test_a_certificate_is_due_a_month_before_its_end_or_with_a_third_of_a_short_
     assert due(BEGIN, BEGIN + life * DAY, spread=0) == BEGIN + (life - left) * DAY
 
 
-def test_a_fleet_spreads_over_a_day_and_never_comes_late() -> None:
+def test_renewals_of_many_servers_spread_over_a_day_and_are_never_late() -> None:
     ends = BEGIN + 90 * DAY
     assert due(BEGIN, ends, spread=1) == ends - 31 * DAY
 
 
-def test_what_the_ca_suggests_comes_first() -> None:
+def test_the_time_that_the_ca_suggests_has_precedence() -> None:
     assert due(BEGIN, BEGIN + 90 * DAY, 0.5, suggested=BEGIN + 10 * DAY) == BEGIN + 10 * DAY
     assert due(BEGIN, BEGIN + 90 * DAY, 0.5, suggested=BEGIN + 65 * DAY) == BEGIN + 65 * DAY
 
 
-def test_a_ca_that_suggests_too_late_a_time_does_not_let_the_certificate_end() -> None:
+def test_a_certificate_is_renewed_in_time_if_the_ca_suggests_too_late_a_time() -> None:
     assert due(BEGIN, BEGIN + 90 * DAY, 0.5, suggested=BEGIN + 9_999 * DAY) == BEGIN + 75 * DAY
 
 
-def test_failed_orders_wait_a_minute_and_twice_as_long_each_time_up_to_half_an_hour() -> None:
+def test_the_delay_after_failed_orders_doubles_from_a_minute_to_half_an_hour() -> None:
     waits = [retry_after(failures) / timedelta(minutes=1) for failures in range(1, 9)]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
     assert retry_after(10_000) == timedelta(minutes=30)
 
 
-def test_a_ca_that_is_busy_may_ask_for_more_up_to_a_day() -> None:
+def test_a_busy_ca_may_set_a_longer_delay_up_to_a_day() -> None:
     assert retry_after(1, timedelta(hours=3)) == timedelta(hours=3)
     assert retry_after(1, timedelta(seconds=1)) == timedelta(minutes=1)
     assert retry_after(1, timedelta(days=999)) == timedelta(days=1)

@@ -1,4 +1,4 @@
-"""Names of Tailscale's own relays, among them the default of `-hostname`: no public CA is asked for them."""
+"""Names of Tailscale's own relays, such as the default of `-hostname`: no public CA gets an order for them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,7 +26,7 @@ ERROR = (
 
 @asynccontextmanager
 async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
-    """Run a proxy that refuses everything; yield its URL and the hosts that it is asked for, so nothing leaves here."""
+    """Run a proxy that rejects all requests, so none leaves the machine; yield its URL and the requested hosts."""
     asked: list[str] = []
 
     async def refuse(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
@@ -41,7 +41,7 @@ async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
 
 @asynccontextmanager
 async def at_lets_encrypt(folder: Path, *flags: str) -> AsyncIterator[tuple[Server, list[str]]]:
-    """Run a server whose CA is Let's Encrypt, behind that proxy."""
+    """Run a server whose CA is Let's Encrypt, reached through that proxy."""
     async with proxy() as (url, asked):
         words = ("-tls", "on", "-http-port", "0", "-certdir", str(folder / "certs"), "-acme-ip-certs", *flags)
         async with serving(config_of(folder, *words, HTTPS_PROXY=url)) as server:
@@ -49,20 +49,20 @@ async def at_lets_encrypt(folder: Path, *flags: str) -> AsyncIterator[tuple[Serv
 
 
 async def hosts_ordered(server: Server, asked: list[str], lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Make the server order for an address, which it may; return the hosts that were ordered until then.
+    """Make the server order for an address, which is allowed; return the hosts that were ordered until then.
 
-    Orders take turns at the disk, so an order that began before is before it in the log.
+    Orders take turns at the disk, so an earlier order is earlier in the log.
     """
     assert await asking_for(server, "127.0.0.1") is None
     async with asyncio.timeout(SECONDS):
         while not any(line.get("reason") for line in lines if str(line.get("host")) == "127.0.0.1"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # only the log tells
+            await asyncio.sleep(0.01)  # the log is the only sign
     assert set(asked) == {"acme-v02.api.letsencrypt.org:443"}
     return [str(line["host"]) for line in lines if line["event"] == "ordering a certificate"]
 
 
 @pytest.mark.parametrize("name", ["derp.tailscale.com", "derp7.tailscale.com", "DERP7b.Tailscale.com."])
-async def test_no_order_for_a_name_of_tailscales_is_sent_to_lets_encrypt(tmp_path: Path, name: str) -> None:
+async def test_no_order_for_a_tailscale_name_is_sent_to_lets_encrypt(tmp_path: Path, name: str) -> None:
     with capture_logs() as lines:
         async with at_lets_encrypt(tmp_path, "-hostname", name) as (server, asked):
             for client in ("derp.tailscale.com", "derp7.tailscale.com", "derp7b.tailscale.com"):
@@ -74,7 +74,7 @@ async def test_no_order_for_a_name_of_tailscales_is_sent_to_lets_encrypt(tmp_pat
     assert name.lower().removesuffix(".") in errors[0]
 
 
-async def test_the_default_host_name_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:
+async def test_the_default_host_name_is_an_error_that_names_the_flag_to_set(tmp_path: Path) -> None:
     with capture_logs() as lines:
         async with at_lets_encrypt(tmp_path):
             pass
@@ -112,5 +112,5 @@ async def test_a_certificate_on_disk_is_served_and_not_renewed(tmp_path: Path) -
         ("derp.tailscale.com.example.com", LETS_ENCRYPT, True),
     ],
 )
-def test_only_public_cas_are_spared(host: str, directory: str, *, may_order: bool) -> None:
+def test_only_public_cas_get_no_orders_for_tailscale_names(host: str, directory: str, *, may_order: bool) -> None:
     assert (reason_not_to_order(host, directory) == "") == may_order

@@ -1,4 +1,4 @@
-"""TLS as docs/protocol/tls.md promises it: who is served with what, and what the certificate says."""
+"""TLS as specified in docs/protocol/tls.md: versions, server names, certificates and key updates."""
 
 import hashlib
 import json
@@ -32,13 +32,13 @@ PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", r
 
 @pytest.fixture
 def by_address(recorded: Recorded) -> Server:
-    """Serves an IP address, with the certificate that it made for itself."""
+    """A server for an IP address, with its self-signed certificate."""
     return recorded("plain", tls=True)
 
 
 @pytest.fixture(scope="module")
 def by_name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Serves a DNS name, with a certificate given by hand, which has a second name."""
+    """A server for a DNS name, with an operator's certificate that has a second name."""
     folder = tmp_path_factory.mktemp("by-name")
     write_certificate(folder, NAME, "derp2.example.test")
     with Server(folder, tls=True, hostname=NAME) as server:
@@ -46,9 +46,9 @@ def by_name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def restless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Changes its keys after every second record."""
-    with Server(tmp_path_factory.mktemp("restless"), tls=True, tuning={"records_per_key": 2}) as server:
+def frequent_updates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that changes its keys after every second record."""
+    with Server(tmp_path_factory.mktemp("frequent_updates"), tls=True, tuning={"records_per_key": 2}) as server:
         yield server
 
 
@@ -78,7 +78,7 @@ def handshake(server: Server, context: ssl.SSLContext, sni: str | None) -> ssl.S
 
 
 def s_client(server: Server, *words: str, send: str = "") -> str:
-    """What `openssl s_client` says of a handshake."""
+    """Return the output of `openssl s_client` for a handshake."""
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"{HOST}:{server.port}", *words],
         input=send, capture_output=True, text=True, timeout=SECONDS, check=False,
@@ -86,14 +86,14 @@ def s_client(server: Server, *words: str, send: str = "") -> str:
     return done.stdout + done.stderr
 
 
-# Those of `letsencrypt` need a CA: test_acme_orders.py holds them.
+# The recordings for `letsencrypt` need a CA: test_acme_orders.py covers them.
 HANDSHAKES = [case for case in vectors("http")["tls"] if case["server"] != "letsencrypt"]
 
 
 @pytest.mark.parametrize("case", HANDSHAKES, ids=lambda case: case["name"])
-def test_a_recorded_handshake_ends_as_it_did(by_address: Server, by_name: Server, case: dict[str, Any]) -> None:
+def test_a_recorded_handshake_ends_as_recorded(by_address: Server, by_name: Server, case: dict[str, Any]) -> None:
     server = by_address if case["server"] == "tls-ip" else by_name
-    # openssl's own client, because Python's speaks neither old versions nor names in capitals.
+    # openssl's own client, because Python's has neither old versions nor upper-case names.
     sni = ("-noservername",) if case["sni"] is None else ("-servername", case["sni"])
     version = {"TLS 1.2": "-tls1_2", "TLS 1.1": "-tls1_1", "TLS 1.0": "-tls1"}.get(case["name"], "-tls1_3")
     said = s_client(server, *sni, version, "-cipher", "DEFAULT@SECLEVEL=0")
@@ -125,7 +125,7 @@ def test_clients_relay_over_either_version(by_address: Server, version: ssl.TLSV
     [((), None), (("http/1.1",), "http/1.1"), (("h2", "http/1.1"), "http/1.1"), (("http/1.1", "h2"), "http/1.1")],
     ids=str,
 )
-def test_http_1_1_is_what_is_agreed_on(by_address: Server, offered: tuple[str, ...], chosen: str | None) -> None:
+def test_alpn_chooses_http_1_1(by_address: Server, offered: tuple[str, ...], chosen: str | None) -> None:
     context = by_address.new_context()
     if offered:
         context.set_alpn_protocols(offered)
@@ -133,7 +133,7 @@ def test_http_1_1_is_what_is_agreed_on(by_address: Server, offered: tuple[str, .
         assert sock.selected_alpn_protocol() == chosen
 
 
-def test_a_client_that_offers_nothing_else_than_h2_is_refused(by_address: Server) -> None:
+def test_a_client_that_offers_only_h2_is_rejected(by_address: Server) -> None:
     context = by_address.new_context()
     context.set_alpn_protocols(["h2"])
     with pytest.raises(ssl.SSLError, match="no application protocol"):
@@ -165,7 +165,7 @@ def test_the_chain_is_the_leaf_and_the_meta_certificate(by_address: Server, vers
 
 
 class Openssl:
-    """A DERP client behind `openssl s_client`, which can be told to change its keys."""
+    """A DERP client over `openssl s_client`, which can change its keys on command."""
 
     def __init__(self, server: Server, *words: str) -> None:
         ours, its = socket.socketpair()
@@ -179,8 +179,8 @@ class Openssl:
         self.client = Client(Wire(ours))
 
     def update_keys(self, *, both: bool) -> None:
-        """Use new keys from here on; for `both`, ask the server to do so as well."""
-        # A letter at the begin of what it reads is a command, so nothing else may be on its way.
+        """Use new keys from here on; with `both`, ask the server to do so as well."""
+        # A letter at the start of a read is a command, so no other bytes may be in flight.
         self.client.ping()
         self.client.wire.send(b"K\n" if both else b"k\n")
         self._wait_for("KEYUPDATE")
@@ -203,7 +203,7 @@ CIPHERS = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POL
 
 @pytest.fixture(params=CIPHERS)
 def suite(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """A cipher of TLS 1.3, as openssl is told to offer no other."""
+    """Flags for openssl that offer a single cipher of TLS 1.3."""
     return ("-ciphersuites", request.param)
 
 
@@ -226,15 +226,15 @@ def exchange(one: Client, other: Client, packet: bytes) -> None:
     assert one.packet().packet == packet
 
 
-def test_packets_flow_on_while_a_client_changes_its_keys(by_address: Server, suite: tuple[str, ...]) -> None:
+def test_packets_arrive_while_a_client_changes_its_keys(by_address: Server, suite: tuple[str, ...]) -> None:
     with openssl_and_peer(by_address, *suite) as (openssl, peer):
         for number in range(8):
             openssl.update_keys(both=number % 2 == 0)
             exchange(openssl.client, peer, number.to_bytes(4, "big") * 1_000)
 
 
-def test_packets_flow_on_while_the_server_changes_its_keys(restless: Server, suite: tuple[str, ...]) -> None:
-    with openssl_and_peer(restless, *suite) as (openssl, peer):
+def test_packets_arrive_while_the_server_changes_its_keys(frequent_updates: Server, suite: tuple[str, ...]) -> None:
+    with openssl_and_peer(frequent_updates, *suite) as (openssl, peer):
         for number in range(8):
             exchange(openssl.client, peer, number.to_bytes(4, "big") * 16_000)
         for number in range(4):
@@ -242,16 +242,16 @@ def test_packets_flow_on_while_the_server_changes_its_keys(restless: Server, sui
             exchange(openssl.client, peer, number.to_bytes(4, "big") * 1_000)
 
 
-def test_a_client_may_pad_and_cut_its_records(by_address: Server) -> None:
+def test_a_client_may_pad_and_split_its_records(by_address: Server) -> None:
     for words in (("-record_padding", "512"), ("-record_padding", "16384"), ("-max_send_frag", "512")):
         with openssl_and_peer(by_address, *words) as (openssl, peer):
             for size in (1, 500, 20_000, 65_536):
                 exchange(openssl.client, peer, bytes([size % 251]) * size)
 
 
-def test_a_client_that_says_goodbye_is_gone_in_order(by_address: Server) -> None:
+def test_a_client_that_sends_close_notify_ends_without_an_error(by_address: Server) -> None:
     with openssl_and_peer(by_address) as (openssl, _):
         key = openssl.client.key
         openssl.client.ping()
-        openssl.client.wire.send(b"Q\n")  # openssl says close_notify, and ends
+        openssl.client.wire.send(b"Q\n")  # openssl sends close_notify and ends
         assert by_address.logged(rf'event="client gone".*key={key}.*')[0].count("reason=eof") == 1

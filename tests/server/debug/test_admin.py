@@ -1,4 +1,4 @@
-"""The admin listener: who gets in on a socket and on an address, what stays shut, and what is left on public ports."""
+"""The admin listener: access over a socket and an address, rejected requests, and the pages left on public ports."""
 
 import asyncio
 import stat
@@ -51,7 +51,7 @@ async def ask(server: Server, method: str, path: str, *headers: str, host: str =
     return int(head.split()[1]), body
 
 
-async def test_a_socket_is_for_its_owner_alone_and_shows_every_page(tmp_path: Path) -> None:
+async def test_only_the_owner_can_use_the_socket_which_serves_every_page(tmp_path: Path) -> None:
     path = tmp_path / "run" / "admin.sock"
     async with with_admin(tmp_path, f"-admin=unix:{path}") as server:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -66,7 +66,7 @@ async def test_a_socket_is_for_its_owner_alone_and_shows_every_page(tmp_path: Pa
     assert not path.exists()
 
 
-async def test_the_default_socket_is_in_the_directory_that_systemd_made(tmp_path: Path) -> None:
+async def test_the_default_socket_is_in_the_directory_made_by_systemd(tmp_path: Path) -> None:
     async with with_admin(tmp_path, "-admin=unix", RUNTIME_DIRECTORY=f"{tmp_path}/a:{tmp_path}/b") as server:
         assert server.parts.admin is not None
         assert server.parts.admin.address == f"unix:{tmp_path}/a/admin.sock"
@@ -88,7 +88,7 @@ async def test_with_an_admin_listener_no_debug_page_is_on_the_public_port(reques
         assert b"/debug/" not in home
 
 
-async def test_what_changes_something_is_posted_and_over_the_socket_needs_no_token(tmp_path: Path) -> None:
+async def test_changes_need_post_and_over_the_socket_no_token(tmp_path: Path) -> None:
     rates = tmp_path / "rates.json"
     rates.write_text('{"PerClientRateLimitBytesPerSec": 100000, "PerClientRateBurstBytes": 200000}')
     async with with_admin(tmp_path, f"-admin=unix:{tmp_path}/s", "-rate-config", str(rates)) as server:
@@ -100,7 +100,7 @@ async def test_what_changes_something_is_posted_and_over_the_socket_needs_no_tok
         assert '"the rate limits": "' in body
 
 
-async def test_on_an_address_pages_are_for_whom_they_always_are_and_changes_for_the_token(
+async def test_on_an_address_pages_need_debug_access_and_changes_need_the_token(
     tmp_path: Path, token_file: Path
 ) -> None:
     flags = ("-admin=127.0.0.1:0", f"-admin-token-file={token_file}")
@@ -118,20 +118,20 @@ async def test_on_an_address_pages_are_for_whom_they_always_are_and_changes_for_
     ["Authorization: Bearer", "Authorization: Bearer wrong-horse-battery", f"Authorization: Basic {TOKEN}",
      f"Authorization: {TOKEN}", f"Authorization: Bearer {TOKEN[:-1]}", f"X-Authorization: Bearer {TOKEN}"],
 )  # fmt: skip
-async def test_what_is_not_the_token_changes_nothing(header: str, tmp_path: Path, token_file: Path) -> None:
+async def test_a_wrong_token_changes_nothing(header: str, tmp_path: Path, token_file: Path) -> None:
     async with with_admin(tmp_path, "-admin=127.0.0.1:0", f"-admin-token-file={token_file}") as server:
         assert (await ask(server, "POST", "/reload", header))[0] == 401
         assert (await ask(server, "POST", f"/reload?token={TOKEN}"))[0] == 401
 
 
-async def test_without_a_token_nothing_is_changed_over_an_address(tmp_path: Path) -> None:
+async def test_without_a_token_no_change_is_possible_over_an_address(tmp_path: Path) -> None:
     async with with_admin(tmp_path, "-admin=localhost:0") as server:
         assert (await ask(server, "GET", "/debug/check"))[0] == 200
         assert (await ask(server, "POST", "/reload"))[0] == 401
         assert (await ask(server, "POST", "/reload", BEARER))[0] == 401
 
 
-async def test_the_token_is_looked_up_each_time(tmp_path: Path, token_file: Path) -> None:
+async def test_the_token_is_read_for_each_request(tmp_path: Path, token_file: Path) -> None:
     async with with_admin(tmp_path, "-admin=127.0.0.1:0", f"-admin-token-file={token_file}") as server:
         put(token_file, "another-horse-battery")
         assert (await ask(server, "POST", "/reload", BEARER))[0] == 401
@@ -145,13 +145,13 @@ async def test_the_token_is_looked_up_each_time(tmp_path: Path, token_file: Path
     [("localhost", 200), ("localhost:9090", 200), ("127.0.0.1:1", 200), ("[::1]:80", 200), ("derp.test", 200),
      ("evil.test", 403), ("", 403), ("127.0.0.1.evil.test", 403), ("localhost.evil.test", 403), ("[::1", 403)],
 )  # fmt: skip
-async def test_a_name_that_was_pointed_here_shows_nothing_to_a_browser(host: str, status: int, tmp_path: Path) -> None:
+async def test_a_rebound_dns_name_shows_nothing_to_a_browser(host: str, status: int, tmp_path: Path) -> None:
     async with with_admin(tmp_path, "-admin=127.0.0.1:0") as server:
         assert (await ask(server, "GET", "/debug/check", host=host))[0] == status
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1:0", "unix"])
-async def test_another_sites_page_can_have_a_browser_change_nothing(place: str, tmp_path: Path) -> None:
+async def test_another_sites_page_cannot_change_anything_through_a_browser(place: str, tmp_path: Path) -> None:
     async with with_admin(tmp_path, f"-admin={place}", RUNTIME_DIRECTORY=str(tmp_path)) as server:
         for origin in ("https://evil.test", "null", "http://localhost:1", "http://localhost.evil.test"):
             assert (await ask(server, "POST", "/reload", f"Origin: {origin}"))[0] == 403
@@ -170,15 +170,13 @@ async def test_another_sites_page_can_have_a_browser_change_nothing(place: str, 
         (["-admin-token-file=x"], "has no effect without -admin"),
     ],
 )
-def test_a_place_that_cannot_be_is_a_sentence(flags: list[str], said: str, tmp_path: Path) -> None:
+def test_an_invalid_admin_address_is_an_error_of_one_sentence(flags: list[str], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         config_of(tmp_path, "-hostname=a", *flags)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short\n", b" " * 99])
-async def test_a_token_that_is_not_there_or_can_be_guessed_is_a_start_up_error(
-    content: bytes | None, tmp_path: Path
-) -> None:
+async def test_a_missing_or_short_token_is_a_start_up_error(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
@@ -187,7 +185,7 @@ async def test_a_token_that_is_not_there_or_can_be_guessed_is_a_start_up_error(
             pass
 
 
-async def test_a_socket_that_cannot_be_is_a_start_up_error(tmp_path: Path) -> None:
+async def test_an_impossible_socket_is_a_start_up_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, said in ((tmp_path / "file", "is not a socket"), (tmp_path / "file" / "s", "cannot listen"),
                        (tmp_path / ("a" * 120), "cannot listen")):  # fmt: skip
@@ -196,7 +194,7 @@ async def test_a_socket_that_cannot_be_is_a_start_up_error(tmp_path: Path) -> No
                 pass
 
 
-async def test_a_successor_takes_the_socket_over_and_keeps_it_when_the_old_server_ends(tmp_path: Path) -> None:
+async def test_a_successor_takes_over_the_socket_and_keeps_it_when_the_old_server_ends(tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with with_admin(tmp_path, f"-admin=unix:{path}"):
         successor = with_admin(tmp_path, f"-admin=unix:{path}")
@@ -206,7 +204,7 @@ async def test_a_successor_takes_the_socket_over_and_keeps_it_when_the_old_serve
     assert not path.exists()
 
 
-async def test_who_connects_and_asks_nothing_that_is_allowed_is_not_kept(
+async def test_a_connection_without_an_allowed_request_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin, "FIRST_REQUEST", 0.2)
@@ -229,9 +227,7 @@ async def test_who_connects_and_asks_nothing_that_is_allowed_is_not_kept(
             out.close()
 
 
-async def test_connections_that_ask_nothing_shut_no_operator_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_idle_connections_do_not_lock_an_operator_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "MOST_CONNECTIONS", 4)
     async with with_admin(tmp_path, "-admin=127.0.0.1:0") as server:
         assert server.parts.admin is not None

@@ -1,4 +1,4 @@
-"""Who may see the debug pages: each way in, and each that has to stay shut. `test_recorded_pages` has the recorded."""
+"""Access to the debug pages: each allowed way and each rejected one. `test_recorded_pages` has the recorded cases."""
 
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
@@ -32,17 +32,17 @@ def test_loopback_and_tailscale_addresses_are_trusted(address: str) -> None:
      "0.0.0.0", "::", "fe80::1", "fd7a:115c:a1e1::", "fd7a:115c:a1df:ffff::", "::ffff:192.0.2.99", "64:ff9b::7f00:1",
      "::127.0.0.1", "2002:7f00:1::"],
 )  # fmt: skip
-def test_no_other_address_is_trusted_unless_it_was_said(address: str) -> None:
+def test_no_other_address_is_trusted_unless_configured(address: str) -> None:
     assert not is_trusted(ip_address(address), NOBODY)
 
 
 @pytest.mark.parametrize("allowed", ["192.0.2.98", "::ffff:192.0.2.98"])
 @pytest.mark.parametrize("remote", ["192.0.2.98", "::ffff:192.0.2.98"])
-def test_an_allowed_address_is_the_same_in_both_of_its_forms(allowed: str, remote: str) -> None:
+def test_an_allowed_address_matches_in_both_of_its_forms(allowed: str, remote: str) -> None:
     assert is_trusted(ip_address(remote), DebugAccess(ip_address(allowed), (), None))
 
 
-def test_a_trusted_network_ends_where_it_ends() -> None:
+def test_addresses_next_to_a_trusted_network_are_not_trusted() -> None:
     access = DebugAccess(None, (ip_network("198.51.100.0/24"), ip_network("2001:db8:7::/48")), None)
     assert is_trusted(ip_address("198.51.100.255"), access)
     assert is_trusted(ip_address("::ffff:198.51.100.0"), access)
@@ -59,13 +59,13 @@ def check(target: str, *headers: str) -> bytes:
 @pytest.mark.parametrize(
     "query", ["", "?debugkey=", "?debugkey=%20", "?debugkey=s3cret-key%0A", "?DebugKey=s3cret-key", "?debugkey=%FF"]
 )
-async def test_what_is_not_the_key_opens_nothing(query: str, tmp_path: Path) -> None:
+async def test_a_wrong_key_gives_no_access(query: str, tmp_path: Path) -> None:
     async with recorded_server("debug-access", tmp_path) as server:
         assert (await answer_to(server.parts.http, check(f"/debug/check{query}"), OTHER))[0] == 403
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n"])
-async def test_a_key_file_without_a_key_opens_nothing(content: bytes | None, tmp_path: Path) -> None:
+async def test_a_key_file_without_a_key_gives_no_access(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "debugkey"
     if content is not None:
         file.write_bytes(content)
@@ -74,7 +74,7 @@ async def test_a_key_file_without_a_key_opens_nothing(content: bytes | None, tmp
             assert (await answer_to(server.parts.http, check(f"/debug/check{query}"), OTHER))[0] == 403
 
 
-async def test_the_key_is_looked_up_each_time(tmp_path: Path) -> None:
+async def test_the_key_is_read_for_each_request(tmp_path: Path) -> None:
     async with recorded_server("debug-access", tmp_path) as server:
         assert (await answer_to(server.parts.http, check("/debug/check?debugkey=s3cret-key"), OTHER))[0] == 200
         (tmp_path / "debugkey").write_text("other")
@@ -83,7 +83,7 @@ async def test_the_key_is_looked_up_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("headers", [["X-Forwarded-For: 127.0.0.1"], ["x-forwarded-for:", "X-FORWARDED-FOR: ::1"]])
-async def test_behind_a_proxy_loopback_is_nobody(headers: list[str], tmp_path: Path) -> None:
+async def test_behind_a_proxy_loopback_is_not_trusted(headers: list[str], tmp_path: Path) -> None:
     async with recorded_server("plain", tmp_path) as server:
         assert (await answer_to(server.parts.http, check("/debug/varz", *headers), "127.0.0.1"))[0] == 403
 
@@ -91,13 +91,13 @@ async def test_behind_a_proxy_loopback_is_nobody(headers: list[str], tmp_path: P
 @pytest.mark.parametrize(
     "target", ["/%64ebug/varz", "//debug/varz", "/debug/../debug/varz", "/debug%2Fvarz", "/DEBUG/varz"]
 )
-async def test_no_spelling_of_a_page_gets_around_the_rules(target: str, tmp_path: Path) -> None:
+async def test_no_spelling_of_a_path_bypasses_the_access_rules(target: str, tmp_path: Path) -> None:
     async with recorded_server("plain", tmp_path) as server:
         _, _, body = await answer_to(server.parts.http, check(target), OTHER)
         assert b"derp_accepts" not in body
 
 
-async def test_the_home_page_links_the_debug_pages_for_who_may_see_them(tmp_path: Path) -> None:
+async def test_the_home_page_links_the_debug_pages_only_for_allowed_clients(tmp_path: Path) -> None:
     async with recorded_server("plain", tmp_path) as server:
         assert b'"/debug/"' in (await answer_to(server.parts.http, check("/"), "127.0.0.1"))[2]
         assert b'"/debug/"' not in (await answer_to(server.parts.http, check("/"), OTHER))[2]

@@ -1,4 +1,4 @@
-"""`/debug/clients/` and `/debug/traffic`: the recorded answers of the reference, and clients that are really there."""
+"""`/debug/clients/` and `/debug/traffic`: the recorded answers of the reference, and live clients."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ NOTHING: Final = Totals(0, 0, 0, 0)
 VARIES: Final = ("remote", "connectedAt", "connected")
 
 
-def member(  # noqa: PLR0913  all in which the recorded three differ
+def member(  # noqa: PLR0913  the fields in which the recorded clients differ
     number: int,
     key: NodePublic,
     ip: str,
@@ -75,7 +75,7 @@ def comparable(body: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("exchange", LISTS, ids=lambda exchange: exchange["name"])
-def test_the_recorded_three_are_listed_as_the_reference_lists_them(exchange: dict[str, Any]) -> None:
+def test_the_recorded_clients_are_listed_as_by_the_reference(exchange: dict[str, Any]) -> None:
     query = asked(exchange["request"].split(" ")[1])
     body = answer_in_json(query, query.select(THREE), NOW)
     wanted = exchange["body"]
@@ -85,7 +85,9 @@ def test_the_recorded_three_are_listed_as_the_reference_lists_them(exchange: dic
 
 
 @pytest.mark.parametrize("exchange", OTHERS, ids=lambda exchange: exchange["name"])
-async def test_what_lists_nobody_is_answered_as_the_reference_answers(exchange: dict[str, Any], tmp_path: Path) -> None:
+async def test_requests_without_a_list_are_answered_as_by_the_reference(
+    exchange: dict[str, Any], tmp_path: Path
+) -> None:
     async with serving(config_of(tmp_path)) as server:
         remote = RECORDED["clients"][exchange["from"]]
         status, headers, body = await answer_to(server.parts.http, exchange["request"].encode(), remote)
@@ -109,7 +111,7 @@ def pages(target: str, clients: list[MemberSnapshot]) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("sort", ["key", "ip", "conn", "connected", "rx", "tx", "rxpkts", "txpkts"])
 @pytest.mark.parametrize("direction", ["", "-"])
-def test_pages_one_behind_the_other_hold_everybody_once_in_order(sort: str, direction: str) -> None:
+def test_consecutive_pages_list_every_client_once_in_order(sort: str, direction: str) -> None:
     clients = [
         member(
             number,
@@ -125,7 +127,7 @@ def test_pages_one_behind_the_other_hold_everybody_once_in_order(sort: str, dire
     assert sorted(seen) == list(range(1, 60))
 
 
-def test_names_of_applications_are_ored_and_narrow_the_other_filters() -> None:
+def test_application_names_are_alternatives_and_narrow_the_other_filters() -> None:
     clients = [
         member(1, NODE, "192.0.2.1", app="a"),
         member(2, NODE, "192.0.2.1", app="b"),
@@ -152,7 +154,7 @@ def test_names_of_applications_are_ored_and_narrow_the_other_filters() -> None:
         ("?cidr=127.0.0.1/8", "clients from 127.0.0.0/8"),
     ],
 )
-def test_a_query_is_said_in_words(query: str, title: str) -> None:
+def test_the_title_describes_the_query(query: str, title: str) -> None:
     assert asked(query).title == title
 
 
@@ -174,12 +176,12 @@ def test_the_index_page_has_no_order_and_no_pages(query: str) -> None:
         ("?cidr=127.0.0.1/33", "no network"),
     ],
 )
-def test_a_bad_value_is_refused_with_what_is_wrong(query: str, why: str) -> None:
+def test_an_invalid_value_is_rejected_with_the_reason(query: str, why: str) -> None:
     with pytest.raises(BadQueryError, match=re.escape(why)):
         asked(query)
 
 
-async def test_who_is_really_connected_is_listed_with_what_it_carried(tmp_path: Path) -> None:
+async def test_connected_clients_are_listed_with_their_traffic(tmp_path: Path) -> None:
     mesh_key = MeshKey(b"\x07" * 32)
     (tmp_path / "mesh.key").write_text(mesh_key.to_text())
     async with serving(config_of(tmp_path, "-mesh-psk-file", str(tmp_path / "mesh.key"))) as server:
@@ -210,7 +212,7 @@ async def clients_of(server: Server, query: str) -> list[dict[str, Any]]:
     return clients
 
 
-async def test_traffic_tells_of_everybody_first_and_then_of_whom_bytes_moved(tmp_path: Path) -> None:
+async def test_traffic_lists_all_clients_first_and_then_those_with_new_bytes(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path)) as server:
         idle, sender = await Client.log_in(server), await Client.log_in(server)
         stream, out = await connect(server)
@@ -229,7 +231,7 @@ async def test_traffic_tells_of_everybody_first_and_then_of_whom_bytes_moved(tmp
 
 
 async def a_round(stream: asyncio.StreamReader) -> dict[str, dict[str, Any]]:
-    """Read one chunk, which is one round: a line for each connection, then an empty one."""
+    """Read one chunk, which is one report: a line for each connection, then an empty line."""
     async with asyncio.timeout(SECONDS):
         length = int(await stream.readline(), 16)
         chunk = (await stream.readexactly(length + 2)).decode().removesuffix("\r\n")

@@ -1,4 +1,4 @@
-"""What the data plane tells of those who are connected, and does to them by key or all at once."""
+"""The data plane's reports about members, and its actions on them, by key or on all at once."""
 
 import asyncio
 import os
@@ -30,10 +30,10 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 async def members(server: Server, count: int) -> dict[NodePublic, list[MemberSnapshot]]:
-    """All members by key, once there are so many."""
+    """Return all members by key as soon as there are `count` of them."""
     async with asyncio.timeout(SECONDS):
         found = await server.parts.plane.members()
-        while len(found) != count:  # nothing tells of it but asking again
+        while len(found) != count:  # there is no notification, so poll
             found = await server.parts.plane.members()
     by_key: dict[NodePublic, list[MemberSnapshot]] = {}
     for member in found:
@@ -42,18 +42,18 @@ async def members(server: Server, count: int) -> dict[NodePublic, list[MemberSna
 
 
 async def fence(client: Client) -> None:
-    """Return when the relay has acted on all that the client has sent."""
+    """Return when the relay has processed all frames of the client."""
     client.out.write(Ping(b"a fence.").encode())
     assert (await client.next_frame()).type == 0x13
 
 
 async def ended(client: Client) -> bytes:
-    """All that still comes before the relay closes."""
+    """Return the remaining bytes up to the relay's close."""
     async with asyncio.timeout(SECONDS):
         return await client.stream.read()
 
 
-async def test_a_member_is_told_of_with_who_it_is_and_what_it_carried(server: Server) -> None:
+async def test_a_snapshot_has_a_members_identity_and_traffic(server: Server) -> None:
     alice, bob = await Client.log_in(server, ideal_node="another"), await Client.log_in(server)
     alice.out.write(NotePreferred(preferred=True).encode() + SendPacket(bob.key, bytes(1_000)).encode())
     await fence(alice)
@@ -85,12 +85,12 @@ async def test_every_byte_of_the_tcp_connection_is_counted(server: Server) -> No
     [[after]] = (await members(server, 1)).values()
     assert after.received - before.received == len(ping)
     assert after.sent - before.sent == 5 + len(pong.payload)
-    # Before that, the upgrade and the login: heads of HTTP, boxes with JSON.
+    # The rest is the upgrade and the login: HTTP heads, boxes with JSON.
     assert before.received > len(upgrade_request("derp.example.test")) + 80
     assert before.sent > 200
 
 
-async def test_bytes_of_tls_are_counted_with_the_others(tmp_path: Path) -> None:
+async def test_tls_bytes_are_counted_too(tmp_path: Path) -> None:
     config = config_of(tmp_path, "-certmode=manual", "-certdir", str(tmp_path), "-hostname=127.0.0.1")
     async with serving(config) as server:
         client = await Client.log_in(server)
@@ -99,10 +99,10 @@ async def test_bytes_of_tls_are_counted_with_the_others(tmp_path: Path) -> None:
         [[after]] = (await members(server, 1)).values()
         assert before.tls == "1.3"
         assert after.received - before.received > len(Ping(bytes(8)).encode())
-        assert before.sent > 1_000  # a certificate's worth
+        assert before.sent > 1_000  # more than a certificate's bytes
 
 
-async def test_of_two_connections_of_a_key_one_is_active_and_both_are_duplicates(server: Server) -> None:
+async def test_two_connections_of_a_key_are_duplicates_and_one_is_active(server: Server) -> None:
     private = NodePrivate.from_entropy(os.urandom(32))
     old, new = await Client.log_in(server, private=private), await Client.log_in(server, private=private)
     pair = (await members(server, 2))[new.key]
@@ -114,20 +114,20 @@ async def test_of_two_connections_of_a_key_one_is_active_and_both_are_duplicates
     assert next(member.conn for member in pair if not member.is_active) == was
 
 
-async def test_more_members_than_are_looked_at_in_one_tick_are_all_told_of_once(server: Server) -> None:
+async def test_a_report_over_several_ticks_has_every_member_once(server: Server) -> None:
     keys = {(await Client.log_in(server)).key for _ in range(300)}
     told = await members(server, len(keys))
     assert told.keys() == keys
 
 
-async def test_reports_that_are_asked_for_together_are_each_whole(server: Server) -> None:
+async def test_concurrent_reports_are_each_complete(server: Server) -> None:
     keys = {(await Client.log_in(server)).key for _ in range(3)}
     await members(server, 3)
     for report in await asyncio.gather(*(server.parts.plane.members() for _ in range(5))):
         assert {member.peer_present().peer for member in report} == keys
 
 
-async def test_frames_for_a_key_reach_all_its_connections_and_nobody_else(server: Server) -> None:
+async def test_frames_for_a_key_reach_only_and_all_its_connections(server: Server) -> None:
     private = NodePrivate.from_entropy(os.urandom(32))
     twins = [await Client.log_in(server, private=private) for _ in range(2)]
     other = await Client.log_in(server)
@@ -152,7 +152,7 @@ async def test_frames_for_all_reach_every_client_and_no_mesh_peer_unless_asked(s
     assert (await node.next_frame()).type == Health.TYPE
 
 
-async def test_a_key_that_is_closed_gets_its_last_words_on_every_connection(server: Server) -> None:
+async def test_a_closed_key_gets_its_last_frames_on_every_connection(server: Server) -> None:
     private = NodePrivate.from_entropy(os.urandom(32))
     twins = [await Client.log_in(server, private=private) for _ in range(2)]
     other = await Client.log_in(server)
@@ -164,7 +164,7 @@ async def test_a_key_that_is_closed_gets_its_last_words_on_every_connection(serv
     await fence(other)
 
 
-async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
+async def test_a_key_can_be_closed_while_its_connection_moves_between_shards(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switch = server.parts.plane.switch
@@ -179,7 +179,7 @@ async def test_a_key_is_closed_also_while_its_connection_moves_between_shards(
     await members(server, 0)
 
 
-async def test_all_clients_are_told_and_closed_and_mesh_peers_stay(server: Server) -> None:
+async def test_all_clients_are_notified_and_closed_and_mesh_peers_stay(server: Server) -> None:
     clients = [await Client.log_in(server) for _ in range(100)]
     node = await Client.log_in(server, mesh_key=MESH_KEY)
     await members(server, 101)
@@ -192,7 +192,7 @@ async def test_all_clients_are_told_and_closed_and_mesh_peers_stay(server: Serve
     assert await ended(node) == b""
 
 
-async def test_a_report_that_nobody_waits_for_any_more_disturbs_nothing(server: Server) -> None:
+async def test_an_abandoned_report_has_no_effect(server: Server) -> None:
     await Client.log_in(server)
     await members(server, 1)
     task = asyncio.create_task(server.parts.plane.members())
@@ -201,7 +201,7 @@ async def test_a_report_that_nobody_waits_for_any_more_disturbs_nothing(server: 
     assert len(await server.parts.plane.members()) == 1
 
 
-async def test_senders_to_a_key_are_estimated_only_where_that_is_wanted(tmp_path: Path) -> None:
+async def test_senders_to_a_key_are_estimated_only_if_enabled(tmp_path: Path) -> None:
     for environ, wanted in (({}, 0), ({"TS_DERP_SENDER_CARDINALITY": "1"}, 3)):
         async with serving(config_of(tmp_path, **environ), shards=2) as server:
             receiver = await Client.log_in(server)
@@ -222,7 +222,7 @@ async def test_a_pulse_makes_every_shard_tick(server: Server) -> None:
         assert time.monotonic() < deadline
 
 
-async def test_the_limits_of_keys_and_of_all_hold_for_open_connections(server: Server) -> None:
+async def test_limits_by_key_and_in_total_apply_to_open_connections(server: Server) -> None:
     slow, free, receiver = [await Client.log_in(server) for _ in range(3)]
     node = await Client.log_in(server, mesh_key=MESH_KEY)
     await members(server, 4)

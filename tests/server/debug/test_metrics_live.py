@@ -1,4 +1,4 @@
-"""What the metrics say while real clients come, talk and go."""
+"""The metrics while real clients connect, send and disconnect."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ OKAY = (200, "derp.Server ConsistencyCheck okay")
 
 
 async def answered(client: Client) -> None:
-    """Return when the relay has done all that the client asked for until now."""
+    """Return when the relay has processed all earlier frames of the client."""
     client.out.write(Ping(bytes(8)).encode())
     while (await client.next_frame()).type != FrameType.PONG:
         pass
@@ -38,7 +38,7 @@ async def samples(server: Server, **wanted: float) -> dict[str, float]:
     return {name: await server.sample(f"derp_{name}") for name in wanted}
 
 
-async def test_packets_are_counted_by_kind_on_their_way_in_and_out(tmp_path: Path) -> None:
+async def test_received_and_sent_packets_are_counted_by_kind(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path)) as server:
         alice, bob = await Client.log_in(server), await Client.log_in(server)
         alice.out.write(SendPacket(bob.key, DISCO).encode() + SendPacket(bob.key, bytes(100)).encode() * 2)
@@ -58,7 +58,7 @@ async def test_packets_are_counted_by_kind_on_their_way_in_and_out(tmp_path: Pat
         assert await server.sample("derp_average_queue_duration_ms") < 1_000
 
 
-async def test_a_packet_for_nobody_is_a_drop_and_told_to_its_sender(tmp_path: Path) -> None:
+async def test_a_packet_to_an_absent_key_is_a_drop_and_its_sender_is_notified(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path)) as server:
         alice = await Client.log_in(server)
         alice.out.write(SendPacket(NodePrivate(os.urandom(32)).public(), DISCO).encode())
@@ -74,7 +74,7 @@ async def test_a_packet_for_nobody_is_a_drop_and_told_to_its_sender(tmp_path: Pa
         assert await samples(server, **wanted) == wanted
 
 
-async def test_who_is_here_rises_and_falls_with_the_connections(tmp_path: Path) -> None:
+async def test_connection_gauges_follow_connections(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path)) as server:
         client = await Client.log_in(server, ideal_node="elsewhere")
         client.out.write(NotePreferred(True).encode())
@@ -116,7 +116,7 @@ async def test_two_connections_of_one_key_are_counted_and_consistent(shards: int
         assert await server.get("/debug/check") == OKAY
 
 
-async def test_what_watchers_are_told_is_counted_by_batch(tmp_path: Path) -> None:
+async def test_notifications_of_watchers_are_counted_by_batch(tmp_path: Path) -> None:
     config = config_of(tmp_path, "-dev", TAILSCALE_DERPER_MESH_KEY=MESH_KEY)
     async with serving(config) as server:
         watcher = await Client.log_in(server, mesh_key=MeshKey.from_text(MESH_KEY))
@@ -133,13 +133,13 @@ async def test_what_watchers_are_told_is_counted_by_batch(tmp_path: Path) -> Non
         await server.wait_for("derp_watchers", 0)
 
 
-async def test_round_trips_are_sampled_again_and_again(tmp_path: Path) -> None:
+async def test_round_trips_are_sampled_periodically(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path), rtt_interval=0.05) as server:
         await Client.log_in(server)
         await server.wait_for_at_least("derp_tcp_rtt", 3)
 
 
-async def test_round_trips_are_not_looked_at_when_they_are_switched_off(tmp_path: Path) -> None:
+async def test_round_trips_are_not_sampled_when_disabled(tmp_path: Path) -> None:
     config = config_of(tmp_path, TS_DERP_DISABLE_RTT_STATS="1")
     async with serving(config, rtt_interval=0.05) as server:
         client = await Client.log_in(server)
@@ -148,12 +148,12 @@ async def test_round_trips_are_not_looked_at_when_they_are_switched_off(tmp_path
         assert "derp_tcp_rtt{" not in (await server.get("/debug/varz"))[1]
 
 
-async def test_tls_is_counted_by_version_for_as_long_as_it_is_used(tmp_path: Path) -> None:
+async def test_open_tls_connections_are_counted_by_version(tmp_path: Path) -> None:
     config = config_of(tmp_path, "-certmode=manual", "-hostname=127.0.0.1", "-certdir", str(tmp_path))
     async with serving(config) as server:
         client = await Client.log_in(server)
         await answered(client)
-        # The relay connection, and the one that asks.
+        # The relay connection, and the one that requests the page.
         assert await server.sample('derper_tls_active_version{version="1.3"}') == 2
         assert await server.sample('derper_tls_request_version{version="1.3"}') == 3
         assert await server.sample("tls_listener_accepted_connections") == 4
@@ -174,7 +174,7 @@ async def test_the_json_has_the_same_numbers(tmp_path: Path) -> None:
         assert told["derp"]["counter_buffered_write_frames"]["count"] >= 1
 
 
-async def test_every_family_is_on_its_page_with_its_type_and_labels_and_none_is_on_it_besides(tmp_path: Path) -> None:
+async def test_the_page_has_exactly_the_documented_families_with_types_and_labels(tmp_path: Path) -> None:
     rates = tmp_path / "rates.json"
     rates.write_text('{"PerClientRateLimitBytesPerSec": 1000000, "PerClientRateBurstBytes": 100000}')
     key = tmp_path / "mesh.key"
@@ -193,7 +193,7 @@ async def test_every_family_is_on_its_page_with_its_type_and_labels_and_none_is_
 
 
 def of_the_text(text: str) -> dict[str, tuple[str, set[str]]]:
-    """Name, type and labels of each family, a histogram's parts aside."""
+    """Return the type and labels of each family by name, without the parts of histograms."""
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     found: dict[str, tuple[str, set[str]]] = {}
     for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""Bootstrap DNS against a real DNS server: what the reference answered, who is inside a roll-out, what is kept."""
+"""Bootstrap DNS against a real DNS server: the recorded answers, roll-outs to a share of clients, kept addresses."""
 
 import ipaddress
 import json
@@ -34,7 +34,7 @@ RECORDS: Final = (
     "--txt-record=over-txt.example.test,101",
     "--txt-record=two-txt.example.test,hello",
     "--txt-record=two-txt.example.test,100",
-    "--address=/example.test/",  # all else there does not exist
+    "--address=/example.test/",  # no other name in that domain exists
 )  # fmt: skip
 OTHER: Final = "192.0.2.99"
 EXCHANGES: Final = [
@@ -51,7 +51,7 @@ def dns_port() -> Iterator[int]:
 
 
 class Site:
-    """The page of one server, without the rest of it."""
+    """The bootstrap-dns page of one server, without the rest of the server."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self._config = config_of(folder, *flags)
@@ -64,7 +64,7 @@ class Site:
         await self.http.start(pages.application(self._config, self.bootstrap.routes()))
 
     async def ask(self, query: str = "", remote: str = OTHER) -> dict[str, list[str]] | None:
-        """The answer, with nothing for an empty body."""
+        """Return the parsed answer, or None for an empty body."""
         head = f"GET /bootstrap-dns{query} HTTP/1.1\r\nHost: derp.example.test\r\n\r\n"
         status, _, body = await answer_to(self.http, head.encode(), remote)
         assert status == 200
@@ -110,7 +110,7 @@ async def test_a_recorded_request_gets_the_recorded_answer(exchange: Exchange, t
 
 
 @pytest.mark.parametrize("case", ROLLOUT["cases"], ids=lambda case: case["ip"])
-def test_a_callers_place_in_a_roll_out_is_the_references(case: dict[str, Any]) -> None:
+def test_a_callers_percentile_in_a_roll_out_equals_the_references(case: dict[str, Any]) -> None:
     caller = ipaddress.ip_address(case["ip"])
     assert f"{first_number(caller):016x}" == case["first_uint64"]
     assert fraction(caller) == case["float"] == case["float_numerator"] / 2**53
@@ -119,7 +119,7 @@ def test_a_callers_place_in_a_roll_out_is_the_references(case: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("case", ROLLOUT["remote_forms"], ids=lambda case: f"{case['remote']} at {case['percent']}")
-def test_a_caller_without_an_address_is_inside_only_with_everybody(case: dict[str, Any]) -> None:
+def test_a_caller_without_an_address_is_included_only_at_100_percent(case: dict[str, Any]) -> None:
     host, colon, _ = case["remote"].rpartition(":")
     try:
         caller = ipaddress.ip_address(host.strip("[]")) if colon and host[:1] + host[-1:] != "fe" else None
@@ -128,7 +128,7 @@ def test_a_caller_without_an_address_is_inside_only_with_everybody(case: dict[st
     assert is_inside(caller, case["percent"]) == case["inside"]
 
 
-def test_loopback_is_inside_at_the_toss_of_a_coin_whatever_the_share() -> None:
+def test_loopback_is_included_at_random_at_any_share() -> None:
     for address in ("127.0.0.1", "::1"):
         for percent in (1, 99):
             tossed = {is_inside(ipaddress.ip_address(address), percent) for _ in range(200)}
@@ -145,7 +145,7 @@ def test_a_share_is_a_whole_number_of_percent(texts: list[str], percent: int) ->
     assert percent_in(texts) == percent
 
 
-async def test_before_anything_was_resolved_the_body_is_empty(tmp_path: Path, dns_port: int) -> None:
+async def test_the_body_is_empty_before_the_first_resolution(tmp_path: Path, dns_port: int) -> None:
     async with site(tmp_path, dns_port, "-bootstrap-dns-names=pub1.example.test") as made:
         assert await made.ask() == {}
         await made.bootstrap.resolve()
@@ -159,7 +159,7 @@ async def test_unpublished_names_alone_leave_the_published_body_empty(tmp_path: 
         assert (await made.ask("?q=unpub.example.test") or {}).keys() == {"unpub.example.test"}
 
 
-async def test_addresses_are_shuffled_at_each_resolving_and_not_at_each_request(tmp_path: Path, dns_port: int) -> None:
+async def test_addresses_are_shuffled_at_each_resolution_and_not_at_each_request(tmp_path: Path, dns_port: int) -> None:
     async with site(tmp_path, dns_port, "-bootstrap-dns-names=pub1.example.test") as made:
         orders = set()
         for _ in range(60):
@@ -172,12 +172,12 @@ async def test_addresses_are_shuffled_at_each_resolving_and_not_at_each_request(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the timeout, for tests without an answer."""
+    """Shorten the timeout, for tests in which no answer arrives."""
     monkeypatch.setattr(bootstrap, "LOOK_UP", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_names_that_cannot_be_resolved_any_more_keep_their_addresses_and_shares(tmp_path: Path) -> None:
+async def test_names_that_no_longer_resolve_keep_their_addresses_and_shares(tmp_path: Path) -> None:
     flags = (
         "-bootstrap-dns-names=pub1.example.test,gone.example.test",
         "-unpublished-bootstrap-dns-names=full.example.test/full-txt.example.test",
@@ -188,10 +188,10 @@ async def test_names_that_cannot_be_resolved_any_more_keep_their_addresses_and_s
             before, unpublished = await made.ask(), await made.ask("?q=full.example.test")
             assert before is not None
             assert before.keys() == {"pub1.example.test"}
-            with dns_server(["--address=/example.test/"]) as made.port:  # they do not exist any more
+            with dns_server(["--address=/example.test/"]) as made.port:  # the names no longer exist
                 await made.bootstrap.resolve()
                 assert await made.ask() == before
-            await made.bootstrap.resolve()  # nobody answers any more
+            await made.bootstrap.resolve()  # no DNS server answers any more
             assert await made.ask() == before
             made.port = port
             assert await made.ask("?q=unknown") == before
@@ -199,7 +199,7 @@ async def test_names_that_cannot_be_resolved_any_more_keep_their_addresses_and_s
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_share_stays_while_nobody_tells_it_and_is_nothing_once_its_record_is_gone(tmp_path: Path) -> None:
+async def test_a_share_stays_without_an_answer_and_ends_without_its_record(tmp_path: Path) -> None:
     async with site(tmp_path, 0, "-unpublished-bootstrap-dns-names=a.test/txt.test") as made:
         made.hosts.write_text("198.51.100.7 a.test\n")
         with dns_server(["--txt-record=txt.test,100"]) as made.port:
@@ -212,7 +212,7 @@ async def test_a_share_stays_while_nobody_tells_it_and_is_nothing_once_its_recor
             assert await made.ask("?q=a.test") == {}
 
 
-async def test_what_is_asked_is_counted_as_the_reference_counts_it(tmp_path: Path, dns_port: int) -> None:
+async def test_requests_are_counted_as_by_the_reference(tmp_path: Path, dns_port: int) -> None:
     async with recorded_site("plain", tmp_path, dns_port) as made:
         for query in ("", "?q=", "?q=pub1.example.test", "?q=unpub.example.test", "?q=gone.example.test", "?q=nobody",
                       "?q=nobody", "?q=zero.example.test", "?x=1"):  # fmt: skip
@@ -227,7 +227,7 @@ async def test_what_is_asked_is_counted_as_the_reference_counts_it(tmp_path: Pat
         }
 
 
-async def test_the_names_that_were_asked_for_are_forgotten_past_500(tmp_path: Path, dns_port: int) -> None:
+async def test_at_most_500_requested_names_are_remembered(tmp_path: Path, dns_port: int) -> None:
     async with site(tmp_path, dns_port) as made:
         for number in range(500):
             await made.ask(f"?q=name{number}")
@@ -238,7 +238,7 @@ async def test_the_names_that_were_asked_for_are_forgotten_past_500(tmp_path: Pa
         assert "queried_domains" not in made.counted()
 
 
-async def test_the_hosts_file_comes_first_as_for_the_system(tmp_path: Path, dns_port: int) -> None:
+async def test_the_hosts_file_has_precedence_as_for_the_system(tmp_path: Path, dns_port: int) -> None:
     async with site(tmp_path, dns_port, "-bootstrap-dns-names=pub1.example.test,192.0.2.1,Both.Test") as made:
         made.hosts.write_text(
             "# a.test\n10.0.0.1 x PUB1.example.test # y\nnonsense\n10.0.0.2 both.test\n::2 both.test\n"
@@ -250,14 +250,14 @@ async def test_the_hosts_file_comes_first_as_for_the_system(tmp_path: Path, dns_
     assert sorted(answers["Both.Test"]) == ["10.0.0.2", "::2"]
 
 
-async def test_a_name_that_no_dns_can_have_is_one_that_does_not_resolve(tmp_path: Path, dns_port: int) -> None:
+async def test_a_name_that_is_invalid_in_dns_does_not_resolve(tmp_path: Path, dns_port: int) -> None:
     names = ["a" * 64 + ".test", ".".join("abcdefgh" * 40), "..", "a b.test", "\u00e9.example.test"]
     for name in names:
         with pytest.raises(NetworkError):
             await Names(resolver_at(dns_port), tmp_path / "none").addresses(name, 2.0)
 
 
-async def test_a_server_resolves_at_its_start_and_tells_what_it_counted(tmp_path: Path) -> None:
+async def test_a_server_resolves_at_its_start_and_exports_its_counts(tmp_path: Path) -> None:
     async with serving(config_of(tmp_path, "-hostname=a", "-bootstrap-dns-names=localhost")) as server:
         while not (body := (await server.get("/bootstrap-dns"))[1]):
             pass

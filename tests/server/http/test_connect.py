@@ -1,6 +1,6 @@
-"""CONNECT through a relay: the recorded answers, and bytes both ways however slow or rude one of the sides is.
+"""CONNECT through a relay: the recorded answers, and bytes both ways with slow or misbehaving ends.
 
-The control plane is played by a server on a loopback address of its own, at its real port; a hosts file has its names.
+A server on its own loopback address replaces the control plane, at the real port; a hosts file has its names.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Place:
-    """A relay with -ace, and what stands for the control plane behind it."""
+    """A relay with -ace, and the server that replaces the control plane."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -64,7 +64,7 @@ async def rest(stream: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def place(folder: Path, serve: Serve) -> AsyncIterator[Place]:
-    """The names of the control plane are one address of this test's own, where `serve` answers on port 80."""
+    """Point the control plane's names to an address of this test, where `serve` answers on port 80."""
     address = "127.80.{}.{}".format(*os.urandom(2))
     hosts = folder / "hosts"
     hosts.write_text(
@@ -103,19 +103,19 @@ async def no_content(stream: asyncio.StreamReader, out: asyncio.StreamWriter) ->
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["name"])
-async def test_a_refusal_is_the_recorded_one(case: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_rejected_connect_gets_the_recorded_answer(case: dict[str, Any], tmp_path: Path) -> None:
     async with place(tmp_path, echo) as made:
         stream, out = await connect(made.server)
         out.write(case["request"].encode())
         head, _, body = (await rest(stream)).decode().partition("\r\n\r\n")
-        assert await made.server.sample('derper_tls_active_version{version="1.3"}') == 1  # who asks for it
+        assert await made.server.sample('derper_tls_active_version{version="1.3"}') == 1  # the request for it
     status_line, *lines = head.split("\r\n")
     assert (status_line, body) == (case["status_line"], case["body"])
     headers = dict(line.split(": ", 1) for line in lines)
     assert headers | {"Date": "{date}"} == dict(case["headers"])
 
 
-async def test_a_request_goes_through_and_its_answer_back_and_the_end_with_it(tmp_path: Path) -> None:
+async def test_a_tunnel_forwards_a_request_its_answer_and_the_end_of_the_stream(tmp_path: Path) -> None:
     async with place(tmp_path, no_content) as made:
         stream, out = await made.enter()
         assert await made.server.sample('derper_tls_active_version{version="1.3"}') == 2
@@ -124,7 +124,7 @@ async def test_a_request_goes_through_and_its_answer_back_and_the_end_with_it(tm
         await made.server.wait_for('derper_tls_active_version{version="1.3"}', 1)
 
 
-async def test_bytes_behind_the_request_in_the_same_segment_are_the_tunnels(tmp_path: Path) -> None:
+async def test_bytes_after_the_request_in_the_same_segment_enter_the_tunnel(tmp_path: Path) -> None:
     async with place(tmp_path, echo) as made:
         stream, _ = await made.ask(more=b"early")
         assert await read(stream, len(OPEN) + 5) == OPEN + b"early"
@@ -139,7 +139,7 @@ async def test_the_second_request_of_a_kept_connection_may_be_a_connect(tmp_path
         assert await read(stream, len(OPEN) + 5) == OPEN + b"hello"
 
 
-async def test_eight_megabytes_each_way_at_once_arrive_as_they_were_sent(tmp_path: Path) -> None:
+async def test_eight_megabytes_each_way_at_once_arrive_unchanged(tmp_path: Path) -> None:
     async with place(tmp_path, echo) as made:
         stream, out = await made.enter()
         blob = os.urandom(8 * MEGABYTE)
@@ -154,7 +154,7 @@ async def send(out: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def write_until_full(out: asyncio.StreamWriter) -> int:
-    """Write until nobody takes anything for half a second; gives how much was written, some of it not taken yet."""
+    """Write until no byte is accepted for half a second; return the bytes written, part of them still buffered."""
     out.transport.set_write_buffer_limits(0)
     for sent in range(MEGABYTE, 64 * MEGABYTE, MEGABYTE):
         out.write(bytes(MEGABYTE))
@@ -166,7 +166,7 @@ async def write_until_full(out: asyncio.StreamWriter) -> int:
     raise AssertionError("everything is taken")
 
 
-async def test_a_target_that_reads_nothing_stops_its_client_and_nobody_else(tmp_path: Path) -> None:
+async def test_a_target_that_reads_nothing_blocks_only_its_client(tmp_path: Path) -> None:
     go_on = asyncio.Event()
     got: asyncio.Queue[int] = asyncio.Queue()
 
@@ -178,7 +178,7 @@ async def test_a_target_that_reads_nothing_stops_its_client_and_nobody_else(tmp_
     async with place(tmp_path, slow) as made:
         _, out = await made.enter()
         sent = await write_until_full(out)
-        assert sent < 32 * MEGABYTE  # what kernels hold in two pairs of sockets, and we a little of it
+        assert sent < 32 * MEGABYTE  # two pairs of sockets in the kernel, and a small buffer of ours
         assert (await made.server.get("/generate_204"))[0] == 204
         go_on.set()
         async with asyncio.timeout(SECONDS):
@@ -186,7 +186,7 @@ async def test_a_target_that_reads_nothing_stops_its_client_and_nobody_else(tmp_
                 sent -= await got.get()
 
 
-async def test_a_client_that_reads_nothing_stops_its_target_and_loses_nothing(tmp_path: Path) -> None:
+async def test_a_client_that_reads_nothing_blocks_its_target_and_loses_no_byte(tmp_path: Path) -> None:
     sent = 0
     full = asyncio.Event()
 
@@ -208,7 +208,7 @@ async def test_a_client_that_reads_nothing_stops_its_target_and_loses_nothing(tm
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
-async def test_a_client_that_ends_takes_its_target_with_it(how: str, tmp_path: Path) -> None:
+async def test_the_end_of_a_client_closes_its_targets_connection(how: str, tmp_path: Path) -> None:
     gone = asyncio.Event()
     got = b""
 
@@ -237,7 +237,7 @@ async def test_a_target_that_does_not_answer_in_time_is_a_bad_gateway(
 ) -> None:
     monkeypatch.setattr(tunnels, "DIAL_SECONDS", 0.5)
     async with place(tmp_path, echo) as made:
-        (tmp_path / "hosts").write_text(f"192.0.2.1 {NAME}\n")  # an address for documents, where nobody is
+        (tmp_path / "hosts").write_text(f"192.0.2.1 {NAME}\n")  # an address for documentation, without a host
         stream, _ = await made.ask()
         assert (await rest(stream)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
 
@@ -250,7 +250,7 @@ async def test_the_next_address_is_tried_when_one_fails(tmp_path: Path) -> None:
         assert await read(stream, len(OPEN) + 1) == OPEN + b"x"
 
 
-async def test_a_client_that_leaves_while_we_dial_costs_nothing(tmp_path: Path) -> None:
+async def test_a_client_that_leaves_during_the_dial_does_not_disturb_the_server(tmp_path: Path) -> None:
     async with place(tmp_path, echo) as made:
         (tmp_path / "hosts").write_text(f"192.0.2.1 {NAME}\n")
         _, out = await made.ask()
@@ -260,13 +260,13 @@ async def test_a_client_that_leaves_while_we_dial_costs_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("header", ["Content-Length: 3", "Transfer-Encoding: chunked"])
-async def test_a_connect_with_a_body_is_refused(header: str, tmp_path: Path) -> None:
+async def test_a_connect_with_a_body_is_rejected(header: str, tmp_path: Path) -> None:
     async with place(tmp_path, echo) as made:
         stream, _ = await made.ask(f"{NAME}:80", header)
         assert (await rest(stream)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
-async def test_tunnels_are_limited_while_all_are_in_use_and_an_ended_one_makes_room(
+async def test_tunnels_in_use_are_limited_and_an_ended_one_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnels, "MOST_TUNNELS", 2)
@@ -305,7 +305,7 @@ async def test_idle_tunnels_of_one_address_do_not_use_up_those_of_another(
     monkeypatch.setattr(tunnels, "MOST_TUNNELS", 3)
     monkeypatch.setattr(tunnels, "SAFE_SECONDS", 0.0)
     async with place(tmp_path, echo) as made:
-        other, other_out = await made.enter(source="127.0.0.2")  # idle for longer than all that follow
+        other, other_out = await made.enter(source="127.0.0.2")  # idle for longer than all later tunnels
         crowd = [await made.enter() for _ in range(4)]
         for stream, _ in crowd[:2]:
             assert await rest(stream) == b""
@@ -313,9 +313,7 @@ async def test_idle_tunnels_of_one_address_do_not_use_up_those_of_another(
         assert await read(other, 1) == b"z"
 
 
-async def test_a_tunnel_that_carries_nothing_for_long_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_tunnel_is_closed_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnels, "IDLE_SECONDS", 2.0)
     async with place(tmp_path, echo) as made:
         stream, out = await made.enter()

@@ -1,4 +1,4 @@
-"""Who a client is that comes through a proxy which speaks HTTP, and whom nobody may pretend to be."""
+"""The address of a client that connects through an HTTP proxy; other clients cannot forge it."""
 
 from ipaddress import ip_network
 from pathlib import Path
@@ -34,27 +34,27 @@ def head(*said: str) -> RequestHead:
         (["192.0.2.9, 2001:db8:1::5"], "192.0.2.9"),
     ],
 )
-def test_from_its_end_on_the_first_that_is_no_trusted_proxy_is_the_client(said: list[str], client: str) -> None:
+def test_the_last_address_that_is_no_trusted_proxy_is_the_client(said: list[str], client: str) -> None:
     assert TRUSTED.client(PROXY, head(*said)) == (Remote(client, 0), head())
 
 
 @pytest.mark.parametrize("said", [[], [""], ["unknown"], ["192.0.2.9, _hidden"], ["10.0.0.1"], ["1.2.3"], [","]])
-def test_a_trusted_proxy_that_names_nobody_asks_for_nobody_known(said: list[str]) -> None:
+def test_a_request_of_a_trusted_proxy_without_a_client_is_anonymous(said: list[str]) -> None:
     remote, rest = TRUSTED.client(PROXY, head(*said))
     assert remote == Remote("127.0.0.1", 4711, is_anonymous=True)
     assert rest == head()
 
 
-def test_nobody_else_is_believed() -> None:
+def test_forwarded_addresses_of_other_hosts_are_ignored() -> None:
     stranger = Remote("192.0.2.66", 1)
     assert TRUSTED.client(stranger, head("127.0.0.1")) == (stranger, head("127.0.0.1"))
     assert Forwarding(()).client(PROXY, head("192.0.2.9")) == (PROXY, head("192.0.2.9"))
 
 
-def test_clients_and_pages_are_known_by_whom_the_proxy_names(tmp_path: Path) -> None:
+def test_logins_and_pages_use_the_address_from_the_proxy(tmp_path: Path) -> None:
     with Server(tmp_path, "-trusted-proxies", HOST) as server:
         with server.door.connect() as wire:
-            # One connection of the proxy, for one after the other.
+            # One connection of the proxy carries requests of several clients.
             for named, status in (("192.0.2.9", 403), ("100.64.0.9", 200), ("192.0.2.9", 403)):
                 wire.send(request("GET", "/debug/check", f"X-Forwarded-For: {named}"))
                 assert read_answer(wire).status == status

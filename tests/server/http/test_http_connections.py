@@ -1,4 +1,4 @@
-"""What an HTTP connection may be used for: one request after the other, an upgrade among them, and no mischief."""
+"""Use of an HTTP connection: consecutive requests, an upgrade among them, and rejected heads."""
 
 import pytest
 from derpwire import HOST, Client, Wire
@@ -50,13 +50,13 @@ def test_the_second_request_of_a_connection_may_be_the_upgrade(server: Server, f
 
 
 @pytest.mark.parametrize("target", ["/%64erp", "/derp?x=1", "http://derp.example.test/derp"])
-def test_the_relay_is_at_its_path_however_that_is_spelt(server: Server, target: str) -> None:
+def test_the_relay_is_at_its_path_in_every_spelling(server: Server, target: str) -> None:
     with server.door.connect() as wire:
         wire.send(request("GET", target, "Upgrade: DERP", "Connection: Upgrade"))
         assert read_answer(wire).status == 101
 
 
-def test_a_method_that_nobody_knows_is_one_as_any_other(server: Server) -> None:
+def test_an_unknown_method_is_answered_like_any_other(server: Server) -> None:
     with server.door.connect() as wire:
         for method in ("FOO", "get", "M-SEARCH", "GETS"):
             wire.send(
@@ -72,7 +72,7 @@ def test_requests_in_one_segment_are_answered_in_order(server: Server) -> None:
         assert [read_answer(wire).status for _ in targets] == [200, 204, 200, 426, 200]
 
 
-def test_an_upgrade_in_one_segment_with_the_request_before_it_is_taken(server: Server) -> None:
+def test_an_upgrade_in_one_segment_with_the_previous_request_is_accepted(server: Server) -> None:
     client = Client(server.door.connect())
     with client:
         client.wire.send(request("GET", "/generate_204") + upgrade_request(HOST, fast_start=True))
@@ -82,7 +82,7 @@ def test_an_upgrade_in_one_segment_with_the_request_before_it_is_taken(server: S
         assert client.fence() == []
 
 
-def test_a_body_is_not_taken_for_the_next_request(server: Server) -> None:
+def test_a_body_is_not_parsed_as_the_next_request(server: Server) -> None:
     with server.door.connect() as wire:
         body = request("GET", "/derp/probe")
         wire.send(request("POST", "/robots.txt", body=body) + request("GET", "/generate_204"))
@@ -90,7 +90,7 @@ def test_a_body_is_not_taken_for_the_next_request(server: Server) -> None:
         assert read_answer(wire).status == 204
 
 
-def test_after_a_body_of_a_megabyte_comes_the_next_request(server: Server) -> None:
+def test_the_request_after_a_body_of_a_megabyte_is_answered(server: Server) -> None:
     with server.door.connect() as wire:
         wire.send(request("POST", "/robots.txt", body=bytes(1 << 20)))
         assert read_answer(wire).body == ROBOTS
@@ -98,7 +98,7 @@ def test_after_a_body_of_a_megabyte_comes_the_next_request(server: Server) -> No
         assert read_answer(wire).status == 204
 
 
-def test_a_refused_upgrade_leaves_the_connection_as_it_was(server: Server) -> None:
+def test_a_rejected_upgrade_keeps_the_connection_open(server: Server) -> None:
     with server.door.connect() as wire:
         wire.send(request("GET", "/derp", "Upgrade: h2c", "Connection: Upgrade"))
         assert read_answer(wire).status == 426
@@ -112,14 +112,14 @@ def test_a_chunked_body_is_answered_and_its_connection_closed(server: Server) ->
         assert wire.rest() == b""
 
 
-def test_an_upgrade_with_a_body_is_refused_with_400(server: Server) -> None:
+def test_an_upgrade_with_a_body_is_rejected_with_400(server: Server) -> None:
     for header, body in (("Content-Length: 3", b"abc"), ("Transfer-Encoding: chunked", b"0\r\n\r\n")):
         with server.door.connect() as wire:
             wire.send(request("POST", "/derp", "Upgrade: DERP", "Connection: Upgrade", header) + body)
             assert read_answer(wire).status == 400
 
 
-def test_a_client_that_waits_for_leave_to_send_its_body_gets_it(server: Server) -> None:
+def test_a_client_that_expects_100_continue_gets_it(server: Server) -> None:
     with server.door.connect() as wire:
         wire.send(request("POST", "/robots.txt", "Expect: 100-continue", "Content-Length: 2"))
         assert wire.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -149,20 +149,20 @@ ODD_HEADS = [
     pytest.param(line(b"POST / HTTP/1.1", b"Content-Length: 2", b"Content-Length: 2") + b"ab", id="a length twice"),
     pytest.param(line(b"POST / HTTP/1.1", b"Content-Length: 18446744073709551616"), id="a length of 2^64"),
     pytest.param(line(b"POST / HTTP/1.1", b"Content-Length: 18446744073709551615"), id="a length of 2^64 - 1"),
-    pytest.param(line(b"get / HTTP/1.1"), id="a method in small letters"),
+    pytest.param(line(b"get / HTTP/1.1"), id="a method in lower case"),
     pytest.param(line(b"FOO!# / HTTP/1.1"), id="an odd method"),
-    pytest.param(line(b"GET http://[ HTTP/1.1"), id="an absolute target that is none"),
+    pytest.param(line(b"GET http://[ HTTP/1.1"), id="an invalid absolute target"),
     pytest.param(line(b"GET http://x:99999/ HTTP/1.1"), id="a port beyond the last"),
     pytest.param(line(b"GET x:80 HTTP/1.1"), id="a target of host and port"),
-    pytest.param(line(b"GET * HTTP/1.1"), id="a star"),
-    pytest.param(line(b"GET /%zz%00 HTTP/1.1"), id="a target that escapes nothing"),
-    pytest.param(line(b"GET / HTTP/1.1", b'Cookie: "\\'), id="a cookie that is none"),
+    pytest.param(line(b"GET * HTTP/1.1"), id="an asterisk"),
+    pytest.param(line(b"GET /%zz%00 HTTP/1.1"), id="a target with invalid escapes"),
+    pytest.param(line(b"GET / HTTP/1.1", b'Cookie: "\\'), id="an invalid cookie"),
     pytest.param(line(b"GET / HTTP/1.1", b"A: \xff\xfe"), id="bytes beyond ASCII"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("head", GOOD_HEADS)
-def test_a_head_that_the_reference_takes_is_answered(recorded: Recorded, head: bytes) -> None:
+def test_a_head_that_the_reference_accepts_is_answered(recorded: Recorded, head: bytes) -> None:
     with recorded("plain").door.connect() as wire:
         wire.send(head)
         answer = read_answer(wire)
@@ -170,7 +170,7 @@ def test_a_head_that_the_reference_takes_is_answered(recorded: Recorded, head: b
 
 
 @pytest.mark.parametrize("head", ODD_HEADS)
-def test_no_head_makes_the_server_name_its_parts_or_log_more_than_a_line(recorded: Recorded, head: bytes) -> None:
+def test_no_head_makes_the_server_reveal_its_libraries_or_log_several_lines(recorded: Recorded, head: bytes) -> None:
     server = recorded("plain")
     since = server.mark()
     with server.door.connect() as wire:
@@ -179,7 +179,7 @@ def test_no_head_makes_the_server_name_its_parts_or_log_more_than_a_line(recorde
         answer = wire.rest()
     assert answer.startswith(b"HTTP/1.1 ")
     assert b"\r\nServer: " not in answer
-    with server.door.connect() as wire:  # what the first one logged is there when the second was served
+    with server.door.connect() as wire:  # the first request's lines are logged before the second is served
         wire.send(request("GET", "/generate_204"))
         read_answer(wire)
     assert "Traceback" not in server.log(since)

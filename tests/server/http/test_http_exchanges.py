@@ -1,7 +1,7 @@
-"""Requests that the reference was sent get the same answers from our server, or better ones.
+"""The requests recorded with the reference get the same answers from our server, or better ones.
 
 The recording is `exchanges` of `tests/vectors/http.json`. Compared are status line, headers as a set but for Date,
-their order in a 101, the body where it is ours to match, and whether the connection stays open.
+their order in a 101, the body if it has to match, and whether the connection stays open.
 """
 
 from typing import Any, Final
@@ -94,7 +94,7 @@ CASES: Final = [case for case in vectors("http")["exchanges"] if not why_left_ou
 
 @pytest.fixture
 def server(case: Case, recorded: Recorded) -> Server:
-    """Its server, with the recorded key: plain, or with TLS and a certificate for an IP address."""
+    """Return the case's server, with the recorded key: plain, or with TLS and a certificate for an IP address."""
     name = case["server"]
     return recorded("plain" if name == "dev" else name.removesuffix("-ip"), *FLAGS[name], tls=name == "tls-ip")
 
@@ -113,7 +113,7 @@ def connect(server: Server, case: Case) -> Wire:
 
 
 def stays_open(wire: Wire) -> bool:
-    """Whether another request is answered."""
+    """Return whether the server answers another request."""
     try:
         wire.send(request("GET", "/generate_204"))
         return read_answer(wire).status == 204
@@ -122,7 +122,7 @@ def stays_open(wire: Wire) -> bool:
 
 
 def log_in(wire: Wire) -> None:
-    """Be a client on a wire whose upgrade was answered."""
+    """Log in on a wire whose upgrade was answered."""
     client = Client(wire, NodePrivate(bytes.fromhex(vectors("login")["client_info"]["client_private"])))
     with client:
         client.greeted()
@@ -133,14 +133,14 @@ def log_in(wire: Wire) -> None:
 def differing_headers(case: Case, answer: Answer) -> set[str]:
     ours, theirs = dict(answer.headers), dict(case["headers"])
     assert len(ours) == len(answer.headers), f"a header came twice: {answer}"
-    if "page" in case:  # the words are ours, and so is their length
+    if "page" in case:  # the page has our text, so the length differs
         del ours["Content-Length"], theirs["Content-Length"]
     named = ours.keys() | theirs.keys() - {"Date"}
     return {name for name in named if ours.get(name) != theirs.get(name) and name not in case.get("varies", [])}
 
 
 def differences(case: Case, wire: Wire) -> set[str]:
-    """What is not as it was recorded, in a few words each."""
+    """Return short descriptions of the differences from the recording."""
     answer = read_answer(wire, case["request"].split(" ")[0] if "request" in case else "GET")
     found = set()
     version, status, phrase = case["status_line"].split(" ", 2)
@@ -197,6 +197,6 @@ def test_fast_start_has_no_http_answer(server: Server, case: Case) -> None:
             log_in(wire)
 
 
-def test_whatever_is_left_out_or_differs_was_recorded() -> None:
+def test_every_listed_exception_is_in_the_recording() -> None:
     names = {case["name"] for case in CASES} | {label(case) for case in CASES}
     assert set(DIFFERENT) <= names

@@ -1,4 +1,4 @@
-"""A client that breaks off in the middle of an HTTP exchange is an ordinary event: the log has no traceback for it."""
+"""A client that resets in the middle of an HTTP exchange is an ordinary event: the log has no traceback for it."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ def admin_door(server: Server) -> RelayAddress:
 
 
 def still_answers(door: RelayAddress) -> None:
-    """Get a page, once the connections that broke off are forgotten: the admin listener takes few at a time."""
+    """Get a page after the reset connections have ended: the admin listener accepts few at a time."""
     deadline = time.monotonic() + SECONDS
     while True:
         with door.connect() as wire:
@@ -49,7 +49,7 @@ def still_answers(door: RelayAddress) -> None:
                 read_answer(wire)
             except WireError:
                 assert time.monotonic() < deadline, "no answer"
-                time.sleep(0.05)  # nothing tells of the last one's end
+                time.sleep(0.05)  # there is no sign of the last connection's end
             else:
                 return
 
@@ -136,7 +136,7 @@ async def test_a_bug_in_a_handler_keeps_its_traceback_and_a_malformed_request_ha
     assert isinstance(said.exc_info[1], KeyError)
 
 
-def test_every_http_server_runs_with_that_logger() -> None:
+def test_every_http_server_uses_the_same_logger() -> None:
     source = Path(serving.__file__).parents[1]
     makers = [path.name for path in source.rglob("*.py") if "AppRunner(" in path.read_text()]
     assert makers == ["serving.py"]

@@ -1,7 +1,7 @@
-"""Requests whose end two readers could see in two places: whatever hides in one of them is never a request of its own.
+"""Request smuggling: a request inside an ambiguous request's body is never answered as a request of its own.
 
-What hides is a request for a page with a body that cannot be missed. The one that hides it may be refused, or read the
-one right way; its connection may be closed. Behind a proxy that reads it otherwise, anything else is an attack.
+The smuggled request is for a page with a distinctive body. The outer request may be rejected, or parsed in the one
+right way; its connection may be closed. Any other result is exploitable if a proxy parses the outer one differently.
 """
 
 from collections.abc import Iterator
@@ -65,8 +65,8 @@ HIDING = {
 
 
 @pytest.mark.parametrize("shape", HIDING, ids=str)
-def test_what_a_length_covers_is_never_a_request(server: Server, shape: str) -> None:
-    """With a body that is the hidden request, as one of the two readings has it."""
+def test_bytes_covered_by_a_length_are_never_a_request(server: Server, shape: str) -> None:
+    """The body is the smuggled request, as in one of the two ways to parse it."""
     body = post(LENGTH % len(HIDDEN), body=HIDDEN)
     with server.door.connect() as wire:
         wire.offer(body + HIDING[shape])
@@ -85,7 +85,7 @@ AGREED = {
 
 
 @pytest.mark.parametrize("shape", HIDING, ids=str)
-def test_a_request_behind_one_that_can_be_read_in_two_ways_is_not_answered(server: Server, shape: str) -> None:
+def test_a_request_after_an_ambiguous_one_is_not_answered(server: Server, shape: str) -> None:
     with server.door.connect() as wire:
         wire.offer(HIDING[shape] + HIDDEN)
         wire.finish()
@@ -95,7 +95,7 @@ def test_a_request_behind_one_that_can_be_read_in_two_ways_is_not_answered(serve
 
 
 @pytest.mark.parametrize("shape", HIDING, ids=str)
-def test_no_upgrade_hides_in_a_body(server: Server, shape: str) -> None:
+def test_an_upgrade_in_a_body_is_ignored(server: Server, shape: str) -> None:
     body = post(LENGTH % len(UPGRADE), body=UPGRADE)
     with server.door.connect() as wire:
         wire.offer(body + HIDING[shape])
@@ -103,7 +103,7 @@ def test_no_upgrade_hides_in_a_body(server: Server, shape: str) -> None:
         assert GREETING not in wire.rest()
 
 
-def test_a_body_that_is_cut_short_is_no_request(server: Server) -> None:
+def test_a_truncated_body_is_not_a_request(server: Server) -> None:
     with server.door.connect() as wire:
         wire.send(post(LENGTH % (len(HIDDEN) + 1), body=HIDDEN))
         wire.finish()
@@ -118,7 +118,7 @@ def test_a_thousand_heads_at_once_are_answered_one_by_one(server: Server) -> Non
         other.ping()
 
 
-def test_heads_without_end_from_one_that_reads_no_answer_fill_no_memory(server: Server) -> None:
+def test_endless_heads_from_a_client_that_reads_no_answer_use_bounded_memory(server: Server) -> None:
     memory = server.memory()
     with server.door.connect(receive_buffer=4_096) as wire:
         wire.sock.settimeout(0.5)
@@ -140,7 +140,7 @@ def test_heads_without_end_from_one_that_reads_no_answer_fill_no_memory(server: 
 @pytest.mark.parametrize(
     "query", ["&" * 60_000, "a=b&" * 15_000, "q=" + "%00" * 20_000, "=" * 60_000, "debugkey=" + "a" * 60_000]
 )
-def test_an_absurd_query_costs_nobody_anything(server: Server, path: str, query: str) -> None:
+def test_an_absurd_query_does_not_affect_other_clients(server: Server, path: str, query: str) -> None:
     with server.door.connect() as wire:
         wire.send(request("GET", f"{path}?{query}", "Connection: close"))
         assert wire.rest().startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 204 ", b"HTTP/1.1 307 ", b"HTTP/1.1 426 "))

@@ -1,4 +1,4 @@
-"""The plain HTTP listener beside TLS: the recorded exchanges of the reference, and the same over real sockets."""
+"""The plain HTTP listener beside TLS: the recorded exchanges of the reference, and exchanges over real sockets."""
 
 import asyncio
 import re
@@ -22,10 +22,10 @@ from derper.server.http.connection import HttpServer
 TOKEN: Final = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"  # noqa: S105  public by its nature
 PLAYED: Final = exchanges("tls-ip:80", "letsencrypt:80", "letsencrypt-prod-name:80")
 ABSOLUTE: Final = "port 80: absolute URL in the request line"
-CONNECT: Final = "port 80: CONNECT"  # is judged before it comes to any page
+CONNECT: Final = "port 80: CONNECT"  # is handled before the pages
 
 MAY_DIFFER: Final = {
-    ABSOLUTE: {"header Location", "header Content-Length", "body"},  # the reference puts one URL behind the other
+    ABSOLUTE: {"header Location", "header Content-Length", "body"},  # the reference appends one URL to the other
 }
 
 
@@ -35,7 +35,7 @@ def tls_config(folder: Path, *flags: str) -> Config:
 
 @asynccontextmanager
 async def port_80_of(name: str, folder: Path) -> AsyncIterator[tuple[HttpServer, Challenges | None]]:
-    """The pages of a recorded server's plain listener; they know of it whether certificates come by ACME."""
+    """Yield the pages of a recorded server's plain listener, with challenges if certificates come from ACME."""
     if name == "tls-ip:80":
         async with serving(tls_config(folder)) as server:
             assert server.parts.http_beside is not None
@@ -59,7 +59,7 @@ async def test_a_recorded_request_to_port_80_gets_the_recorded_answer(exchange: 
     assert {name: both for name, both in found.items() if name not in MAY_DIFFER.get(exchange["name"], ())} == {}
 
 
-async def test_a_target_in_absolute_form_is_sent_to_the_same_path_over_https(tmp_path: Path) -> None:
+async def test_a_target_in_absolute_form_is_redirected_to_the_same_path_over_https(tmp_path: Path) -> None:
     async with port_80_of("tls-ip:80", tmp_path) as (http, _):
         head = b"GET http://192.0.2.10/x?y HTTP/1.1\r\nHost: 192.0.2.10\r\n\r\n"
         _, headers, _ = await answer_to(http, head, "192.0.2.99")
@@ -68,7 +68,7 @@ async def test_a_target_in_absolute_form_is_sent_to_the_same_path_over_https(tmp
 
 @pytest.mark.parametrize("host", ["le.example.test", "LE.example.test", "le.example.test:5002"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_pending_challenge_is_answered_and_one_that_is_over_is_not(
+async def test_a_pending_challenge_is_answered_and_a_finished_one_is_not(
     host: str, method: str, tmp_path: Path
 ) -> None:
     head = f"{method} /.well-known/acme-challenge/{TOKEN} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
@@ -108,7 +108,7 @@ def plain_port(server: Server) -> int:
     return int(server.parts.listening.http_address.rpartition(":")[2])
 
 
-async def test_both_listeners_serve_at_once_each_its_own(tmp_path: Path) -> None:
+async def test_both_listeners_serve_their_own_pages_at_once(tmp_path: Path) -> None:
     async with serving(tls_config(tmp_path)) as server:
         status, body = await server.get("/robots.txt")
         assert (status, body) == (200, "User-agent: *\nDisallow: /\n")
@@ -119,7 +119,7 @@ async def test_both_listeners_serve_at_once_each_its_own(tmp_path: Path) -> None
         assert b"Server:" not in answer
 
 
-async def test_the_relay_is_not_there(tmp_path: Path) -> None:
+async def test_port_80_does_not_serve_the_relay(tmp_path: Path) -> None:
     async with serving(tls_config(tmp_path)) as server:
         head = b"GET /derp HTTP/1.1\r\nHost: a\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n"
         stream, out = await asyncio.open_connection("127.0.0.1", plain_port(server))
@@ -129,7 +129,7 @@ async def test_the_relay_is_not_there(tmp_path: Path) -> None:
         assert await server.sample("derp_accepts") == 0
 
 
-async def test_connect_is_no_page(tmp_path: Path) -> None:
+async def test_connect_gets_the_recorded_answer(tmp_path: Path) -> None:
     async with serving(tls_config(tmp_path)) as server:
         (case,) = [case for case in PLAYED if case["name"] == CONNECT]
         head, _, body = (await ask(plain_port(server), case["request"].encode())).decode().partition("\r\n\r\n")
@@ -139,7 +139,7 @@ async def test_connect_is_no_page(tmp_path: Path) -> None:
         assert ours | {"Date": "{date}"} == dict(case["headers"])
 
 
-async def test_requests_on_a_kept_connection_come_each_to_its_page(tmp_path: Path) -> None:
+async def test_each_request_on_a_kept_connection_gets_its_page(tmp_path: Path) -> None:
     async with serving(tls_config(tmp_path)) as server:
         heads = [b"GET /x", b"POST /x", b"HEAD /generate_204", b"GET /debug/check", b"GET /debug"]
         last = b"GET /x HTTP/1.0\r\n\r\n"
@@ -147,7 +147,7 @@ async def test_requests_on_a_kept_connection_come_each_to_its_page(tmp_path: Pat
     assert re.findall(r"HTTP/1\.[01] ([0-9]+)", answer.decode()) == ["302", "400", "204", "200", "307", "302"]
 
 
-async def test_a_port_that_is_taken_is_a_start_up_error_that_names_the_flag(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_a_start_up_error_that_names_the_flag(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

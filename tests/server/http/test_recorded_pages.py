@@ -1,4 +1,4 @@
-"""Every page that the reference was asked for, from wherever, is the same here; and none of them is forgotten."""
+"""Every page recorded with the reference, from any address, is the same here; a test covers each recording."""
 
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ BETTER: Final = "/debug/check while a key has two connections: the reference fin
 
 
 def is_page(exchange: Exchange) -> bool:
-    """Whether it is served by itself: no bytes that are no request, no upgrade, nothing that needs names."""
+    """Return whether the exchange is a plain page request: valid, no upgrade, no DNS names needed."""
     line = exchange.get("request", "").split("\r\n")[0]
     answered = exchange["status_line"] is not None and " 101 " not in exchange["status_line"]
     is_request = line.endswith(("HTTP/1.1", "HTTP/1.0")) and exchange["name"] != "no Host header"
@@ -36,20 +36,20 @@ PAGES: Final = {name: list(filter(is_page, exchanges(name))) for name in SERVERS
 
 
 @pytest.mark.parametrize("name", SERVERS)
-async def test_the_pages_are_the_recorded_ones_for_whoever_asks(name: str, tmp_path: Path) -> None:
+async def test_the_pages_equal_the_recorded_ones_from_every_address(name: str, tmp_path: Path) -> None:
     async with recorded_server(name, tmp_path) as server:
         found = {called(exchange): await differences(server.parts.http, exchange) for exchange in PAGES[name]}
     assert found
-    found.get("plain, other: home page, HEAD", {}).pop("header Content-Length", None)  # our page has other words
+    found.get("plain, other: home page, HEAD", {}).pop("header Content-Length", None)  # our page has a different text
     assert {exchange: differing for exchange, differing in found.items() if differing} == {}
 
 
-def test_no_recorded_exchange_is_forgotten() -> None:
+def test_every_recorded_exchange_is_tested() -> None:
     modules = (test_bootstrap_dns.EXCHANGES, test_connect.REFUSED, test_http_exchanges.CASES, test_port80.PLAYED)
     played = [*(case for cases in modules for case in cases), *(case for cases in PAGES.values() for case in cases)]
     left = [exchange for exchange in RECORDED["exchanges"] if exchange not in played]
     assert {path_of(exchange) for exchange in left if exchange["name"] != BETTER} - ELSEWHERE.keys() == {
-        "/derp",  # WebSockets, which have tests of their own
-        "controlplane.tailscale.com:80",  # the tunnel that is opened, which test_connect has with other bytes
-        "/robots.txt",  # of the server with -ace, and over TLS by test_http_exchanges
+        "/derp",  # WebSockets: tests/websocket
+        "controlplane.tailscale.com:80",  # the opened tunnel: test_connect has it with other bytes
+        "/robots.txt",  # of the server with -ace; over TLS in test_http_exchanges
     }

@@ -1,4 +1,4 @@
-"""How a server leaves its clients, and how another process goes on where it ends."""
+"""How a server drains its clients, and how a successor takes over."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def ending(client: Client) -> list[object]:
         return heard
 
 
-def test_alone_it_tells_everybody_of_the_restart_and_is_gone_within_a_second(tmp_path: Path) -> None:
+def test_without_a_successor_it_notifies_all_clients_and_ends_within_a_second(tmp_path: Path) -> None:
     server = Server(tmp_path, "-shards", "2", tls=True).start()
     with ExitStack() as stack:
         clients = [stack.enter_context(Client.join(server.door)) for _ in range(CLIENTS)]
@@ -43,7 +43,7 @@ def test_alone_it_tells_everybody_of_the_restart_and_is_gone_within_a_second(tmp
     server.logged("event=drained left=0")
 
 
-def test_packets_that_came_before_the_order_arrive_before_the_goodbye(tmp_path: Path) -> None:
+def test_packets_received_before_the_drain_arrive_before_the_restarting_frame(tmp_path: Path) -> None:
     server = Server(tmp_path).start()
     with Client.join(server.door) as sender, Client.join(server.door) as receiver:
         for number in range(20):
@@ -51,12 +51,12 @@ def test_packets_that_came_before_the_order_arrive_before_the_goodbye(tmp_path: 
         sender.fence()
         assert server.stop() == 0
         assert [receiver.packet().packet[0] for _ in range(20)] == list(range(20))
-        assert isinstance(ending(receiver)[-1], Restarting)  # PeerGone of the sender may come before it
+        assert isinstance(ending(receiver)[-1], Restarting)  # PeerGone of the sender may precede it
 
 
 @contextmanager
 def succeeded(server: Server) -> Iterator[int]:
-    """Let a successor take a running server's place; it is stopped in the end."""
+    """Let a successor take over from a running server; stop it at the end."""
     mark = server.mark()
     os.kill(server.process.pid, signal.SIGUSR2)
     successor = int(server.logged(r"the successor is serving.* pid=(\d+)", mark)[1])
@@ -76,7 +76,7 @@ def test_a_successor_accepts_before_its_predecessor_drains_and_no_dial_is_refuse
         with succeeded(server) as successor:
             assert successor != server.process.pid
             for client in before:
-                # Those who are told to go come back at once, to the same address, while others are still there.
+                # A drained client reconnects at once, to the same address, while others are still connected.
                 assert [type(frame) for frame in ending(client)] == [Restarting]
                 again = stack.enter_context(Client.join(door, client.private))
                 again.ping()
@@ -119,11 +119,11 @@ def test_a_successor_has_its_predecessors_admin_listener(place: str, tmp_path: P
         assert b" 200 OK" in check()
 
 
-async def test_clients_are_sent_away_at_once_when_those_who_take_them_over_are_lost_meanwhile(
+async def test_clients_are_drained_at_once_if_the_successor_dies_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "CLIENTS_A_SECOND", 1)
-    monkeypatch.setattr(drain, "_BEAT", 0.5)  # and one is sent away at each
+    monkeypatch.setattr(drain, "_BEAT", 0.5)  # and one client is drained at each
     async with serving(config_of(tmp_path)) as server:
         clients = [await live.Client.log_in(server) for _ in range(10)]
         plane, began, asked = server.parts.plane, time.monotonic(), 0
@@ -139,11 +139,11 @@ async def test_clients_are_sent_away_at_once_when_those_who_take_them_over_are_l
         assert asked == 3
 
 
-def test_two_orders_to_hand_over_start_one_successor(tmp_path: Path) -> None:
+def test_two_requests_to_hand_over_start_one_successor(tmp_path: Path) -> None:
     server = Server(tmp_path, "-shards", "1").start()
     os.kill(server.process.pid, signal.SIGUSR2)
     successor = int(server.logged(r"starting a successor.* pid=(\d+)")[1])
-    for _ in range(3):  # while the first one starts
+    for _ in range(3):  # while the first successor starts
         os.kill(server.process.pid, signal.SIGUSR2)
         with Client.join(server.door) as client:
             client.ping()
@@ -158,11 +158,11 @@ def test_two_orders_to_hand_over_start_one_successor(tmp_path: Path) -> None:
     assert server.log().count("event=serving") == 2
 
 
-def test_an_order_to_stop_ends_a_successor_that_is_still_starting(tmp_path: Path) -> None:
+def test_a_request_to_stop_ends_a_successor_that_is_still_starting(tmp_path: Path) -> None:
     server = Server(tmp_path, "-shards", "1").start()
     os.kill(server.process.pid, signal.SIGUSR2)
     successor = int(server.logged(r"starting a successor.* pid=(\d+)")[1])
-    os.kill(successor, signal.SIGSTOP)  # its start takes as long as this test wants
+    os.kill(successor, signal.SIGSTOP)  # its start lasts until SIGCONT
     assert server.stop() == 0
     try:
         server.closed_its_log()
@@ -172,7 +172,7 @@ def test_an_order_to_stop_ends_a_successor_that_is_still_starting(tmp_path: Path
     assert server.log().count("event=serving") == 1
 
 
-def test_an_order_to_hand_over_during_the_drain_starts_nothing(tmp_path: Path) -> None:
+def test_a_request_to_hand_over_during_the_drain_is_ignored(tmp_path: Path) -> None:
     server = Server(tmp_path, "-shards", "1").start()
     with Client.join(server.door):
         os.kill(server.process.pid, signal.SIGTERM)

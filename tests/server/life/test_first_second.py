@@ -10,7 +10,7 @@ import pytest
 from derpwire import HOST, SECONDS, RelayAddress
 from relays import free_port
 from serving import START_SECONDS
-from test_blocked_output import Deaf
+from test_blocked_output import BlockedServer
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=lambda closed: "+".join(map(str, closed)))
@@ -21,7 +21,7 @@ def test_it_serves_with_standard_descriptors_closed(closed: tuple[int, ...], pro
     line = f'exec {sys.executable} {program} -a {HOST}:{port} -stun=false -shards 1 -c "{tmp_path}/key" {redirections}'
     process = subprocess.Popen(["bash", "-c", line], env=os.environ | {"HOME": str(tmp_path)}, stderr=subprocess.PIPE)
     try:
-        server = Deaf(process, RelayAddress(port))
+        server = BlockedServer(process, RelayAddress(port))
         server.wait_until_it_serves()
         folder = Path(f"/proc/{process.pid}/fd")
         assert {str((folder / str(fd)).readlink()) for fd in closed} == {"/dev/null"}
@@ -33,7 +33,7 @@ def test_it_serves_with_standard_descriptors_closed(closed: tuple[int, ...], pro
     assert (b"event=serving" in said) is (2 not in closed)
 
 
-# Its first import after `startup.begin` tells that it has come so far, and takes until the signal arrives.
+# Its first import after `startup.begin` reports this point, and lasts until the signal arrives.
 SLOW_IMPORT = """
 import importlib.abc, os, sys, time
 
@@ -77,7 +77,7 @@ LAZY = (
 )
 
 
-def test_the_version_is_shown_without_importing_what_only_a_server_needs() -> None:
+def test_the_version_is_shown_without_importing_the_server() -> None:
     code = (
         "import sys; sys.argv[1:] = ['-version']; from derper.cli.entry import derper; code = derper(); "
         f"sys.stdout.write(' '.join(name for name in {LAZY} if name in sys.modules)); sys.exit(code)"

@@ -1,7 +1,7 @@
-"""A server under a service manager: sockets that are handed over, and what the manager is told (sd_notify(3)).
+"""A server under a service manager: inherited sockets, and notifications to the manager (sd_notify(3)).
 
-systemd itself does not run where tests do: `systemd-socket-activate` is its own program for this, and a datagram socket
-hears what the manager would hear.
+systemd itself does not run where tests do. `systemd-socket-activate` is systemd's own program for this, and a datagram
+socket receives the notifications.
 """
 
 import os
@@ -35,12 +35,12 @@ class Manager:
         self._socket.settimeout(SECONDS)
         self._socket.bind(self.address)
 
-    def hears(self) -> str:
+    def receive(self) -> str:
         return self._socket.recv(4096).decode()
 
-    def hears_at_last(self, state: str) -> None:
-        """Wait for a message that begins with this."""
-        while not self.hears().startswith(state):
+    def receive_until(self, state: str) -> None:
+        """Wait for a message that begins with `state`."""
+        while not self.receive().startswith(state):
             pass
 
     def close(self) -> None:
@@ -54,25 +54,25 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager.close()
 
 
-def test_the_manager_hears_when_it_is_ready_reloads_and_stops(tmp_path: Path, manager: Manager) -> None:
+def test_the_manager_is_notified_of_ready_reload_and_stop(tmp_path: Path, manager: Manager) -> None:
     with Server(tmp_path, before=("env", f"NOTIFY_SOCKET={manager.address}")) as server:
-        assert manager.hears() == "READY=1\nSTATUS=serving"
+        assert manager.receive() == "READY=1\nSTATUS=serving"
         os.kill(server.process.pid, signal.SIGHUP)
-        assert manager.hears().startswith("RELOADING=1\nMONOTONIC_USEC=")
-        assert manager.hears().startswith("READY=1")
+        assert manager.receive().startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert manager.receive().startswith("READY=1")
         assert server.stop() == 0
-        assert manager.hears().startswith("STOPPING=1")
+        assert manager.receive().startswith("STOPPING=1")
 
 
-def test_the_manager_gets_signs_of_life_as_often_as_it_wants_them(tmp_path: Path, manager: Manager) -> None:
+def test_the_manager_gets_watchdog_messages_at_its_interval(tmp_path: Path, manager: Manager) -> None:
     words = ("env", f"NOTIFY_SOCKET={manager.address}", "WATCHDOG_USEC=300000")
     with Server(tmp_path, before=words):
-        assert manager.hears().startswith("READY=1")
-        assert [manager.hears() for _ in range(4)] == ["WATCHDOG=1"] * 4
+        assert manager.receive().startswith("READY=1")
+        assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
 
 
-def test_a_sign_of_life_is_not_given_while_a_shard_does_not_tick(manager: Manager) -> None:
-    # A thread cannot be stopped alone from outside, so what the shards say is made up here.
+def test_no_watchdog_message_is_sent_while_a_shard_does_not_tick(manager: Manager) -> None:
+    # A single thread cannot be stopped from outside, so the shards' answers are fakes.
     class Plane:
         ticks = iter([[1, 1], [2, 2], [3, 2], [4, 3]])
 
@@ -84,7 +84,7 @@ def test_a_sign_of_life_is_not_given_while_a_shard_does_not_tick(manager: Manage
     for state in ("first", "both ticked", "one did not", "both ticked again"):
         supervisor.notify_watchdog(plane)
         supervisor.tell(state)
-    heard = [manager.hears() for _ in range(7)]
+    heard = [manager.receive() for _ in range(7)]
     assert heard == [
         "WATCHDOG=1",
         "first",
@@ -96,7 +96,7 @@ def test_a_sign_of_life_is_not_given_while_a_shard_does_not_tick(manager: Manage
     ]
 
 
-def test_a_manager_that_has_gone_costs_a_line_in_the_log(tmp_path: Path) -> None:
+def test_an_absent_manager_causes_one_log_line(tmp_path: Path) -> None:
     with Server(tmp_path, before=("env", f"NOTIFY_SOCKET={tmp_path}/none")) as server:
         server.logged("cannot notify the service manager")
 
@@ -106,7 +106,7 @@ PASSED = ("PATH", "HOME", "PYTHONPATH")
 
 @contextmanager
 def activated(folder: Path, *sockets: str, names: str = "", flags: tuple[str, ...] = ()) -> Iterator[None]:
-    """A server that is started by the first connection to one of its sockets; in the end it has stopped in order."""
+    """Run a server that the first connection to one of its sockets starts; at the end it has stopped cleanly."""
     words = ["systemd-socket-activate", *(f"--listen={at}" for at in sockets), *(f"-E{name}" for name in PASSED)]
     words += [f"--fdname={names}"] if names else []
     command = Server(folder, *flags, before=words).command
@@ -121,14 +121,14 @@ def activated(folder: Path, *sockets: str, names: str = "", flags: tuple[str, ..
         assert process.wait(SECONDS) == 0
 
 
-def test_it_serves_on_the_socket_that_was_opened_for_it_and_misses_no_connection(tmp_path: Path) -> None:
+def test_it_serves_on_the_inherited_socket_and_loses_no_connection(tmp_path: Path) -> None:
     port = free_port()
     with activated(tmp_path, f"{HOST}:{port}"), Client.join(RelayAddress(port)) as client:
         client.ping()
 
 
 @pytest.mark.parametrize("names", ["main:http", ""])
-def test_sockets_are_known_by_their_names_or_by_their_ports(tmp_path: Path, names: str) -> None:
+def test_sockets_are_matched_by_name_or_by_port(tmp_path: Path, names: str) -> None:
     main, http = free_port(), free_port()
     flags = ("-certmode", "manual", "-certdir", str(tmp_path), "-http-port", str(http))
     with (
@@ -139,9 +139,9 @@ def test_sockets_are_known_by_their_names_or_by_their_ports(tmp_path: Path, name
         assert read_answer(wire).status == 302
 
 
-def test_a_socket_that_nothing_is_served_on_is_a_start_up_error(tmp_path: Path) -> None:
+def test_an_inherited_socket_without_a_use_is_a_start_up_error(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as main, socket.create_server((HOST, 0)) as stray:
-        # Redirections are the shell's way to give a descriptor its number.
+        # In the shell, a redirection sets a descriptor's number.
         moved = f'LISTEN_PID=$$ LISTEN_FDS=2 exec "$@" 3<&{main.fileno()} 4<&{stray.fileno()}'
         done = subprocess.run(
             ["bash", "-c", moved, "bash", *Server(tmp_path).command],
