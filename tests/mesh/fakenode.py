@@ -1,6 +1,6 @@
-"""A node of a region that does as the test says: it lets our node in, and every frame from there on is by hand.
+"""A fake node of a region: it accepts our node's link, and the test sends every later frame.
 
-No thread: what is dialled waits in the listener's backlog until the test answers.
+There is no thread: connections wait in the listener's backlog until the test accepts them.
 """
 
 import os
@@ -23,7 +23,7 @@ BACKLOG: Final = 16
 
 
 class FakeNode:
-    """Listens where a node would, with a certificate for `host` that it keeps in `folder`."""
+    """A listener in place of a node, with a certificate for `host` stored in `folder`."""
 
     def __init__(
         self, folder: Path, authority: Authority, host: str = HOST, private: NodePrivate | None = None
@@ -48,7 +48,7 @@ class FakeNode:
         return Wire(self._tls.wrap_socket(self.tcp(), server_side=True))
 
     def link(self) -> "Incoming":
-        """Let the next one that dials in, and tell it of itself, as a watcher is told."""
+        """Accept the next link and announce the dialling node to itself, as to any watcher."""
         link = Incoming(self.connection(), self.private)
         link.log_in()
         if link.next() != WatchConns():
@@ -72,13 +72,13 @@ class Incoming:
     def __init__(self, wire: Wire, private: NodePrivate) -> None:
         self.wire = wire
         self.head = RequestHead.parse(wire.head())
-        self.key = NodePublic(bytes(32))  # the node's, once it has logged in
+        self.key = NodePublic(bytes(32))  # the node's key, after its login
         self.mesh_key: MeshKey | None = None
         self._private = private
         self._reader = FrameReader(LOGIN_LIMITS)
 
     def greet(self) -> None:
-        """Switch to DERP and say whose node this is."""
+        """Answer the upgrade and send ServerKey."""
         upgrade = decide(self.head)
         assert isinstance(upgrade, DerpUpgrade)
         key = self._private.public()

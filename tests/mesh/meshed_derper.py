@@ -1,9 +1,10 @@
-"""`derper` with other times and sizes than its own, for tests of the mesh.
+"""`derper` with other timeouts and sizes, for tests of the mesh.
 
     python meshed_derper.py '{"plane": {"link_write_timeout": 1.0}, "mesh": {"RETRY_SECONDS": 0.2}}' flags...
 
-The first word, in JSON: `plane` sets defaults of the data plane's settings, `mesh` constants of `derper.server.mesh`.
-SIGUSR2 writes a line `counted {...}` to the log: counters, drops, who is here. All else is the program as it is.
+The first argument, in JSON: `plane` sets defaults of the data plane's settings, `mesh` constants of
+`derper.server.mesh`. SIGUSR2 writes a line `counted {...}` to the log: counters, drops, connected keys. All else is the
+program's own.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from derper.server import app, mesh
 
 
 class CountedPlane(DataPlane):
-    """Logs its counters on a signal."""
+    """A data plane that logs its counters on a signal."""
 
     def start(self, on_event: Callable[[Event], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._tell)

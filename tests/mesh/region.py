@@ -1,8 +1,8 @@
-"""Regions of nodes, ours and the reference's, each a process of its own on a port of 127.0.0.1.
+"""Regions of nodes, ours and the reference's, each a separate process on a port of 127.0.0.1.
 
-A node is one of ours or the Go server; both are started, stopped and entered the same way. All share a mesh key, have
-certificates of one authority, and list every node of the region, themselves included. Ours try a lost link again after
-a fifth of a second; the reference, as ever, after five.
+A node is one of ours or the Go server; tests start, stop and use both in the same way. All share a mesh key, have
+certificates of one authority, and list every node of the region, themselves included. Our nodes dial a lost link again
+after 0.2 s, the reference after its usual 5 s.
 """
 
 import json
@@ -24,7 +24,7 @@ from derper.protocol.login import ClientInfo
 
 MESH_KEY: Final = MeshKey.from_text("ab" * 32)
 RETRY_SECONDS: Final = 0.2
-INTRODUCTION_SECONDS: Final = 15.0  # the reference dials again after 5
+INTRODUCTION_SECONDS: Final = 15.0  # the reference dials again after 5 s
 _PATIENCE: Final = 0.02
 
 Tuning = Mapping[str, Mapping[str, Any]]
@@ -62,7 +62,7 @@ class OurNode(Server):
         self.command[program : program + 2] = [str(Path(__file__).with_name("meshed_derper.py")), json.dumps(settings)]
 
     def start(self) -> Self:
-        """Start it, also again after it has ended; its log begins anew."""
+        """Start the node, also again after its end; its log starts empty."""
         self._lines = []
         self._ended = False
         return super().start()
@@ -73,11 +73,11 @@ class OurNode(Server):
 
     @property
     def key(self) -> str:
-        """The node's own, as it is logged."""
+        """The node's own key, as logged."""
         return self.logged(r"event=serving .*public_key=(\S+)")[1]
 
     def knows(self, keys: int) -> dict[str, Any]:
-        """Wait until it knows of exactly so many keys in the region; gives its counters then."""
+        """Wait until the node knows exactly `keys` keys in the region; return its counters then."""
         while (counted := self.counted())["keys_total"] != keys:
             pass
         return counted
@@ -99,7 +99,7 @@ class GoNode(GoDerper):
         self.door = RelayAddress(port, client_context(folder / "certs" / f"{hostname}.crt"))
 
     def start(self) -> None:
-        """Start it, always on the same port."""
+        """Start the node, always on the same port."""
         self._launch()
         if not self._listens_in_time():
             raise AssertionError(f"the reference did not start:\n{self.log()[-4000:]}")
@@ -109,7 +109,7 @@ Node = OurNode | GoNode
 
 
 class Region:
-    """Several nodes, by their place in `kinds`: "ours", "ours2" (on two shards) or "go"."""
+    """Several nodes, indexed as in `kinds`: "ours", "ours2" (with two shards) or "go"."""
 
     def __init__(self, folder: Path, *kinds: str, tuning: Tuning | None = None) -> None:
         self.kinds = kinds
@@ -129,19 +129,19 @@ class Region:
         ]
 
     def ours(self, at: int) -> OurNode:
-        """Return a node that has to be one of ours."""
+        """Return a node, which has to be one of ours."""
         node = self.nodes[at]
         assert isinstance(node, OurNode)
         return node
 
     def join(self, at: int, key: NodePrivate | None = None, info: ClientInfo | None = None) -> Client:
-        """Log a client in at a node; it is gone after the test."""
+        """Log in a client at a node; it is closed after the test."""
         client = Client.join(self.nodes[at].door, key, info)
         self._clients.append(client)
         return client
 
     def join_mesh(self, at: int, *, watch: bool = False) -> Client:
-        """Log a client in that has the mesh key, as a monitoring tool does."""
+        """Log in a client with the mesh key, as a monitoring tool does."""
         client = self.join(at, info=ClientInfo(mesh_key=MESH_KEY, can_ack_pings=True))
         if watch:
             client.wire.send(WatchConns().encode())
@@ -154,14 +154,14 @@ class Region:
         self._clients.clear()
 
     def meet(self) -> None:
-        """Wait until every node forwards to every other."""
+        """Wait until every node forwards to all others."""
         clients = [self.join(at) for at in range(len(self.nodes))]
         for one, other in permutations(clients, 2):
             introduce(one, other)
         self.send_home()
 
     def __enter__(self) -> Self:
-        # The reference waits long before it dials again, so it comes when the others are there.
+        # The reference waits long before it dials again, so it starts after the others.
         for node in sorted(self.nodes, key=lambda node: isinstance(node, GoNode)):
             node.start()
         self.meet()
@@ -174,9 +174,9 @@ class Region:
 
 
 def introduce(sender: Client, receiver: Client) -> None:
-    """Send until a packet arrives, and until none of those is on its way any more.
+    """Send until a packet arrives and none of the sent packets is in flight any more.
 
-    Another node hears of a client a moment after it has come; until then nobody can say where its packets go.
+    Another node learns of a client a moment after its login; until then it cannot forward the client's packets.
     """
     deadline = monotonic() + INTRODUCTION_SECONDS
     for _ in count():
@@ -190,7 +190,7 @@ def introduce(sender: Client, receiver: Client) -> None:
 
 
 def arrives_within(receiver: Client, seconds: float) -> bool:
-    """Wait for a packet, or for nothing at all; anything else is an error."""
+    """Return whether a packet arrives in this time; any other frame is an error."""
     with patience(receiver, seconds):
         try:
             receiver.packet()
@@ -203,7 +203,7 @@ def arrives_within(receiver: Client, seconds: float) -> bool:
 
 @contextmanager
 def patience(client: Client, seconds: float) -> Iterator[None]:
-    """Let each read take so long at most."""
+    """Limit each read to this number of seconds."""
     client.wire.sock.settimeout(seconds)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Nodes and watchers that misbehave: what they cost is bounded and counted, and nobody else notices."""
+"""Nodes and watchers that misbehave: their cost is bounded and counted, and other clients are not affected."""
 
 import socket
 import time
@@ -25,7 +25,7 @@ PLACES = 20  # for connections before login
 WATCHER_SECONDS = 1.0
 MANY = 1_000_000  # as many as one link may announce
 MEMORY = 128 * 1024 * 1024
-KEY_BYTES = 450  # of memory, for each of them
+KEY_BYTES = 450  # of memory for each key
 
 
 def keys(number: int) -> list[NodePublic]:
@@ -45,13 +45,13 @@ def ours_beside(fake: FakeNode, tmp_path: Path, **plane: float) -> OurNode:
     )
 
 
-def test_a_link_may_announce_only_so_many_keys(fake: FakeNode, tmp_path: Path) -> None:
+def test_the_number_of_keys_that_a_link_may_announce_is_limited(fake: FakeNode, tmp_path: Path) -> None:
     with (
         ours_beside(fake, tmp_path, mesh_max_keys=MAX_KEYS) as ours,
         fake.link() as link,
         Client.join(ours.door) as client,
     ):
-        first, second, *_, last, refused, refused_too = keys(MAX_KEYS + 1)  # one is taken by the node itself
+        first, second, *_, last, refused, refused_too = keys(MAX_KEYS + 1)  # the node's own key is one of them
         for _ in range(3):
             link.announce(*keys(MAX_KEYS + 1))
         while (counted := ours.counted())["mesh_keys_refused"] < 6:
@@ -70,13 +70,11 @@ def test_a_link_may_announce_only_so_many_keys(fake: FakeNode, tmp_path: Path) -
         assert link.forwarded() == ForwardPacket(client.key, refused_too, b"there is room again")
 
 
-def test_a_million_keys_over_one_link_cost_bounded_memory_and_are_forgotten_with_it(
-    fake: FakeNode, tmp_path: Path
-) -> None:
+def test_a_million_keys_of_one_link_use_bounded_memory_and_are_removed_with_it(fake: FakeNode, tmp_path: Path) -> None:
     with ours_beside(fake, tmp_path) as ours, Bystanders(ours.door) as bystanders:
         before = ours.memory()
         with fake.link() as link:
-            # Each a PeerPresent of a key alone; the fake node has announced itself.
+            # Each is a PeerPresent with only a key; the fake node has announced itself.
             link.wire.send(b"".join(b"\x09\0\0\0\x20" + bytes(28) + at.to_bytes(4, "big") for at in range(1, MANY)))
             ours.knows(MANY + 2)
             assert ours.memory() - before < MANY * KEY_BYTES
@@ -86,7 +84,7 @@ def test_a_million_keys_over_one_link_cost_bounded_memory_and_are_forgotten_with
         assert ours.memory() - before < MANY * KEY_BYTES / 2
 
 
-def test_keys_that_come_and_go_without_end_leave_nothing_behind(fake: FakeNode, tmp_path: Path) -> None:
+def test_an_endless_series_of_keys_does_not_accumulate(fake: FakeNode, tmp_path: Path) -> None:
     with (
         ours_beside(fake, tmp_path) as ours,
         fake.link() as link,
@@ -98,16 +96,16 @@ def test_keys_that_come_and_go_without_end_leave_nothing_behind(fake: FakeNode, 
         for _ in range(50):
             link.wire.send(churn + strangers)
         link.announce(*keys(2))
-        link.wire.send(PeerGone(client.key).encode())  # is counted, as it is known: the end of it
+        link.wire.send(PeerGone(client.key).encode())  # of a known key, so it is counted: the end of the series
         strange = "packet_forwarder_delete_other_value"
-        # In the middle of it there may be as many keys as in the end.
+        # During the series there may be as many keys as at its end.
         deadline = time.monotonic() + SECONDS
         while (counted := ours.knows(6))[strange] == 0 and time.monotonic() < deadline:
             pass
         assert counted[strange] == 1
 
 
-def test_a_key_that_a_node_did_not_have_after_all_is_forgotten(fake: FakeNode, tmp_path: Path) -> None:
+def test_a_key_that_a_node_reports_as_absent_is_removed(fake: FakeNode, tmp_path: Path) -> None:
     with ours_beside(fake, tmp_path) as ours, fake.link() as link, Client.join(ours.door) as client:
         (remote,) = keys(1)
         link.announce(remote)
@@ -120,7 +118,7 @@ def test_a_key_that_a_node_did_not_have_after_all_is_forgotten(fake: FakeNode, t
         assert client.next() == PeerGone(remote, PeerGoneReason.NOT_HERE)
 
 
-def test_packets_that_two_nodes_would_send_round_and_round_end_here(fake: FakeNode, tmp_path: Path) -> None:
+def test_packets_that_would_loop_between_two_nodes_are_dropped(fake: FakeNode, tmp_path: Path) -> None:
     with (
         ours_beside(fake, tmp_path) as ours,
         Bystanders(ours.door) as bystanders,
@@ -131,7 +129,7 @@ def test_packets_that_two_nodes_would_send_round_and_round_end_here(fake: FakeNo
         (remote,) = keys(1)
         link.announce(remote)
         ours.knows(6)
-        # The other node says that it has the key, and forwards us what is for it.
+        # The other node announces the key, and forwards us packets to it.
         loop = ForwardPacket(client.key, remote, bytes(1_000)).encode()
         for _ in range(100):
             incoming.wire.send(loop * 100)
@@ -143,7 +141,7 @@ def test_packets_that_two_nodes_would_send_round_and_round_end_here(fake: FakeNo
         assert link.forwarded() == ForwardPacket(client.key, remote, b"the first that goes there")
 
 
-def test_a_frame_that_no_node_sends_ends_the_link_and_a_new_one_is_made(fake: FakeNode, tmp_path: Path) -> None:
+def test_an_invalid_frame_ends_the_link_and_the_node_is_dialled_again(fake: FakeNode, tmp_path: Path) -> None:
     with ours_beside(fake, tmp_path) as ours, Bystanders(ours.door):
         with fake.link() as link:
             link.wire.offer(b"\x09\xff\xff\xff\xff" + bytes(100))
@@ -152,7 +150,7 @@ def test_a_frame_that_no_node_sends_ends_the_link_and_a_new_one_is_made(fake: Fa
         fake.link().wire.close()
 
 
-def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Path) -> None:
+def test_a_silent_node_is_dialled_again(fake: FakeNode, tmp_path: Path) -> None:
     with ours_beside(fake, tmp_path, link_silence=0.2) as ours:
         with fake.link() as link:
             assert link.wire.rest() == b""
@@ -160,8 +158,8 @@ def test_a_node_that_falls_silent_is_dialled_again(fake: FakeNode, tmp_path: Pat
         fake.link().wire.close()
 
 
-def test_a_flood_of_silent_connections_does_not_shut_another_node_out(fake: FakeNode, tmp_path: Path) -> None:
-    """Each connection of the flood has an address of its own, so by its address alone the node would lose its own."""
+def test_a_flood_of_silent_connections_does_not_lock_out_another_node(fake: FakeNode, tmp_path: Path) -> None:
+    """Each connection of the flood has its own address, so the limit per address alone would not protect the node."""
     with ours_beside(fake, tmp_path, max_before_login=PLACES) as ours, fake.link(), ExitStack() as stack:
         slow = stack.enter_context(ours.raw_door.tcp())
         for n in range(5 * PLACES):
@@ -178,7 +176,7 @@ def test_a_flood_of_silent_connections_does_not_shut_another_node_out(fake: Fake
         node.wire.close()
 
 
-def test_a_watcher_that_reads_nothing_is_closed_and_costs_little(tmp_path: Path) -> None:
+def test_a_watcher_that_reads_nothing_is_closed_and_uses_little_memory(tmp_path: Path) -> None:
     tuning = {"plane": {"mesh_write_timeout": WATCHER_SECONDS}}
     with (
         OurNode(tmp_path, free_port(), Authority(tmp_path), "", "-shards", "2", tuning=tuning) as ours,
@@ -186,16 +184,16 @@ def test_a_watcher_that_reads_nothing_is_closed_and_costs_little(tmp_path: Path)
     ):
         before = ours.memory()
         info = ClientInfo(mesh_key=MESH_KEY)
-        with Client.join(ours.door, info=info, receive_buffer=4_096) as deaf, Client.join(ours.door) as loud:
-            deaf.wire.send(WatchConns().encode())
+        with Client.join(ours.door, info=info, receive_buffer=4_096) as blocked, Client.join(ours.door) as loud:
+            blocked.wire.send(WatchConns().encode())
             while ours.counted()["watchers"] == 0:
                 pass
             since = ours.mark()
             packet = bytes(60_000)
-            while not ours.log(since).count(f"key={deaf.key}"):
-                loud.send(deaf.key, packet)
+            while not ours.log(since).count(f"key={blocked.key}"):
+                loud.send(blocked.key, packet)
                 Client.join(ours.door).wire.close()
-            gone = ours.logged(f"client gone.*key={deaf.key}.*", since)[0]
+            gone = ours.logged(f"client gone.*key={blocked.key}.*", since)[0]
             assert "write_timeout" in gone
             assert ours.memory() - before < MEMORY // 4
             counted = ours.counted()

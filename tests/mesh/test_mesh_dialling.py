@@ -1,4 +1,4 @@
-"""How a node dials the others: whom it lets stand for whom, and what it says when it cannot."""
+"""How a node dials the others: verification of names and certificates, and the log lines of failures."""
 
 import os
 import re
@@ -61,7 +61,7 @@ def has_one_line_a_try(node: OurNode) -> bool:
 
 
 @pytest.mark.parametrize("listed", ["a/b/c", "a//", "/a", "a/", "a:0", "a:70000", "a:x/b", "a:", "a/dns:", "a//dns:b"])
-def test_a_node_is_listed_with_at_most_one_slash_and_a_port_that_is_one(listed: str) -> None:
+def test_a_listed_node_with_a_wrong_slash_or_port_is_rejected(listed: str) -> None:
     with pytest.raises(ConfigError, match="-mesh-with has '" + re.escape(listed)):
         MeshPeer.parse(listed)
 
@@ -86,7 +86,7 @@ def start_up_error(tmp_path: Path, *flags: str) -> str:
     return ended.stderr.splitlines()[-1]
 
 
-def test_the_name_before_the_slash_is_verified_and_the_one_behind_it_dialled(
+def test_the_name_before_the_slash_is_verified_and_the_one_after_it_dialled(
     authority: Authority, tmp_path: Path
 ) -> None:
     with (
@@ -108,9 +108,7 @@ def test_the_name_before_the_slash_is_verified_and_the_one_behind_it_dialled(
 
 
 @pytest.mark.parametrize("wrong", ["name", "authority"])
-def test_one_line_a_try_says_that_a_certificate_is_not_the_nodes(
-    authority: Authority, tmp_path: Path, wrong: str
-) -> None:
+def test_each_attempt_logs_one_line_about_a_wrong_certificate(authority: Authority, tmp_path: Path, wrong: str) -> None:
     issuer = Authority(tmp_path / "stranger") if wrong == "authority" else authority
     name = HOST if wrong == "authority" else "derp.region.test"
     with FakeNode(tmp_path, issuer) as fake, dialler(tmp_path, authority, f"{name}:{fake.port}/{HOST}") as ours:
@@ -152,7 +150,7 @@ STRANGERS = (
 )
 
 
-def test_one_line_a_try_says_that_the_other_side_is_no_derp_server(authority: Authority, tmp_path: Path) -> None:
+def test_each_attempt_logs_one_line_about_a_server_without_derp(authority: Authority, tmp_path: Path) -> None:
     with ExitStack() as stack:
         fakes = [stack.enter_context(FakeNode(tmp_path, authority)) for _ in STRANGERS]
         listed = ",".join(f"{HOST}:{fake.port}" for fake in fakes)
@@ -167,9 +165,7 @@ def test_one_line_a_try_says_that_the_other_side_is_no_derp_server(authority: Au
 
 
 @pytest.mark.parametrize("key", ["another", "no"])
-def test_one_line_a_try_says_that_the_other_node_does_not_know_the_mesh_key(
-    authority: Authority, tmp_path: Path, key: str
-) -> None:
+def test_each_attempt_logs_one_line_about_a_rejected_mesh_key(authority: Authority, tmp_path: Path, key: str) -> None:
     port = free_port()
     flags = ("-mesh-psk-file", "") if key == "no" else ()
     other_key = MeshKey.from_text("cd" * 32)
@@ -184,7 +180,7 @@ def test_one_line_a_try_says_that_the_other_node_does_not_know_the_mesh_key(
 
 
 def links(node: OurNode) -> dict[str, int]:
-    """Return the links of a node by their states, as its metrics have them."""
+    """Return the number of a node's links by state, from its metrics."""
     with node.door.connect() as wire:
         wire.send(request("GET", "/debug/varz", "Connection: close"))
         text = read_answer(wire).body.decode()
@@ -193,7 +189,7 @@ def links(node: OurNode) -> dict[str, int]:
     return {state: int(value) for state, value in found}
 
 
-def test_links_are_counted_by_how_they_stand(authority: Authority, tmp_path: Path) -> None:
+def test_links_are_counted_by_state(authority: Authority, tmp_path: Path) -> None:
     private = new_key()
     (tmp_path / "dialler").mkdir()
     (tmp_path / "dialler" / "derper.key").write_bytes(key_file_bytes(private))
@@ -216,7 +212,7 @@ def test_links_are_counted_by_how_they_stand(authority: Authority, tmp_path: Pat
         assert links(ours)["up"] == 0
 
 
-def test_a_node_that_dials_itself_gives_up_whatever_name_it_has(authority: Authority, tmp_path: Path) -> None:
+def test_a_node_that_dials_itself_under_any_name_gives_up(authority: Authority, tmp_path: Path) -> None:
     private = new_key()
     (tmp_path / "dialler").mkdir()
     (tmp_path / "dialler" / "derper.key").write_bytes(key_file_bytes(private))

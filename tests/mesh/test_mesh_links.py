@@ -1,4 +1,4 @@
-"""Links between nodes: dialled, lost and dialled again, and never in the way of a node's own clients."""
+"""Links between nodes: dialled, lost and dialled again, without an effect on a node's own clients."""
 
 import signal
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def region(pair: Region) -> Iterator[Region]:
-    """Each test leaves it whole."""
+    """The region, which each test leaves with all links up."""
     yield pair
     pair.send_home()
 
 
-def test_a_node_gives_up_on_itself_and_on_nobody_else(region: Region) -> None:
+def test_a_node_stops_dialling_only_itself(region: Region) -> None:
     ours = region.ours(0)
     own = rf"node={HOST}:{ours.port}\b"
     ours.logged("this server itself; not dialling it again.*" + own)
@@ -39,7 +39,7 @@ def test_a_node_gives_up_on_itself_and_on_nobody_else(region: Region) -> None:
     assert len([line for line in ours.log().splitlines() if "not dialling it again" in line]) == 1
 
 
-def test_a_region_is_whole_again_after_the_other_node_died(region: Region) -> None:
+def test_a_region_recovers_after_the_other_node_died(region: Region) -> None:
     here, there = region.join(0), region.join(1)
     introduce(there, here)
     since = region.ours(0).mark()
@@ -56,7 +56,7 @@ def test_a_region_is_whole_again_after_the_other_node_died(region: Region) -> No
     assert here.next() == PeerGone(there.key)
 
 
-def test_a_region_is_whole_again_after_our_node_restarts(region: Region) -> None:
+def test_a_region_recovers_after_our_node_restarts(region: Region) -> None:
     here, there = region.join(0), region.join(1)
     introduce(here, there)
     assert region.nodes[0].stop() == 0
@@ -67,7 +67,7 @@ def test_a_region_is_whole_again_after_our_node_restarts(region: Region) -> None
     introduce(there, back)
 
 
-def test_a_frozen_node_holds_up_nobody_and_is_linked_again_when_it_thaws(region: Region) -> None:
+def test_a_stopped_node_delays_no_client_and_is_linked_again_when_it_continues(region: Region) -> None:
     ours, frozen = region.ours(0), region.nodes[1]
     here, there = region.join(0), region.join(1)
     introduce(here, there)

@@ -1,8 +1,8 @@
-"""One name that stands for many nodes, as an orchestrator's headless service does: `host:port/dns:name`.
+"""One name that resolves to many nodes, as an orchestrator's headless service does: `host:port/dns:name`.
 
-The nodes run in a network and a mount namespace of their own, where every address of 127.0.0.0/8 is free to take and
-names are what the test says. They are resolved by a real dnsmasq where there is one and, so that the claims are tested
-everywhere, by a hosts file. Nobody but the nodes gets in there, so they are asked by their logs.
+The nodes run in their own network and mount namespaces, where every address of 127.0.0.0/8 is free and the test
+defines the names. A real dnsmasq resolves them if it is installed; a hosts file always does, so that the claims are
+tested everywhere. Only the nodes are in the namespaces, so the tests read their logs.
 """
 
 import os
@@ -25,7 +25,7 @@ RESOLVER = "127.0.0.53"
 TUNING = {"mesh": {"LOOK_UP_SECONDS": 0.2}}
 
 
-class Enclave:
+class IsolatedNetwork:
     """A namespace with its own loopback and its own names."""
 
     def __init__(self, folder: Path, resolver: str) -> None:
@@ -36,7 +36,7 @@ class Enclave:
         self.within: Sequence[str] = ()
 
     def name(self, *addresses: str) -> None:
-        """Let the service's name stand for these addresses from now on."""
+        """Resolve the service's name to these addresses from now on."""
         lines = [f"{address} {SERVICE}\n" for address in addresses]
         with self._hosts.open("r+" if self._hosts.exists() else "w") as file:
             file.write("127.0.0.1 localhost\n" + "".join(lines))
@@ -85,26 +85,26 @@ def may_have_namespaces() -> bool:
 
 
 @pytest.fixture(params=["hosts", "dnsmasq"])
-def enclave(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Enclave]:
+def isolated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IsolatedNetwork]:
     if not may_have_namespaces():
         pytest.skip("this system lets us have no namespaces")
-    with Enclave(tmp_path, request.param) as enclave:
-        yield enclave
+    with IsolatedNetwork(tmp_path, request.param) as isolated:
+        yield isolated
 
 
-def test_every_address_of_a_name_is_a_node_as_the_name_is_now(enclave: Enclave, tmp_path: Path) -> None:
+def test_every_current_address_of_a_name_is_a_node(isolated: IsolatedNetwork, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     addresses = [f"127.0.0.{number}" for number in (2, 3, 4)]
     nodes = [
         OurNode(
             tmp_path / address, PORT, authority, f"{CERTIFICATE_NAME}:{PORT}/dns:{SERVICE}", "-a", f"{address}:{PORT}",
-            "-shards", "1", hostname=CERTIFICATE_NAME, tuning=TUNING, before=enclave.within,
+            "-shards", "1", hostname=CERTIFICATE_NAME, tuning=TUNING, before=isolated.within,
         )
         for address in addresses
     ]  # fmt: skip
     one, two, three = nodes
     with ExitStack() as stack:
-        enclave.name(*addresses[:2])
+        isolated.name(*addresses[:2])
         for node in nodes:
             stack.enter_context(node)
         one.logged(f"mesh link up.*/{addresses[1]}")
@@ -112,13 +112,13 @@ def test_every_address_of_a_name_is_a_node_as_the_name_is_now(enclave: Enclave, 
         for node, address in zip(nodes[:2], addresses, strict=False):
             node.logged(f"not dialling it again.*/{address}")
 
-        enclave.name(*addresses)
+        isolated.name(*addresses)
         for node in (one, two):
             node.logged(f"mesh link up.*/{addresses[2]}")
         three.logged(f"not dialling it again.*/{addresses[2]}")
         assert addresses[2] not in "".join(line for line in one.log().splitlines() if "not dialled" in line)
 
         since = one.mark()
-        enclave.name(*addresses[1:])
+        isolated.name(*addresses[1:])
         for key in (two.key, three.key):
             one.logged(f"client gone.*{key}", since)

@@ -1,6 +1,6 @@
-"""A node that is cut off from its region, without a word, as a broken network does it. Wants root.
+"""A node that loses its region silently, as in a network failure. The tests need root.
 
-The other node lives in a network namespace of its own; its end of the cable is taken down.
+The other node runs in its own network namespace; the test takes its end of the cable down.
 """
 
 import os
@@ -44,7 +44,7 @@ class Cable:
             before=("ip", "netns", "exec", self.namespace),
         )  # fmt: skip
         context = client_context(authority.file)
-        context.check_hostname = False  # its clients are on its own machine
+        context.check_hostname = False  # the node's clients are on the same machine
         self.door = RelayAddress(ports[0], context)
 
     def lay(self) -> None:
@@ -73,7 +73,7 @@ def cable(tmp_path: Path) -> Iterator[Cable]:
 
 
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_a_node_that_is_cut_off_sends_its_clients_away_at_once(cable: Cable, *, is_cut: bool) -> None:
+def test_a_node_that_is_cut_off_disconnects_its_clients_at_once(cable: Cable, *, is_cut: bool) -> None:
     cable.other.start()
     cable.ours.start()
     cable.ours.logged("mesh link up")

@@ -1,6 +1,6 @@
-"""What clients of a region notice of its nodes: nothing, wherever they and their partners are connected.
+"""Clients of a region get the same service on every node, wherever their peers are connected.
 
-Each claim holds in a region of our nodes, and in one where the reference is a node, whichever end it is.
+Each claim holds in a region of our nodes, and in one where the reference is a node at either end.
 """
 
 from collections.abc import Iterator
@@ -43,14 +43,14 @@ def region_of_three(three: Region) -> Iterator[Region]:
 
 @pytest.fixture(params=["outward", "inward"])
 def ends(request: pytest.FixtureRequest) -> tuple[int, int]:
-    """Two nodes, this way round and the other."""
+    """The indices of two nodes, in both orders."""
     return (0, 1) if request.param == "outward" else (1, 0)
 
 
 @pytest.mark.parametrize(
     "packet", [b"x", b"", DISCO, BIGGEST, DISCO_MAGIC], ids=["data", "empty", "disco", "biggest", "short"]
 )
-def test_every_kind_of_packet_arrives_as_it_was_sent(region: Region, ends: tuple[int, int], packet: bytes) -> None:
+def test_every_kind_of_packet_arrives_unchanged(region: Region, ends: tuple[int, int], packet: bytes) -> None:
     here, there = (region.join(at) for at in ends)
     introduce(here, there)
     here.send(there.key, packet)
@@ -67,7 +67,7 @@ def test_ten_thousand_packets_arrive_in_order(region: Region, ends: tuple[int, i
         assert [there.packet().packet for _ in numbers] == numbers
 
 
-def test_a_client_of_the_same_node_wins_over_one_of_another(region: Region, ends: tuple[int, int]) -> None:
+def test_a_client_of_the_same_node_has_precedence_over_one_of_another(region: Region, ends: tuple[int, int]) -> None:
     sender, far = (region.join(at) for at in ends)
     introduce(sender, far)
     near = region.join(ends[0], far.private)
@@ -81,15 +81,15 @@ def test_a_client_of_the_same_node_wins_over_one_of_another(region: Region, ends
     assert sender.fence() == []
 
 
-def test_who_got_packets_is_told_when_their_sender_leaves_the_region(region: Region, ends: tuple[int, int]) -> None:
+def test_receivers_are_notified_when_a_sender_leaves_the_region(region: Region, ends: tuple[int, int]) -> None:
     here, there = (region.join(at) for at in ends)
     introduce(there, here)
     there.wire.close()
     assert here.next() == PeerGone(there.key, PeerGoneReason.DISCONNECTED)
 
 
-def test_who_got_packets_is_told_again_when_their_sender_comes_back_and_leaves_again(region: Region) -> None:
-    # At a node of ours; the reference tells of a key but once.
+def test_receivers_are_notified_again_when_a_sender_returns_and_leaves_again(region: Region) -> None:
+    # At a node of ours; the reference notifies of a key only once.
     here, key = region.join(0), new_key()
     for _ in range(3):
         there = region.join(1, key)
@@ -98,7 +98,7 @@ def test_who_got_packets_is_told_again_when_their_sender_comes_back_and_leaves_a
         assert here.next() == PeerGone(there.key, PeerGoneReason.DISCONNECTED)
 
 
-def test_nobody_is_told_of_a_client_that_moves_to_another_node(region: Region, ends: tuple[int, int]) -> None:
+def test_no_client_is_notified_of_a_client_that_moves_to_another_node(region: Region, ends: tuple[int, int]) -> None:
     here, there, last_word = region.join(ends[0]), region.join(ends[1]), region.join(ends[1])
     introduce(there, here)
     introduce(last_word, here)
@@ -115,7 +115,7 @@ def test_nobody_is_told_of_a_client_that_moves_to_another_node(region: Region, e
     assert moved.packet() == RecvPacket(here.key, b"still there")
 
 
-def test_a_client_that_moves_about_keeps_receiving(region_of_three: Region) -> None:
+def test_a_client_that_moves_between_nodes_keeps_receiving(region_of_three: Region) -> None:
     region = region_of_three
     sender = region.join(0)
     moving = region.join(0)
@@ -141,9 +141,7 @@ def test_a_forwarded_packet_is_never_forwarded_again(region: Region, ends: tuple
     assert there.packet() == RecvPacket(monitor.key, b"one hop")
 
 
-def test_a_disco_packet_forwarded_to_somebody_who_has_just_left_is_answered(
-    region: Region, ends: tuple[int, int]
-) -> None:
+def test_a_disco_packet_forwarded_to_a_client_that_just_left_is_answered(region: Region, ends: tuple[int, int]) -> None:
     monitor, left = region.join_mesh(ends[0], watch=True), region.join(ends[0])
     source = new_key().public()
     monitor.wire.send(ForwardPacket(source, left.key, DISCO).encode())
@@ -156,7 +154,7 @@ def test_a_disco_packet_forwarded_to_somebody_who_has_just_left_is_answered(
     assert monitor.next() == PeerGone(left.key, PeerGoneReason.NOT_HERE)
 
 
-def test_close_peer_ends_every_connection_of_a_key_on_that_node_alone(region: Region, ends: tuple[int, int]) -> None:
+def test_close_peer_ends_every_connection_of_a_key_on_that_node_only(region: Region, ends: tuple[int, int]) -> None:
     monitor = region.join_mesh(ends[0])
     first = region.join(ends[0])
     second, elsewhere = region.join(ends[0], first.private), region.join(ends[1], first.private)
@@ -168,7 +166,7 @@ def test_close_peer_ends_every_connection_of_a_key_on_that_node_alone(region: Re
 
 
 @pytest.mark.parametrize("home", range(3))
-def test_a_key_on_two_other_nodes_is_reached_on_the_first_and_then_on_the_second(
+def test_packets_to_a_key_on_two_other_nodes_go_to_the_first_and_then_to_the_second(
     region_of_three: Region, home: int
 ) -> None:
     region = region_of_three
@@ -177,7 +175,7 @@ def test_a_key_on_two_other_nodes_is_reached_on_the_first_and_then_on_the_second
     introduce(sender, first)
     introduce(first, sender)
     second, came_later = region.join(second_at, first.private), region.join(second_at)
-    introduce(sender, came_later)  # so the sender's node knows of the one before, too
+    introduce(sender, came_later)  # so the sender's node knows the earlier one, too
     for number in range(20):
         sender.send(first.key, bytes([number]))
         assert first.packet().packet == bytes([number])

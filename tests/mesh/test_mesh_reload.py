@@ -1,4 +1,4 @@
-"""What a changed settings file and a changed mesh key do to a node that runs, after SIGHUP."""
+"""The effects of a changed settings file and a changed mesh key on a running node after SIGHUP."""
 
 import json
 import os
@@ -34,20 +34,20 @@ def settings(tmp_path: Path) -> Path:
 def node(tmp_path: Path, settings: Path, authority: Authority) -> Iterator[OurNode]:
     node = OurNode(tmp_path / "node", free_port(), authority, "", "-settings", str(settings))
     at = node.command.index("-mesh-with")
-    del node.command[at : at + 2]  # or it would win over the file
+    del node.command[at : at + 2]  # or it would override the file
     with node:
         yield node
 
 
 def reload(node: OurNode, settings: Path, **entries: object) -> str:
-    """Write the file anew, and give what the node says of it."""
+    """Rewrite the file, send SIGHUP and return the node's log lines about it."""
     settings.write_text("".join(f"{name.replace('_', '-')} = {json.dumps(value)}\n" for name, value in entries.items()))
     mark = node.mark()
     os.kill(node.pid, signal.SIGHUP)
     return node.logged('.*what="the settings".*', mark)[0]
 
 
-def test_nodes_come_and_go_with_the_file_and_those_that_stay_are_not_disturbed(
+def test_nodes_are_added_and_removed_with_the_file_and_the_others_stay_linked(
     node: OurNode, settings: Path, tmp_path: Path, authority: Authority
 ) -> None:
     with FakeNode(tmp_path / "one", authority) as one, FakeNode(tmp_path / "two", authority) as two:
@@ -68,7 +68,7 @@ def test_nodes_come_and_go_with_the_file_and_those_that_stay_are_not_disturbed(
             assert kept.wire.some() == b""
 
 
-def test_a_new_mesh_key_is_shown_to_the_other_nodes_and_wanted_of_them(
+def test_a_new_mesh_key_is_sent_to_the_other_nodes_and_required_from_them(
     node: OurNode, settings: Path, tmp_path: Path, authority: Authority
 ) -> None:
     with FakeNode(tmp_path / "one", authority) as one:
@@ -83,7 +83,9 @@ def test_a_new_mesh_key_is_shown_to_the_other_nodes_and_wanted_of_them(
             assert link.mesh_key == OTHER_KEY
 
 
-def test_what_waits_for_a_restart_is_named_and_what_cannot_be_changes_nothing(node: OurNode, settings: Path) -> None:
+def test_settings_that_need_a_restart_are_named_and_an_invalid_file_changes_nothing(
+    node: OurNode, settings: Path
+) -> None:
     told = reload(node, settings, log_level="debug", home="blank")
     assert "log_level=debug" in told
     assert "wait_for_a_restart=pages.home" in told

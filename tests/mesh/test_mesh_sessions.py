@@ -1,4 +1,4 @@
-"""A recorded session of a mesh peer with the reference, played to our server: it answers as that one did."""
+"""A recorded session of a mesh peer with the reference, replayed to our server, gets the same answers."""
 
 from collections import Counter
 from contextlib import ExitStack
@@ -28,7 +28,7 @@ SERVER = NodePrivate(bytes.fromhex(RECORDED["server_private"]))
 
 
 class Player:
-    """One recorded connection, played anew: its client's bytes as they were."""
+    """A replay of one recorded connection, with its client's bytes unchanged."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -41,7 +41,7 @@ class Player:
         self.wire.send(sent)
 
     def recorded(self, received: bytes) -> list[Said]:
-        """Return the frames that the client got then."""
+        """Return the frames that the client received in the recording."""
         reader = self._readers[0]
         reader.feed(received[head_length(received) or 0 :])
         frames = []
@@ -50,7 +50,7 @@ class Player:
         return frames
 
     def received(self, number: int, *, after_head: bool) -> list[Said]:
-        """Return this number of frames that it gets now."""
+        """Return this number of frames received in the replay."""
         if after_head:
             self.wire.head()
         reader = self._readers[1]
@@ -83,7 +83,7 @@ class Player:
 
 
 def without_ports(frames: list[Said]) -> Counter[Said]:
-    """Count the frames, as the order of a flood is nobody's; clients have other ports each time."""
+    """Count the frames without client ports: a flood has no fixed order, and the ports differ each time."""
     return Counter(
         replace(frame, endpoint=replace(frame.endpoint, port=0))
         if isinstance(frame, PeerPresent) and frame.endpoint is not None
@@ -93,7 +93,7 @@ def without_ports(frames: list[Said]) -> Counter[Said]:
 
 
 @pytest.mark.parametrize("shards", ["1", "2"])
-def test_a_mesh_peers_recorded_session_goes_as_it_went_with_the_reference(tmp_path: Path, shards: str) -> None:
+def test_a_mesh_peers_recorded_session_has_the_recorded_answers(tmp_path: Path, shards: str) -> None:
     (tmp_path / "derper.key").write_bytes(key_file_bytes(SERVER))
     mesh_key = MeshKey.from_text(RECORDED["mesh_key"])
     players: dict[str, Player] = {}

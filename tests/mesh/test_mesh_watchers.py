@@ -1,4 +1,4 @@
-"""What a mesh peer is told that watches: of everybody who is there, and of everybody who comes and goes."""
+"""Notifications of watchers: all connected keys at first, then each new and each removed connection."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +24,7 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def node(started: Region) -> Iterator[Region]:
-    """A region of one."""
+    """A region with one node."""
     yield started
     started.send_home()
 
@@ -38,7 +38,7 @@ def present(client: Client, flags: PeerFlags = PeerFlags.REGULAR, app_name: str 
     return PeerPresent(client.key, endpoint(client), flags, app_name)
 
 
-def told_of(watcher: Client, *keys: NodePublic, frames: int) -> list[FromServer]:
+def frames_about(watcher: Client, *keys: NodePublic, frames: int) -> list[FromServer]:
     """Return the next frames about these keys; keys of earlier tests may still be leaving."""
     told: list[FromServer] = []
     while len(told) < frames:
@@ -49,8 +49,8 @@ def told_of(watcher: Client, *keys: NodePublic, frames: int) -> list[FromServer]
 
 
 @pytest.fixture
-def company(node: Region, monkeypatch: pytest.MonkeyPatch) -> list[PeerPresent]:
-    """One of each kind of client, and how each is to be announced."""
+def one_of_each(node: Region, monkeypatch: pytest.MonkeyPatch) -> list[PeerPresent]:
+    """One client of each kind; the value is their expected announcements."""
     prober = ClientInfo(is_prober=True)
     probing_peer = ClientInfo(mesh_key=MESH_KEY, is_prober=True, app_name="a-monitor")
     announced = [
@@ -67,50 +67,50 @@ def company(node: Region, monkeypatch: pytest.MonkeyPatch) -> list[PeerPresent]:
     return announced
 
 
-def test_a_watcher_is_told_of_everybody_who_is_there_itself_included(node: Region, company: list[PeerPresent]) -> None:
+def test_a_watcher_gets_all_connected_clients_itself_included(node: Region, one_of_each: list[PeerPresent]) -> None:
     watcher = node.join_mesh(0, watch=True)
-    wanted = [*company, present(watcher, PeerFlags.MESH_PEER)]
-    told = told_of(watcher, *(announced.peer for announced in wanted), frames=len(wanted))
+    wanted = [*one_of_each, present(watcher, PeerFlags.MESH_PEER)]
+    told = frames_about(watcher, *(announced.peer for announced in wanted), frames=len(wanted))
     assert sorted(told, key=repr) == sorted(wanted, key=repr)
 
 
-def test_a_watcher_is_told_of_everybody_who_comes(node: Region, request: pytest.FixtureRequest) -> None:
+def test_a_watcher_gets_each_new_client(node: Region, request: pytest.FixtureRequest) -> None:
     watcher = node.join_mesh(0, watch=True)
-    company: list[PeerPresent] = request.getfixturevalue("company")
-    told = told_of(watcher, *(announced.peer for announced in company), frames=len(company))
-    assert sorted(told, key=repr) == sorted(company, key=repr)
+    one_of_each: list[PeerPresent] = request.getfixturevalue("one_of_each")
+    told = frames_about(watcher, *(announced.peer for announced in one_of_each), frames=len(one_of_each))
+    assert sorted(told, key=repr) == sorted(one_of_each, key=repr)
 
 
-def test_each_connection_of_a_key_is_announced_and_only_the_last_takes_leave(node: Region) -> None:
+def test_each_connection_of_a_key_is_announced_and_only_the_last_one_as_gone(node: Region) -> None:
     watcher = node.join_mesh(0, watch=True)
     first = node.join(0)
-    assert told_of(watcher, first.key, frames=1) == [present(first)]
+    assert frames_about(watcher, first.key, frames=1) == [present(first)]
     second = node.join(0, first.private, ClientInfo(app_name="again"))
-    assert told_of(watcher, first.key, frames=1) == [present(second, app_name="again")]
+    assert frames_about(watcher, first.key, frames=1) == [present(second, app_name="again")]
     first.wire.close()
     stranger = node.join(0)
-    assert told_of(watcher, first.key, stranger.key, frames=1) == [present(stranger)]
+    assert frames_about(watcher, first.key, stranger.key, frames=1) == [present(stranger)]
     second.wire.close()
-    assert told_of(watcher, first.key, frames=1) == [PeerGone(first.key)]
+    assert frames_about(watcher, first.key, frames=1) == [PeerGone(first.key)]
     third = node.join(0, first.private)
-    assert told_of(watcher, first.key, frames=1) == [present(third)]
+    assert frames_about(watcher, first.key, frames=1) == [present(third)]
 
 
-def test_who_watches_twice_is_told_again_of_everybody_and_still_once_of_each_change(node: Region) -> None:
+def test_a_second_watch_repeats_all_clients_and_each_change_is_sent_once(node: Region) -> None:
     already = node.join(0)
     watcher = node.join_mesh(0, watch=True)
-    told_of(watcher, already.key, watcher.key, frames=2)
+    frames_about(watcher, already.key, watcher.key, frames=2)
     watcher.wire.send(WatchConns().encode())
-    again = told_of(watcher, already.key, watcher.key, frames=2)
+    again = frames_about(watcher, already.key, watcher.key, frames=2)
     expected = [present(already), present(watcher, PeerFlags.MESH_PEER)]
     assert sorted(again, key=repr) == sorted(expected, key=repr)
     watcher.fence()
     client = node.join(0)
-    told = told_of(watcher, client.key, frames=1)
+    told = frames_about(watcher, client.key, frames=1)
     assert told == [present(client)]
     client.wire.close()
     stranger = node.join(0)
-    told = told_of(watcher, client.key, stranger.key, frames=2)
+    told = frames_about(watcher, client.key, stranger.key, frames=2)
     assert sorted(told, key=repr) == sorted([PeerGone(client.key), present(stranger)], key=repr)
 
 
@@ -120,9 +120,9 @@ def test_a_client_without_the_mesh_key_may_not_watch(node: Region) -> None:
     assert curious.wire.rest() == b""
 
 
-def test_what_a_watcher_sends_and_gets_as_a_client_is_relayed_as_ever(node: Region) -> None:
+def test_packets_of_a_watcher_are_relayed_like_a_clients(node: Region) -> None:
     watcher, client = node.join_mesh(0, watch=True), node.join(0)
-    told_of(watcher, watcher.key, client.key, frames=2)
+    frames_about(watcher, watcher.key, client.key, frames=2)
     watcher.send(client.key, b"to the client")
     assert client.packet().packet == b"to the client"
     client.send(watcher.key, b"to the watcher")
