@@ -1,4 +1,4 @@
-"""The data plane without a server: events wait for the test, and a TLS client says what it was shown."""
+"""The data plane without a server: its events wait for the test, and a TLS client reports the certificate."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Seam:
     clients: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def next(self, kind: type[E]) -> E:
-        """The next event, which has to be of this kind."""
+        """Return the next event, which has to be of this kind."""
         async with asyncio.timeout(SECONDS):
             event = await self.events.get()
         assert isinstance(event, kind), event
         return event
 
     async def connect(self, port: int, *, source: str = LOCAL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A client's connection, from an address of this machine; closed in the end if it is not before."""
+        """Return a client's connection from an address of this machine; it is closed at the end of the test."""
         stream, out = await asyncio.open_connection(LOCAL, port, local_addr=(source, 0))
         self.clients.append(out)
         return stream, out
@@ -62,7 +62,7 @@ class Seam:
         trusted: str = "",
         per_ip: int | None = None,
     ) -> tuple[int, int]:
-        """A new listener and its port; `proxies` and `trusted` are one network each."""
+        """Return a new listener and its port; `proxies` and `trusted` are one network each."""
         address = ListenAddress(None if host is None else ip_address(host), 0)
         networks, believed = ([ip_network(one)] if one else [] for one in (proxies, trusted))
         with listen(address, Tcp(keepalive_time=0, user_timeout=0, write_timeout=None)) as sock:
@@ -91,7 +91,7 @@ async def seam(*, setup_timeout: float = 30.0, max_before_login: int | None = No
 
 
 def certificate(serves: Serves, common_name: str) -> Certificate:
-    """A certificate by whose name a client's side can tell it."""
+    """Make a certificate that the client recognizes by its common name."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     now = datetime.now(UTC)
@@ -111,16 +111,16 @@ def certificate(serves: Serves, common_name: str) -> Certificate:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a TLS client saw."""
+    """The result of a TLS client's handshake."""
 
-    certificate: str | None  # by its common name; None: it was refused
+    certificate: str | None  # its common name; None: the handshake was rejected
     protocol: str | None
     alert: int | None
     text: str
 
 
 async def shown(port: int, *words: str, host: str = LOCAL) -> Shown:
-    """Ask openssl's client, which sends any name that it is told to, and says nothing after the handshake."""
+    """Return the result of openssl's client, which sends any server name and no data after the handshake."""
     done = await asyncio.create_subprocess_exec(
         "openssl", "s_client", "-connect", f"{host}:{port}", *words,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

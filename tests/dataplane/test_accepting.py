@@ -1,4 +1,4 @@
-"""What the data plane itself does with a connection before anybody decides: asked over real sockets, at the planes."""
+"""Connections in the data plane before Python decides: TLS, heads and streams, over real sockets."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from planes import LOCAL, NONE, OTHER_LOCAL, REQUEST, certificate, seam, shown
 from derper.dataplane import Closed, CloseReason, Data, Drained, Head, HeadTooLarge, Serves, Unserved
 
 
-async def test_each_client_is_shown_the_certificate_that_is_for_it() -> None:
+async def test_each_client_gets_the_certificate_for_its_name_or_address() -> None:
     async with seam() as it:
         _, port = it.listen(None, tls=True)
         it.plane.set_certificates(
@@ -30,7 +30,7 @@ async def test_each_client_is_shown_the_certificate_that_is_for_it() -> None:
                 assert (await shown(port, version, *words)).certificate == "by address"
             for words in (NONE, ("-servername", "::1")):
                 assert (await shown(port, version, *words, host="[::1]")).certificate == "by IPv6 address"
-            # An address that is not the one that was reached, a name that is nobody's.
+            # An address other than the reached one, and an unknown name.
             for sni in (OTHER_LOCAL, "::1", "derp3.example.test", "a.derp1.example.test"):
                 refused = await shown(port, version, "-servername", sni)
                 assert (refused.certificate, refused.alert) == (None, 112), refused.text
@@ -38,7 +38,7 @@ async def test_each_client_is_shown_the_certificate_that_is_for_it() -> None:
             assert (refused.certificate, refused.alert) == (None, 112)
 
 
-async def test_a_certificate_for_any_client_is_shown_whatever_it_asks_for() -> None:
+async def test_a_certificate_for_any_client_is_served_for_every_name() -> None:
     async with seam() as it:
         _, port = it.listen(tls=True)
         it.plane.set_certificates([certificate(Serves.any_client(), "any")])
@@ -46,7 +46,7 @@ async def test_a_certificate_for_any_client_is_shown_whatever_it_asks_for() -> N
             assert (await shown(port, *words)).certificate == "any"
 
 
-async def test_the_check_of_an_acme_server_gets_its_certificate_and_nothing_else() -> None:
+async def test_the_check_of_an_acme_server_gets_only_its_certificate() -> None:
     name = "derp.example.test"
     async with seam() as it:
         _, port = it.listen(tls=True)
@@ -56,13 +56,13 @@ async def test_the_check_of_an_acme_server_gets_its_certificate_and_nothing_else
         for version in ("-tls1_2", "-tls1_3"):
             check = await shown(port, version, "-servername", name, "-alpn", "acme-tls/1")
             assert (check.certificate, check.protocol) == ("challenge", "acme-tls/1")
-            # Whoever says goodbye first.
+            # Either end may send close_notify first.
             assert (await it.next(Closed)).code in ("acme_challenge", "eof")
         for words in ((), ("-alpn", "http/1.1"), ("-alpn", "h2,http/1.1")):
             ordinary = await shown(port, "-servername", name, *words)
             assert (ordinary.certificate, ordinary.protocol) == ("serving", "http/1.1" if words else None)
             assert (await it.next(Closed)).code in ("eof", "reset")
-        # Of another name; and once it is over, of this one, too.
+        # For another name; and after the challenge, for this one, too.
         other = await shown(port, "-servername", "other.example.test", "-alpn", "acme-tls/1")
         assert other.certificate is None
         await it.next(Unserved)
@@ -73,7 +73,7 @@ async def test_the_check_of_an_acme_server_gets_its_certificate_and_nothing_else
         assert (await it.next(Closed)).code == "tls_error"
 
 
-async def test_what_a_client_wanted_in_vain_is_told() -> None:
+async def test_a_name_or_address_without_a_certificate_is_reported() -> None:
     async with seam() as it:
         _, port = it.listen(None, tls=True)
         for words, name in ((NONE, None), (("-servername", "Derp7.example.test"), "derp7.example.test")):
@@ -87,7 +87,7 @@ async def test_what_a_client_wanted_in_vain_is_told() -> None:
         assert await it.next(Unserved) == Unserved(None, "::1")
 
 
-async def test_new_certificates_leave_open_connections_alone() -> None:
+async def test_new_certificates_do_not_affect_open_connections() -> None:
     async with seam() as it:
         listener, port = it.listen(tls=True)
         it.plane.set_certificates([certificate(Serves.any_client(), "old")])
@@ -107,7 +107,7 @@ async def test_new_certificates_leave_open_connections_alone() -> None:
 
 async def test_a_head_names_its_listener_and_both_ends() -> None:
     async with seam() as it:
-        # One for both families, where the kernel shows IPv4 addresses as IPv6's.
+        # One listener for both families; the kernel maps IPv4 addresses to IPv6.
         listeners = [it.listen(None), it.listen()]
         for listener, port in listeners:
             stream, out = await it.connect(port, source=OTHER_LOCAL)
@@ -125,7 +125,7 @@ async def test_a_head_names_its_listener_and_both_ends() -> None:
             assert (await it.next(Closed)).code == "done"
 
 
-async def test_a_stream_goes_both_ways_until_the_peer_ends_it() -> None:
+async def test_a_stream_carries_data_both_ways_until_the_peer_ends_it() -> None:
     async with seam() as it:
         _, port = it.listen()
         stream, out = await it.connect(port)
@@ -150,7 +150,7 @@ async def test_a_stream_goes_both_ways_until_the_peer_ends_it() -> None:
         assert (await it.next(Closed)).code == "eof"
 
 
-async def test_a_peer_that_leaves_while_it_waits_for_its_answer_is_noticed() -> None:
+async def test_a_peer_that_leaves_before_its_answer_is_noticed() -> None:
     async with seam() as it:
         _, port = it.listen()
         _, out = await it.connect(port)
@@ -161,7 +161,7 @@ async def test_a_peer_that_leaves_while_it_waits_for_its_answer_is_noticed() -> 
         assert (closed.code, closed.detail) == ("eof", "while it was served")
 
 
-async def test_a_peer_that_only_ends_its_request_gets_its_answer() -> None:
+async def test_a_peer_that_shuts_down_its_sending_side_gets_its_answer() -> None:
     async with seam() as it:
         _, port = it.listen()
         with socket.create_connection((LOCAL, port)) as client:

@@ -21,7 +21,7 @@ async def admitted(it: Seam, port: int, source: str = LOCAL) -> tuple[Head, asyn
 
 
 async def is_turned_away(it: Seam, port: int, source: str = LOCAL) -> bool:
-    """Whether a new connection is closed at once, without a word."""
+    """Return whether a new connection is closed at once, without any data."""
     stream, _ = await it.connect(port, source=source)
     async with asyncio.timeout(10):
         return await stream.read() == b""
@@ -34,7 +34,7 @@ async def switch(it: Seam, head: Head) -> None:
     await it.next(Switched)
 
 
-async def test_an_address_has_so_many_connections_on_all_listeners_together() -> None:
+async def test_the_limit_of_an_address_covers_all_listeners_together() -> None:
     async with seam() as it:
         (_, port), (_, tls_port), (_, free) = it.listen(per_ip=2), it.listen(tls=True, per_ip=2), it.listen()
         first, out = await admitted(it, port)
@@ -43,8 +43,8 @@ async def test_an_address_has_so_many_connections_on_all_listeners_together() ->
         assert await is_turned_away(it, tls_port)
         assert it.plane.counters()["connections_rejected_per_ip"] == 2
         await admitted(it, port, OTHER_LOCAL)
-        await admitted(it, free)  # not counted there, and not held against it
-        await switch(it, second)  # who relays counts on
+        await admitted(it, free)  # this listener neither counts nor limits connections
+        await switch(it, second)  # a connection that relays still counts
         assert await is_turned_away(it, port)
         out.close()
         it.plane.await_head(first.conn)
@@ -61,7 +61,7 @@ async def test_beyond_the_limit_a_connection_waits_until_a_silent_one_makes_room
         _, out = await it.connect(port, source=OTHER_LOCAL)
         out.write(REQUEST)
         async with asyncio.timeout(20):
-            events = [await it.events.get() for _ in range(2)]  # of two shards, so in any order
+            events = [await it.events.get() for _ in range(2)]  # from two shards, so in any order
         assert time.monotonic() - began > 1.9, "the first two are safe for 2 s"
         (head,) = (event for event in events if isinstance(event, Head))
         (closed,) = (event for event in events if isinstance(event, Closed))
@@ -86,7 +86,7 @@ async def test_a_stream_is_not_among_the_connections_before_login() -> None:
         assert it.plane.pending_connections() == 1
 
 
-async def test_reserved_places_are_counted_apart_for_their_address() -> None:
+async def test_reserved_places_are_counted_separately_for_their_address() -> None:
     async with seam() as it:
         _, port = it.listen()
         it.plane.reserve_places([ip_address(LOCAL)])
@@ -100,7 +100,7 @@ async def test_reserved_places_are_counted_apart_for_their_address() -> None:
 
 @pytest.mark.parametrize("is_trusted", [False, True])
 async def test_connections_of_a_trusted_proxy_count_for_no_network(*, is_trusted: bool) -> None:
-    """Nine connections of one address are above its share; as nine clients of a proxy they are not."""
+    """Nine connections of one address exceed its share; nine clients of a proxy do not."""
     async with seam(max_before_login=12) as it:
         _, port = it.listen(trusted=OTHER_LOCAL if is_trusted else "")
         sources = [LOCAL] * 3 + [OTHER_LOCAL] * 9
@@ -109,7 +109,7 @@ async def test_connections_of_a_trusted_proxy_count_for_no_network(*, is_trusted
             streams.append((await it.connect(port, source=source))[0])
             while it.plane.pending_connections() < count:  # noqa: ASYNC110  accepting is no event
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.01)  # so that none is as silent as another
+            await asyncio.sleep(0.01)  # so that no two are silent for the same time
         await it.connect(port, source=OTHER_LOCAL)
         async with asyncio.timeout(20):
             assert (await it.next(Closed)).code == "evicted"

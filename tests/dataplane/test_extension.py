@@ -1,4 +1,4 @@
-"""A package whose compiled part is missing or another's says so in one sentence: a copy of the source, without ours."""
+"""A missing compiled part, or one of another version, is an error of one sentence; tested in a copy of the source."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ from derper._version import version
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The package without its compiled part."""
+    """Copy the package without its compiled part."""
     package = tmp_path / "derper"
     shutil.copytree(derper.__path__[0], package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     return package
 
 
 def refusal(package: Path) -> str:
-    """What `derper` says that cannot run, whole."""
+    """Return the whole output of a `derper` that cannot run."""
     environment = os.environ | {"PYTHONPATH": str(package.parent)}
     done = subprocess.run(
         [sys.executable, "-m", "derper", "-dev"], env=environment, cwd=package.parent, capture_output=True, text=True,
@@ -32,7 +32,7 @@ def refusal(package: Path) -> str:
     return done.stderr.strip()
 
 
-def test_without_it_the_remedy_is_told(copied: Path) -> None:
+def test_a_missing_compiled_part_is_an_error_with_a_remedy(copied: Path) -> None:
     said = refusal(copied)
     assert "the compiled part of derper cannot be loaded" in said
     assert "run `make run`" in said
@@ -42,7 +42,7 @@ def test_without_it_the_remedy_is_told(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "found"), [('VERSION = "0.0.9"\n', "0.0.9"), ("", "one that knows no version")], ids=["older", "oldest"]
 )
-def test_one_of_another_version_is_refused_with_both_named(copied: Path, source: str, found: str) -> None:
+def test_another_version_is_an_error_that_names_both_versions(copied: Path, source: str, found: str) -> None:
     (copied / "dataplane" / "_native.py").write_text(source)
     assert f"the compiled part of derper is {found}, and the rest is {version()}; install derper again" in refusal(
         copied

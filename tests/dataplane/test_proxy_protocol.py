@@ -1,4 +1,4 @@
-"""Behind a TCP proxy: whom its PROXY header names is the other end, and nobody else may bring one."""
+"""Behind a TCP proxy: its PROXY header sets the client's address; headers of other hosts are rejected."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ ANONYMOUS = [
 
 
 async def answer(it: Seam, conn: Conn, stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
-    """End a connection in order, so that what comes next is another's."""
+    """End a connection cleanly, so that the next events belong to another."""
     it.plane.close(conn, CloseReason.DONE)
     await stream.read()
     out.close()
     await it.next(Closed)
 
 
-async def test_the_ends_are_those_that_the_proxy_names() -> None:
+async def test_both_addresses_are_those_in_the_proxy_header() -> None:
     async with seam() as it:
         listener, port = it.listen(proxies=PROXIES)
         for header, (remote, local) in NAMING:
@@ -79,7 +79,7 @@ async def test_a_header_may_come_in_pieces_and_with_its_request_byte_by_byte() -
             await answer(it, head.conn, stream, out)
 
 
-async def test_tls_begins_behind_the_header_and_the_reached_address_has_its_certificate() -> None:
+async def test_tls_begins_after_the_header_and_the_reached_address_selects_the_certificate() -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     async with seam() as it:
@@ -99,7 +99,7 @@ async def test_tls_begins_behind_the_header_and_the_reached_address_has_its_cert
                 await it.next(Closed)
 
 
-async def test_a_proxy_that_speaks_for_itself_or_does_not_know_is_anonymous() -> None:
+async def test_a_local_or_unknown_proxy_header_makes_the_client_anonymous() -> None:
     async with seam() as it:
         _, port = it.listen(proxies=PROXIES)
         for header in ANONYMOUS:
@@ -111,7 +111,7 @@ async def test_a_proxy_that_speaks_for_itself_or_does_not_know_is_anonymous() ->
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-async def test_without_a_header_nobody_comes_in_from_a_proxy(*, tls: bool) -> None:
+async def test_a_proxys_connection_without_a_header_is_rejected(*, tls: bool) -> None:
     async with seam() as it:
         _, port = it.listen(tls=tls, proxies=PROXIES)
         long = b"PROXY TCP4 " + b"1" * 200
@@ -123,7 +123,7 @@ async def test_without_a_header_nobody_comes_in_from_a_proxy(*, tls: bool) -> No
             assert closed.code == "proxy_header", bad
             assert closed.detail
             out.close()
-        # Its first header is its last.
+        # A second header is an error.
         stream, out = await it.connect(port, source=OTHER_LOCAL)
         out.write(V1 + V1)
         closed = await it.next(Closed)
@@ -132,7 +132,7 @@ async def test_without_a_header_nobody_comes_in_from_a_proxy(*, tls: bool) -> No
         out.close()
 
 
-async def test_a_header_that_does_not_come_is_not_waited_for_without_end() -> None:
+async def test_a_missing_header_closes_the_connection_at_the_deadline() -> None:
     async with seam(setup_timeout=0.1) as it:
         _, port = it.listen(tls=True, proxies=PROXIES)
         for begun in (b"", V1[:-1], V2[:20]):
@@ -144,7 +144,7 @@ async def test_a_header_that_does_not_come_is_not_waited_for_without_end() -> No
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-async def test_a_header_from_elsewhere_is_refused_and_ends_in_order(*, tls: bool) -> None:
+async def test_a_header_from_another_host_is_rejected_with_a_clean_close(*, tls: bool) -> None:
     async with seam() as it:
         listeners = [it.listen(tls=tls), it.listen(tls=tls, proxies=PROXIES)]
         for header in (V1, V2, ANONYMOUS[0]):
@@ -157,7 +157,7 @@ async def test_a_header_from_elsewhere_is_refused_and_ends_in_order(*, tls: bool
                 assert (closed.code, closed.remote.ip) == ("proxy_header", LOCAL)
 
 
-async def test_who_comes_without_a_proxy_needs_none() -> None:
+async def test_direct_connections_need_no_header() -> None:
     async with seam() as it:
         _, port = it.listen(proxies=PROXIES)
         stream, out = await it.connect(port, source=LOCAL)
@@ -167,7 +167,7 @@ async def test_who_comes_without_a_proxy_needs_none() -> None:
         await answer(it, head.conn, stream, out)
 
 
-async def test_connections_are_counted_by_the_address_that_the_proxy_names() -> None:
+async def test_connections_are_counted_by_the_address_in_the_header() -> None:
     async with seam() as it:
         _, port = it.listen(proxies=PROXIES, per_ip=1)
         stream, out = await it.connect(port, source=OTHER_LOCAL)

@@ -1,4 +1,4 @@
-"""The data plane's half of a login agrees on the very keys that NaCl's own library does."""
+"""The data plane computes the same shared keys for a login as NaCl's own library."""
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,6 @@ def test_both_agree_on_the_same_key(private: bytes, public: bytes) -> None:
 
 
 @given(KEYS.filter(any))
-def test_a_key_of_low_order_is_refused(private: bytes) -> None:
+def test_a_key_of_low_order_is_rejected(private: bytes) -> None:
     with pytest.raises(ValueError, match="low order"):
         SharedKeyDeriver(NodePrivate(private)).shared_with(NodePublic(bytes(32)))
