@@ -1,4 +1,4 @@
-"""What stands between a prober and a relay in tests: a TCP proxy with little bandwidth, a STUN port that fails."""
+"""Faulty links between a prober and a relay: a TCP proxy with little bandwidth, STUN ports that fail."""
 
 import contextlib
 import socket
@@ -14,7 +14,7 @@ _CHUNK: Final = 4_096
 
 @contextlib.contextmanager
 def narrow(port: int, octets_per_second: int) -> Iterator[int]:
-    """Let connections to a port of ours through to `port`, but no more bytes a second than this; gives our port."""
+    """Forward connections to `port` with at most `octets_per_second`; yield the proxy's port."""
     with socket.create_server((HOST, 0)) as listener:
         threading.Thread(target=_accept, args=(listener, port, octets_per_second), daemon=True).start()
         yield listener.getsockname()[1]
@@ -32,7 +32,7 @@ def _accept(listener: socket.socket, port: int, rate: int) -> None:
 def _join(near: socket.socket, far: socket.socket, rate: int) -> None:
     with near, far:
         for end in (near, far):
-            # Little in between, or the kernel's buffers are the bandwidth.
+            # Small buffers, or the kernel would buffer the whole test.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHUNK)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
         back = threading.Thread(target=_carry, args=(far, near, rate), daemon=True)
@@ -53,7 +53,7 @@ def _carry(source: socket.socket, sink: socket.socket, rate: int) -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[int]:
-    """A UDP port where requests go and nothing comes back from; gives the port."""
+    """Open a UDP port that never answers; yield the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((HOST, 0))
         yield sock.getsockname()[1]
@@ -61,7 +61,7 @@ def silent() -> Iterator[int]:
 
 @contextlib.contextmanager
 def mistaken(port: int) -> Iterator[int]:
-    """A UDP port that answers with what the STUN server at `port` says to another request; gives the port."""
+    """Open a UDP port that sends the answer of the STUN server at `port` to another request; yield the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((HOST, 0))
         threading.Thread(target=_mistake, args=(sock, port), daemon=True).start()

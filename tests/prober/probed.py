@@ -1,6 +1,6 @@
-"""Regions for a prober: relays with STUN under the name localhost, meshed, ours and the reference's; and how to ask.
+"""Regions for a prober: relays with STUN under the name localhost, meshed, ours and the reference's; and probers.
 
-The reference's prober wants names, not addresses, so every node is `localhost` on a port of its own.
+The reference's prober needs names, not addresses, so every node is `localhost` on its own port.
 """
 
 import json
@@ -36,7 +36,7 @@ _PROGRAM: Final = "import sys; from derper.cli.derpprobe import main; sys.argv[0
 
 
 class ProbedRegion(AbstractContextManager["ProbedRegion"]):
-    """Several nodes in one region, by their place in `kinds`: "ours" or "go"; with or without a mesh between them."""
+    """Several nodes in one region, indexed as in `kinds`: "ours" or "go"; with or without a mesh between them."""
 
     def __init__(self, folder: Path, *kinds: str, meshed: bool = True) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class ProbedRegion(AbstractContextManager["ProbedRegion"]):
         return made(folder, port, self.authority, mesh_with, *flags, hostname=NAME)
 
     def map_nodes(self) -> list[dict[str, Any]]:
-        """The nodes as a DERP map has them: 900a, 900b and so on."""
+        """Return the nodes as in a DERP map: 900a, 900b and so on."""
         return [
             {
                 "Name": f"900{letter}",
@@ -73,16 +73,16 @@ class ProbedRegion(AbstractContextManager["ProbedRegion"]):
         ]
 
     def flags(self, *flags: str, nodes: Sequence[dict[str, Any]] | None = None) -> list[str]:
-        """The flags of a prober that looks at these nodes, of its own if none are given."""
+        """Return the flags of a prober for these nodes; by default for the region's own."""
         return ["-derp-map", map_file(self.folder, self.map_nodes() if nodes is None else nodes), *flags]
 
     async def verdicts(self, *flags: str, nodes: Sequence[dict[str, Any]] | None = None) -> dict[str, str]:
-        """Run each probe once; gives what is wrong by name, nothing for the good ones."""
+        """Run each probe once; return the error by the probe's name, "" for a good one."""
         flags = ("-mesh-psk-file", str(self.mesh_key), *QUICK, *flags)
         return await verdicts(self.config(*self.flags(*flags, nodes=nodes)))
 
     def config(self, *flags: str) -> ProberConfig:
-        """The configuration of a prober that trusts the nodes' authority."""
+        """Return the configuration of a prober that trusts the nodes' authority."""
         return config_of(self.authority.file, *flags)
 
     async def meet(self) -> None:
@@ -103,7 +103,7 @@ class ProbedRegion(AbstractContextManager["ProbedRegion"]):
 
 
 def map_file(folder: Path, nodes: Sequence[dict[str, Any]]) -> str:
-    """Write a map of one region; gives its URL."""
+    """Write a map of one region; return its URL."""
     region = {"RegionID": 900, "RegionCode": "test", "RegionName": "Test", "Nodes": list(nodes)}
     path = folder / "derpmap.json"
     path.write_text(json.dumps({"Regions": {"900": region}}))
@@ -111,13 +111,13 @@ def map_file(folder: Path, nodes: Sequence[dict[str, Any]]) -> str:
 
 
 def config_of(roots: Path | None, *flags: str) -> ProberConfig:
-    """A configuration as the program makes it."""
+    """Return a configuration as the program makes it."""
     variables = {} if roots is None else {"SSL_CERT_FILE": str(roots)}
     return config_from(parse(DERPPROBE_FLAGS, flags), Environment(variables, is_root=False, cores=2))
 
 
 async def verdicts(config: ProberConfig) -> dict[str, str]:
-    """Run each probe once, in this process; gives what is wrong by name, nothing for the good ones."""
+    """Run each probe once, in this process; return the error by the probe's name, "" for a good one."""
     told = {}
     for probe in await probe_once(config, Keys.load(config)):
         assert probe.record.last is not None
@@ -142,12 +142,12 @@ def derpprobe(
 
 
 def command(*flags: str) -> list[str]:
-    """The words that start the program."""
+    """Return the command that starts the program."""
     return [sys.executable, "-c", _PROGRAM, *flags]
 
 
 def surroundings(roots: Path | None) -> dict[str, str]:
-    """The environment of a prober: nothing of ours but whom it trusts."""
+    """Return the environment of a prober: of our variables only the trusted roots."""
     inherited = {name: value for name, value in environ.items() if not name.startswith(("TS_", "TAILSCALE_", "SSL_"))}
     return inherited if roots is None else inherited | {"SSL_CERT_FILE": str(roots)}
 
@@ -178,14 +178,14 @@ class Started:
         deadline = monotonic() + SECONDS
         while (value := self.samples().get(name)) is None or value < wanted:
             assert monotonic() < deadline, f"{name} is {value}, not {wanted}"
-            sleep(0.05)  # nothing tells of a metric but asking again
+            sleep(0.05)  # metrics have no notification, so poll
 
 
 @contextmanager
 def started(
     *flags: str, roots: Path | None = None, env: dict[str, str] | None = None, before: Sequence[str] = ()
 ) -> Iterator[Started]:
-    """Start the program; it is ready when the block begins, and gone when the block has ended."""
+    """Start the program; it is ready when the block begins, and has ended after the block."""
     process = subprocess.Popen(
         [*before, *command(*flags)],
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Where the map comes from, and the keys with which the prober comes in: each from the real thing."""
+"""Sources of the map, and the keys with which the prober logs in, each from a real server."""
 
 import json
 import time
@@ -29,7 +29,7 @@ MAP: Final = b'{"Regions": {"900": {"RegionID": 900, "RegionCode": "test", "Node
 
 
 class Control:
-    """A control server that answers whatever it is told to; or that nobody reaches."""
+    """A control server with settable answers, which can also be unreachable."""
 
     def __init__(self) -> None:
         self.status, self.body = 200, MAP
@@ -88,9 +88,7 @@ async def test_a_map_comes_over_http(control: Control) -> None:
     ],
     ids=["503", "garbage", "too much"],
 )
-async def test_an_answer_that_is_no_map_is_a_failure_at_once(
-    control: Control, status: int, body: bytes, word: str
-) -> None:
+async def test_an_invalid_map_is_a_failure_at_once(control: Control, status: int, body: bytes, word: str) -> None:
     maps = source_of(f"{control.url}/map")
     await maps.fetch()
     control.status, control.body = status, body
@@ -98,7 +96,7 @@ async def test_an_answer_that_is_no_map_is_a_failure_at_once(
         await maps.fetch()
 
 
-async def test_the_last_map_is_kept_for_ten_minutes_while_nobody_can_be_reached(
+async def test_the_last_map_is_kept_for_ten_minutes_while_its_source_is_unreachable(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maps = source_of(f"{control.url}/map")
@@ -114,18 +112,18 @@ async def test_the_last_map_is_kept_for_ten_minutes_while_nobody_can_be_reached(
 
 
 @pytest.mark.parametrize("where", ["ftp://a.example.test/map", "/etc/derpmap.json", "", "http://"])
-async def test_a_source_of_another_kind_is_the_map_probes_failure(where: str) -> None:
+async def test_an_unsupported_source_is_a_failure_of_the_map_probe(where: str) -> None:
     config = config_of(None, "-derp-map", where)
     run = await map_probe_of(config, Keys(None, None)).probe().run()
     assert run.error.startswith(f'Get "{where}": ')
 
 
-async def test_a_file_that_is_not_there_is_told_as_the_reference_tells_it(tmp_path: Path) -> None:
+async def test_a_missing_file_has_the_references_error(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"^fetching file:///\S+/no%20map\.json: 404 Not Found$"):
         await source_of(f"file://{tmp_path}/no%20map.json").fetch()
 
 
-async def test_without_a_tailscaled_its_map_is_told_to_be_out_of_reach() -> None:
+async def test_without_a_tailscaled_its_map_is_reported_as_unreachable() -> None:
     with pytest.raises(DerperError, match="Failed to connect to local Tailscale daemon for /localapi/v0/derpmap"):
         await source_of("local").fetch()
 
@@ -146,7 +144,7 @@ async def test_local_is_the_map_of_the_tailscaled_on_this_machine(tmp_path: Path
 
 @pytest.fixture(scope="module")
 def verifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProbedRegion, Control]]:
-    """A relay that admits whom a URL admits."""
+    """A relay that asks a controller at a URL before it admits clients."""
     control = Control()
     region = ProbedRegion(tmp_path_factory.mktemp("verifying"), "ours")
     node = region.nodes[0]

@@ -29,7 +29,7 @@ def panels() -> Iterator[tuple[str, str]]:
 
 
 class Prometheus:
-    """One that runs, and what it answers."""
+    """A running Prometheus and its answers."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -48,7 +48,7 @@ class Prometheus:
         return [value for value in values if not isnan(value)]
 
     def wait_for(self, expression: str) -> list[float]:
-        """Return an expression's values once it has any."""
+        """Wait until an expression has values; return them."""
         deadline = monotonic() + SECONDS
         while True:
             try:
@@ -57,12 +57,12 @@ class Prometheus:
             except (OSError, ValueError):  # it does not listen yet, or is not ready
                 pass
             assert monotonic() < deadline, expression
-            sleep(0.2)  # nothing tells of a scrape but asking
+            sleep(0.2)  # scrapes have no notification, so poll
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a prober and the relay that it probes, twice a second."""
+    """A Prometheus that scrapes a prober and its relay twice a second."""
     folder, port = tmp_path_factory.mktemp("monitoring"), free_port()
     flags = ("-interval=1s", "-tls-interval=1s", "-stun-interval=1s", "-mesh-interval=1s", "-bw-interval=1s",
              "-bw-probe-size-bytes=100000", "-qd-packets-per-second=20", "-spread=false",
@@ -98,29 +98,27 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 process.wait(SECONDS)
 
 
-def test_prometheus_takes_the_configuration_and_the_rules_fire_when_they_should() -> None:
+def test_prometheus_accepts_the_configuration_and_the_rules_pass_their_tests() -> None:
     for command in (("check", "config", "prometheus.yml"), ("check", "rules", "derper.rules.yml"),
                     ("test", "rules", "derper.rules.test.yml")):  # fmt: skip
         done = subprocess.run(["promtool", *command], cwd=MONITORING, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_both_programs_are_scraped_whole(prometheus: Prometheus) -> None:
+def test_both_programs_are_scraped_completely(prometheus: Prometheus) -> None:
     for job in ("derper", "derpprobe"):
         assert prometheus.wait_for(f'up{{job="{job}"}} == 1') == [1.0]
         assert prometheus.wait_for(f'scrape_samples_scraped{{job="{job}"}}')[0] > 50
 
 
 @pytest.mark.parametrize(("title", "expression"), list(panels()), ids=lambda text: text[:40])
-def test_every_panel_of_the_dashboard_has_something_to_show(
-    prometheus: Prometheus, title: str, expression: str
-) -> None:
+def test_every_panel_of_the_dashboard_has_values(prometheus: Prometheus, title: str, expression: str) -> None:
     values = prometheus.wait_for(expression)
     if title in QUIET:
         assert set(values) == {QUIET[title]}
 
 
-def test_in_a_healthy_region_nothing_fires(prometheus: Prometheus) -> None:
+def test_no_alert_fires_in_a_healthy_region(prometheus: Prometheus) -> None:
     prometheus.wait_for('derpprobe_result{class="tls"} == 1')
     groups = prometheus.ask("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]

@@ -1,4 +1,4 @@
-"""What the TLS probe makes of certificates, rule by rule, with certificates made for the purpose."""
+"""The TLS probe's rules for certificates, one by one, with certificates made for the tests."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -71,7 +71,7 @@ def test_a_certificate_has_to_be_valid_now_and_for_a_week(since: datetime, until
     [((OWN, OTHER), True), ((OWN,), True), ((OTHER,), True), ((OWN, SAME), False), ((), False)],
     ids=["different", "own alone", "issuer's alone", "equal", "neither"],
 )
-def test_certificates_with_equal_or_no_key_identifiers_are_passed_over(
+def test_certificates_with_equal_or_no_key_identifiers_are_skipped(
     identifiers: Sequence[x509.ExtensionType],
     is_looked_at: bool,  # noqa: FBT001  a parameter of the table
 ) -> None:
@@ -99,7 +99,7 @@ def test_new_certificates_of_lets_encrypt_must_name_a_revocation_list(
     assert must_name_list(certificate(issuer=issuer, since=since)) is must
 
 
-def test_the_first_list_that_can_be_fetched_is_taken() -> None:
+def test_the_first_list_that_can_be_fetched_is_used() -> None:
     urls = ("ldap://a.test/x", "http://a.test/1.crl", "http://a.test/2.crl")
     names = [x509.UniformResourceIdentifier(url) for url in urls]
     points = [x509.DistributionPoint([name], None, None, None) for name in names]

@@ -1,4 +1,4 @@
-"""Each fault made for real: the probes that it concerns go red, with a word why, and all others stay green."""
+"""Real faults: the affected probes fail with the reason, and all others succeed."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ def red(told: dict[str, str]) -> set[str]:
 
 @pytest.fixture(scope="module", params=[("ours", "ours"), ("ours", "go"), ("go", "go")], ids="-".join)
 def region(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedRegion]:
-    """Two nodes that are meshed."""
+    """Two meshed nodes."""
     with ProbedRegion(tmp_path_factory.mktemp("meshed"), *request.param) as made:
         asyncio.run(made.meet())
         yield made
 
 
 class Certified(ProbedRegion):
-    """Two nodes that know nothing of each other: one certificate ends within a week, one names a revocation list."""
+    """Two nodes without a mesh: one certificate ends within a week, one names a revocation list."""
 
     def __init__(self, folder: Path, lists: str) -> None:
         super().__init__(folder, "ours", "ours", meshed=False)
@@ -43,43 +43,43 @@ class Certified(ProbedRegion):
         )
 
     async def verdict(self, at: int, *flags: str) -> dict[str, str]:
-        """Probe one node alone."""
+        """Run the probes of a single node."""
         return await self.verdicts(*flags, nodes=[self.map_nodes()[at]])
 
 
-class Shelf:
-    """Where a revocation list is fetched from."""
+class ListServer:
+    """The server of a revocation list."""
 
     content: bytes | None = None
     fetched: int = 0
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Iterator[tuple[Shelf, str]]:
+def list_server() -> Iterator[tuple[ListServer, str]]:
     class Serving(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            Shelf.fetched += 1
-            self.send_response(404 if Shelf.content is None else 200)
-            self.send_header("Content-Length", str(len(Shelf.content or b"")))
+            ListServer.fetched += 1
+            self.send_response(404 if ListServer.content is None else 200)
+            self.send_header("Content-Length", str(len(ListServer.content or b"")))
             self.end_headers()
-            self.wfile.write(Shelf.content or b"")
+            self.wfile.write(ListServer.content or b"")
 
         def log_message(self, *_: object) -> None:
             """Log nothing."""
 
     with ThreadingHTTPServer((HOST, 0), Serving) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        yield Shelf(), f"http://{HOST}:{server.server_port}"
+        yield ListServer(), f"http://{HOST}:{server.server_port}"
         server.shutdown()
 
 
 @pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory, shelf: tuple[Shelf, str]) -> Iterator[Certified]:
-    with Certified(tmp_path_factory.mktemp("certified"), shelf[1]) as made:
+def certified(tmp_path_factory: pytest.TempPathFactory, list_server: tuple[ListServer, str]) -> Iterator[Certified]:
+    with Certified(tmp_path_factory.mktemp("certified"), list_server[1]) as made:
         yield made
 
 
-async def test_a_certificate_that_ends_within_a_week_is_red_for_tls_alone(certified: Certified) -> None:
+async def test_a_certificate_that_ends_within_a_week_is_red_for_tls_only(certified: Certified) -> None:
     told = await certified.verdict(0)
     assert red(told) == {"derp/test/900a/tls"}
     assert "in less than 7 days" in told["derp/test/900a/tls"]
@@ -91,10 +91,12 @@ async def test_nodes_without_a_mesh_are_red_for_each_other_and_green_for_themsel
     assert "timeout" in told["derp/test/900a/900b/mesh"]
 
 
-async def test_a_revoked_certificate_is_red_for_tls_alone(certified: Certified, shelf: tuple[Shelf, str]) -> None:
-    shelf[0].content = Shelf.content = certified.authority.revocation_list(certified.serial + 1)
+async def test_a_revoked_certificate_is_red_for_tls_only(
+    certified: Certified, list_server: tuple[ListServer, str]
+) -> None:
+    list_server[0].content = ListServer.content = certified.authority.revocation_list(certified.serial + 1)
     assert red(await certified.verdict(1)) == set()
-    Shelf.content = certified.authority.revocation_list(7, certified.serial)
+    ListServer.content = certified.authority.revocation_list(7, certified.serial)
     told = await certified.verdict(1)
     assert red(told) == {"derp/test/900b/tls"}
     assert "was revoked" in told["derp/test/900b/tls"]
@@ -109,22 +111,20 @@ async def test_a_revoked_certificate_is_red_for_tls_alone(certified: Certified, 
     ],
     ids=["missing", "garbage", "too much"],
 )
-async def test_a_revocation_list_that_cannot_be_had_is_red(
-    certified: Certified, content: bytes | None, word: str
-) -> None:
-    Shelf.content = content
+async def test_an_unavailable_revocation_list_is_red(certified: Certified, content: bytes | None, word: str) -> None:
+    ListServer.content = content
     told = await certified.verdict(1, "-mesh-interval=0")
     assert red(told) == {"derp/test/900b/tls"}
     assert word in told["derp/test/900b/tls"]
 
 
 async def test_a_revocation_list_of_another_authority_is_red(certified: Certified, region: ProbedRegion) -> None:
-    Shelf.content = region.authority.revocation_list()
+    ListServer.content = region.authority.revocation_list()
     told = await certified.verdict(1, "-mesh-interval=0")
     assert "not signed by the certificate's issuer" in told["derp/test/900b/tls"]
 
 
-async def test_a_node_that_is_down_is_red_in_all_that_needs_it(region: ProbedRegion) -> None:
+async def test_a_node_that_is_down_is_red_in_all_probes_that_need_it(region: ProbedRegion) -> None:
     region.nodes[1].kill()
     told = await region.verdicts()
     region.nodes[1].start()
@@ -133,14 +133,14 @@ async def test_a_node_that_is_down_is_red_in_all_that_needs_it(region: ProbedReg
     await region.meet()
 
 
-async def test_a_wrong_pin_is_red_for_clients_alone(region: ProbedRegion) -> None:
+async def test_a_wrong_pin_is_red_for_clients_only(region: ProbedRegion) -> None:
     nodes = region.map_nodes()
     nodes[0]["CertName"] = f"sha256-raw:{'0' * 64}"
     told = await region.verdicts(nodes=nodes)
     assert red(told) == {name for name in ALL if name.endswith("mesh") and "900a" in name}
 
 
-async def test_blocked_stun_is_red_for_udp_alone(region: ProbedRegion) -> None:
+async def test_blocked_stun_is_red_for_udp_only(region: ProbedRegion) -> None:
     nodes = region.map_nodes()
     with silent() as nodes[1]["STUNPort"]:
         told = await region.verdicts(nodes=nodes)
@@ -148,7 +148,7 @@ async def test_blocked_stun_is_red_for_udp_alone(region: ProbedRegion) -> None:
     assert "no answer" in told["derp/test/900b/udp"]
 
 
-async def test_stun_is_asked_over_ipv6_too_and_only_where_the_map_names_an_address(tmp_path: Path) -> None:
+async def test_stun_is_probed_over_ipv6_too_if_the_map_has_an_address(tmp_path: Path) -> None:
     region = ProbedRegion(tmp_path, "ours")
     node = region.nodes[0]
     assert isinstance(node, OurNode)
@@ -166,7 +166,7 @@ async def test_an_answer_to_another_stun_request_is_red(region: ProbedRegion) ->
     assert "another transaction ID" in told["derp/test/900a/udp"]
 
 
-async def test_a_narrow_link_is_red_for_bandwidth_alone(region: ProbedRegion) -> None:
+async def test_a_narrow_link_is_red_for_bandwidth_only(region: ProbedRegion) -> None:
     nodes = region.map_nodes()[:1]
     with narrow(region.ports[0], 200_000) as port:
         nodes[0]["DERPPort"] = port
@@ -175,13 +175,13 @@ async def test_a_narrow_link_is_red_for_bandwidth_alone(region: ProbedRegion) ->
     assert "timeout: not done after 1.6 s" in told["derp/test/900a/900a/bw"]
 
 
-async def test_a_continuous_probe_ends_too_when_all_run_once(region: ProbedRegion) -> None:
+async def test_a_continuous_probe_ends_too_in_a_single_run(region: ProbedRegion) -> None:
     told = await region.verdicts("-qd-packets-per-second=50", "-mesh-interval=0")
     assert red(told) == set()
     assert {f"derp/test/900{node}/900{other}/qd" for node in "ab" for other in "ab"} < told.keys()
 
 
-async def test_another_mesh_key_than_the_nodes_is_no_fault_of_theirs(region: ProbedRegion, tmp_path: Path) -> None:
+async def test_a_wrong_mesh_key_of_the_prober_is_no_fault_of_the_nodes(region: ProbedRegion, tmp_path: Path) -> None:
     other = tmp_path / "mesh.key"
     other.write_text("cd" * 32)
     assert red(await region.verdicts("-mesh-psk-file", str(other))) == set()
@@ -190,11 +190,11 @@ async def test_another_mesh_key_than_the_nodes_is_no_fault_of_theirs(region: Pro
 async def test_an_expired_certificate_is_red_for_tls_and_for_clients(tmp_path: Path) -> None:
     with ProbedRegion(tmp_path, "ours") as region:
         region.nodes[0].kill()
-        life = timedelta(seconds=5)  # in which a server starts that would refuse it once it has expired
+        life = timedelta(seconds=5)  # enough to start the server, which rejects an expired certificate
         expiry = datetime.now(UTC) + life
         region.authority.issue(region.nodes[0].folder, NAME, life)
         region.nodes[0].start()
-        await asyncio.sleep((expiry - datetime.now(UTC)).total_seconds() + 1)  # it is a time that has to pass
+        await asyncio.sleep((expiry - datetime.now(UTC)).total_seconds() + 1)  # until the certificate has expired
         told = await region.verdicts()
     assert red(told) == {"derp/test/900a/tls", "derp/test/900a/900a/mesh"}
     assert "certificate has expired" in told["derp/test/900a/tls"]

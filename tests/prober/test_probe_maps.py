@@ -1,4 +1,4 @@
-"""`-once` on the maps that were given to the reference's prober, with real relays in the places of its own."""
+"""`-once` on the recorded maps of the reference's prober, with real relays in place of the recorded ones."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ MAPS: Final = json.loads(VECTORS.read_text())["maps"]
 OTHER: Final = "127.0.0.2"
 PINNED: Final = "192.0.2.99"
 
-# What the reference finds wrong and we do not: an address that is none, and the name in a handshake with an address.
+# Errors of the reference only: an invalid address, and the name in a handshake with an address.
 ONLY_THERE: Final = {
     'IPv6 "none" makes a probe that fails': {"derp/test/900a/udp6"},
     "self-signed IP address node with a pin: the TLS probe knows no pins, and the mesh probe wants a server name": {
@@ -26,14 +26,14 @@ ONLY_THERE: Final = {
 
 
 class Stage:
-    """A region of two nodes, a node that is trusted by its pin alone, and one whose name nobody asks for."""
+    """A region of two nodes, a node that is trusted only by its pin, and one with an unused name."""
 
     def __init__(self, folder: Path) -> None:
         self.region = ProbedRegion(folder / "region", "ours", "ours")
         self.pinned = OurNode(
             folder / "pinned", free_port(), self.region.authority, "", "-stun=true", "-stun-port", str(free_port())
         )
-        # Without the authority's certificate it makes one for itself.
+        # Without the authority's certificate the node makes a self-signed one.
         for path in self.pinned.folder.glob(f"{HOST}.*"):
             path.unlink()
         self.stranger = OurNode(
@@ -43,7 +43,7 @@ class Stage:
         )  # fmt: skip
 
     def translated(self, node: dict[str, Any]) -> dict[str, Any]:
-        """A node of a recorded map, where it is here."""
+        """Return a node of a recorded map with its address here."""
         if node["HostName"] == PINNED:
             pin = self.pinned.logged(r'"CertName":"(sha256-raw:[0-9a-f]{64})"')[1]
             stun_port = int(self.pinned.command[-1])
@@ -86,7 +86,7 @@ def names(told: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("case", [case for case in MAPS if "http" not in case["name"]], ids=lambda case: case["name"])
-async def test_a_recorded_map_makes_the_same_probes_good_and_bad(
+async def test_a_recorded_map_has_the_same_good_and_bad_probes(
     case: dict[str, Any], stage: Stage, tmp_path: Path
 ) -> None:
     path = written(stage, case, tmp_path)

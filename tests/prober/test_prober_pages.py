@@ -1,4 +1,4 @@
-"""What a running prober serves, beside the reference's prober on the same region: pages, metrics, runs on demand."""
+"""A running prober's pages, metrics and runs on demand, compared with the reference's prober on the same region."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ GOS_OWN: Final = re.compile(r"^(go_|goroutines|goamd64_|memstats_|version\{)")
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Started, Started]]:
-    """Our prober and the reference's, each with all its probes on."""
+    """Our prober and the reference's, each with all probes enabled."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "debug.key").write_text("s3cret\n")
     with ProbedRegion(folder, "ours", "ours") as region, ExitStack() as stack:
@@ -55,7 +55,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Started, St
 
 
 def wait_for_all(prober: Started) -> None:
-    """Return when every probe has ended once, and a continuous one, which does not, carries packets.
+    """Wait until every probe has ended once, and a continuous one, which never ends, carries packets.
 
     The reference begins its continuous probes ten seconds apart.
     """
@@ -70,11 +70,11 @@ def wait_for_all(prober: Started) -> None:
         if len(ended) == 13 and any(delays):
             return
         assert monotonic() < deadline, (len(ended), delays)
-        sleep(0.05)  # nothing tells of a metric but asking again
+        sleep(0.05)  # metrics have no notification, so poll
 
 
 def kinds_of(samples: dict[str, float]) -> set[str]:
-    """The names of samples; of continuous probes, some of which may not have begun, without which of them it is."""
+    """Return the names of samples; without the probe's name for continuous probes, as some may not have begun."""
     names = {name for name in samples if not GOS_OWN.match(name)}
     return {
         re.sub(r'(?<=derp_path=)"\w+"|(?<=name=)"derp/[^"]+"', "…", name)
@@ -101,13 +101,13 @@ def test_every_family_of_the_probes_has_a_help_line(both: tuple[Started, Started
     families = set(re.findall(r"^# TYPE (derpprobe_\S+)", text, re.MULTILINE))
     assert set(re.findall(r"^# HELP (derpprobe_\S+) \S", text, re.MULTILINE)) == families
     page = {metric.name for metric in METRICS}
-    assert families == page - {"derpprobe_derp_bw_bytes_total"}  # that one is of probes with a TUN device
+    assert families == page - {"derpprobe_derp_bw_bytes_total"}  # a metric of probes with a TUN device
     for metric in METRICS:
         samples = "".join(re.findall(rf"^{metric.name}(?:_bucket)?\{{.*", text, re.MULTILINE))
         assert metric.name not in families or {*re.findall(r'(\w+)="', samples)} - {"le"} == {*metric.labels}
 
 
-def test_metrics_say_how_a_probe_goes(both: tuple[Started, Started]) -> None:
+def test_metrics_have_a_probes_results(both: tuple[Started, Started]) -> None:
     ours = both[0]
     labels = 'class="tls",hostname="localhost",name="derp/test/900a/tls",region="test",region_id="900"'
     before = ours.samples()
@@ -142,7 +142,7 @@ def test_metrics_say_how_a_probe_goes(both: tuple[Started, Started]) -> None:
     assert now[f"derpprobe_derp_bw_transfer_time_seconds_total{{{carried}}}"] > 0
 
 
-def test_debug_vars_has_none_of_the_probes_metrics(both: tuple[Started, Started]) -> None:
+def test_debug_vars_has_no_metrics_of_the_probes(both: tuple[Started, Started]) -> None:
     (status, headers, text), (_, their_headers, their_text) = (prober.get("/debug/vars") for prober in both)
     assert status == 200
     assert headers["Content-Type"] == their_headers["Content-Type"]
@@ -150,7 +150,7 @@ def test_debug_vars_has_none_of_the_probes_metrics(both: tuple[Started, Started]
     assert json.loads(text).keys() == {name for name in json.loads(their_text) if not gos_own.match(name)}
 
 
-def test_a_page_has_the_references_status_headers_and_kind(both: tuple[Started, Started]) -> None:
+def test_a_page_has_the_references_status_headers_and_content_type(both: tuple[Started, Started]) -> None:
     for path in ("/debug/", "/debug/varz", "/debug/probe-run?name=derp/test/900a/udp", "/debug/probe-run",
                  "/debug/probe-run?name=nobody", "/debug/probe-run?name=derp/test/900a/900b/qd", "/debug/nothing",
                  "/debug", "/healthz", "/debug/probe-all"):  # fmt: skip
@@ -166,11 +166,11 @@ def test_a_page_has_the_references_status_headers_and_kind(both: tuple[Started, 
             assert text.strip() == their_text.strip()
 
 
-def test_healthz_says_ok(both: tuple[Started, Started]) -> None:
+def test_healthz_returns_ok(both: tuple[Started, Started]) -> None:
     assert both[0].get("/healthz")[::2] == (200, "ok\n")
 
 
-def test_a_probe_runs_on_demand_and_tells_in_words(both: tuple[Started, Started]) -> None:
+def test_a_probe_runs_on_demand_and_reports_in_text(both: tuple[Started, Started]) -> None:
     for prober in both:
         status, _, text = prober.get("/debug/probe-run?name=derp/test/900a/tls")
         assert status == 200
@@ -181,7 +181,7 @@ def test_a_probe_runs_on_demand_and_tells_in_words(both: tuple[Started, Started]
         )
 
 
-def test_a_probe_tells_in_json_what_the_references_does(both: tuple[Started, Started]) -> None:
+def test_a_probe_reports_in_json_the_fields_of_the_reference(both: tuple[Started, Started]) -> None:
     kinds = []
     for prober in both:
         status, headers, text = prober.get("/debug/probe-run?name=derp/test/900a/tls", Accept="application/json")
@@ -200,7 +200,7 @@ def test_a_probe_tells_in_json_what_the_references_does(both: tuple[Started, Sta
     assert kinds[0] == kinds[1]
 
 
-def test_all_probes_run_on_demand_but_those_that_are_excluded(both: tuple[Started, Started]) -> None:
+def test_all_probes_run_on_demand_except_excluded_ones(both: tuple[Started, Started]) -> None:
     asked = "/debug/probe-all?exclude=derp/test/900a/tls&exclude=derp/test/900b/tls"
     told = []
     for prober in both:
@@ -212,7 +212,7 @@ def test_all_probes_run_on_demand_but_those_that_are_excluded(both: tuple[Starte
     assert told[0]["derp/test/900a/udp"].keys() == told[1]["derp/test/900a/udp"].keys()
 
 
-def test_the_debug_pages_are_guarded_as_the_relays(both: tuple[Started, Started]) -> None:
+def test_the_debug_pages_need_the_same_access_as_the_relays(both: tuple[Started, Started]) -> None:
     for prober in both:
         for path in ("/debug/", "/debug/varz", "/debug/probe-run?name=derp/test/900a/tls", "/debug/probe-all"):
             status, _, text = prober.get(path, X_Forwarded_For="192.0.2.1")
@@ -221,7 +221,7 @@ def test_the_debug_pages_are_guarded_as_the_relays(both: tuple[Started, Started]
             assert prober.get(with_key, X_Forwarded_For="192.0.2.1")[0] == 200
 
 
-def test_the_status_page_shows_each_probe_to_everybody_and_runs_none_for_strangers(
+def test_the_status_page_shows_all_probes_to_all_and_runs_none_for_strangers(
     both: tuple[Started, Started],
 ) -> None:
     status, headers, text = both[0].get("/")

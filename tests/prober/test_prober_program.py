@@ -1,4 +1,4 @@
-"""`derpprobe` as a process: its words, its exit codes, what `-once` prints; and the reference's prober in its place."""
+"""`derpprobe` as a process: flags, exit codes and the output of `-once`; also of the reference's prober."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ def words(region: ProbedRegion) -> list[str]:
     return region.flags("-once", "-spread=false", "-mesh-psk-file", str(region.mesh_key), "-bw-interval=15s")
 
 
-def test_a_healthy_region_is_good_in_every_line(region: ProbedRegion) -> None:
+def test_every_line_about_a_healthy_region_is_good(region: ProbedRegion) -> None:
     done = derpprobe(*words(region), roots=region.authority.file)
     told = LINE.findall(done.stderr)
     assert [(verdict, name) for verdict, name, _ in told] == [("good", name) for name in GOOD]
@@ -60,7 +60,7 @@ def test_the_references_prober_finds_the_same_region_good(region: ProbedRegion) 
     assert done.returncode == 0
 
 
-def test_what_is_bad_comes_behind_what_is_good_and_makes_the_exit_code_one(tmp_path: Path) -> None:
+def test_bad_probes_are_listed_after_good_ones_and_make_the_exit_code_one(tmp_path: Path) -> None:
     derp_map = map_file(tmp_path, [NODE_NOWHERE])
     done = derpprobe("-once", "-derp-map", derp_map, "-mesh-interval=0", "-stun-interval=1s")
     told = LINE.findall(done.stderr)
@@ -91,7 +91,7 @@ def test_a_script_gets_json(tmp_path: Path) -> None:
     assert (good["name"], good["good"], good["error"]) == ("derpmap-probe", True, "")
 
 
-def test_a_person_at_a_terminal_gets_a_table_with_what_to_do(tmp_path: Path) -> None:
+def test_a_terminal_gets_a_table_with_remedies(tmp_path: Path) -> None:
     near, far = pty.openpty()
     flags = ("-once", "-derp-map", map_file(tmp_path, [NODE_NOWHERE]), "-mesh-interval=0", "-stun-interval=0")
     environ = surroundings(None) | {"COLUMNS": "150", "TERM": "xterm"}
@@ -126,7 +126,7 @@ def test_a_signal_ends_it_with_code_zero(which: signal.Signals, tmp_path: Path) 
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_words_that_cannot_be(flags: tuple[str, ...], code: int, words: str) -> None:
+def test_flags_have_their_exit_codes_and_messages(flags: tuple[str, ...], code: int, words: str) -> None:
     done = derpprobe(*flags)
     assert done.returncode == code
     assert words in done.stderr
@@ -146,7 +146,7 @@ def test_words_that_cannot_be(flags: tuple[str, ...], code: int, words: str) -> 
         (("-probe-keys",), "give -probe-key too"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_a_sentence(flags: tuple[str, ...], words: str) -> None:
+def test_invalid_settings_are_errors_of_one_sentence(flags: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError) as refused:
         config_of(None, *flags)
     assert words in str(refused.value)
@@ -162,7 +162,7 @@ def test_the_flags_and_their_defaults_are_the_references() -> None:
     assert mine.keys() == theirs.keys() == {flag.name for flag in DERPPROBE_FLAGS} - {"json", "probe-key", "probe-keys"}
     for name, text in theirs.items():
         wanted = defaults.findall(text.strip())
-        if name != "secrets-cache-dir":  # ours is said without the user's home
+        if name != "secrets-cache-dir":  # ours is shown without the user's home
             assert defaults.findall(mine[name].strip()) == wanted, name
 
 

@@ -1,4 +1,4 @@
-"""Probes and when they run: deadlines, no overlap, no waiting for each other, crashes that stay where they are."""
+"""The schedule of probes: deadlines, no overlap, independent runs, and crashes that affect only one probe."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -64,7 +64,7 @@ async def test_a_probe_never_overlaps_itself() -> None:
     assert one.record.attempts == {True: 5, False: 0}
 
 
-async def test_a_crash_inside_a_probe_is_its_failure_alone() -> None:
+async def test_a_crash_inside_a_probe_fails_only_that_probe() -> None:
     async def crashing() -> None:
         raise ZeroDivisionError("of all things")
 
@@ -79,7 +79,7 @@ async def test_a_crash_inside_a_probe_is_its_failure_alone() -> None:
     assert one.record.attempts[False] >= 2
 
 
-async def test_a_hanging_probe_holds_up_no_other() -> None:
+async def test_a_hanging_probe_delays_no_other() -> None:
     schedule = Schedule(spread=False)
     hung, other = probe(hanging, name="hung", interval=60.0), probe(good, name="other", interval=0.01)
     schedule.add_all([hung, other])
@@ -88,7 +88,7 @@ async def test_a_hanging_probe_holds_up_no_other() -> None:
     await schedule.stop()
 
 
-async def test_probes_are_spread_over_their_interval_and_keep_their_places() -> None:
+async def test_probes_are_spread_over_their_interval_and_keep_their_offsets() -> None:
     schedule = Schedule(spread=True)
     delays = {str(at): schedule.delay(probe(good, name=str(at), interval=100.0)) for at in range(100)}
     assert all(0 <= delay < 100 for delay in delays.values())
@@ -97,7 +97,7 @@ async def test_probes_are_spread_over_their_interval_and_keep_their_places() -> 
     assert Schedule(spread=False).delay(probe(good)) == 0
 
 
-async def test_a_continuous_probe_that_fails_says_so_and_that_it_is_not_running() -> None:
+async def test_a_failed_continuous_probe_reports_the_failure_and_that_it_does_not_run() -> None:
     ended = asyncio.Event()
 
     async def check() -> None:
@@ -132,14 +132,14 @@ async def test_before_its_first_run_a_probe_has_two_metrics_and_after_a_failure_
     assert told['derpprobe_attempts_total{class="derp_map",name="one",status="ok"}'] == "0"
 
 
-async def test_the_median_is_of_the_last_ten_good_runs_in_order_of_size() -> None:
+async def test_the_median_is_that_of_the_last_ten_good_runs() -> None:
     one = probe(good)
     for seconds in (9, 1, 8, 2, 7, 3, 6, 4, 5, 1, 1, 1):
         one.record.latencies.append(seconds)
     assert one.record.median_latency == 4
 
 
-async def test_probes_come_and_go_with_the_map_and_what_asks_another_address_begins_anew(tmp_path: Path) -> None:
+async def test_probes_follow_the_map_and_one_with_a_new_address_restarts(tmp_path: Path) -> None:
     second = NODE | {"Name": "900b"}
     flags = ("-derp-map", map_file(tmp_path, [NODE]), "-mesh-interval=60s", "-tls-interval=60s", "-stun-interval=60s")
     schedule = Schedule(spread=True)
@@ -159,7 +159,7 @@ async def test_probes_come_and_go_with_the_map_and_what_asks_another_address_beg
     await schedule.stop()
 
 
-async def test_a_map_that_asks_for_too_many_probes_is_refused(tmp_path: Path) -> None:
+async def test_a_map_with_too_many_probes_is_rejected(tmp_path: Path) -> None:
     nodes = [NODE | {"Name": str(at)} for at in range(100)]
     fetch = map_probe_of(config_of(None, "-derp-map", map_file(tmp_path, nodes)), NO_KEYS).probe()
     assert "more than 10,000 probes" in (await fetch.run()).error

@@ -1,4 +1,4 @@
-"""Bandwidth as TCP in TCP: a real TUN device in a network namespace, with the relays beside it. Wants root."""
+"""Bandwidth with TCP in TCP: a real TUN device in a network namespace, beside the relays. The tests need root."""
 
 import json
 import os
@@ -21,7 +21,7 @@ FETCH: Final = "import sys, urllib.request; sys.stdout.write(urllib.request.urlo
 
 
 class Namespace:
-    """Two meshed relays in a network namespace of their own."""
+    """Two meshed relays in their own network namespace."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"derpprobe-{os.getpid()}"
@@ -48,7 +48,7 @@ class Namespace:
         return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
     def run(self, *flags: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """Run the prober inside, to its end."""
+        """Run the prober in the namespace until it ends."""
         return subprocess.run(
             [*self.inside, *before, *command(*self.flags, "-once", *flags)],
             capture_output=True,
@@ -77,7 +77,7 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
         made.ip("netns", "del", made.name)
 
 
-def test_tcp_crosses_the_relays_in_tcp_between_all_nodes_at_a_time(namespace: Namespace) -> None:
+def test_tcp_in_tcp_crosses_the_relays_between_all_pairs_at_once(namespace: Namespace) -> None:
     done = namespace.run("-json")
     told = json.loads(done.stdout)
     carried = {probe["name"]: probe for probe in told["probes"] if probe["class"] == "derp_bw"}
@@ -89,7 +89,7 @@ def test_tcp_crosses_the_relays_in_tcp_between_all_nodes_at_a_time(namespace: Na
     assert namespace.devices() == []
 
 
-def test_the_bytes_that_went_through_the_device_are_counted(namespace: Namespace) -> None:
+def test_bytes_through_the_device_are_counted(namespace: Namespace) -> None:
     flags = (*namespace.flags, "-mesh-interval=0", "-listen", f"{HOST}:0")
     wanted = re.compile(r'^derpprobe_derp_bw_bytes_total\{.*name="derp/test/900a/900b/bw".*\} (\d+)$', re.MULTILINE)
     deadline = monotonic() + SECONDS
@@ -100,11 +100,11 @@ def test_the_bytes_that_went_through_the_device_are_counted(namespace: Namespace
             fetch = [*namespace.inside, sys.executable, "-c", FETCH, f"{prober.url}/debug/varz"]
             text = subprocess.run(fetch, check=True, capture_output=True, text=True).stdout
             count = int(found[1]) if (found := wanted.search(text)) else 0
-            sleep(0.05)  # nothing tells of a metric but asking again
+            sleep(0.05)  # metrics have no notification, so poll
     assert count % 1_000_000 == 0
 
 
-def test_who_may_not_make_a_device_is_told_so(namespace: Namespace) -> None:
+def test_a_prober_that_may_not_create_a_device_reports_it(namespace: Namespace) -> None:
     done = namespace.run("-mesh-interval=0", before=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"))
     assert "run as root or with the capability NET_ADMIN" in done.stderr
     assert done.returncode == 1
