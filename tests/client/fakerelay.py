@@ -1,4 +1,4 @@
-"""A relay that does as the test says, for what no healthy relay does: every frame after the login is by hand."""
+"""A fake relay for faults of relays: the test sends every frame after the login."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ SERVER = NodePrivate.from_entropy(bytes(range(32)))
 
 @dataclass
 class Guest:
-    """One connection to it."""
+    """One client's connection to the fake relay."""
 
     stream: asyncio.StreamReader
     out: asyncio.StreamWriter
@@ -41,7 +41,7 @@ class Guest:
         return frame
 
     async def next(self) -> FromClient | None:
-        """The client's next frame."""
+        """Return the client's next frame."""
         return decode_from_client(await self.raw(), mesh_peer=False)
 
     def inform(self, info: ServerInfo) -> None:
@@ -56,7 +56,7 @@ Play = Callable[[Guest], Awaitable[None]]
 
 
 async def let_in(stream: asyncio.StreamReader, out: asyncio.StreamWriter, info: ServerInfo) -> Guest:
-    """Go through upgrade and login as the server's side."""
+    """Do the server's part of upgrade and login."""
     upgrade = decide(RequestHead.parse(await stream.readuntil(b"\r\n\r\n")))
     assert isinstance(upgrade, DerpUpgrade)
     out.write(upgrade.answer(SERVER.public()) + ServerKey(SERVER.public()).encode())
@@ -74,7 +74,7 @@ async def let_in(stream: asyncio.StreamReader, out: asyncio.StreamWriter, info: 
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """Yield a URL whose connections are served by this function; the rest are cut at the end."""
+    """Yield a URL whose connections this function serves; the rest are aborted at the end."""
     served: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def until_gone(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
@@ -89,12 +89,12 @@ async def listening(
         for out in served.values():
             out.transport.abort()
         await asyncio.gather(*served)
-        await asyncio.sleep(0)  # in this turn of the loop they are closed
+        await asyncio.sleep(0)  # they are closed in this iteration of the loop
 
 
 @asynccontextmanager
 async def fake_relay(*plays: Play, info: ServerInfo | None = None) -> AsyncIterator[str]:
-    """Return a URL at which each connection meets the next play; all further ones meet the last."""
+    """Yield a URL where the next play serves each connection, and the last play all further ones."""
     waiting = list(plays)
 
     async def serve(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
@@ -107,7 +107,7 @@ async def fake_relay(*plays: Play, info: ServerInfo | None = None) -> AsyncItera
 
 @asynccontextmanager
 async def raw_server(answer: bytes, *, until: bytes = b"\r\n\r\n", hang_up: bool = True) -> AsyncIterator[str]:
-    """Return a URL at which these bytes are the answer to the first that ends so."""
+    """Yield a URL whose server sends these bytes after a request that ends with `until`."""
 
     async def serve(stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
         await (stream.readuntil(until) if until else stream.read(1))

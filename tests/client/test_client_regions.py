@@ -1,4 +1,4 @@
-"""A region of a DERP map: its nodes in order, each over both families, none for longer than its share of the time."""
+"""A region of a DERP map: its nodes are tried in order, over both address families, each for its share of the time."""
 
 import asyncio
 import socket
@@ -34,7 +34,7 @@ def region(*nodes: Node) -> Region:
 
 @contextmanager
 def silent(family: socket.AddressFamily = socket.AF_INET) -> Iterator[int]:
-    """Return a port at which no connection is ever taken: its queue is full."""
+    """Yield a port that accepts no connection: its backlog is full."""
     host = "::1" if family == socket.AF_INET6 else HOST
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(family))
@@ -54,25 +54,25 @@ async def connected_to(where: Region | Node, options: Options | None = None) -> 
         return client.connected.node.name
 
 
-async def test_the_first_node_is_taken_when_it_answers(relay: Relay) -> None:
+async def test_the_first_node_is_used_if_it_answers(relay: Relay) -> None:
     assert await connected_to(region(node(relay, "900a"), node(relay, "900b"))) == "900a"
 
 
 @pytest.mark.parametrize("websocket", [False, True], ids=["tcp", "websocket"])
-async def test_a_node_that_is_down_or_not_trusted_is_passed_over(relay: Relay, websocket: bool) -> None:  # noqa: FBT001
+async def test_a_node_that_is_down_or_not_trusted_is_skipped(relay: Relay, websocket: bool) -> None:  # noqa: FBT001
     down = replace(node(relay), derp_port=free_port())
     other = replace(node(relay, "900b"), cert_name="sha256-raw:" + "0" * 64)
     options = Options(websocket=websocket)
     assert await connected_to(region(down, other, node(relay, "900c")), options) == "900c"
 
 
-async def test_a_node_for_stun_alone_is_left_out(relay: Relay) -> None:
+async def test_a_node_for_stun_only_is_skipped(relay: Relay) -> None:
     assert await connected_to(region(replace(node(relay), stun_only=True), node(relay, "900b"))) == "900b"
     with pytest.raises(ConfigError, match="no node that relays"):
         DerpClient(region(replace(node(relay), stun_only=True)))
 
 
-async def test_a_node_that_does_not_answer_costs_a_second_and_a_half(relay: Relay) -> None:
+async def test_a_node_that_does_not_answer_is_skipped_after_1500_ms(relay: Relay) -> None:
     loop = asyncio.get_running_loop()
     with silent() as port:
         began = loop.time()
@@ -80,7 +80,7 @@ async def test_a_node_that_does_not_answer_costs_a_second_and_a_half(relay: Rela
     assert 1.4 < loop.time() - began < 4
 
 
-async def test_who_is_not_on_the_first_node_says_which_that_is(relay: Relay) -> None:
+async def test_a_client_on_another_node_sends_the_name_of_the_first(relay: Relay) -> None:
     options = Options(mesh_key=MESH_KEY)
     down = replace(node(relay), derp_port=free_port())
     async with asyncio.timeout(SECONDS), DerpClient(node(relay), None, options) as watcher:
@@ -94,14 +94,14 @@ async def test_who_is_not_on_the_first_node_says_which_that_is(relay: Relay) -> 
             await watcher.receive()
 
 
-async def test_when_no_node_answers_every_reason_is_told(relay: Relay) -> None:
+async def test_if_no_node_answers_the_error_has_every_reason(relay: Relay) -> None:
     down = replace(node(relay), derp_port=free_port())
     other = replace(node(relay, "900b"), cert_name="sha256-raw:" + "0" * 64)
     with pytest.raises(NetworkError, match=r"no node of the region: cannot .* refused; .* wanted sha256-raw:0"):
         await connected_to(region(down, other))
 
 
-async def test_a_client_moves_on_when_its_node_goes_and_back_when_that_returns(
+async def test_a_client_moves_when_its_node_stops_and_back_when_it_returns(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
@@ -120,7 +120,7 @@ async def test_a_client_moves_on_when_its_node_goes_and_back_when_that_returns(
 
 
 async def node_of(alice: DerpClient) -> str:
-    """Where it is connected next."""
+    """Return the node of the next connection."""
     while isinstance(message := await alice.receive(), Disconnected):
         pass
     assert isinstance(message, Connected)
@@ -142,8 +142,8 @@ async def dialled(node: Node) -> str:
         return host
 
 
-async def test_ipv4_is_tried_soon_when_ipv6_does_not_answer(listener: int) -> None:
-    """The name stands for both; only over IPv6 nobody answers."""
+async def test_ipv4_is_tried_soon_if_ipv6_does_not_answer(listener: int) -> None:
+    """The name has addresses of both families; the IPv6 address does not answer."""
     loop = asyncio.get_running_loop()
     with silent(socket.AF_INET6) as port:
         racing = [
@@ -156,14 +156,16 @@ async def test_ipv4_is_tried_soon_when_ipv6_does_not_answer(listener: int) -> No
         assert 0.2 < loop.time() - began < 1
 
 
-async def test_a_family_that_fails_lets_the_other_begin_at_once(listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_one_family_fails_the_other_is_tried_at_once(
+    listener: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dial, "HEAD_START_SECONDS", SECONDS)
     async with asyncio.timeout(SECONDS / 2):
         assert await dialled(Node("", 0, "derp.invalid", ipv6="::1", ipv4=HOST, derp_port=listener)) == HOST
         assert await dialled(Node("", 0, "derp.invalid", ipv4=HOST, derp_port=listener)) == HOST  # no name for IPv6
 
 
-async def test_a_map_can_switch_families_off(listener: int) -> None:
+async def test_a_map_can_disable_address_families(listener: int) -> None:
     assert await dialled(Node("", 0, "localhost", ipv6="none", derp_port=listener)) == HOST
     with pytest.raises(NetworkError, match="cannot connect to localhost"):
         await dialled(Node("", 0, "localhost", ipv4="none", derp_port=listener))
@@ -171,7 +173,7 @@ async def test_a_map_can_switch_families_off(listener: int) -> None:
         await dialled(Node("", 0, "localhost", ipv4="none", ipv6="none", derp_port=listener))
 
 
-async def test_an_address_is_not_asked_of_the_other_family(listener: int) -> None:
+async def test_an_address_of_one_family_causes_no_lookup_of_the_other(listener: int) -> None:
     assert await dial.addresses(Node("", 0, HOST, derp_port=listener)) == [(socket.AF_INET, HOST)]
     assert await dial.addresses(Node("", 0, "::1", derp_port=listener)) == [(socket.AF_INET6, "::1")]
     with pytest.raises(NetworkError, match=r"derp\.invalid has no address"):

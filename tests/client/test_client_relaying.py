@@ -1,4 +1,4 @@
-"""The client at our server and, as the control that it speaks what real servers do, at the reference's."""
+"""The client at our server, and at the reference's to check its compatibility."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ def way(request: pytest.FixtureRequest, kind: type[Relay]) -> Way:
     return way_to(relay, name)
 
 
-async def test_packets_of_every_size_arrive_as_they_were_sent(way: Way) -> None:
+async def test_packets_of_every_size_arrive_unchanged(way: Way) -> None:
     packets = [os.urandom(size) for size in (0, 1, 1_312, way.biggest)]
     async with asyncio.timeout(SECONDS), two_clients(way) as (alice, bob):
         for packet in packets:
@@ -68,7 +68,7 @@ async def test_packets_of_every_size_arrive_as_they_were_sent(way: Way) -> None:
 async def test_a_stream_of_packets_keeps_its_order(way: Way) -> None:
     total = 2_000
     async with asyncio.timeout(SECONDS), two_clients(way) as (alice, bob):
-        in_flight = asyncio.Semaphore(16)  # a relay drops what queues up beyond 32
+        in_flight = asyncio.Semaphore(16)  # a relay queues at most 32 packets
 
         async def send() -> None:
             for number in range(total):
@@ -88,7 +88,7 @@ async def test_a_ping_is_answered(way: Way) -> None:
         assert isinstance(await client.receive(), Connected)
 
 
-async def test_the_first_message_tells_where_it_is_connected(way: Way) -> None:
+async def test_the_first_message_has_the_address_of_the_relay(way: Way) -> None:
     async with asyncio.timeout(SECONDS), way.client() as client:
         first = await expect(client, Connected)
         assert first == client.connected
@@ -100,7 +100,7 @@ async def test_the_first_message_tells_where_it_is_connected(way: Way) -> None:
         assert (first.tls.version if first.tls else None) == versions[way.name]
 
 
-async def test_it_starts_fast_where_tls_1_3_shows_the_servers_key(tls_relay: Relay) -> None:
+async def test_it_uses_fast_start_if_tls_1_3_has_the_servers_key(tls_relay: Relay) -> None:
     keys = set()
     for name, fast_start, is_fast in (("tls13", True, True), ("tls13", False, False), ("tls12", True, False)):
         async with asyncio.timeout(SECONDS), way_to(tls_relay, name).client(fast_start=fast_start) as client:
@@ -111,7 +111,7 @@ async def test_it_starts_fast_where_tls_1_3_shows_the_servers_key(tls_relay: Rel
     assert len(keys) == 1
 
 
-async def test_who_was_sent_to_is_told_when_the_peer_goes(way: Way) -> None:
+async def test_a_receiver_is_notified_when_the_sender_leaves(way: Way) -> None:
     async with asyncio.timeout(SECONDS), way.client() as alice:
         async with way.client() as bob:
             await bob.send(alice.key, b"here I am")
@@ -136,7 +136,7 @@ async def test_a_mesh_key_lets_it_watch_forward_and_close(way: Way) -> None:
         assert (await expect(peer, PeerGone)).peer == alice.key
 
 
-async def test_without_the_mesh_key_a_watcher_is_turned_away(plain_relay: Relay) -> None:
+async def test_without_the_mesh_key_a_watcher_is_rejected(plain_relay: Relay) -> None:
     async with asyncio.timeout(SECONDS), way_to(plain_relay, "plain").client(reconnect=False) as client:
         await client.watch()
         with pytest.raises(NetworkError, match=r"closed|lost"):
@@ -155,7 +155,7 @@ async def test_a_client_that_iterates_stops_when_it_is_closed(plain_relay: Relay
 
 
 @pytest.mark.parametrize("name", ["plain", "tls13"])
-async def test_it_comes_back_when_its_relay_restarts(
+async def test_it_reconnects_when_its_relay_restarts(
     kind: type[Relay], tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
     with meshed(kind, tmp_path_factory, tls=name != "plain") as relay:
@@ -171,19 +171,19 @@ async def test_it_comes_back_when_its_relay_restarts(
                 await expect_return(client)
             assert await alice.send(bob.key, b"again")
             assert await bob.packet() == RecvPacket(alice.key, b"again")
-            seen = {(await expect(peer, PeerPresent)).peer for _ in range(3)}  # it watches again by itself
+            seen = {(await expect(peer, PeerPresent)).peer for _ in range(3)}  # it sends WatchConns again by itself
             assert seen == {alice.key, bob.key, peer.key}
 
 
 async def expect_return(client: DerpClient) -> None:
-    """Wait until it has been disconnected and is connected again."""
+    """Wait until the client is disconnected and connected again."""
     while not isinstance(await client.receive(), Disconnected):
         pass
     while not isinstance(await client.receive(), Connected):
         pass
 
 
-async def test_what_is_sent_without_a_connection_is_dropped_and_counted(
+async def test_packets_sent_without_a_connection_are_dropped_and_counted(
     kind: type[Relay], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with meshed(kind, tmp_path_factory, tls=False) as relay:

@@ -1,4 +1,4 @@
-"""What the client keeps to when a relay restarts, limits, falls silent or breaks the protocol."""
+"""The client's rules for a relay that restarts, sets limits, is silent or breaks the protocol."""
 
 import asyncio
 import os
@@ -36,12 +36,12 @@ async def stay(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("given", [1_000, 65_573])
-def test_a_full_bucket_takes_a_packet_with_its_37_bytes_of_header_and_key(given: int) -> None:
+def test_a_full_bucket_accepts_a_packet_with_its_37_bytes_of_header_and_key(given: int) -> None:
     assert TokenBucket(10, given, 0.0).take(given - 37, 0.0)
     assert not TokenBucket(10, given, 0.0).take(given - 36, 0.0)
 
 
-def test_a_bucket_fills_with_time_and_never_beyond_its_burst() -> None:
+def test_a_bucket_fills_over_time_up_to_its_burst() -> None:
     bucket = TokenBucket(100, 137, 0.0)
     assert bucket.take(100, 0.0)
     assert not bucket.take(100, 1.36)
@@ -49,7 +49,7 @@ def test_a_bucket_fills_with_time_and_never_beyond_its_burst() -> None:
     assert [bucket.take(0, 1_000.0) for _ in range(4)] == [True, True, True, False]
 
 
-async def test_what_exceeds_the_announced_limit_is_dropped_and_counted_until_it_is_lifted() -> None:
+async def test_packets_over_the_announced_limit_are_dropped_and_counted_until_it_is_lifted() -> None:
     came = []
 
     async def play(guest: Guest) -> None:
@@ -67,11 +67,11 @@ async def test_what_exceeds_the_announced_limit_is_dropped_and_counted_until_it_
         assert await expect(alice, ServerInfo) == ServerInfo()
         assert await alice.send(SOMEBODY, bytes(2_000))
         while isinstance(await alice.receive(), ServerInfo | Connected):
-            pass  # until it hangs up
+            pass  # until the client closes
     assert came == [SendPacket(SOMEBODY, bytes(1_000)), SendPacket(SOMEBODY, bytes(2_000))]
 
 
-async def test_a_restart_is_waited_for_as_the_relay_asked() -> None:
+async def test_a_client_waits_for_a_restart_as_the_relay_requests() -> None:
     async def restart(guest: Guest) -> None:
         guest.out.write(Restarting(300, 5_000).encode())
         await guest.hang_up()
@@ -87,7 +87,7 @@ async def test_a_restart_is_waited_for_as_the_relay_asked() -> None:
         assert 0.25 < loop.time() - began < 2
 
 
-async def test_while_a_relay_restarts_it_is_tried_again_and_again_for_as_long_as_it_said(
+async def test_a_restarting_relay_is_retried_for_the_time_in_its_frame(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(client, "RESTART_PAUSE", 0.01)
@@ -110,11 +110,11 @@ async def test_while_a_relay_restarts_it_is_tried_again_and_again_for_as_long_as
         monkeypatch.setattr(connection.Connection, "open", not_yet)
         await expect(alice, Restarting)
         assert (await expect(alice, Disconnected)).retry_seconds == 0
-        await expect(alice, Connected)  # and no further word between: such pauses would have grown past the test's time
+        await expect(alice, Connected)  # and no other message before: pauses that grow would exceed the test's time
         assert tries == 20
 
 
-async def test_a_relay_cannot_send_a_client_away_for_weeks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_relay_cannot_delay_the_reconnect_by_weeks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LONGEST_RESTART", 0.1)
 
     async def restart(guest: Guest) -> None:
@@ -127,7 +127,9 @@ async def test_a_relay_cannot_send_a_client_away_for_weeks(monkeypatch: pytest.M
         await expect(alice, Connected)
 
 
-async def test_the_pauses_between_tries_grow_while_logins_hold_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pauses_between_attempts_grow_while_connections_end_soon_after_login(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
     async with asyncio.timeout(SECONDS), fake_relay(Guest.hang_up) as url, DerpClient(url) as alice:
         pauses: list[float] = []
@@ -137,7 +139,7 @@ async def test_the_pauses_between_tries_grow_while_logins_hold_only_a_moment(mon
         assert all(0.005 * 2**n <= pause <= 0.01 * 2**n for n, pause in enumerate(pauses))
 
 
-async def test_a_relay_that_says_nothing_is_given_up_and_one_that_pings_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_relay_is_given_up_and_one_that_pings_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SILENCE_SECONDS", 0.3)
     pongs = []
 
@@ -159,7 +161,7 @@ async def test_a_relay_that_says_nothing_is_given_up_and_one_that_pings_is_not(m
     assert pongs == [number.to_bytes(8, "big") for number in range(5)]
 
 
-async def test_what_it_said_is_said_again_after_a_reconnect() -> None:
+async def test_home_and_watch_are_sent_again_after_a_reconnect() -> None:
     said: list[object] = []
 
     async def listen(guest: Guest) -> None:
@@ -175,7 +177,7 @@ async def test_what_it_said_is_said_again_after_a_reconnect() -> None:
     assert said == [NotePreferred(True), WatchConns.TYPE] * 2
 
 
-async def test_health_and_pongs_that_nobody_waits_for_are_messages() -> None:
+async def test_health_and_unexpected_pongs_are_messages() -> None:
     async def tell(guest: Guest) -> None:
         guest.out.write(Health("too many twins").encode() + Pong(b"unasked!").encode() + Health("").encode())
         await stay(guest)
@@ -185,7 +187,7 @@ async def test_health_and_pongs_that_nobody_waits_for_are_messages() -> None:
         assert [await alice.receive() for _ in range(3)] == [Health("too many twins"), Pong(b"unasked!"), Health("")]
 
 
-async def test_a_ping_without_an_answer_is_an_error_in_time() -> None:
+async def test_a_ping_without_an_answer_is_an_error_after_the_timeout() -> None:
     async with asyncio.timeout(SECONDS), fake_relay(stay) as url, DerpClient(url) as alice:
         with pytest.raises(NetworkError, match=r"no pong within 0\.05 s"):
             await alice.ping(0.05)
@@ -203,14 +205,16 @@ async def test_a_ping_without_an_answer_is_an_error_in_time() -> None:
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + frame_bytes(1, bytes(40)), ProtocolError, "magic"),
     ],
 )
-async def test_what_does_not_speak_derp_is_said_to_be_so(answer: bytes, kind: type[DerperError], says: str) -> None:
+async def test_a_server_without_derp_is_an_error_with_the_reason(
+    answer: bytes, kind: type[DerperError], says: str
+) -> None:
     async with asyncio.timeout(SECONDS), raw_server(answer) as url:
         with pytest.raises(kind, match=says):
             await DerpClient(url).connect()
 
 
 @pytest.mark.parametrize("websocket", [False, True])
-async def test_who_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, websocket: bool) -> None:  # noqa: FBT001
+async def test_a_relay_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, websocket: bool) -> None:  # noqa: FBT001
     monkeypatch.setattr(connection, "LOGIN_SECONDS", 0.2)
     monkeypatch.setattr(client, "DIAL_SECONDS", 0.2)
     async with asyncio.timeout(SECONDS), raw_server(b"", hang_up=False) as url:
@@ -218,7 +222,7 @@ async def test_who_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, we
             await DerpClient(url, None, Options(websocket=websocket)).connect()
 
 
-async def test_a_relay_that_breaks_the_protocol_is_left_and_tried_again() -> None:
+async def test_a_relay_that_breaks_the_protocol_is_disconnected_and_retried() -> None:
     async def break_it(guest: Guest) -> None:
         guest.out.write(b"\x05\xff\xff\xff\xff")
         await stay(guest)
@@ -229,7 +233,7 @@ async def test_a_relay_that_breaks_the_protocol_is_left_and_tried_again() -> Non
         await expect(alice, Connected)
 
 
-async def test_who_does_not_receive_holds_the_relay_up_and_not_the_memory() -> None:
+async def test_a_client_that_does_not_receive_blocks_the_relay_and_uses_bounded_memory() -> None:
     sent = 0
 
     async def flood(guest: Guest) -> None:
@@ -258,7 +262,7 @@ async def test_it_connects_once() -> None:
             await alice.receive()
 
 
-async def test_a_packet_that_is_too_long_is_the_callers_mistake() -> None:
+async def test_a_packet_that_is_too_long_is_the_callers_error() -> None:
     async with asyncio.timeout(SECONDS), fake_relay(stay) as url, DerpClient(url) as alice:
         with pytest.raises(ValueError, match="65,536"):
             await alice.send(SOMEBODY, bytes(65_537))
@@ -284,12 +288,12 @@ def test_a_url_names_a_relay(url: str, shown: str, path: str) -> None:
     "url",
     ["", "derp.example.com", "ftp://derp.example.com", "https://", "https://x:99999", "https://a@b", "https://[x]"],
 )
-def test_what_is_no_relays_url_is_refused_in_a_sentence(url: str) -> None:
+def test_an_invalid_url_is_an_error_of_one_sentence(url: str) -> None:
     with pytest.raises(ConfigError, match="write it as https://name"):
         DerpClient(url)
 
 
-def test_secrets_do_not_show() -> None:
+def test_texts_of_a_client_have_no_secrets() -> None:
     secret = NodePrivate.from_entropy(os.urandom(32))
     assert secret.raw.hex() not in repr(DerpClient("http://x", secret)) + repr(Options())
 

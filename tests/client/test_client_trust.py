@@ -1,4 +1,4 @@
-"""Whom the client trusts: pins by every rule, names, roots, and who is told what when a relay is not trusted."""
+"""Which relays the client trusts: rules of pins, names, roots, and the errors for a relay that is not trusted."""
 
 import asyncio
 import ssl
@@ -22,7 +22,7 @@ NOW = datetime.now(UTC)
 
 
 @pytest.mark.parametrize("case", vectors("prober_map")["pins"], ids=lambda case: case["name"])
-def test_a_pin_is_checked_as_the_reference_checks_it(case: dict[str, Any]) -> None:
+def test_a_pin_is_checked_as_by_the_reference(case: dict[str, Any]) -> None:
     chain = tuple(bytes.fromhex(certificate) for certificate in case["chain"])
     if case["ok"]:
         check_pin(case["cert_name"], chain, case["host_name"], NOW)
@@ -50,7 +50,7 @@ async def refusal(where: str | Node, options: Options | None = None) -> str:
 
 
 @pytest.mark.parametrize("websocket", [False, True], ids=["tcp", "websocket"])
-async def test_the_pinned_certificate_alone_is_trusted(relay: Relay, websocket: bool) -> None:  # noqa: FBT001
+async def test_only_the_pinned_certificate_is_trusted(relay: Relay, websocket: bool) -> None:  # noqa: FBT001
     options = Options(websocket=websocket)
     async with asyncio.timeout(SECONDS), DerpClient(node_at(relay), None, options) as client:
         assert client.connected
@@ -65,14 +65,14 @@ async def test_the_pinned_certificate_alone_is_trusted(relay: Relay, websocket: 
     )
 
 
-async def test_a_name_is_looked_for_in_the_pinned_certificate_and_an_address_is_not(relay: Relay) -> None:
+async def test_a_name_has_to_be_in_the_pinned_certificate_and_an_address_has_not(relay: Relay) -> None:
     named = node_at(relay, host_name="derp.example.test", ipv4=HOST, ipv6="none")
     assert "is not for derp.example.test" in await refusal(named)
     async with asyncio.timeout(SECONDS), DerpClient(node_at(relay, host_name="127.0.0.9", ipv4=HOST)) as client:
         await client.ping()
 
 
-async def test_a_certificate_of_nobody_is_not_trusted_unless_in_tests(relay: Relay) -> None:
+async def test_an_unknown_authoritys_certificate_is_trusted_only_in_tests(relay: Relay) -> None:
     assert "certificate is not trusted: self-signed certificate" in await refusal(node_at(relay, cert_name=""))
     assert "certificate is not trusted: self-signed certificate" in await refusal(relay.url, Options(websocket=True))
     insecure = node_at(relay, cert_name="sha256-raw:never looked at", insecure_for_tests=True)
@@ -80,15 +80,13 @@ async def test_a_certificate_of_nobody_is_not_trusted_unless_in_tests(relay: Rel
         await client.ping()
 
 
-async def test_the_systems_roots_are_those_that_the_environment_names(
-    relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_environment_sets_the_systems_roots(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(relay.certificate))
     async with asyncio.timeout(SECONDS), DerpClient(relay.url) as client:
         await client.ping()
 
 
-async def test_tls_where_there_is_none_is_said_to_be_so() -> None:
+async def test_tls_to_a_plain_port_is_an_error_with_the_reason() -> None:
     async with raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n", until=b"") as url:
         assert "no TLS with it" in await refusal(url.replace("http", "https"))
         assert "no WebSocket with" in await refusal(url.replace("http", "https"), Options(websocket=True))
@@ -101,7 +99,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def named(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A relay for a DNS name, with a certificate of an authority behind which the authority's own follows."""
+    """A relay for a DNS name, with a chain of an authority's certificate and the authority's own."""
     folder = tmp_path_factory.mktemp("named")
     authority.issue(folder, "derp.example.test")
     with (folder / "derp.example.test.crt").open("ab") as chain:
@@ -119,7 +117,7 @@ def trusting(authority: Authority) -> Options:
 
 
 @pytest.mark.parametrize("websocket", [False, True], ids=["tcp", "websocket"])
-async def test_the_programs_own_roots_count_and_a_map_leads_around_dns(
+async def test_the_programs_own_roots_are_trusted_and_a_maps_address_replaces_dns(
     named: Server,
     authority: Authority,
     websocket: bool,  # noqa: FBT001
@@ -133,14 +131,14 @@ async def test_the_programs_own_roots_count_and_a_map_leads_around_dns(
     assert "not trusted" in await refusal(named_node(named), Options(websocket=websocket))
 
 
-async def test_another_name_may_be_expected_than_is_asked_for(named: Server, authority: Authority) -> None:
+async def test_the_expected_name_may_differ_from_the_requested_one(named: Server, authority: Authority) -> None:
     options = trusting(authority)
     other = named_node(named, cert_name="other.example.test")
     assert "is not for other.example.test" in await refusal(other, options)
     same = named_node(named, cert_name="DERP.example.test.")
     async with asyncio.timeout(SECONDS), DerpClient(same, None, options) as client:
         await client.ping()
-    assert "not trusted" in await refusal(same)  # by whom is one thing, for whom another
+    assert "not trusted" in await refusal(same)  # a trusted authority, but another name
 
 
 async def test_a_chain_does_not_work_with_a_pin(named: Server, authority: Authority) -> None:

@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The examples do what their texts describe."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def test_the_first_packet_arrives(relay: Relay) -> None:
     assert "'the first packet' went from" in done.stdout
 
 
-def test_what_prevents_the_first_packet_is_said(relay: Relay) -> None:
+def test_the_reason_for_a_missing_first_packet_is_printed(relay: Relay) -> None:
     for url, why in (
         (f"http://{HOST}:{free_port()}", "Connection refused"),
         (relay.url, "not trusted"),
@@ -47,7 +47,7 @@ def test_what_prevents_the_first_packet_is_said(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("ignored", ["", "INT"], ids=["", "SIGINT ignored at the start"])
-async def test_who_is_here_sees_others_come_and_go(relay: Relay, ignored: str) -> None:
+async def test_the_example_who_is_here_lists_new_and_removed_clients(relay: Relay, ignored: str) -> None:
     """A program that a script starts in the background inherits an ignored SIGINT."""
     node = Node("900a", 900, HOST, cert_name=relay.pin, derp_port=relay.port)
     derp_map = relay.folder / "map.json"

@@ -1,4 +1,4 @@
-"""The ways by which `derper.client` comes to a server, ours or the reference's, and two clients that have come."""
+"""The kinds of connection of `derper.client` to a server, ours or the reference's, and two connected clients."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ WAYS: Final = ("plain", "tls13", "tls12", "ws", "wss")
 
 @dataclass(frozen=True)
 class Way:
-    """How clients come to one relay."""
+    """A kind of connection to one relay."""
 
     relay: Relay
     name: str
@@ -32,7 +32,7 @@ class Way:
 
     @property
     def biggest(self) -> int:
-        """The biggest packet for this way: the reference closes on a WebSocket message over 32,768 bytes."""
+        """The biggest packet here: the reference closes on a WebSocket message over 32,768 bytes."""
         return 16_384 if self.options.websocket and isinstance(self.relay, GoDerper) else 65_536
 
     def client(self, private: NodePrivate | None = None, **changes: Any) -> DerpClient:  # noqa: ANN401  any option
@@ -55,7 +55,7 @@ async def two_clients(way: Way) -> AsyncIterator[tuple[DerpClient, DerpClient]]:
 
 
 async def expect(client: DerpClient, kind: type[M]) -> M:
-    """The next message, which has to be of this kind; the one that says that it is connected does not count."""
+    """Return the next message other than Connected; it has to be of this kind."""
     while isinstance(message := await client.receive(), Connected) and kind is not Connected:
         pass
     assert isinstance(message, kind), message
