@@ -1,4 +1,4 @@
-"""The tools as an operator runs them: `python -m derper TOOL …`, a process each."""
+"""The tools as an operator runs them: `python -m derper TOOL …`, each a process."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def tool(*words: str, stdin: str = "", **environ: str) -> subprocess.CompletedPr
 
 @dataclass(frozen=True)
 class Ran:
-    """What a tool said that ran in this process, which is quicker."""
+    """The result of a tool that ran in this process, which is quicker."""
 
     returncode: int
     stdout: str

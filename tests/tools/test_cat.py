@@ -1,4 +1,4 @@
-"""`derper cat`: two processes talk through a relay, ours and the reference's."""
+"""`derper cat`: two processes exchange data through a relay, ours and the reference's."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ async def key_of(process: Process) -> str:
 
 
 @pytest.mark.parametrize("how", [(), ("--websocket",)], ids=["tcp", "websocket"])
-async def test_what_one_says_the_other_hears_both_ways(relay: Relay, how: tuple[str, ...]) -> None:
+async def test_each_process_prints_the_input_of_the_other(relay: Relay, how: tuple[str, ...]) -> None:
     long = b"0123456789" * 2_000
     async with (
         asyncio.timeout(SECONDS),
@@ -59,7 +59,7 @@ async def test_what_one_says_the_other_hears_both_ways(relay: Relay, how: tuple[
         assert (listening.returncode, speaking.returncode) == (0, 0)
 
 
-async def test_a_peer_that_goes_ends_it(relay: Relay) -> None:
+async def test_cat_ends_when_its_peer_leaves(relay: Relay) -> None:
     async with asyncio.timeout(SECONDS), cat(relay) as listening:
         async with cat(relay, await key_of(listening)) as speaking:
             assert speaking.stdin
@@ -72,7 +72,7 @@ async def test_a_peer_that_goes_ends_it(relay: Relay) -> None:
         assert await listening.wait() == 0
 
 
-async def test_a_script_gets_a_line_of_json_for_each_thing_that_happens(relay: Relay) -> None:
+async def test_with_json_each_event_is_a_line(relay: Relay) -> None:
     async with asyncio.timeout(SECONDS), cat(relay, "--json") as listening:
         assert listening.stdout
         connected = json.loads(await listening.stdout.readline())
@@ -88,20 +88,20 @@ async def test_a_script_gets_a_line_of_json_for_each_thing_that_happens(relay: R
     ]
 
 
-async def test_a_key_file_says_who_comes(relay: Relay, tmp_path: Path) -> None:
+async def test_a_key_file_sets_the_clients_key(relay: Relay, tmp_path: Path) -> None:
     file = tmp_path / "cat.key"
     made = json_of(await asyncio.to_thread(tool, "keygen", str(file), "--json"))
     async with asyncio.timeout(SECONDS), cat(relay, "--key", str(file)) as process:
         assert await key_of(process) == made["public_key"]
 
 
-async def test_who_waits_in_vain_says_so(relay: Relay) -> None:
+async def test_a_wait_without_a_peer_ends_with_an_error(relay: Relay) -> None:
     done = await asyncio.to_thread(tool, "cat", relay.url, NOBODY, "--pin", relay.pin, "--wait", "0.5", stdin="hello?")
     assert done.returncode == 1
     assert "derper cat: nothing came for 0.5 s" in done.stderr
 
 
-def test_what_cannot_be_is_said_in_a_sentence(relay: Relay) -> None:
+def test_invalid_arguments_are_errors_of_one_sentence(relay: Relay) -> None:
     for words, code, says in (
         ((), 2, "usage: derper cat"),
         ((relay.url, "somebody", "--pin", relay.pin), 1, "somebody is no key"),

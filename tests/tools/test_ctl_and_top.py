@@ -1,4 +1,4 @@
-"""`derper ctl` and `derper top` at a running server of ours, over its admin listener."""
+"""`derper ctl` and `derper top` with a running server of ours, over its admin listener."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -35,7 +35,7 @@ async def client(relay: Relay) -> AsyncIterator[DerpClient]:
         yield client
 
 
-async def test_a_health_text_reaches_every_client_and_can_be_taken_back(
+async def test_a_health_text_reaches_every_client_and_can_be_cleared(
     client: DerpClient, place: tuple[str, str]
 ) -> None:
     said = await asyncio.to_thread(tool, "ctl", *place, "health", "back at six")
@@ -46,9 +46,7 @@ async def test_a_health_text_reaches_every_client_and_can_be_taken_back(
     assert await client.receive() == Health("")
 
 
-async def test_a_key_is_disconnected_and_one_that_is_not_here_is_said_not_to_be(
-    client: DerpClient, place: tuple[str, str]
-) -> None:
+async def test_a_key_is_disconnected_and_an_absent_one_is_reported(client: DerpClient, place: tuple[str, str]) -> None:
     done = await asyncio.to_thread(tool, "ctl", *place, "disconnect", str(client.key))
     assert (done.returncode, done.stderr) == (0, "connections closed: 1\n")
     with pytest.raises(NetworkError, match=r"closed|lost"):
@@ -58,7 +56,7 @@ async def test_a_key_is_disconnected_and_one_that_is_not_here_is_said_not_to_be(
     assert f"no client with the key {NOBODY} is connected" in again.stderr
 
 
-async def test_a_key_is_disconnected_by_what_top_shows_of_it(client: DerpClient, place: tuple[str, str]) -> None:
+async def test_a_key_can_be_disconnected_by_its_short_form_in_top(client: DerpClient, place: tuple[str, str]) -> None:
     shown = (await asyncio.to_thread(tool, "top", *place, "--once", "--interval", "0.1")).stdout
     (word,) = (word for word in shown.split() if word.startswith(str(client.key)[:24]))
     assert word != str(client.key)
@@ -87,7 +85,7 @@ async def test_a_prefix_of_two_keys_disconnects_neither_and_lists_them(relay: Re
             assert (await client.packet()).packet == b"still here"
 
 
-def test_the_place_and_json_may_follow_the_action_or_stand_before_it(place: tuple[str, str]) -> None:
+def test_the_address_and_json_flags_may_precede_or_follow_the_action(place: tuple[str, str]) -> None:
     for words in (("--json", *place, "health"), ("health", *place, "--json"), (*place, "health", "--json")):
         done = tool("ctl", *words)
         assert (done.returncode, json_of(done)) == (0, {"text": ""}), done.stderr
@@ -95,12 +93,12 @@ def test_the_place_and_json_may_follow_the_action_or_stand_before_it(place: tupl
     assert after.returncode == 0, after.stderr
 
 
-def test_a_reload_says_what_came_of_it(relay: Relay, place: tuple[str, str]) -> None:
+def test_a_reload_reports_its_result(relay: Relay, place: tuple[str, str]) -> None:
     assert tool("ctl", *place, "reload").stderr == "reloaded\n"
     relay.wait_for_log("event=reloaded")
 
 
-async def test_top_shows_who_moves_most(client: DerpClient, place: tuple[str, str]) -> None:
+async def test_top_shows_the_clients_with_the_most_traffic(client: DerpClient, place: tuple[str, str]) -> None:
     watching = asyncio.create_task(asyncio.to_thread(tool, "top", *place, "--json", "--interval", "1"))
     while not watching.done():
         await client.send(client.key, bytes(1_000))
@@ -114,7 +112,7 @@ async def test_top_shows_who_moves_most(client: DerpClient, place: tuple[str, st
     assert str(client.key)[:24] in shown.stdout
 
 
-async def test_a_drain_ends_the_server_in_order(tmp_path: Path) -> None:
+async def test_a_drain_ends_the_server_cleanly(tmp_path: Path) -> None:
     relay = OurDerper(tmp_path, flags=("-admin", f"unix:{tmp_path}/admin.sock"))
     relay.start()
     async with asyncio.timeout(SECONDS), DerpClient(relay.url) as client:
@@ -123,13 +121,13 @@ async def test_a_drain_ends_the_server_in_order(tmp_path: Path) -> None:
         while not isinstance(await client.receive(), Disconnected):
             pass
         relay.wait_for_log("drain requested by the operator")
-        with pytest.raises(RelayError, match="did not log"):  # waits until it has ended
+        with pytest.raises(RelayError, match="did not log"):  # waits until the server has ended
             await asyncio.to_thread(relay.wait_for_log, "never logged")
     with pytest.raises(RelayError, match="died with exit code 0"):
         relay.stop()
 
 
-def test_an_address_wants_the_token_for_changes(tmp_path: Path) -> None:
+def test_changes_over_an_address_need_the_token(tmp_path: Path) -> None:
     token, port = tmp_path / "token", free_port()
     token.write_text(TOKEN)
     with OurDerper(tmp_path / "relay", flags=("-admin", f"{HOST}:{port}", "-admin-token-file", str(token))):
@@ -154,7 +152,7 @@ def test_an_address_wants_the_token_for_changes(tmp_path: Path) -> None:
         (("ctl", "disconnect", "x"), 1, "or the first 4 or more; got 'x'"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:
+def test_invalid_arguments_are_errors_of_one_sentence(words: tuple[str, ...], code: int, says: str) -> None:
     done = inline(*words)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr

@@ -1,4 +1,4 @@
-"""`derper doctor` against our server and the reference's: green when all is well, and red where it is not."""
+"""`derper doctor` with our server and the reference's: green without faults, and red at a fault."""
 
 import asyncio
 import json
@@ -20,14 +20,14 @@ from derper.protocol.derpmap import DerpMap, Node, Region
 
 @dataclass(frozen=True)
 class Full:
-    """A relay with everything on: TLS, STUN, plain HTTP beside."""
+    """A relay with all services: TLS, STUN and plain HTTP."""
 
     relay: Relay
     stun_port: int
     http_port: int
 
     def doctor(self, *words: str, pin: str | None = None) -> dict[str, Any]:
-        """What it found, by check."""
+        """Return the findings by check."""
         ports = ("--stun-port", str(self.stun_port), "--http-port", str(self.http_port))
         trusted = ("--pin", self.relay.pin if pin is None else pin)
         return findings(tool("doctor", f"{HOST}:{self.relay.port}", *ports, *trusted, "--json", *words))
@@ -56,7 +56,7 @@ def states(checks: dict[str, Any]) -> dict[str, str]:
     return {name: check["state"] for name, check in checks.items()}
 
 
-def test_a_relay_that_does_all_is_green(full: Full) -> None:
+def test_a_relay_with_all_services_is_green(full: Full) -> None:
     checks = full.doctor()
     assert states(checks) == {
         "DNS IPv4": "good",
@@ -66,7 +66,7 @@ def test_a_relay_that_does_all_is_green(full: Full) -> None:
         "upgrade": "good",
         "login": "good",
         "packet": "good",
-        "WebSocket": "note",  # it works; but a browser knows no pins
+        "WebSocket": "note",  # it works, but browsers do not support pins
         "STUN IPv4": "good",
         f"port {full.http_port}": "good",
     }
@@ -76,7 +76,7 @@ def test_a_relay_that_does_all_is_green(full: Full) -> None:
     assert f"sees us at {HOST} port " in checks["STUN IPv4"]["says"]
 
 
-def test_a_certificate_that_is_not_trusted_is_red_and_its_pin_is_told(full: Full) -> None:
+def test_an_untrusted_certificate_is_red_and_its_pin_is_shown(full: Full) -> None:
     checks = full.doctor(pin="")
     assert checks["certificate"]["state"] == "red"
     assert full.relay.pin in checks["certificate"]["advice"]
@@ -86,7 +86,7 @@ def test_a_certificate_that_is_not_trusted_is_red_and_its_pin_is_told(full: Full
     assert full.relay.pin in wrong["certificate"]["advice"]
 
 
-def test_people_get_a_line_a_check_and_what_to_do(full: Full) -> None:
+def test_the_text_output_has_a_line_for_each_check_and_remedies(full: Full) -> None:
     where = f"{HOST}:{full.relay.port}"
     done = tool("doctor", where, "--stun-port", "-1", "--pin", "sha256-raw:" + "0" * 64)
     assert done.returncode == 1
@@ -94,7 +94,7 @@ def test_people_get_a_line_a_check_and_what_to_do(full: Full) -> None:
     assert "  ok   TCP IPv4" in done.stdout
     assert "  RED  certificate" in done.stdout
     assert "→" in done.stdout
-    assert "\x1b" not in done.stdout  # no colours where nobody looks
+    assert "\x1b" not in done.stdout  # no colours without a terminal
 
 
 def test_silent_stun_is_red(full: Full) -> None:
@@ -107,7 +107,7 @@ def test_silent_stun_is_red(full: Full) -> None:
     assert states(checks)["packet"] == "good"
 
 
-def test_a_map_is_looked_at_node_by_node(full: Full, tmp_path: Path) -> None:
+def test_a_map_is_checked_node_by_node(full: Full, tmp_path: Path) -> None:
     good = Node("900a", 900, HOST, cert_name=full.relay.pin, derp_port=full.relay.port, stun_port=-1)
     down = Node("901a", 901, HOST, derp_port=free_port(), stun_port=-1)
     written = DerpMap({900: Region(900, "up", nodes=(good,)), 901: Region(901, "down", nodes=(down,))}).to_json()
@@ -147,7 +147,7 @@ def map_of(folder: Path, node: Node) -> Path:
     return written
 
 
-def test_plain_http_is_looked_at_by_its_url(tmp_path: Path) -> None:
+def test_plain_http_is_checked_by_its_url(tmp_path: Path) -> None:
     with OurDerper(tmp_path) as plain:
         checks = findings(tool("doctor", plain.url, "--stun-port", "-1", "--json"))
     assert set(states(checks).values()) == {"good", "note"}
@@ -192,7 +192,7 @@ async def test_a_certificate_near_or_past_its_end_is_red(
         (timedelta(days=1), timedelta(days=30), "certificate is not yet valid", "clock"),
     ],
 )
-def test_a_certificate_out_of_its_dates_is_red_even_where_the_map_ignores_it(
+def test_a_certificate_outside_its_validity_is_red_even_if_the_map_ignores_it(
     tmp_path: Path, begins: timedelta, life: timedelta, says: str, advice: str
 ) -> None:
     name, authority = "derp.example.test", Authority(tmp_path)
@@ -217,7 +217,7 @@ def test_a_certificate_out_of_its_dates_is_red_even_where_the_map_ignores_it(
         assert (json_of(in_json), f"{name}: {says}" in in_json.stderr) == ([], True)
 
 
-def test_a_relay_that_refuses_its_clients_is_red_at_the_login_alone(tmp_path: Path) -> None:
+def test_a_relay_that_rejects_its_clients_is_red_only_at_the_login(tmp_path: Path) -> None:
     with OurDerper(tmp_path, flags=("-verify-clients", "-socket", str(tmp_path / "nobody"))) as closed:
         checks = findings(tool("doctor", closed.url, "--stun-port", "-1", "--json"))
     assert states(checks) == {
@@ -240,14 +240,14 @@ def test_a_relay_that_refuses_its_clients_is_red_at_the_login_alone(tmp_path: Pa
         ((__file__,), 1, "is not a DERP map (JSON"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:
+def test_invalid_arguments_are_errors_of_one_sentence(words: tuple[str, ...], code: int, says: str) -> None:
     done = inline("doctor", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_name_that_is_nowhere_is_red_with_what_to_do() -> None:
+def test_an_unknown_name_is_red_with_a_remedy() -> None:
     checks = findings(inline("doctor", "derp.invalid", "--stun-port", "-1", "--json"))
     assert states(checks)["DNS"] == "red"
     assert "A or AAAA" in checks["DNS"]["advice"]

@@ -1,4 +1,4 @@
-"""`derper map` names the server that its words start, and `derper keygen` makes what the server reads."""
+"""`derper map` writes the map entry of a server with the same flags; `derper keygen` makes the server's key files."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def node_of(*words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [OurDerper, GoDerper], ids=lambda kind: kind.name)
-async def test_clients_come_in_by_the_entry_of_a_self_signed_server(kind: type[Relay], tmp_path: Path) -> None:
+async def test_clients_connect_with_the_entry_of_a_self_signed_server(kind: type[Relay], tmp_path: Path) -> None:
     with kind(tmp_path, tls=True) as relay:
         words = ("-certmode", "manual", "-hostname", HOST, "-certdir", str(tmp_path / "certs"), "-stun=false")
         done = tool("map", *words, "-a", f"{HOST}:{relay.port}", "-http-port=-1", "-json")
@@ -38,13 +38,13 @@ async def test_clients_come_in_by_the_entry_of_a_self_signed_server(kind: type[R
             assert client.connected
 
 
-def test_only_what_differs_from_a_maps_defaults_is_written(tmp_path: Path) -> None:
+def test_only_values_that_differ_from_a_maps_defaults_are_written(tmp_path: Path) -> None:
     name = "derp.example.test"
     Authority(tmp_path).issue(tmp_path, name)
     manual = ("-hostname", name, "-certmode", "manual", "-certdir", str(tmp_path))
     usual = {"Name": "900a", "RegionID": 900, "HostName": name, "CanPort80": True}
     assert node_of(*manual) == usual
-    assert node_of("-hostname", name) == usual  # ACME: there need not be a certificate yet
+    assert node_of("-hostname", name) == usual  # ACME: no certificate is needed yet
     assert node_of(*manual, "-a", "192.0.2.1:8443", "-stun-port", "3479", "-http-port", "-1") == {
         "Name": "900a", "RegionID": 900, "HostName": name, "DERPPort": 8443, "STUNPort": 3479,
     }  # fmt: skip
@@ -57,13 +57,13 @@ def test_only_what_differs_from_a_maps_defaults_is_written(tmp_path: Path) -> No
     assert node_of("-settings", str(settings)) == usual | {"STUNPort": 3480}
 
 
-def test_a_server_without_tls_is_said_to_want_a_proxy() -> None:
+def test_a_server_without_tls_has_a_note_that_it_needs_a_proxy() -> None:
     done = inline("map", "-hostname", "derp.example.test", "-a", ":3340", "-json")
     assert "DERPPort" not in done.stdout
     assert "only through a TLS proxy" in done.stderr
 
 
-def test_both_forms_say_the_same_ready_to_paste() -> None:
+def test_both_forms_have_the_same_entry() -> None:
     words = ("-hostname", "derp.example.test", "-region-code", "home: 1", "-stun-port", "3479")
     wanted = json_of(inline("map", *words, "-json"))["Regions"]
     policy = inline("map", *words, "-for", "tailscale").stdout
@@ -89,14 +89,14 @@ def test_both_forms_say_the_same_ready_to_paste() -> None:
         (("-nonsense",), 2, "flag provided but not defined: -nonsense"),
     ],
 )
-def test_an_entry_that_cannot_be_is_refused_in_a_sentence(words: tuple[str, ...], code: int, says: str) -> None:
+def test_an_impossible_entry_is_an_error_of_one_sentence(words: tuple[str, ...], code: int, says: str) -> None:
     done = inline("map", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_key_file_is_one_that_the_server_starts_with(tmp_path: Path) -> None:
+def test_the_server_starts_with_a_created_key_file(tmp_path: Path) -> None:
     file = tmp_path / "derper.key"
     done = tool("keygen", str(file), "--json")
     public = json_of(done)["public_key"]
@@ -109,13 +109,13 @@ def test_a_key_file_is_one_that_the_server_starts_with(tmp_path: Path) -> None:
     assert "keys are never overwritten" in again.stderr
 
 
-def test_without_a_file_the_key_is_printed_and_nothing_else() -> None:
+def test_without_a_file_only_the_key_is_printed() -> None:
     done = tool("keygen")
     assert done.returncode == 0
     assert done.stderr == f"public key: {parse_key_file(done.stdout.encode()).public()}\n"
 
 
-def test_a_mesh_key_is_new_each_time_and_fits_its_file(tmp_path: Path) -> None:
+def test_a_mesh_key_is_new_each_time_and_valid_in_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mesh.key"
     assert inline("keygen", "--mesh", str(file)).returncode == 0
     keys = {MeshKey.from_text(file.read_text()), MeshKey.from_text(inline("keygen", "--mesh").stdout)}

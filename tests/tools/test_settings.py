@@ -1,4 +1,4 @@
-"""`derper settings`, the real program: each value, where it comes from, and no secret."""
+"""`derper settings` as a process: each value and its source, without secrets."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def settings(folder: Path, *words: str, **environ: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def test_each_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+def test_each_value_is_shown_with_its_source(tmp_path: Path) -> None:
     file = tmp_path / "derper.toml"
     file.write_text("hostname = 'derp.example.com'\n[acme.eab]\nkey = '" + PLANTED + "'\nkid = 'k'")
     words = (
@@ -50,7 +50,7 @@ def test_each_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
         assert secret not in done.stdout + done.stderr
 
 
-def test_people_get_a_table_and_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+def test_the_text_output_is_a_table_and_invalid_settings_are_one_sentence(tmp_path: Path) -> None:
     done = settings(tmp_path, "-home", "blank")
     assert done.returncode == 0
     assert [line.split() for line in done.stdout.splitlines() if line.startswith("-home")] == [
@@ -67,7 +67,7 @@ def values(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]
     return {entry["name"]: (entry["value"], entry["source"]) for entry in json.loads(done.stdout)}
 
 
-def test_a_default_of_the_machine_is_shown_as_it_is_resolved(tmp_path: Path) -> None:
+def test_a_default_that_depends_on_the_machine_is_shown_resolved(tmp_path: Path) -> None:
     shown = values(settings(tmp_path, "-json", XDG_CACHE_HOME=str(tmp_path / "cache"), DERPER_SHARDS=""))
     around = Environment.of_this_process()
     assert shown["-shards"] == (str(around.cores), "default")
@@ -93,7 +93,7 @@ def test_the_default_key_file_of_root_is_shown(
     )
 
 
-def test_what_another_flag_or_a_variable_decides_is_shown_as_it_is_resolved(tmp_path: Path) -> None:
+def test_a_value_set_by_another_flag_or_a_variable_is_shown_resolved(tmp_path: Path) -> None:
     words = ("-dev", "-admin=unix", "-max-queued-bytes=0", "-json")
     shown = values(settings(tmp_path, *words, RUNTIME_DIRECTORY="/run/derper", DERPER_SHARDS="3", DERP_DEBUG_LOGS="1"))
     assert shown["-a"] == (":3340", "default")
