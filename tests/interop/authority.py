@@ -1,4 +1,4 @@
-"""A certificate authority for a test's region: its nodes have certificates of it and trust nobody else."""
+"""A certificate authority for a test's region: it issues its nodes' certificates, and they trust no other."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address

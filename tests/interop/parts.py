@@ -1,9 +1,8 @@
 """The Go programs that the tests run beside ours, built from source at pinned versions.
 
-Each is a small module of its own (`goserver/`, `goclient/`, `acmeserver/` ...): their dependencies do not agree.
-`program` builds what is not yet there, into `.cache/go/` under a name that changes with the sources: a second run
-builds nothing.
-`python tests/interop/parts.py` builds them all. Nothing here starts a server: see `relays.py`.
+Each is a separate small module (`goserver/`, `goclient/`, `acmeserver/` ...), because their dependencies conflict.
+`program` builds missing programs into `.cache/go/`, under a name that changes with the sources: a second run builds
+nothing. `python tests/interop/parts.py` builds all of them. Nothing here starts a server: see `relays.py`.
 """
 
 import fcntl
@@ -27,7 +26,7 @@ NO_GO: Final = (
     "https://go.dev/dl/, or `apt-get install golang-go` where that is new enough"
 )
 
-# The modules ask for a newer Go than most systems have: `go` fetches it. What is built must not depend on a C compiler,
+# The modules need a newer Go than most systems have: `go` fetches it. A build must not depend on a C compiler,
 # on a workspace around the repository, or on versions that are not in go.sum.
 GO_ENVIRONMENT: Final = {
     "GOTOOLCHAIN": "auto",
@@ -38,12 +37,12 @@ GO_ENVIRONMENT: Final = {
 
 
 class PartError(Exception):
-    """A part can not be had here; the message says what is missing and how to get it."""
+    """A program cannot be built here; the message has the missing program and how to install it."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """How one program is built: `package` in the module in `folder`, whose go.mod may be a second one, `modfile`."""
+    """The build of one program: `package` of the module in `folder`, with go.mod or another file, `modfile`."""
 
     folder: str
     package: str
@@ -51,7 +50,7 @@ class Part:
     modfile: str = field(default="go.mod", repr=False)
 
 
-# With the command line in the same program, and without what a node in userspace does not use: half the time to build.
+# With the command line in the same program, without features that userspace nodes do not use: half the time.
 _LEFT_OUT: Final = (
     "acme appconnectors aws bird capture clientupdate cloud completion conn25 dbus desktop_sessions doctor "
     "drive identityfederation iptables kube networkmanager oauthkey portmapper posture qrcodes "
@@ -66,7 +65,7 @@ PARTS: Final = {
     "pebble": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble"),
     "pebble-challtestsrv": Part("acmeserver", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv"),
     "derpprobe": Part("goprobe", "tailscale.com/cmd/derpprobe"),
-    "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # lets it come as a browser does
+    "derpcheck": Part("goclient", ".", tags="ts_debug_websockets"),  # enables WebSockets, as in a browser
     "oldcheck": Part("oldclient", "."),
     "oldestcheck": Part("oldclient", ".", modfile="oldest.mod"),
     "tailscaled": Part("tailnet", "tailscale.com/cmd/tailscaled", tags=TAILSCALED_TAGS),
@@ -76,10 +75,10 @@ PARTS: Final = {
 
 
 def program(name: str) -> Path:
-    """The path of a Go program, built if need be. Several processes may ask at once; one builds, the others wait.
+    """Return the path of a Go program; build it if missing. Of several processes, one builds and the others wait.
 
     Raises:
-        PartError: there is no Go, or it fails.
+        PartError: Go is missing, or the build fails.
     """
     part = PARTS[name]
     home = CACHE / f"{name}-{_fingerprint(part)}"

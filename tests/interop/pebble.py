@@ -1,7 +1,7 @@
-"""Pebble, Let's Encrypt's own test server: a CA that looks at our ports for real, started by the test.
+"""Pebble, Let's Encrypt's own test server: a CA that checks challenges at our ports, started by the test.
 
-Every name leads to 127.0.0.1, by the DNS server that comes with it, which also takes TXT records. Pebble keeps nothing:
-started again it is another CA, with another root, that knows no account.
+Its DNS server resolves every name to 127.0.0.1, and accepts TXT records. Pebble stores nothing: after a restart it is
+another CA, with another root and no accounts.
 """
 
 import json
@@ -22,19 +22,19 @@ from parts import program
 from relays import HOST, START_SECONDS, free_port
 
 DAY: Final = 86_400
-PROFILES: Final = {"default": 90 * DAY, "shortlived": 6 * DAY}  # seconds that certificates live
+PROFILES: Final = {"default": 90 * DAY, "shortlived": 6 * DAY}  # lifetime of certificates in seconds
 EAB_KID: Final = "kid-1"
 EAB_KEY: Final = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
 
 class Pebble:
-    """One CA, and the DNS that it believes.
+    """One CA and its DNS server.
 
     Args:
-        folder: for its files; may not exist yet.
-        profiles: what it issues, by name, with the seconds that it is good for.
-        nonce_rejects: how many of a hundred good nonces it refuses.
-        binds: it takes only accounts that are bound to `EAB_KID`.
+        folder: for its files; created if missing.
+        profiles: the profiles of certificates by name, with their lifetime in seconds.
+        nonce_rejects: the percentage of valid nonces that it rejects.
+        binds: it accepts only accounts that are bound to `EAB_KID`.
     """
 
     def __init__(
@@ -86,30 +86,30 @@ class Pebble:
 
     @property
     def flags(self) -> Sequence[str]:
-        """What a server of ours is started with to have its certificates from here."""
+        """The flags of a server of ours that gets its certificates here."""
         return (
             *("-acme-directory", self.url, "-acme-directory-ca", str(self.roots)),
             *("-a", f"{HOST}:{self.tls_port}", "-http-port", str(self.http_port), "-tls", "on"),
         )
 
     def root(self) -> str:
-        """The root of what it issues, in PEM."""
+        """The CA's root certificate in PEM."""
         return self._ask(f"https://{HOST}:{self._admin}/roots/0").decode()
 
     def context(self) -> ssl.SSLContext:
-        """Trust what it issues."""
+        """Return a TLS context that trusts this CA."""
         context = ssl.create_default_context(cadata=self.root())
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
 
     def suggest(self, certificate: str, start: datetime, end: datetime) -> None:
-        """Want a certificate (PEM) renewed between these times."""
+        """Suggest the renewal of a certificate (PEM) between these times."""
         window = {"suggestedWindow": {"start": start.isoformat(), "end": end.isoformat()}}
         wish = {"Certificate": certificate, "ARIResponse": json.dumps(window)}
         self._ask(f"https://{HOST}:{self._admin}/set-renewal-info/", wish)
 
     def orders(self) -> int:
-        """Return how many certificates were asked for so far."""
+        """Return the number of orders so far."""
         return self.log().count("Added order ")
 
     def log(self) -> str:

@@ -1,4 +1,4 @@
-"""The real Tailscale client against a server: one run of `goclient/`'s derpcheck, as a verdict in Python."""
+"""The real Tailscale client against a server: one run of derpcheck (`goclient/`) with its verdict."""
 
 import json
 import os
@@ -14,20 +14,20 @@ SECONDS = 30
 
 @dataclass(frozen=True)
 class Verdict:
-    """What derpcheck printed, and its client's log."""
+    """The output of derpcheck, and its client's log."""
 
     scenario: str
     ok: bool
     error: str
     seconds: float
-    notes: dict[str, Any]  # figures by name; which ones depends on the scenario
+    notes: dict[str, Any]  # figures by name, depending on the scenario
     log: str
 
 
 def check(
     scenario: str, url: str, *flags: str, env: Mapping[str, str] | None = None, seconds: int = SECONDS
 ) -> Verdict:
-    """Run one scenario (`derpcheck -h` lists them) with the real client against the server at `url`."""
+    """Run one scenario (`derpcheck -h` lists them) with the real client at the server `url`."""
     done = subprocess.run(
         [program("derpcheck"), "-url", url, "-timeout", f"{seconds}s", *flags, scenario],
         stdin=subprocess.DEVNULL,

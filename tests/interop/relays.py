@@ -1,8 +1,8 @@
-"""DERP servers as processes of their own: the reference's and ours, started the same way.
+"""DERP servers as separate processes: the reference's and ours, started in the same way.
 
-A relay listens on 127.0.0.1, plain or with TLS and a certificate of its own making; both servers take the same flags
-and say their pin in the same line of the log. Used as a context, it is ready when the block begins; when the block ends
-it is stopped, and it is an error if it had died before.
+A relay listens on 127.0.0.1, plain or with TLS and a self-signed certificate; both servers have the same flags and log
+their pin in the same line. Used as a context manager, it is ready when the block begins and is stopped after the block;
+if it died before, that is an error.
 """
 
 import random
@@ -31,15 +31,15 @@ class RelayError(Exception):
 
 
 class Relay:
-    """One server process; a subclass says which program.
+    """One server process; a subclass sets the program.
 
     Args:
-        folder: holds its key, certificates and log; may not exist yet. A relay that is started again with the same
+        folder: for its key, certificates and log; created if missing. A relay that is started again with the same
             folder has the same identity.
         tls: serve TLS with a self-signed certificate (TLS 1.2 and 1.3), else plain HTTP.
-        flags: further flags. STUN is off unless they switch it on; a flag given here overrides one of ours.
+        flags: further flags. STUN is off unless they enable it; they override the same default flags.
         env: added to this process's environment.
-        before: words that stand before the command, such as `prlimit` with its options.
+        before: words before the command, such as `prlimit` with its options.
     """
 
     name: ClassVar[str]
@@ -62,12 +62,12 @@ class Relay:
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        """The program, and what must stand before its flags."""
+        """Return the command without its flags."""
         raise NotImplementedError
 
     @property
     def url(self) -> str:
-        """Where clients go, without a path."""
+        """The URL for clients, without a path."""
         return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}"
 
     @property
@@ -79,7 +79,7 @@ class Relay:
 
     @property
     def certificate(self) -> Path:
-        """The PEM file of the certificate that it made for itself."""
+        """The PEM file of its self-signed certificate."""
         return self.folder / "certs" / f"{HOST}.crt"
 
     @property
@@ -87,14 +87,14 @@ class Relay:
         return self._running().pid
 
     def log(self) -> str:
-        """All that it has written so far."""
+        """Return all that the server has written so far."""
         return self._log_path().read_text(errors="replace")
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def wait_for_log(self, pattern: str, seconds: float = START_SECONDS) -> re.Match[str]:
-        """The first place in its log that matches `pattern`, once it is there."""
+        """Wait for a match of `pattern` in the log; return the first one."""
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.log())):
             if self._exited_within(LOOK_AGAIN_SECONDS) or time.monotonic() > deadline:
@@ -102,7 +102,7 @@ class Relay:
         return found
 
     def start(self) -> None:
-        """Start it on a free port and return when it accepts connections there."""
+        """Start the server on a free port; return when it accepts connections there."""
         for last_try in (False, False, False, True):
             self.port = free_port()
             self._launch()
@@ -114,13 +114,13 @@ class Relay:
                 raise RelayError(message)
 
     def restart(self) -> None:
-        """End it in order and start it again where it was."""
+        """Stop the server cleanly and start it again on the same port."""
         if (code := self.stop()) != 0:
             raise RelayError(self._told(f"ended with exit code {code} after SIGTERM"))
         self.start_again()
 
     def start_again(self) -> None:
-        """Start it where it was: same port, same identity."""
+        """Start the server again, with the same port and identity."""
         self._launch()
         if not self._listens_in_time():
             message = self._told("did not start again")
@@ -128,10 +128,10 @@ class Relay:
             raise RelayError(message)
 
     def stop(self) -> int:
-        """End it with SIGTERM; gives its exit code.
+        """Stop the server with SIGTERM; return its exit code.
 
         Raises:
-            RelayError: it had died before, or does not stop in time.
+            RelayError: the server died before, or does not stop in time.
         """
         process = self._running()
         if process.poll() is not None:
@@ -149,7 +149,7 @@ class Relay:
         return code
 
     def kill(self) -> None:
-        """End it at once, without a chance to say goodbye."""
+        """Kill the server at once, without a drain."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -230,10 +230,10 @@ class OurDerper(Relay):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now.
+    """Return a TCP port of 127.0.0.1 that is free now.
 
-    It lies below the range from which the kernel takes ports for outgoing connections, so that none of the many
-    connections of a test run gets it before the server does.
+    It is below the kernel's range of ports for outgoing connections, so that none of the many connections of a test
+    run gets it before the server does.
     """
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:

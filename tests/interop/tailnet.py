@@ -1,7 +1,7 @@
-"""A tailnet of its own for a test: Headscale, and real tailscaled nodes that know one relay alone.
+"""A separate tailnet for a test: Headscale, and real tailscaled nodes that know only one relay.
 
-Everything listens on 127.0.0.1 and lives in one folder. The nodes speak to each other over DERP only, whatever ways
-there are, and need no privileges: their network is in userspace.
+All programs listen on 127.0.0.1 and have their files in one folder. The nodes reach each other only over DERP, and need
+no privileges: their network is in userspace.
 """
 
 import base64
@@ -62,11 +62,11 @@ regions:
 
 
 class TailnetError(AssertionError):
-    """A part did not do what was waited for; the message ends with its log."""
+    """A program did not do what the test waited for; the message ends with its log."""
 
 
 class Daemon:
-    """A program in a folder of its own, with its log there."""
+    """A program with its own folder, which has its log."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Daemon:
         return (self.folder / "log").read_text(errors="replace")
 
     def wait_until(self, what: str, holds: Callable[[], object], seconds: float = SECONDS) -> None:
-        """Return when something holds; nothing tells of it but looking again."""
+        """Wait until a condition holds, by polling."""
         deadline = time.monotonic() + seconds
         while not holds():
             if self._process is not None and self._process.poll() is not None:
@@ -113,7 +113,7 @@ class Daemon:
 
 
 class Headscale(Daemon):
-    """The control server; `port` is known before it is started, so that a relay can be told of it."""
+    """The control server; `port` is known before the start, so that a relay's flags can contain it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -124,7 +124,7 @@ class Headscale(Daemon):
         return f"http://{HOST}:{self.port}"
 
     def start(self, relay: Relay, stun_port: int) -> None:
-        """Serve a tailnet whose DERP map names this relay alone."""
+        """Serve a tailnet whose DERP map has only this relay."""
         derp = DERP_YAML.format(region=REGION, host=HOST, port=relay.port, stun=stun_port, pin=relay.pin)
         (self.folder / "derp.yaml").write_text(derp)
         (self.folder / "config.yaml").write_text(
@@ -135,7 +135,7 @@ class Headscale(Daemon):
         self.run("users", "create", "tester")
 
     def run(self, *words: str) -> Any:  # noqa: ANN401  whatever JSON it answers with
-        """Run one of its commands; gives its JSON."""
+        """Run one of Headscale's commands; return its JSON output."""
         done = subprocess.run(
             [program("headscale"), "-c", "config.yaml", *words, "-o", "json"],
             cwd=self.folder, capture_output=True, text=True, timeout=SECONDS, check=False,
@@ -172,7 +172,7 @@ class Node(Daemon):
         self.wait_until("it has a home", lambda: self.status()["Self"]["Relay"] == "mine")
 
     def say(self, *words: str) -> str:
-        """Run the `tailscale` command with it; gives what is printed."""
+        """Run the `tailscale` command with this node; return its output."""
         done = subprocess.run(
             self._command(*words), executable=program("tailscaled"),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * SECONDS, check=False,
@@ -182,7 +182,7 @@ class Node(Daemon):
         return done.stdout
 
     def _command(self, *words: str) -> list[str]:
-        """The words of the `tailscale` command, which the daemon's program is when it is called by that name."""
+        """Return the `tailscale` command line: the daemon's program, called by that name."""
         return ["tailscale", "--socket", str(self.socket), *words]
 
     def status(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Node(Daemon):
         return status
 
     def knows(self, others: int) -> bool:
-        """Whether it has heard of so many other nodes."""
+        """Return whether the node knows at least this number of other nodes."""
         return len(self.status()["Peer"] or ()) == others
 
     @property
@@ -204,20 +204,20 @@ class Node(Daemon):
         return key
 
     def private(self) -> NodePrivate:
-        """Its node key, out of its state."""
+        """Return its node key from its state file."""
         state = json.loads((self.folder / "tailscaled.state").read_bytes())
         profile = json.loads(base64.b64decode(next(state[name] for name in state if name.startswith("profile-"))))
         return NodePrivate.from_text(profile["Config"]["PrivateNodeKey"])
 
     def fetch(self, ip: str, port: int) -> bytes:
-        """Read a TCP port of another node until its end."""
+        """Read from a TCP port of another node until the end of the stream."""
         with subprocess.Popen(
             self._command("nc", ip, str(port)), executable=program("tailscaled"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         ) as process:  # fmt: skip
             assert process.stdin is not None
             assert process.stdout is not None
-            fetched = process.stdout.read()  # it ends at once when its own input does, so that stays open
+            fetched = process.stdout.read()  # it ends when its standard input does, so that stays open
             process.stdin.close()
         return fetched
 

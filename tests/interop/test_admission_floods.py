@@ -1,4 +1,4 @@
-"""A flood of logins while a slow controller refuses every one: neither server admits any."""
+"""A flood of logins while a slow controller rejects all: neither server admits any."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Behind the real HAProxy, which passes TCP on with PROXY headers of both versions, and checks our health by itself."""
+"""Behind the real HAProxy, which forwards TCP with PROXY headers of both versions, and does its own health checks."""
 
 import csv
 import io
@@ -21,8 +21,8 @@ from derper.protocol.frames import PeerPresent, WatchConns
 from derper.protocol.keys import MeshKey
 from derper.protocol.login import ClientInfo
 
-PROXY = "127.0.0.2"  # whence HAProxy comes to us
-CLIENT = "127.0.0.3"  # whence its clients come to it
+PROXY = "127.0.0.2"  # HAProxy's source address
+CLIENT = "127.0.0.3"  # source address of HAProxy's clients
 MESH_KEY = MeshKey.from_text("cd" * 32)
 CONFIG = """
 global
@@ -56,16 +56,16 @@ class Behind:
 
     server: Server
     folder: Path
-    ports: dict[str, int]  # of HAProxy's doors, by name
+    ports: dict[str, int]  # of HAProxy's frontends, by name
 
     def come(self, name: str) -> Wire:
-        """A connection to one of HAProxy's doors, from an address of its own; over TLS if the server speaks it."""
+        """Return a connection to a frontend of HAProxy, from the clients' address; with TLS if the server uses it."""
         sock = socket.create_connection((HOST, self.ports[name]), SECONDS, source_address=(CLIENT, 0))
         tls = self.server.door.tls
         return Wire(sock if tls is None else tls.wrap_socket(sock, server_hostname=HOST))
 
     def come_by_file(self, name: str) -> Wire:
-        """The same without an address: over a Unix socket."""
+        """Return a connection without an address, over a Unix socket."""
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(SECONDS)
         sock.connect(str(self.folder / f"{name}.sock"))
@@ -73,7 +73,7 @@ class Behind:
         return Wire(sock if tls is None else tls.wrap_socket(sock, server_hostname=HOST))
 
     def health(self, name: str) -> str:
-        """How HAProxy finds the server, once it has looked."""
+        """Return HAProxy's status of the server after its first check."""
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             with socket.socket(socket.AF_UNIX) as asking:
@@ -108,7 +108,7 @@ def behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_a_client_relays_and_is_known_by_its_own_address(behind: Behind, version: str) -> None:
+def test_a_client_relays_and_has_its_own_address(behind: Behind, version: str) -> None:
     info = ClientInfo(mesh_key=MESH_KEY)
     with Client.join(behind.server.door, info=info) as watcher, Client(behind.come(version)) as client:
         watcher.wire.send(WatchConns().encode())
@@ -129,12 +129,12 @@ def test_a_client_relays_and_is_known_by_its_own_address(behind: Behind, version
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_its_health_checks_are_answered(behind: Behind, version: str) -> None:
+def test_health_checks_of_haproxy_succeed(behind: Behind, version: str) -> None:
     assert behind.health(version) == "L7OK"
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_who_comes_from_this_machine_sees_the_debug_pages_and_who_has_no_address_does_not(
+def test_loopback_clients_see_the_debug_pages_and_clients_without_an_address_do_not(
     behind: Behind, version: str
 ) -> None:
     with behind.come(version) as wire:
@@ -146,7 +146,7 @@ def test_who_comes_from_this_machine_sees_the_debug_pages_and_who_has_no_address
 
 
 def refused(behind: Behind, port: int, first: bytes) -> None:
-    """Expect that a connection that begins like this is ended in order, and that the log says why."""
+    """Expect a clean close of a connection that begins with `first`, and the reason in the log."""
     since = behind.server.mark()
     with RelayAddress(port).connect() as wire:
         wire.send(first)
@@ -157,16 +157,16 @@ def refused(behind: Behind, port: int, first: bytes) -> None:
 FORGED = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n" + request("GET", "/debug/")
 
 
-def test_a_proxy_that_says_nothing_is_no_way_in(behind: Behind) -> None:
+def test_a_proxys_connection_without_a_header_is_rejected(behind: Behind) -> None:
     refused(behind, behind.ports["without"], request("GET", "/"))
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_what_a_client_says_of_itself_is_not_believed(behind: Behind, version: str) -> None:
+def test_a_clients_own_proxy_header_is_rejected(behind: Behind, version: str) -> None:
     refused(behind, behind.ports[version], FORGED)
     refused(behind, behind.server.port, FORGED)
 
 
-def test_who_comes_without_the_proxy_is_served(behind: Behind) -> None:
+def test_direct_connections_are_served(behind: Behind) -> None:
     with Client.join(behind.server.door) as client:
         assert client.fence() == []

@@ -1,8 +1,8 @@
-"""The same frames to both servers: the same answers, and every counter of /debug/varz has moved by as much.
+"""The same frames to both servers: the same answers, and equal changes of every counter of /debug/varz.
 
-A story is told to ours and then to the reference. What it returns is what its clients were answered, with keys by their
-names; the counters are read before it and at its end while everybody is still there. When all have left, the gauges are
-what they were.
+A scenario runs with our server and then with the reference. It returns its clients' received frames, with names for the
+keys. The counters are read before it and at its end, while all clients are connected. After all have left, the gauges
+have their first values.
 """
 
 import re
@@ -31,8 +31,8 @@ VARYING: Final = re.compile(
 GAUGES: Final = re.compile(r"derp_(current_conn|current_home|current_notideal|clients|watchers|current_dup)")
 
 
-class Company:
-    """Those who come to one server, by name."""
+class Group:
+    """The clients of one server, by name."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -55,13 +55,13 @@ class Company:
         return {name: float(value) for name, _, value in pairs if not VARYING.match(name)}
 
     def moved(self) -> dict[str, float]:
-        """How far each sample is from where it was at first; those that are there again are left out."""
+        """Return the change of each sample since the start, without unchanged ones."""
         now = self.samples()
         steps = {name: value - self._was.get(name, 0) for name, value in now.items()}
         return {name: step for name, step in steps.items() if step}
 
     def named(self, name: str) -> NodePublic:
-        """The key of somebody who is not there."""
+        """Return the key of a client that is not connected."""
         return self.key(name).public()
 
     def key(self, name: str) -> NodePrivate:
@@ -74,8 +74,8 @@ class Company:
         self._here.append(client)
         return client
 
-    def knock(self) -> Client:
-        """Somebody who has been greeted, and has said nothing."""
+    def greeted(self) -> Client:
+        """Connect a client that gets ServerKey and sends nothing."""
         client = Client(self._door.connect(), self.key("a"))
         self._here.append(client)
         client.upgrade()
@@ -84,8 +84,8 @@ class Company:
     def join_mesh(self, name: str) -> Client:
         return self.join(name, info=ClientInfo(mesh_key=MESH_KEY))
 
-    def heard(self, client: Client) -> list[str]:
-        """What a client has been sent, until now or until its end."""
+    def received(self, client: Client) -> list[str]:
+        """Return the frames that a client got, until now or until its end."""
         told = []
         client.wire.offer(SendPacket(client.key, b"the end.").encode())
         try:
@@ -97,8 +97,8 @@ class Company:
             told.append("the end")
         return told
 
-    def heard_until(self, client: Client, frames: int) -> list[str]:
-        """The next frames of a client, which have to come, in no order."""
+    def received_until(self, client: Client, frames: int) -> list[str]:
+        """Return this number of next frames of a client, sorted."""
         came = [client.frame() for _ in range(frames)]
         return sorted(f"{frame.type:#x} {self._say(bytes(frame.payload))}" for frame in came)
 
@@ -108,7 +108,7 @@ class Company:
         return re.sub(rb"(\xff\xff\x7f\0\0\x01)..", rb"\1<port>", payload, flags=re.DOTALL).hex()
 
     def leave(self, client: Client) -> None:
-        """Close a connection, and wait until the server has seen that."""
+        """Close a connection, and wait until the server has noticed."""
         before = self.samples()["derp_current_connections"]
         client.wire.close()
         self._wait(lambda: self.samples()["derp_current_connections"] < before)
@@ -119,7 +119,7 @@ class Company:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the server has seen that nobody is there any more."""
+        """Wait until the server has noticed that no client is connected."""
         self._wait(lambda: not any(map(GAUGES.match, self.moved())))
 
     def _wait(self, until: Callable[[], bool]) -> None:
@@ -128,177 +128,177 @@ class Company:
             assert time.monotonic() < deadline, self.moved()
 
 
-Story = Callable[[Company], list[list[str]]]
-STORIES: Final[list[Story]] = []
+Scenario = Callable[[Group], list[list[str]]]
+SCENARIOS: Final[list[Scenario]] = []
 
 
-def story(told: Story) -> Story:
-    STORIES.append(told)
-    return told
+def scenario(run: Scenario) -> Scenario:
+    SCENARIOS.append(run)
+    return run
 
 
 def raw(kind: int, payload: bytes = b"") -> bytes:
     return struct.pack(">BI", kind, len(payload)) + payload
 
 
-@story
-def packets_of_all_sizes_arrive_and_one_byte_more_ends_the_sender(company: Company) -> list[list[str]]:
-    a, b = company.join("a"), company.join("b")
+@scenario
+def packets_of_all_sizes_arrive_and_one_byte_more_ends_the_sender(group: Group) -> list[list[str]]:
+    a, b = group.join("a"), group.join("b")
     for size in (0, 1, 61, 62, 65_535, 65_536):
         a.send(b.key, bytes(size))
     a.send(b.key, DISCO)
-    heard = [company.heard(a), company.heard_until(b, 7)]
+    received = [group.received(a), group.received_until(b, 7)]
     a.wire.offer(raw(0x04, b.key.raw + bytes(65_537)))
-    return [*heard, company.heard(a), company.heard_until(b, 1)]
+    return [*received, group.received(a), group.received_until(b, 1)]
 
 
-@story
-def what_has_no_receiver_is_dropped_and_at_most_three_disco_packets_are_answered(company: Company) -> list[list[str]]:
-    a = company.join("a")
+@scenario
+def packets_without_a_receiver_are_dropped_and_at_most_three_disco_packets_answered(group: Group) -> list[list[str]]:
+    a = group.join("a")
     for packet in (DISCO[:61], b"", bytes(1_000), b"\0" + DISCO, *[DISCO] * 6):
-        a.send(company.named("nobody"), packet)
+        a.send(group.named("nobody"), packet)
     a.send(NodePublic(bytes(32)), DISCO)
-    return [company.heard(a)]
+    return [group.received(a)]
 
 
-@story
-def frames_of_a_wrong_length_end_their_senders(company: Company) -> list[list[str]]:
+@scenario
+def frames_of_a_wrong_length_end_their_senders(group: Group) -> list[list[str]]:
     wrong = (
         *(raw(0x04, bytes(size)) for size in (0, 31)),
         *(raw(0x07, bytes(size)) for size in (0, 2)),
         *(raw(0x12, bytes(size)) for size in (0, 7, 8, 9, 1_000, 1_001)),
     )
-    heard = []
+    received = []
     for frame in wrong:
-        client = company.join("a")
+        client = group.join("a")
         client.wire.offer(frame)
-        heard.append(company.heard(client))
-    return heard
+        received.append(group.received(client))
+    return received
 
 
-@story
-def unknown_frames_are_thrown_away_up_to_their_limit(company: Company) -> list[list[str]]:
-    heard = []
+@scenario
+def unknown_frames_are_ignored_up_to_their_limit(group: Group) -> list[list[str]]:
+    received = []
     for frame in (*(raw(kind, bytes(100)) for kind in (0, 1, 2, 3, 5, 6, 8, 9, 0xB, 0x13, 0x14, 0x15, 0xFF)),
                   raw(0x77, bytes(65_568)), raw(0x77, bytes(65_569))):  # fmt: skip
-        client = company.join("a")
+        client = group.join("a")
         client.wire.offer(frame)
-        heard.append(company.heard(client))
-    return heard
+        received.append(group.received(client))
+    return received
 
 
-@story
-def what_only_a_mesh_peer_may_send_ends_others_and_in_a_wrong_length_itself(company: Company) -> list[list[str]]:
+@scenario
+def mesh_frames_end_clients_and_with_a_wrong_length_mesh_peers(group: Group) -> list[list[str]]:
     frames = [raw(0x0A, bytes(63)), raw(0x0A, bytes(64)), raw(0x10, b"x"), raw(0x10), raw(0x11, bytes(31)),
               raw(0x11, bytes(33)), raw(0x11, bytes(32))]  # fmt: skip
-    heard = []
-    for join in (company.join, company.join_mesh):
+    received = []
+    for join in (group.join, group.join_mesh):
         for frame in frames:
             client = join("a")
             client.wire.offer(frame)
-            heard.append(company.heard(client))
+            received.append(group.received(client))
             client.wire.close()
-            company.settle()
-    return heard
+            group.settle()
+    return received
 
 
-@story
-def a_home_is_counted_while_its_client_is_there(company: Company) -> list[list[str]]:
-    a, b = company.join("a"), company.join("b")
+@scenario
+def a_home_is_counted_while_its_client_is_connected(group: Group) -> list[list[str]]:
+    a, b = group.join("a"), group.join("b")
     for home in (True, True, False, False, True):
         a.wire.send(NotePreferred(home).encode())
     b.wire.send(raw(0x07, b"\x02"))
-    return [company.heard(a), company.heard(b)]
+    return [group.received(a), group.received(b)]
 
 
-@story
-def of_several_connections_of_a_key_the_one_that_spoke_last_receives(company: Company) -> list[list[str]]:
-    sender, first = company.join("sender"), company.join("a")
-    second, third = (company.join("a", key=first.private) for _ in range(2))
-    heard = []
+@scenario
+def the_connection_of_a_key_that_sent_last_receives(group: Group) -> list[list[str]]:
+    sender, first = group.join("sender"), group.join("a")
+    second, third = (group.join("a", key=first.private) for _ in range(2))
+    received = []
     for speaker in (third, first, second):
         if speaker is not third:
             speaker.ping()
         sender.send(first.key, b"one")
-        heard.append(company.heard_until(speaker, 1))
-    company.leave(second)
+        received.append(group.received_until(speaker, 1))
+    group.leave(second)
     sender.send(first.key, b"two")
-    return [*heard, company.heard_until(first, 1)]
+    return [*received, group.received_until(first, 1)]
 
 
-@story
-def who_got_packets_is_told_once_all_connections_of_the_key_are_gone(company: Company) -> list[list[str]]:
-    a, b = company.join("a"), company.join("b")
-    twin = company.join("a", key=a.private)
+@scenario
+def receivers_are_notified_after_all_connections_of_a_sender_are_gone(group: Group) -> list[list[str]]:
+    a, b = group.join("a"), group.join("b")
+    twin = group.join("a", key=a.private)
     for packet in (b"one", b"two"):
         twin.send(b.key, packet)
-    heard = [company.heard_until(b, 2)]
-    company.leave(a)
-    heard.append(company.heard(b))
-    company.leave(twin)
-    heard.append(company.heard(b))
+    received = [group.received_until(b, 2)]
+    group.leave(a)
+    received.append(group.received(b))
+    group.leave(twin)
+    received.append(group.received(b))
     b.send(a.key, DISCO)
-    return [*heard, company.heard(b)]
+    return [*received, group.received(b)]
 
 
-@story
-def who_sent_but_got_nothing_is_not_told(company: Company) -> list[list[str]]:
-    a, b = company.join("a"), company.join("b")
+@scenario
+def a_sender_that_received_nothing_is_not_notified(group: Group) -> list[list[str]]:
+    a, b = group.join("a"), group.join("b")
     a.send(b.key, b"one")
-    heard = [company.heard_until(b, 1)]
-    company.leave(b)
-    return [*heard, company.heard(a)]
+    received = [group.received_until(b, 1)]
+    group.leave(b)
+    return [*received, group.received(a)]
 
 
-@story
-def a_forwarded_packet_is_delivered_here_or_nowhere(company: Company) -> list[list[str]]:
-    peer, a = company.join_mesh("peer"), company.join("a")
-    source, nobody = company.named("source"), company.named("nobody")
+@scenario
+def a_forwarded_packet_is_delivered_here_or_dropped(group: Group) -> list[list[str]]:
+    peer, a = group.join_mesh("peer"), group.join("a")
+    source, nobody = group.named("source"), group.named("nobody")
     for packet in (b"", b"one", bytes(65_536), DISCO):
         peer.wire.send(ForwardPacket(source, a.key, packet).encode())
     for packet in (b"one", *[DISCO] * 6):
         peer.wire.send(ForwardPacket(source, nobody, packet).encode())
-    heard = [company.heard(peer), company.heard_until(a, 4)]
+    received = [group.received(peer), group.received_until(a, 4)]
     peer.wire.offer(raw(0x0A, source.raw + a.key.raw + bytes(65_537)))
-    return [*heard, company.heard(peer)]
+    return [*received, group.received(peer)]
 
 
-@story
-def a_watcher_is_told_of_who_is_there_comes_and_goes(company: Company) -> list[list[str]]:
-    present = [company.join("a"), company.join("b", info=ClientInfo(is_prober=True)), company.join_mesh("other")]
-    watcher = company.join_mesh("watcher")
+@scenario
+def a_watcher_gets_connected_new_and_removed_clients(group: Group) -> list[list[str]]:
+    present = [group.join("a"), group.join("b", info=ClientInfo(is_prober=True)), group.join_mesh("other")]
+    watcher = group.join_mesh("watcher")
     watcher.wire.send(WatchConns().encode())
-    heard = [company.heard_until(watcher, 4)]
-    company.join("c", info=ClientInfo(app_name="x" * 32))
-    twin = company.join("a", key=present[0].private)
-    heard.append(company.heard_until(watcher, 2))
-    company.leave(twin)
+    received = [group.received_until(watcher, 4)]
+    group.join("c", info=ClientInfo(app_name="x" * 32))
+    twin = group.join("a", key=present[0].private)
+    received.append(group.received_until(watcher, 2))
+    group.leave(twin)
     for client in present:
-        company.leave(client)
-    heard += [company.heard_until(watcher, 3), company.heard(watcher)]
-    company.leave(watcher)
-    return heard
+        group.leave(client)
+    received += [group.received_until(watcher, 3), group.received(watcher)]
+    group.leave(watcher)
+    return received
 
 
-@story
-def a_closed_peer_is_gone_on_every_connection(company: Company) -> list[list[str]]:
-    peer, a, b = company.join_mesh("peer"), company.join("a"), company.join("b")
-    twin = company.join("a", key=a.private)
+@scenario
+def a_closed_peer_is_gone_on_every_connection(group: Group) -> list[list[str]]:
+    peer, a, b = group.join_mesh("peer"), group.join("a"), group.join("b")
+    twin = group.join("a", key=a.private)
     a.send(b.key, b"one")
-    heard = [company.heard_until(b, 1)]
+    received = [group.received_until(b, 1)]
     peer.wire.send(ClosePeer(a.key).encode() * 2)
-    heard += [[client.wire.rest().hex()] for client in (a, twin)]
-    return [*heard, company.heard_until(b, 1), company.heard(peer)]
+    received += [[client.wire.rest().hex()] for client in (a, twin)]
+    return [*received, group.received_until(b, 1), group.received(peer)]
 
 
-@story
-def who_does_not_log_in_is_accepted_and_no_more(company: Company) -> list[list[str]]:
-    heard = []
+@scenario
+def a_connection_without_a_login_is_only_counted_as_accepted(group: Group) -> list[list[str]]:
+    received = []
     for frame in (raw(2, bytes(55)), raw(2, bytes(56)), raw(4, bytes(56)), raw(0x12, bytes(8))):
-        client = company.knock()
+        client = group.greeted()
         client.wire.offer(frame)
-        heard.append([client.wire.rest().hex()])
-    return heard
+        received.append([client.wire.rest().hex()])
+    return received
 
 
 @pytest.fixture(scope="module")
@@ -310,12 +310,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, Rela
         yield ours, go
 
 
-@pytest.mark.parametrize("told", STORIES, ids=lambda told: told.__name__)
-def test_both_answer_and_count_alike(pair: tuple[Relay, Relay], told: Story) -> None:
+@pytest.mark.parametrize("run", SCENARIOS, ids=lambda run: run.__name__)
+def test_both_servers_have_the_same_answers_and_counts(pair: tuple[Relay, Relay], run: Scenario) -> None:
     came = []
     for relay in pair:
-        with Company(relay) as company:
-            came.append((told(company), company.moved()))
-            company.all_leave()
+        with Group(relay) as group:
+            came.append((run(group), group.moved()))
+            group.all_leave()
     ours, reference = came
     assert ours == reference

@@ -1,4 +1,4 @@
-"""The page of flags marks as ours exactly the flags that the real Go programs do not have."""
+"""The page of flags marks exactly the flags that the real Go programs lack as ours."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ def flags_of_go(name: str) -> set[str]:
 
 
 def rows_of_the_page(name: str) -> dict[str, bool]:
-    """Each flag of a program's table, and whether its row is marked as ours."""
+    """Return each flag of a program's table, and whether its row is marked as ours."""
     text = (ROOT / "docs/flags.md").read_text()
     table = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     return {flag: "*(ours)*" in row for flag, row in re.findall(r"^\| `-([a-z0-9-]+)` \|(.*)\|$", table, re.MULTILINE)}

@@ -1,4 +1,4 @@
-"""One folder, one command line: Go's server, ours, and Go's again, and clients that notice nothing but the restart."""
+"""With one folder and one command line: Go's server, ours, and Go's again; clients only notice the restarts."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ROUND = (GoDerper, OurDerper, GoDerper, OurDerper)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_the_files_of_one_serve_the_other_and_clients_keep_their_pins(
+def test_each_server_uses_the_files_of_the_other_and_clients_keep_their_pins(
     tmp_path: Path,
     tls: bool,  # noqa: FBT001
 ) -> None:

@@ -1,6 +1,6 @@
-"""Odd requests to both servers, beyond what was recorded: the same status, headers, body, and the connection after it.
+"""Unusual requests to both servers, beyond the recorded ones: the same status, headers, body and kept connections.
 
-Each request is followed by a plain one on the same connection, whose answer says that it was kept.
+After each request, a plain one follows on the same connection; its answer shows that the connection was kept.
 """
 
 import re
@@ -99,7 +99,7 @@ Doors = tuple[Callable[[], socket.socket], Callable[[], socket.socket]]
 
 @pytest.fixture(scope="module", params=["plain", "port 80"])
 def doors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    """Ways to connect to ours and to the reference."""
+    """Functions that connect to ours and to the reference."""
     tls = request.param == "port 80"
     ports = [free_port(), free_port()]
     relays = [
@@ -115,7 +115,7 @@ def doors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def answers(connect: Callable[[], socket.socket], request: bytes) -> str:
-    """All that is answered to a request and the one behind it, with what differs from server to server taken out."""
+    """Return the answers to a request and the next one, without the parts that differ between servers."""
     came = b""
     with connect() as sock, suppress(ConnectionError):
         sock.sendall(request + NEXT)
@@ -125,7 +125,7 @@ def answers(connect: Callable[[], socket.socket], request: bytes) -> str:
 
 
 def told(came: str) -> list[str]:
-    """The parts that have to be the same: of each answer its status, its headers in order of their names, its body."""
+    """Return the parts that have to be equal: of each answer its status, its headers sorted by name, its body."""
     parts = re.split(r"(?=HTTP/1\.[01] [0-9]{3} )", came)[1:]
     found = []
     for part in parts:
@@ -134,16 +134,16 @@ def told(came: str) -> list[str]:
         code = int(status.split()[1])
         is_page = "text/html" in head and "Location" not in head
         says = [header for header in headers if not header.startswith("Date: ")]
-        if is_page or len(body) > LONG:  # home and debug pages have words of their own
+        if is_page or len(body) > LONG:  # home and debug pages have different texts
             says, body = [header for header in says if not header.startswith(("Content-Length", "Transfer-"))], ""
-        # What is no request: the words are those of Go's library.
+        # For an invalid request, the text is that of Go's library.
         if code in (400, 431, 501, 505) and "Connection: close" in headers:
             says, body = [header for header in says if not header.startswith("Content-")], ""
         found.append(f"{status.partition(' ')[0]} {code} {sorted(says)} {body}")
     return found
 
 
-def test_odd_requests_get_the_same_answers_from_both(doors: Doors) -> None:
+def test_unusual_requests_get_the_same_answers_from_both(doors: Doors) -> None:
     differing = {}
     for request in requests():
         ours, theirs = (told(answers(door, request)) for door in doors)

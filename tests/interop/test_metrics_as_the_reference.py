@@ -1,4 +1,4 @@
-"""The metrics have the names, types and labels of the page, and those of the reference while it runs beside ours."""
+"""The metrics have the names, types and labels of the page, and those of a reference server beside ours."""
 
 import json
 import re
@@ -20,7 +20,7 @@ OURS_ALONE: Final = frozenset({
     "derper_connections_closed_for_memory", "derper_packets_between_shards", "derper_mesh_keys_rejected",
     "derper_log_lines_dropped",
 })  # fmt: skip
-NEEDS_FLAGS: Final = re.compile(r"tls_listener_|derper_mesh_links")  # TLS, nodes to link to
+NEEDS_FLAGS: Final = re.compile(r"tls_listener_|derper_mesh_links")  # metrics that need TLS or other nodes
 GO_ONLY: Final = re.compile(r"go_|goroutines|goamd64_|memstats_|derp_memstats_|promhttp_")
 WITH_FIRST_COUNT: Final = ("derp_tcp_rtt", "derper_tls_request_version", "derper_tls_active_version")
 SAMPLE: Final = re.compile(r"^(\w+?)(_bucket|_sum|_count)?(?:\{(.*)\})? \S+$")
@@ -30,7 +30,7 @@ Families = dict[str, tuple[str, tuple[str, ...]]]
 
 
 def page() -> Families:
-    """Name, type and labels of each family in the page's tables of what derper has."""
+    """Return name, type and labels of each family in the page's tables of derper's metrics."""
     text = PAGE.read_text().partition("### Go runtime only")[0]
     found: Families = {}
     for row in text.splitlines():
@@ -49,7 +49,7 @@ def page() -> Families:
 
 
 def shown(text: str) -> Families:
-    """The same of /debug/varz; a family without samples has no labels here."""
+    """Return name, type and labels of each family of /debug/varz; a family without samples has no labels here."""
     types: dict[str, str] = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE"))
     found: Families = {name: (kind, ()) for name, kind in types.items()}
     for line in text.splitlines():
@@ -73,7 +73,7 @@ def fetch(relay: Relay, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, Relay]]:
-    """Ours and the reference, both after the same traffic."""
+    """Our server and the reference, both after the same traffic."""
     ours, theirs = (kind(tmp_path_factory.mktemp(kind.name)) for kind in (OurDerper, GoDerper))
     with ours, theirs:
         for relay in (ours, theirs):
@@ -82,7 +82,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, Rela
         yield ours, theirs
 
 
-def test_every_family_of_the_page_is_there_and_no_other(pair: tuple[Relay, Relay]) -> None:
+def test_the_server_has_exactly_the_families_of_the_page(pair: tuple[Relay, Relay]) -> None:
     ours, wanted = shown(fetch(pair[0], "varz")), page()
     expected = {name: of for name, of in wanted.items() if not NOT_YET.match(name) and not NEEDS_FLAGS.match(name)}
     assert len(expected) > 50
@@ -91,7 +91,7 @@ def test_every_family_of_the_page_is_there_and_no_other(pair: tuple[Relay, Relay
     assert ours == expected
 
 
-def test_families_that_the_reference_has_too_are_of_its_type_with_its_labels(pair: tuple[Relay, Relay]) -> None:
+def test_families_of_the_reference_have_its_types_and_labels(pair: tuple[Relay, Relay]) -> None:
     ours, theirs = (shown(fetch(relay, "varz")) for relay in pair)
     missing = [name for name in theirs.keys() - ours.keys() if not GO_ONLY.match(name) and not NOT_YET.match(name)]
     assert missing == []
@@ -99,7 +99,7 @@ def test_families_that_the_reference_has_too_are_of_its_type_with_its_labels(pai
     assert ours.keys() - theirs.keys() == OURS_ALONE
 
 
-def test_the_same_samples_are_there_from_the_start(tmp_path: Path) -> None:
+def test_both_servers_have_the_same_samples_at_the_start(tmp_path: Path) -> None:
     def names(relay: Relay) -> set[str]:
         lines = [line for line in fetch(relay, "varz").splitlines() if not line.startswith("#")]
         found = {line.rpartition(" ")[0] for line in lines}

@@ -1,7 +1,7 @@
-"""Clients of many years ago are served by ours as by the reference, with and without TLS.
+"""Our server serves old clients as the reference does, with and without TLS.
 
-From release 1.10.0 on (June 2021) Tailscale's client builds and comes as today's does. The oldest that builds, 1.0.0
-(July 2020), says `"MeshKey": ""` when it has none, which both servers refuse, so it always comes with one.
+Since release 1.10.0 (June 2021) Tailscale's client builds and logs in as today's does. The oldest that builds, 1.0.0
+(July 2020), sends `"MeshKey": ""` if it has no mesh key. Both servers reject this, so here it always has a mesh key.
 """
 
 import json
@@ -42,13 +42,13 @@ def verdict(name: str, relay: Relay, *flags: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "flags"), [("oldcheck", ()), ("oldestcheck", ("-trusted",))], ids=["1.10", "1.0"])
-def test_an_old_client_logs_in_exchanges_packets_hears_who_goes_and_meshes(
+def test_an_old_client_logs_in_exchanges_packets_gets_peer_gone_and_meshes(
     relay: Relay, name: str, flags: tuple[str, ...]
 ) -> None:
     assert verdict(name, relay, *flags) == {"ok": True}
 
 
-def test_the_oldest_client_without_a_mesh_key_is_let_in_by_neither_server(relay: Relay) -> None:
+def test_both_servers_reject_the_oldest_client_without_a_mesh_key(relay: Relay) -> None:
     said = verdict("oldestcheck", relay)
     assert not said["ok"]
     assert "failed to receive server info: EOF" in said["error"]

@@ -1,7 +1,7 @@
-"""Requests to other servers go through the proxy that the environment names, and nothing else does.
+"""Requests to other servers, and only these, go through the proxy in the environment.
 
-The proxies are tinyproxy for HTTP and microsocks for SOCKS5. The servers asked are at 0.0.0.0: an address of this
-machine other than loopback, which is never asked through a proxy.
+The proxies are tinyproxy for HTTP and microsocks for SOCKS5. The requested servers are at 0.0.0.0, an address of this
+machine other than loopback: requests to loopback never use a proxy.
 """
 
 import re
@@ -25,21 +25,21 @@ KINDS = pytest.mark.parametrize("kind", [OurDerper, GoDerper], ids=lambda kind: 
 
 
 class Proxy:
-    """One that runs, and what it was asked for."""
+    """A running proxy and its requests."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.environ = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), f"http://{HOST}:{port}")
         self._log = log
 
     def asked(self) -> list[tuple[str, str]]:
-        """Methods and targets so far."""
+        """Return methods and targets so far."""
         return re.findall(r"Request \(file descriptor \d+\): (\S+) (\S+) HTTP", self._log.read_text())
 
     def wait_for(self, method: str, target: str) -> None:
         deadline = monotonic() + 20
         while (method, target) not in self.asked():
             assert monotonic() < deadline, self.asked()
-            sleep(0.05)  # nothing tells but its log
+            sleep(0.05)  # only the log shows it
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def socks(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Socks]:
 
 
 class Allows(BaseHTTPRequestHandler):
-    """A controller that allows everybody."""
+    """A controller that admits all clients."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -98,7 +98,7 @@ def controller() -> Iterator[int]:
 
 @KINDS
 @pytest.mark.parametrize("host", [OUTSIDE, HOST])
-def test_a_controller_is_asked_through_it_unless_it_is_on_this_machine(
+def test_a_controller_is_asked_through_the_proxy_unless_it_is_on_this_machine(
     kind: type[Relay], host: str, proxy: Proxy, controller: int, tmp_path: Path
 ) -> None:
     url = f"http://{host}:{controller}/verify"
@@ -110,7 +110,7 @@ def test_a_controller_is_asked_through_it_unless_it_is_on_this_machine(
 
 
 @KINDS
-def test_a_secrets_server_is_asked_through_it(kind: type[Relay], proxy: Proxy, tmp_path: Path) -> None:
+def test_a_secrets_server_is_asked_through_the_proxy(kind: type[Relay], proxy: Proxy, tmp_path: Path) -> None:
     port = free_port()
     flags = ("-secrets-url", f"http://{OUTSIDE}:{port}", "-secrets-cache-dir", str(tmp_path / "cache"))
     with setec(tmp_path / "setec.log", port, NAME), kind(tmp_path / "relay", flags=flags, env=proxy.environ) as relay:
@@ -118,7 +118,7 @@ def test_a_secrets_server_is_asked_through_it(kind: type[Relay], proxy: Proxy, t
     assert ("POST", f"http://{OUTSIDE}:{port}/api/get") in proxy.asked()
 
 
-def test_a_ca_is_asked_through_it(proxy: Proxy, tmp_path: Path) -> None:
+def test_a_ca_is_asked_through_the_proxy(proxy: Proxy, tmp_path: Path) -> None:
     port = free_port()
     environ = [f"{name}={value}" for name, value in proxy.environ.items()]
     ca = ("-tls", "on", "-certmode", "letsencrypt", "-certdir", str(tmp_path), "-http-port", "-1")
@@ -127,10 +127,10 @@ def test_a_ca_is_asked_through_it(proxy: Proxy, tmp_path: Path) -> None:
         proxy.wait_for("CONNECT", f"{OUTSIDE}:{port}")
 
 
-def test_a_prober_fetches_its_map_through_it(proxy: Proxy) -> None:
+def test_a_prober_fetches_its_map_through_the_proxy(proxy: Proxy) -> None:
     url = f"http://{OUTSIDE}:{free_port()}/map"
     done = derpprobe("-once", "-derp-map", url, env=proxy.environ)
-    assert done.returncode == 1  # nobody is there
+    assert done.returncode == 1  # no relay listens there
     assert ("GET", url) in proxy.asked()
 
 
@@ -175,7 +175,7 @@ def test_a_prober_fetches_its_map_through_a_socks_proxy(socks: Socks) -> None:
 
 @KINDS
 @pytest.mark.parametrize("proxy", ["ftp://proxy.test", "http://a.test:x"])
-def test_an_unusable_proxy_does_not_stop_the_start(kind: type[Relay], proxy: str, tmp_path: Path) -> None:
+def test_an_unusable_proxy_does_not_prevent_the_start(kind: type[Relay], proxy: str, tmp_path: Path) -> None:
     with kind(tmp_path / "relay", env={"HTTPS_PROXY": proxy}) as relay:
         verdict = check("ping", relay.url)
         assert verdict.ok, verdict.error

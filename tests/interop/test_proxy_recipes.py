@@ -1,4 +1,4 @@
-"""The recipes of docs/behind-a-proxy.md, as they stand there, with the real programs."""
+"""The recipes of docs/behind-a-proxy.md, unchanged, with the real programs."""
 
 import os
 import re
@@ -20,10 +20,10 @@ from serving import Server
 
 PAGE = Path(__file__).parents[2] / "docs/behind-a-proxy.md"
 NAME = "derp.example.com"
-LOCAL = "localhost"  # for clients that look their relay's name up
+LOCAL = "localhost"  # for clients that resolve the relay's name
 CLIENT = "127.0.0.4"
 Fronted = tuple[Server, int, Path]
-STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # where it is one of its own, as in Debian
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # a separate module, as in Debian
 
 
 def recipe(language: str) -> str:
@@ -34,7 +34,7 @@ def recipe(language: str) -> str:
 
 @contextmanager
 def running(*command: str, port: int, output: IO[bytes] | None = None) -> Iterator[None]:
-    """Run a proxy, from the moment that its port is open; `output` receives both of its outputs."""
+    """Run a proxy; the block begins when its port is open. `output` receives both of its outputs."""
     process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + SECONDS
@@ -42,7 +42,7 @@ def running(*command: str, port: int, output: IO[bytes] | None = None) -> Iterat
             assert process.poll() is None, "the proxy has ended"
             assert time.monotonic() < deadline, "the proxy does not listen"
             try:
-                # Whoever looks only whether somebody is there ends before TLS: a line in the log, no more.
+                # A check of the port ends before TLS, which only causes a log line.
                 socket.create_connection((HOST, port), 1).close()
             except ConnectionRefusedError:
                 continue
@@ -55,7 +55,7 @@ def running(*command: str, port: int, output: IO[bytes] | None = None) -> Iterat
 
 @contextmanager
 def relay(folder: Path) -> Iterator[Server]:
-    """The relay of the page, on a port of the kernel's choice."""
+    """Run the relay of the page, on a port chosen by the kernel."""
     Authority(folder).issue(folder, NAME)
     with Server(folder, "-proxy-protocol", HOST, tls=True, hostname=NAME) as server:
         yield server
@@ -104,7 +104,7 @@ def test_behind_nginx_that_shares_the_port_with_a_web_server(tmp_path: Path) -> 
 
 @contextmanager
 def nginx(folder: Path, recipe: str, port: int) -> Iterator[None]:
-    """An nginx that serves by a recipe, and by what every machine has to say for itself."""
+    """Run nginx with a recipe, and with the settings that depend on the machine."""
     load = f"load_module {STREAM_MODULE};\n" if STREAM_MODULE.exists() else ""
     user = "user root;\n" if os.getuid() == 0 else ""
     here = f"daemon off;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
@@ -115,7 +115,7 @@ def nginx(folder: Path, recipe: str, port: int) -> Iterator[None]:
 
 @contextmanager
 def caddy(folder: Path, recipe: str, port: int) -> Iterator[None]:
-    """A Caddy that serves by a recipe, with a certificate that it need not get, and leaves the machine alone."""
+    """Run Caddy with a recipe, with a certificate from a file, and without changes to the machine."""
     files = f"bind {HOST}\n    tls {folder}/{LOCAL}.crt {folder}/{LOCAL}.key\n"
     text, sites = re.subn(rf"^{re.escape(LOCAL)} {{\n", f"{LOCAL}:{port} {{\n    {files}", recipe, flags=re.MULTILINE)
     assert sites == 1
@@ -135,7 +135,7 @@ def nginx_for_http(folder: Path, recipe: str, port: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=[("nginx", nginx_for_http), ("caddy", caddy)], ids=["nginx", "caddy"])
 def fronted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fronted]:
-    """A relay behind a proxy that ends TLS, the proxy's port, and whom its clients trust."""
+    """A relay behind a proxy that terminates TLS, the proxy's port, and the roots of its clients."""
     folder, port = tmp_path_factory.mktemp("fronted"), free_port()
     language, proxy = request.param
     authority = Authority(folder)
@@ -146,7 +146,7 @@ def fronted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield server, port, authority.file
 
 
-def test_clients_behind_a_proxy_that_ends_tls_are_known_by_their_addresses(fronted: Fronted) -> None:
+def test_clients_behind_a_proxy_that_ends_tls_have_their_own_addresses(fronted: Fronted) -> None:
     server, port, _ = fronted
     is_known_by_its_address(server, port, LOCAL)
 
@@ -159,7 +159,7 @@ def test_the_real_client_relays_through_a_proxy_that_ends_tls(how: tuple[str, ..
 
 
 def first_message(name: str) -> bytes:
-    """What a TLS client says first."""
+    """Return a TLS client's first message."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     try:
         ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()

@@ -1,4 +1,4 @@
-"""The mesh key comes from the real setec handler, and from the cache that Go's derper and ours share."""
+"""The mesh key from the real setec handler, and from the cache that Go's derper and ours share."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ NAME = "prod/derp/meshkey"
 
 @contextmanager
 def setec(log: Path, port: int, name: str = NAME, value: str = MESH_KEY) -> Iterator[Path]:
-    """The real handler; `log` gets a line for each request."""
+    """Run the real handler; it writes a line to `log` for each request."""
     with (
         log.open("w") as out,
         subprocess.Popen([program("setecserver"), f"{HOST}:{port}", name, value], stdout=out) as process,
@@ -29,7 +29,7 @@ def setec(log: Path, port: int, name: str = NAME, value: str = MESH_KEY) -> Iter
         try:
             while "serving" not in log.read_text():
                 assert process.poll() is None
-                time.sleep(0.01)  # nothing tells but its log
+                time.sleep(0.01)  # only its log shows it
             yield log
         finally:
             process.kill()
@@ -40,12 +40,12 @@ def flags(port: int, cache: Path) -> Sequence[str]:
 
 
 def has_mesh_key(relay: Relay) -> bool:
-    # It listens a moment before it says so.
+    # The server listens shortly before it logs this.
     return bool(relay.wait_for_log(r"mesh_key=true|DERP mesh key configured"))
 
 
 @pytest.mark.parametrize("first", [OurDerper, GoDerper], ids=["ours", "go"])
-def test_the_key_is_asked_for_once_and_its_cache_serves_both_programs(tmp_path: Path, first: type[Relay]) -> None:
+def test_the_key_is_requested_once_and_both_programs_use_its_cache(tmp_path: Path, first: type[Relay]) -> None:
     cache, port = tmp_path / "folder" / "cache", free_port()
     with setec(tmp_path / "setec.log", port) as log, first(tmp_path / "a", flags=flags(port, cache)) as relay:
         assert has_mesh_key(relay)
@@ -55,12 +55,12 @@ def test_the_key_is_asked_for_once_and_its_cache_serves_both_programs(tmp_path: 
     assert entry["secret"] == {"Value": base64.b64encode(MESH_KEY.encode()).decode(), "Version": 1}
     assert abs(int(entry["lastAccess"]) - time.time()) < 60
     assert isinstance(entry["lastAccess"], str)
-    for kind in (OurDerper, GoDerper):  # the server is gone, and nobody asks for it
+    for kind in (OurDerper, GoDerper):  # the setec server has ended, and is not needed
         with kind(tmp_path / kind.name, flags=flags(port, cache)) as relay:
             assert has_mesh_key(relay)
 
 
-def test_a_server_that_comes_late_or_refuses_is_waited_for_before_anything_is_served(tmp_path: Path) -> None:
+def test_the_relay_serves_only_after_a_late_or_rejecting_setec_server_answers(tmp_path: Path) -> None:
     port = free_port()
     server = Server(tmp_path / "server", *flags(port, tmp_path / "cache"))
     waiting = subprocess.Popen(server.command, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Real nodes of a real Headscale speak through our relay, and Headscale and tailscaled say who may."""
+"""Real nodes of a real Headscale use our relay; Headscale and tailscaled decide which clients it admits."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ FILE = os.urandom(3 << 20)
 
 @dataclass(frozen=True)
 class Tailnet:
-    """A relay that asks Headscale about everybody, once a second, and three nodes that have it as their home."""
+    """A relay that asks Headscale about all clients every second, and three nodes with this relay as their home."""
 
     relay: OurDerper
     headscale: Headscale
@@ -64,7 +64,7 @@ def tailnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tailnet]:
 
 @pytest.fixture
 def file_port() -> Iterator[int]:
-    """Where `FILE` is served on this machine, which is where a node's inbound connections end."""
+    """The port that serves `FILE` on this machine, where a node's inbound connections end."""
 
     class Serve(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -92,7 +92,7 @@ def bytes_sent(relay: OurDerper) -> int:
 
 
 def problem_of(relay: OurDerper, private: NodePrivate) -> str | None:
-    """What a client with this key is told; None when it may stay."""
+    """Return the problem that a client with this key gets; None if it is admitted."""
     with Client(RelayAddress(relay.port, client_context(relay.certificate)).connect(), private) as client:
         client.upgrade()
         client.wire.send(client.client_info())
@@ -116,14 +116,14 @@ def test_a_file_is_fetched_through_our_relay(tailnet: Tailnet, file_port: int) -
     assert bytes_sent(tailnet.relay) - before > len(FILE)
 
 
-def test_the_real_client_hears_why_it_is_refused(tailnet: Tailnet) -> None:
+def test_the_real_client_gets_the_reason_of_its_rejection(tailnet: Tailnet) -> None:
     verdict = check("refused", tailnet.relay.url, "-pin", tailnet.relay.pin)
     assert verdict.ok, verdict.error
     told = "this relay rejected this device: the relay's operator does not allow it"
     assert verdict.notes["problem"] == told
 
 
-def test_a_node_that_headscale_deletes_is_put_out_and_its_user_is_told(tailnet: Tailnet) -> None:
+def test_a_node_deleted_in_headscale_is_disconnected_and_its_user_is_notified(tailnet: Tailnet) -> None:
     gamma, relay = tailnet.gamma, tailnet.relay
     key = gamma.key
     (number,) = [node["id"] for node in tailnet.headscale.run("nodes", "list") if node["node_key"] == key]
@@ -133,7 +133,7 @@ def test_a_node_that_headscale_deletes_is_put_out_and_its_user_is_told(tailnet: 
     gamma.wait_until("its user is told", lambda: "does not allow it" in " ".join(gamma.status()["Health"]))
 
 
-def test_a_tailscaled_says_who_may_connect_and_its_restart_is_ridden_out(tailnet: Tailnet, tmp_path: Path) -> None:
+def test_a_tailscaled_decides_who_may_connect_also_during_its_restart(tailnet: Tailnet, tmp_path: Path) -> None:
     alpha, known = tailnet.alpha, tailnet.beta.private()
     flags = ["-verify-clients", "-socket", str(alpha.socket), "-verify-cache=1h", "-verify-interval=300ms"]
     with OurDerper(tmp_path, tls=True, flags=flags) as relay:
@@ -146,7 +146,7 @@ def test_a_tailscaled_says_who_may_connect_and_its_restart_is_ridden_out(tailnet
         with Client.join(RelayAddress(relay.port, context), known) as staying:
             staying.ping()
             alpha.stop()
-            assert problem_of(relay, known) is None  # by what was said before
+            assert problem_of(relay, known) is None  # by the daemon's earlier answer
             assert problem_of(relay, stranger) == "this relay rejected this device: it cannot be verified at the moment"
             alpha.start()
             alpha.wait_until("it is back", lambda: alpha.status()["BackendState"] == "Running")

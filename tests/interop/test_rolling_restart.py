@@ -1,8 +1,8 @@
-"""Five hundred clients of the Go library while a node restarts, or hands over: nobody is silent for long.
+"""Five hundred clients of the Go library while a node restarts or hands over: no client is interrupted for long.
 
-Each client sends itself a packet every 50 ms, and notes the longest time in which none came back: that contains the end
-of the old connection, the dial, TLS and the login. What it comes to is printed (`pytest -rP`), and bounded generously:
-a machine that is busy with other things makes five hundred handshakes slow.
+Each client sends itself a packet every 50 ms, and records the longest time without one: this contains the end of the
+old connection, the dial, TLS and the login. The test prints the result (`pytest -rP`) and has a generous bound, because
+five hundred handshakes are slow on a busy machine.
 """
 
 import json
@@ -27,7 +27,7 @@ BOUND_MS = 10_000
 
 
 class Fleet:
-    """The running clients; the verdict is there once they have been told to end."""
+    """The running clients; the verdict is available after `end`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -40,7 +40,7 @@ class Fleet:
 
 @contextmanager
 def fleet(*ports: int, roots: Path) -> Iterator[Fleet]:
-    """Clients of the nodes on these ports, from the moment on that all are in until the block is left."""
+    """Run clients of the nodes on these ports; the block begins when all have logged in, and they end after it."""
     first, *others = (f"127.0.0.1:{port}" for port in ports)
     words = ["-url", f"https://{first}", "-others", ",".join(others), "-clients", str(CLIENTS), "-timeout", "120s"]
     with subprocess.Popen(
@@ -56,14 +56,14 @@ def fleet(*ports: int, roots: Path) -> Iterator[Fleet]:
         running.end()
 
 
-def nobody_was_silent_for_long(verdict: Mapping[str, Any], *, moved: int) -> None:
+def assert_short_interruptions(verdict: Mapping[str, Any], *, moved: int) -> None:
     sys.stdout.write(f"{verdict['notes']}\n")
     assert verdict["ok"], verdict
     assert verdict["notes"]["moved"] >= moved
     assert verdict["notes"]["longest_silence_ms"] < BOUND_MS
 
 
-def test_a_node_that_rolls_sends_its_clients_to_the_other_one(tmp_path: Path) -> None:
+def test_a_node_that_restarts_moves_its_clients_to_the_other_one(tmp_path: Path) -> None:
     with Region(tmp_path, "ours", "ours") as region:
         ports = [node.door.port for node in region.nodes]
         with fleet(*ports, roots=tmp_path / "authority.pem") as clients:
@@ -71,10 +71,10 @@ def test_a_node_that_rolls_sends_its_clients_to_the_other_one(tmp_path: Path) ->
             assert node.stop() == 0
             assert "taken_over=true" in node.log()
             node.start()
-        nobody_was_silent_for_long(clients.verdict, moved=CLIENTS // 2)
+        assert_short_interruptions(clients.verdict, moved=CLIENTS // 2)
 
 
-def test_one_node_alone_hands_all_its_clients_over_to_its_successor(tmp_path: Path) -> None:
+def test_a_single_node_hands_over_all_its_clients_to_its_successor(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue(tmp_path / "node", HOST)
     server = Server(tmp_path / "node", tls=True).start()
@@ -85,13 +85,13 @@ def test_one_node_alone_hands_all_its_clients_over_to_its_successor(tmp_path: Pa
         assert server.process.wait(30) == 0
     os.kill(successor, signal.SIGTERM)
     server.closed_its_log()
-    nobody_was_silent_for_long(clients.verdict, moved=CLIENTS)
+    assert_short_interruptions(clients.verdict, moved=CLIENTS)
 
 
-def test_one_node_alone_that_restarts_has_its_clients_back(tmp_path: Path) -> None:
+def test_clients_of_a_single_node_reconnect_after_its_restart(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with OurNode(tmp_path / "node", free_port(), authority, "", mesh_key=None) as node:
         with fleet(node.door.port, roots=authority.file) as clients:
             assert node.stop() == 0
             node.start()
-        nobody_was_silent_for_long(clients.verdict, moved=CLIENTS)
+        assert_short_interruptions(clients.verdict, moved=CLIENTS)

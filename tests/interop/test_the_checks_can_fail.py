@@ -1,6 +1,6 @@
-"""The verdicts mean something: a server that does one thing wrong, once, is found out.
+"""The checks of derpcheck detect faults: a single wrong frame of a server makes them fail.
 
-The reference server stands behind a proxy that knows just enough of the protocol to spoil one frame from the server.
+The reference server is behind a proxy that corrupts one frame from the server.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ import pytest
 from realclient import Verdict, check
 from relays import HOST, GoDerper, Relay
 
-SECONDS_TO_MISS_ONE = 2  # a lost frame is noticed by waiting for it
+SECONDS_TO_MISS_ONE = 2  # timeout for a lost frame
 HEADER = 5
 RECV_PACKET, PEER_GONE, PONG = 0x05, 0x08, 0x13
 
-# What becomes of a frame: what is sent in its place, and what follows the next frame of its type.
+# The result for a frame: the bytes sent in its place, and the bytes after the next frame of its type.
 Spoil = Callable[[bytes], tuple[bytes, bytes]]
 
 
@@ -54,7 +54,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
 
 
 class Spoiler(socketserver.ThreadingTCPServer):
-    """Stands before a server and spoils the second frame of one type to each client."""
+    """A proxy of a server that corrupts the second frame of one type to each client."""
 
     def __init__(self, relay: Relay, frame_type: int, spoil: Spoil) -> None:
         super().__init__((HOST, 0), Connection)
@@ -83,16 +83,16 @@ class Connection(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         with socket.create_connection((HOST, self.server.relay.port)) as onward:
-            to_server = threading.Thread(target=pour, args=(self.request, onward))
+            to_server = threading.Thread(target=copy, args=(self.request, onward))
             to_server.start()
             with onward.makefile("rb") as stream, contextlib.suppress(OSError):
-                pour_spoilt(stream, self.request, self.server.frame_type, self.server.spoil)
+                copy_spoilt(stream, self.request, self.server.frame_type, self.server.spoil)
             with contextlib.suppress(OSError):
                 self.request.shutdown(socket.SHUT_RDWR)
             to_server.join()
 
 
-def pour(source: socket.socket, sink: socket.socket) -> None:
+def copy(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
@@ -100,7 +100,7 @@ def pour(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-def pour_spoilt(source: BinaryIO, sink: socket.socket, frame_type: int, spoil: Spoil) -> None:
+def copy_spoilt(source: BinaryIO, sink: socket.socket, frame_type: int, spoil: Spoil) -> None:
     for line in source:  # the answer to the upgrade
         sink.sendall(line)
         if line == b"\r\n":
@@ -127,41 +127,41 @@ def spoilt_check(
 
 @pytest.mark.parametrize("scenario", ["relay", "bulk", "crowd"])
 @pytest.mark.parametrize("spoil", [flip_last_bit, change_key, lose, repeat, delay])
-def test_a_spoilt_packet_is_found(relay: Relay, scenario: str, spoil: Spoil) -> None:
+def test_a_corrupted_packet_is_detected(relay: Relay, scenario: str, spoil: Spoil) -> None:
     verdict = spoilt_check(relay, scenario, RECV_PACKET, spoil)
     assert not verdict.ok
     assert "wants packet of" in verdict.error
 
 
 @pytest.mark.parametrize("scenario", ["eager", "reconnect", "preferred", "duplicates"])
-def test_a_packet_that_came_changed_is_found(relay: Relay, scenario: str) -> None:
+def test_a_changed_packet_is_detected(relay: Relay, scenario: str) -> None:
     verdict = spoilt_check(relay, scenario, RECV_PACKET, flip_last_bit)
     assert not verdict.ok
     assert "wants packet of" in verdict.error
 
 
-def test_a_lost_answer_to_a_ping_is_found(relay: Relay) -> None:
+def test_a_lost_answer_to_a_ping_is_detected(relay: Relay) -> None:
     assert not spoilt_check(relay, "ping", PONG, lose).ok
 
 
-def test_a_changed_answer_to_a_ping_is_found(relay: Relay) -> None:
+def test_a_changed_answer_to_a_ping_is_detected(relay: Relay) -> None:
     assert not spoilt_check(relay, "ping", PONG, flip_last_bit).ok
 
 
 @pytest.mark.parametrize("spoil", [flip_last_bit, change_key, lose, repeat])
-def test_a_wrong_word_about_a_peer_that_left_is_found(relay: Relay, spoil: Spoil) -> None:
+def test_a_wrong_peer_gone_is_detected(relay: Relay, spoil: Spoil) -> None:
     verdict = spoilt_check(relay, "gone", PEER_GONE, spoil)
     assert not verdict.ok
     assert "PeerGone" in verdict.error
 
 
-def test_the_reference_is_caught_at_its_known_fault(relay: Relay) -> None:
+def test_the_known_fault_of_the_reference_is_detected(relay: Relay) -> None:
     verdict = check("gone-again", relay.url, seconds=SECONDS_TO_MISS_ONE)
     assert not verdict.ok
     assert "visit 1" in verdict.error
 
 
-def test_another_certificate_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
+def test_a_certificate_other_than_the_pinned_one_is_rejected(tmp_path: Path) -> None:
     with GoDerper(tmp_path, tls=True) as relay:
         other = relay.pin[:-1] + ("1" if relay.pin.endswith("0") else "0")
         verdict = check("ping", relay.url, "-pin", other)
@@ -171,7 +171,7 @@ def test_another_certificate_than_the_pinned_one_is_refused(tmp_path: Path) -> N
         assert relay.stop() == 0
 
 
-def test_an_untouched_stream_passes_the_proxy(relay: Relay) -> None:
+def test_an_unchanged_stream_passes(relay: Relay) -> None:
     for scenario in ("relay", "bulk", "crowd", "gone", "ping", "eager", "reconnect", "preferred", "duplicates"):
         verdict = spoilt_check(relay, scenario, RECV_PACKET, leave_alone, seconds=30)
         assert verdict.ok, (scenario, verdict.error)

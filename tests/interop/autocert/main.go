@@ -1,6 +1,6 @@
 // A TLS server whose certificates come from golang.org/x/crypto/acme/autocert, as those of the Go relay do, with a
-// directory and roots of the caller's choice. It gets or takes from its cache the certificate of one name, prints it in
-// PEM, and ends.
+// directory and roots of the caller's choice. It gets the certificate of one name from the CA or its cache, prints
+// it in PEM, and ends.
 //
 //	autocert -cache DIR -name HOST -directory URL -roots FILE -listen ADDRESS
 package main

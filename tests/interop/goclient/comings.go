@@ -10,8 +10,9 @@ import (
 	"tailscale.com/types/key"
 )
 
-// gone: who asks for a peer that is not there is told so, if with disco and not
-// too often; who has heard of a peer is told when it leaves; nobody else is.
+// gone: a sender of disco packets to an absent peer gets PeerGone, at a limited
+// rate; a receiver of a peer's packets gets PeerGone when the peer leaves; no
+// other client does.
 func (c *check) gone(ctx context.Context) error {
 	src := newSource(7)
 	a, b, err := c.two(ctx)
@@ -91,8 +92,8 @@ func (c *check) notHereIsRationed(ctx context.Context) error {
 	return nil
 }
 
-// goneAgain: a peer that came back, spoke and left again is announced again.
-// The reference server says so only the first time.
+// goneAgain: a peer that returned, sent and left again is announced as gone
+// again. The reference server sends PeerGone only the first time.
 func (c *check) goneAgain(ctx context.Context) error {
 	src := newSource(9)
 	a, err := c.join(ctx, key.NewNode())
@@ -117,8 +118,8 @@ func (c *check) goneAgain(ctx context.Context) error {
 	return nil
 }
 
-// duplicates: of several connections of one key the one that spoke last gets
-// the packets, and only when all are closed the key is gone.
+// duplicates: of several connections of one key, the one that sent last gets
+// the packets. The key is gone only after all are closed.
 func (c *check) duplicates(ctx context.Context) error {
 	src := newSource(10)
 	k := key.NewNode()
@@ -174,9 +175,8 @@ func (c *check) duplicates(ctx context.Context) error {
 	return b.wantNothing(ctx)
 }
 
-// reach sends packets until one arrives: the server may still believe in a
-// connection that has just been closed, and nothing tells when it no longer
-// does.
+// reach sends packets until one arrives: the server may not have noticed yet
+// that the old connection is closed, and there is no event for that.
 func (p *peer) reach(ctx context.Context, to *peer, src source) error {
 	retry := time.NewTicker(20 * time.Millisecond)
 	defer retry.Stop()
@@ -197,7 +197,7 @@ func (p *peer) reach(ctx context.Context, to *peer, src source) error {
 	}
 }
 
-// settle drops what reach sent in vain until a marked packet has come through.
+// settle drops the packets of reach until a marked packet has arrived.
 func (p *peer) settle(ctx context.Context, to *peer, src source) error {
 	mark := src.packet(200)
 	if err := p.Send(to.key, mark); err != nil {
@@ -215,8 +215,8 @@ func (p *peer) settle(ctx context.Context, to *peer, src source) error {
 	}
 }
 
-// reconnect: a client that left comes back with its key, and one whose
-// connection breaks, in any way, reconnects by itself; packets reach it again.
+// reconnect: a client that left can log in again with its key, and a client
+// whose connection breaks reconnects by itself; packets reach both again.
 func (c *check) reconnect(ctx context.Context) error {
 	b, err := c.join(ctx, key.NewNode())
 	if err != nil {
@@ -252,14 +252,14 @@ func (c *check) reconnect(ctx context.Context) error {
 	if err := c.breaks(ctx, line, line.reset, true); err != nil {
 		return fmt.Errorf("after a reset: %w", err)
 	}
-	// The server still has the old connections when the new ones come.
+	// The server still has the old connections when the new ones log in.
 	if err := c.breaks(ctx, line, line.vanish, false); err != nil {
 		return fmt.Errorf("after vanishing: %w", err)
 	}
 	return nil
 }
 
-// breaks lets the line of a client in conversation break, twice.
+// breaks breaks the connection of a client that exchanges packets, twice.
 func (c *check) breaks(ctx context.Context, line *cut, cause func(), mayBeGone bool) error {
 	a, err := c.at(line.port()).join(ctx, key.NewNode(), func(p *peer) { p.reconnects = true })
 	if err != nil {

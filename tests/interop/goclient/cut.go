@@ -81,7 +81,7 @@ func (c *cut) end() {
 	c.pairs = nil
 }
 
-// reset breaks all connections: both ends see ECONNRESET.
+// reset resets all connections: both ends get ECONNRESET.
 func (c *cut) reset() {
 	c.mu.Lock()
 	for _, p := range c.pairs {
@@ -92,7 +92,7 @@ func (c *cut) reset() {
 	c.end()
 }
 
-// vanish breaks the clients' halves alone: the server hears nothing, as when a
+// vanish breaks only the clients' halves: the server gets no packet, as when a
 // laptop wakes up on another network.
 func (c *cut) vanish() {
 	c.mu.Lock()

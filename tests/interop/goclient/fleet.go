@@ -23,12 +23,12 @@ import (
 // How often each client of a fleet sends itself a packet.
 const fleetBeat = 50 * time.Millisecond
 
-// How long a fleet goes on after the last word, so that all who were on their
-// way have arrived.
+// How long a fleet continues after the last command, so that all clients that
+// were dialling have logged in.
 const fleetRest = 5 * time.Second
 
-// A wanderer is one client of a fleet: it sends itself packets, and notes the
-// longest time in which none came back.
+// A wanderer is one client of a fleet: it sends itself packets, and records the
+// longest time without one.
 type wanderer struct {
 	*derphttp.Client
 	key         key.NodePublic
@@ -37,12 +37,12 @@ type wanderer struct {
 	connections int
 }
 
-// fleet: many clients of a region of one or two nodes, half of which have each
-// as their first. While they talk to themselves, whoever started this does what
-// it likes to the nodes, and says so on the standard input, line by line; its
-// end is the end. Noted are the longest silences.
+// fleet: many clients of a region of one or two nodes; each node is the first
+// of half of them. While they send packets to themselves, the calling test
+// restarts nodes and reports this on standard input, line by line; the end of
+// standard input ends the fleet. The notes have the longest interruptions.
 func (c *check) fleet(ctx context.Context) error {
-	log.SetOutput(io.Discard) // a line for each reconnect of each client says nothing
+	log.SetOutput(io.Discard) // the lines about reconnects are not needed
 	nodes := []*tailcfg.DERPNode{}
 	for _, at := range append([]string{c.url.Host}, c.others...) {
 		ap, err := netip.ParseAddrPort(at)
@@ -112,7 +112,7 @@ func (c *check) fleet(ctx context.Context) error {
 
 func (w *wanderer) send(ctx context.Context) {
 	for count := uint64(0); ctx.Err() == nil; count++ {
-		// An error is a connection that ends; the client dials anew by itself.
+		// An error is the end of a connection; the client dials again by itself.
 		w.Send(w.key, binary.BigEndian.AppendUint64(nil, count))
 		time.Sleep(fleetBeat)
 	}
@@ -123,7 +123,7 @@ func (w *wanderer) receive(ctx context.Context, first func()) error {
 	for ctx.Err() == nil {
 		message, now, err := w.RecvDetail()
 		if err != nil {
-			time.Sleep(time.Millisecond) // what it dials may not listen yet
+			time.Sleep(time.Millisecond) // the node may not listen yet
 			continue
 		}
 		if now != gen {

@@ -1,4 +1,4 @@
-// Derpcheck puts a DERP server to the test with the real client's code
+// Derpcheck tests a DERP server with the real client's code
 // (tailscale.com/derp/derphttp) and prints one JSON verdict.
 //
 //	derpcheck -url http://127.0.0.1:3340 relay
@@ -27,7 +27,7 @@ import (
 // A check is one run of one scenario against one server.
 type check struct {
 	target
-	proxied bool     // TLS is with a proxy
+	proxied bool     // a proxy terminates TLS
 	packets int      // bulk: packets each way
 	clients int      // crowd: clients at once, even
 	maxSize int      // largest packet sent, in bytes
@@ -51,7 +51,7 @@ var scenarios = map[string]func(*check, context.Context) error{
 	"relay":      (*check).relay,
 }
 
-// A verdict is what is printed: a single line of JSON.
+// A verdict is the output: a single line of JSON.
 type verdict struct {
 	Scenario string         `json:"scenario"`
 	OK       bool           `json:"ok"`
@@ -98,7 +98,7 @@ func main() {
 	c.others = strings.FieldsFunc(*others, func(r rune) bool { return r == ',' })
 
 	if *websocket {
-		envknob.Setenv("TS_DEBUG_DERP_WS_CLIENT", "1") // heeded under build tag ts_debug_websockets
+		envknob.Setenv("TS_DEBUG_DERP_WS_CLIENT", "1") // effective with build tag ts_debug_websockets
 	}
 
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)

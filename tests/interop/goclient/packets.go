@@ -5,15 +5,15 @@ import (
 	"math/rand/v2"
 )
 
-// discoMagic opens the packets by which peers look for a direct way. A relay
-// tells them apart: from 62 bytes on they have a queue of their own, and only
-// they are answered with PeerGone(not here).
+// discoMagic is the prefix of the packets with which peers find a direct path.
+// A relay treats such packets of 62 bytes or more differently: they have a
+// separate queue, and only they are answered with PeerGone(not here).
 const (
 	discoMagic = "TS💬"
 	discoMin   = 62
 )
 
-// A source gives packets that both ends of a test can compute.
+// A source returns packets that both ends of a test can compute.
 type source struct{ *rand.ChaCha8 }
 
 func newSource(id uint64) source {
@@ -32,7 +32,7 @@ func (s source) packet(n int) []byte {
 	return b
 }
 
-// disco returns n bytes that begin like a disco packet, as far as they reach.
+// disco returns the first n bytes of a disco packet.
 func (s source) disco(n int) []byte {
 	b := s.packet(n)
 	copy(b, discoMagic)

@@ -21,7 +21,7 @@ import (
 	"tailscale.com/types/key"
 )
 
-// A target is the server under test and the way there.
+// A target is the server under test and how to connect to it.
 type target struct {
 	url    *url.URL
 	pin    string // the node's CertName, or ""
@@ -67,8 +67,8 @@ func (t target) client(k key.NodePrivate) (*derphttp.Client, error) {
 	return c, nil
 }
 
-// path connects once and notes which way the client took. The client starts
-// fast (no HTTP answer) exactly when TLS 1.3 shows it the meta certificate.
+// path connects once and records the kind of connection. The client uses fast
+// start (no HTTP answer) exactly if TLS 1.3 has the meta certificate.
 func (c *check) path(ctx context.Context) error {
 	p, err := c.lonely(ctx, key.NewNode())
 	if err != nil {
@@ -99,8 +99,8 @@ func (c *check) path(ctx context.Context) error {
 	return nil
 }
 
-// An event is what one call of the client's RecvDetail gave. A packet's bytes
-// are a copy.
+// An event is the result of one call of the client's RecvDetail. A packet's
+// bytes are a copy.
 type event struct {
 	gen int // which connection of the client
 	msg derp.ReceivedMessage
@@ -120,24 +120,23 @@ func (e event) String() string {
 	return fmt.Sprintf("%T %+v", e.msg, e.msg)
 }
 
-// A peer is a real client with all that it received, in order. Whatever a
-// scenario does not ask for is an error once it comes to light.
+// A peer is a real client with all that it received, in order. Any event that a
+// scenario does not expect is an error when it is read.
 type peer struct {
 	*derphttp.Client
 	key    key.NodePublic
 	events chan event
 
-	// reconnects lets the client do what it does by itself after an error:
-	// connect anew. Without it the first error ends the peer.
+	// reconnects lets the client reconnect by itself after an error. Without it
+	// the first error ends the peer.
 	reconnects bool
 
-	// forgiven is a key whose PeerGone(disconnected) means nothing here: there
-	// is one or none, depending on which of two connections the server saw
-	// first.
+	// forgiven is a key whose PeerGone(disconnected) is ignored: there is one or
+	// none, depending on which of two connections the server noticed first.
 	forgiven key.NodePublic
 }
 
-// lonely builds a peer that is connected, but has not yet heard anything.
+// lonely builds a peer that is connected, but has not yet received anything.
 func (t target) lonely(ctx context.Context, k key.NodePrivate, setup ...func(*peer)) (*peer, error) {
 	c, err := t.client(k)
 	if err != nil {
@@ -186,8 +185,7 @@ func (p *peer) receive() {
 
 func (p *peer) name() string { return p.key.ShortString() }
 
-// next returns what was received next, keep-alives and what is forgiven left
-// out.
+// next returns the next event, without keep-alives and forgiven ones.
 func (p *peer) next(ctx context.Context) (event, error) {
 	for {
 		select {
@@ -207,7 +205,7 @@ func (p *peer) next(ctx context.Context) (event, error) {
 	}
 }
 
-// unexpected is the error of a peer that got something else.
+// unexpected returns the error of a peer that got another event.
 func (p *peer) unexpected(want string, got event, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s wants %s: %w", p.name(), want, err)
@@ -223,7 +221,7 @@ func (p *peer) wantServerInfo(ctx context.Context) error {
 	return p.unexpected("ServerInfo", e, err)
 }
 
-// wantPacket fails unless exactly this packet comes next.
+// wantPacket returns an error unless the next event is exactly this packet.
 func (p *peer) wantPacket(ctx context.Context, from key.NodePublic, data []byte) error {
 	e, err := p.next(ctx)
 	m, ok := e.msg.(derp.ReceivedPacket)
@@ -234,7 +232,7 @@ func (p *peer) wantPacket(ctx context.Context, from key.NodePublic, data []byte)
 	return p.unexpected(want, e, err)
 }
 
-// wantGone fails unless this PeerGone comes next.
+// wantGone returns an error unless the next event is this PeerGone.
 func (p *peer) wantGone(ctx context.Context, who key.NodePublic, reason derp.PeerGoneReasonType) error {
 	e, err := p.next(ctx)
 	if m, ok := e.msg.(derp.PeerGoneMessage); ok && m.Peer == who && m.Reason == reason {
@@ -243,9 +241,9 @@ func (p *peer) wantGone(ctx context.Context, who key.NodePublic, reason derp.Pee
 	return p.unexpected(fmt.Sprintf("PeerGone(%v, reason %d)", who.ShortString(), reason), e, err)
 }
 
-// wantNothing fails if anything came before the answers to two pings that are
-// sent now: the server may answer the first before it writes what it had in
-// store. A ping is a sign of life: the peer becomes its key's active connection.
+// wantNothing returns an error if any event comes before the answers to two
+// pings that are sent now: the server may answer the first before it writes
+// queued frames. A ping makes the peer its key's active connection.
 func (p *peer) wantNothing(ctx context.Context) error {
 	for range 2 {
 		if err := p.Ping(ctx); err != nil {

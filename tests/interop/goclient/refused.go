@@ -8,8 +8,8 @@ import (
 	"tailscale.com/types/key"
 )
 
-// refused: a server that does not take the client tells it the problem instead
-// of ServerInfo, and closes.
+// refused: a server that rejects the client sends a Health frame with the
+// problem instead of ServerInfo, and closes.
 func (c *check) refused(ctx context.Context) error {
 	p, err := c.lonely(ctx, key.NewNode())
 	if err != nil {

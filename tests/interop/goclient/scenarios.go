@@ -24,8 +24,8 @@ func (c *check) two(ctx context.Context) (a, b *peer, err error) {
 	return a, b, nil
 }
 
-// relay: packets of every awkward size, disco or not, arrive as they were sent,
-// one by one, to oneself, and in a burst that fits the receiver's queue.
+// relay: packets of every boundary size, disco or not, arrive unchanged: one by
+// one, to the sender itself, and in a burst that fits the receiver's queue.
 func (c *check) relay(ctx context.Context) error {
 	a, b, err := c.two(ctx)
 	if err != nil {
@@ -66,9 +66,9 @@ func (c *check) relay(ctx context.Context) error {
 	return errors.Join(a.wantNothing(ctx), b.wantNothing(ctx))
 }
 
-// eager: frames that follow the login at once, without waiting for ServerInfo,
-// count. This is how the real client behaves: Connect returns after ClientInfo
-// was written.
+// eager: frames sent directly after the login, before ServerInfo, are processed.
+// This is how the real client behaves: Connect returns after ClientInfo was
+// written.
 func (c *check) eager(ctx context.Context) error {
 	src := newSource(2)
 	for range 20 {
@@ -98,7 +98,7 @@ func (c *check) eager(ctx context.Context) error {
 	return nil
 }
 
-// identity: all that a client may say about itself at login is accepted.
+// identity: every ClientInfo that the client can send is accepted.
 func (c *check) identity(ctx context.Context) error {
 	src := newSource(3)
 	for name, setup := range map[string]func(*peer){
@@ -119,8 +119,8 @@ func (c *check) identity(ctx context.Context) error {
 	return nil
 }
 
-// ping: each ping is answered with its own eight bytes. Of many that are out at
-// once a server may answer only some (the reference does), but these in order.
+// ping: each ping is answered with its own eight bytes. Of many pings in flight
+// a server may answer only some (the reference does), but these in order.
 func (c *check) ping(ctx context.Context) error {
 	p, err := c.join(ctx, key.NewNode())
 	if err != nil {
@@ -142,7 +142,7 @@ func (c *check) ping(ctx context.Context) error {
 			return err
 		}
 	}
-	end := newSource(12).packet(100) // leaves the server behind the pongs
+	end := newSource(12).packet(100) // leaves the server after the pongs
 	if err := p.Send(p.key, end); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (c *check) ping(ctx context.Context) error {
 	return p.wantNothing(ctx)
 }
 
-// preferred: a client may change its mind about its home node at any time.
+// preferred: a client may change its home node at any time.
 func (c *check) preferred(ctx context.Context) error {
 	a, b, err := c.two(ctx)
 	if err != nil {
@@ -183,7 +183,7 @@ func (c *check) preferred(ctx context.Context) error {
 	return errors.Join(a.wantNothing(ctx), b.wantNothing(ctx))
 }
 
-// bulk: a long stream each way loses nothing, keeps its order and its content,
+// bulk: a long stream each way loses no packet, keeps its order and its content,
 // as long as its sender does not overrun the receiver's queue of 32.
 func (c *check) bulk(ctx context.Context) error {
 	a, b, err := c.two(ctx)
@@ -240,8 +240,8 @@ func (c *check) stream(ctx context.Context, from, to *peer, id uint64, out chan<
 	}()
 }
 
-// crowd: many clients come at once, everyone talks with everyone, then half of
-// them leave at once and the others are told.
+// crowd: many clients connect at once and send packets to all others; then half
+// of them leave at once and the others are notified.
 func (c *check) crowd(ctx context.Context) error {
 	n := c.clients
 	peers := make([]*peer, n)
@@ -261,7 +261,7 @@ func (c *check) crowd(ctx context.Context) error {
 		wg.Wait()
 		for _, err := range errs {
 			if err != nil {
-				return err // the first speaks for all
+				return err // the first error is enough
 			}
 		}
 		return nil

@@ -1,11 +1,11 @@
-// Oldcheck puts a DERP server to the test with old releases of the real client
-// and prints one JSON verdict.
+// Oldcheck tests a DERP server with old releases of the real client and prints
+// one JSON verdict.
 //
 //	oldcheck -at 127.0.0.1:3340 [-tls] [-mesh-key HEX [-trusted]]
 //
 // It is built twice: with the oldest release that builds at all (oldest.mod),
-// which can only log in with a mesh key, and with the oldest that comes without
-// one as today's clients do (go.mod).
+// which can only log in with a mesh key, and with the oldest that logs in
+// without one as today's clients do (go.mod).
 //
 // It exits 0 when the server passed, 1 when it failed. The client's log goes
 // to standard error.
@@ -29,7 +29,7 @@ import (
 	"tailscale.com/types/key"
 )
 
-// A client is one key's connection and what comes over it.
+// A client is one key's connection with the messages it received.
 type client struct {
 	*derphttp.Client
 	key  key.Public
@@ -52,7 +52,7 @@ func dial(private key.Private) (*derphttp.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Each release has its own name for the port, and one trusts anybody by it.
+	// Each release has its own name for the port; one trusts any certificate with it.
 	node := fmt.Sprintf(`{"Name": "check", "RegionID": 900, "HostName": %q, "IPv4": %q, "IPv6": "none",
 		"DERPTestPort": %s, "DERPPort": %s, "InsecureForTests": true}`, host, host, port, port)
 	region := &tailcfg.DERPRegion{RegionID: 900, Nodes: []*tailcfg.DERPNode{{}}}
@@ -71,8 +71,8 @@ func connect(meshKey string) (*client, error) {
 	}
 	hc.MeshKey = meshKey
 	c := &client{hc, private.Public(), make(chan derp.ReceivedMessage, 256)}
-	// That it connected says nothing of the login: only a message from the
-	// server does, and the first is one to itself.
+	// A connection does not prove a login: only a message from the server does,
+	// and the first is a packet to the client itself.
 	if err := c.Send(c.key, []byte("it is me")); err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (c *client) next() (derp.ReceivedMessage, error) {
 	}
 }
 
-// expect wants the next message to be this packet.
+// expect returns an error unless the next message is this packet.
 func (c *client) expect(from key.Public, data []byte) error {
 	m, err := c.next()
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *client) expect(from key.Public, data []byte) error {
 	return nil
 }
 
-// packets go both ways, in every size, and arrive as they were sent.
+// packets sends packets of every size both ways, which have to arrive unchanged.
 func packets(alice, bob *client) error {
 	for _, size := range []int{0, 1, 1312, 65536} {
 		data := make([]byte, size)
@@ -141,7 +141,7 @@ func packets(alice, bob *client) error {
 	return nil
 }
 
-// gone is said to who was sent something by a peer that left.
+// gone checks that a receiver of packets gets PeerGone when their sender leaves.
 func gone(alice, bob *client) error {
 	bob.Close()
 	m, err := alice.next()

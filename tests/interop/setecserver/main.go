@@ -1,5 +1,5 @@
-// Setecserver serves the real setec handler over plain HTTP, from a fresh
-// database with one secret in it:
+// Setecserver serves the real setec handler over plain HTTP, from a new
+// database with one secret:
 //
 //	setecserver 127.0.0.1:4711 prod/derp/meshkey VALUE
 //
@@ -22,7 +22,7 @@ func main() {
 		os.Exit(2)
 	}
 	address, name, value := os.Args[1], os.Args[2], os.Args[3]
-	// The handler's parts are made for tests, and want to be in one.
+	// The handler's parts are made for tests, and need to run in one.
 	os.Args = []string{os.Args[0], "-test.v"}
 	testing.Main(func(string, string) (bool, error) { return true, nil }, []testing.InternalTest{{
 		Name: "serve",
