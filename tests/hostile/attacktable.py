@@ -1,6 +1,6 @@
-"""The fixtures of attacks, and the table of what came of them, which the end of a run prints.
+"""The fixtures of attacks, and the table of their results, printed at the end of a run.
 
-A test module asks for them with `pytest_plugins = ["attacktable"]`.
+A test module loads them with `pytest_plugins = ["attacktable"]`.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ _ROWS: Final = pytest.StashKey[list[Row]]()
 
 @pytest.fixture
 def beside(request: pytest.FixtureRequest, tmp_path: Path) -> Beside:
-    """What tries an attack on ours and on Go's relay."""
+    """The runner of an attack on our relay and on Go's."""
     return Beside(tmp_path, request.config.stash.setdefault(_ROWS, []))
 
 

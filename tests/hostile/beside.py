@@ -1,4 +1,4 @@
-"""Attacks on a relay, ours and Go's, each with a victim: a pair of clients that goes on exchanging packets.
+"""Attacks on a relay, ours and Go's, each with a victim: a pair of clients that exchanges packets all the time.
 
 How to add an attack:
 
@@ -14,11 +14,11 @@ How to add an attack:
    Under `make hostile`, `beside` starts both relays, one after the other, each with a victim of its own, and records
    one row of the table that is printed. `flags` go to both relays, `our_flags` to ours alone; `go=False` where Go
    lacks the feature. What happens to Go's relay is recorded and never asserted.
-3. Assert on structure, with room for a machine that is ten times slower: no packet lost, nobody cut, each newcomer
+3. Assert on structure, with room for a machine that is ten times slower: no packet lost, no client cut, each newcomer
    logged in, memory below a number that follows from a limit. Latency is recorded; targets for it belong in `bench/`.
 4. Copy the new row into SECURITY.md.
 
-A test run attacks ours alone, for a second each, because CI's time is bounded. `make hostile` sets
+A test run attacks only our relay, for a second each, because CI's time is bounded. `make hostile` sets
 `DERPER_ATTACK_SECONDS` and `DERPER_ATTACK_GO`: longer attacks, on Go's relay as well.
 """
 
@@ -45,7 +45,7 @@ from derper.protocol.keys import MeshKey
 HERE: Final = Path(__file__).resolve().parent
 ATTACK_SECONDS: Final = float(os.environ.get("DERPER_ATTACK_SECONDS", "1"))
 ATTACK_GO: Final = os.environ.get("DERPER_ATTACK_GO") == "yes"
-VICTIM_SECONDS: Final = 60.0  # for the victim to log in, and to report
+VICTIM_SECONDS: Final = 60.0  # for the victim's login and its report
 MEGABYTE: Final = 1 << 20
 
 Wire = Literal["plain", "TLS 1.2", "TLS 1.3"]
@@ -222,13 +222,13 @@ class Beside:
         """Try one attack and return its row.
 
         Args:
-            name: of the attack, for the table; says how many connections or packets.
+            name: of the attack, for the table, with the number of connections or packets.
             attack: returns what happened to the attacker.
             wire: how the attacker and the victim connect.
-            mesh: give the relay a mesh key, which the target knows then.
+            mesh: give the relay a mesh key, which the target then has.
             flags: for both relays.
-            our_flags: for ours alone.
-            go: whether Go's relay has what is attacked.
+            our_flags: for our relay only.
+            go: whether Go's relay has the attacked feature.
             start: makes a relay with a folder and flags; without it the relay of `relays.py`.
         """
         make = start or partial(_relay, tls=wire != "plain")
@@ -250,7 +250,7 @@ class Beside:
 
 
 def attacked(relay: Relay, wire: Wire, mesh_key: MeshKey | None, attack: Attack) -> Outcome:
-    """Start a relay, attack it beside a victim, and stop it. An error beside Go's relay becomes what happened."""
+    """Start a relay, attack it beside a victim, and stop it. An error beside Go's relay is recorded as the result."""
     try:
         with Victim(wire) as victim:  # its imports take as long as the relay's start
             relay.start()

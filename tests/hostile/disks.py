@@ -1,4 +1,4 @@
-"""Small disks, which a test fills up."""
+"""Small disks for tests that fill them."""
 
 import os
 from contextlib import suppress
@@ -7,12 +7,12 @@ from typing import Final
 
 import pytest
 
-PAGE: Final = 4_096  # bytes, of which a file takes whole numbers
+PAGE: Final = 4_096  # bytes; a file uses whole pages
 root_only: Final = pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount a file system")
 
 
 def fill(disk: Path) -> Path:
-    """Take all that is left of a disk; return the file that takes it."""
+    """Use all free space of a disk; return the file that uses it."""
     ballast = disk / "ballast"
     with suppress(OSError), ballast.open("ab", buffering=0) as file:
         while True:

@@ -35,7 +35,7 @@ class Logins:
 
 
 class DelayingProxy:
-    """A TCP proxy on a free port that delivers each byte `delay` seconds after it came."""
+    """A TCP proxy on a free port that delivers each byte `delay` seconds after its arrival."""
 
     def __init__(self, host: str, port: int, delay: float) -> None:
         self._to = (host, port)

@@ -1,4 +1,4 @@
-"""Connections that stop at one stage of the way to a login: each is brought there, and then sends little or nothing."""
+"""Connections that stop at one stage before login: each is brought there, and then sends little or nothing."""
 
 import os
 import select
@@ -21,7 +21,7 @@ class Opened:
     """A connection at its stage.
 
     Attributes:
-        wire: what is written by `drip`.
+        wire: the connection.
         drip: bytes that follow, one at a time.
     """
 
@@ -71,7 +71,7 @@ def half_a_login_frame(door: RelayAddress) -> Opened:
 
 
 def the_wrong_login(door: RelayAddress) -> Opened:
-    """Log in with a box that the server cannot open: the costliest refusal."""
+    """Log in with a box that the server cannot open: the costliest rejection."""
     client = Client(door.connect())
     client.upgrade()
     frame = bytearray(client.client_info())
@@ -93,7 +93,7 @@ TLS_STAGES: Final[tuple[Opening, ...]] = (
 
 
 def stages_of(door: RelayAddress) -> tuple[Opening, ...]:
-    """Return the stages that there are with or without TLS."""
+    """Return the stages of a connection with or without TLS."""
     return PLAIN_STAGES if door.tls is None else TLS_STAGES
 
 

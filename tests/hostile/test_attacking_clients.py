@@ -12,18 +12,18 @@ from derper.protocol.keys import NodePublic
 
 pytest_plugins = ["attacktable"]
 
-CROWD = 150  # clients; each costs the test a few milliseconds of TLS
+MANY = 150  # clients; each costs the test a few milliseconds of TLS
 SAME_KEY = 200  # connections
-DEAF = 60
+STALLED = 60
 PACKETS = 32  # for each client that never reads: a queue's depth
 LARGE = 60_000  # bytes
 LIMIT = 16 * MEGABYTE
-DESTINATIONS = 500  # in one write
-REMEMBERED = 160  # bytes a destination
-MOST_DESTINATIONS = 65_536  # of one sender
+DESTINATIONS = 500  # per write
+REMEMBERED = 160  # bytes per destination
+MOST_DESTINATIONS = 65_536  # per sender
 
 
-def crowd(target: Target, count: int, exits: ExitStack, receive_buffer: int | None = None) -> list[Client]:
+def join_many(target: Target, count: int, exits: ExitStack, receive_buffer: int | None = None) -> list[Client]:
     return [exits.enter_context(Client.join(target.door, receive_buffer=receive_buffer)) for _ in range(count)]
 
 
@@ -31,16 +31,16 @@ def crowd(target: Target, count: int, exits: ExitStack, receive_buffer: int | No
 def test_each_sends_to_each_and_all_leave_at_once(beside: Beside, wire: Wire) -> None:
     def attack(target: Target) -> str:
         with ExitStack() as exits:
-            clients = crowd(target, CROWD, exits, receive_buffer=4_096)
+            clients = join_many(target, MANY, exits, receive_buffer=4_096)
             to_all = b"".join(SendPacket(client.key, b"hello").encode() for client in clients)
             for client in clients:
                 client.wire.send(to_all)
             for client in clients:
                 client.wire.reset()
-        return f"{CROWD * CROWD:,} packets"
+        return f"{MANY * MANY:,} packets"
 
     beside(
-        f"{CROWD} clients that each send to each, never read, and leave at once", attack, wire=wire
+        f"{MANY} clients that each send to each, never read, and leave at once", attack, wire=wire
     ).ours.is_unharmed()
 
 
@@ -60,15 +60,15 @@ def test_connections_of_one_key_leave_at_once(beside: Beside, wire: Wire) -> Non
 def test_large_packets_for_clients_that_never_read(beside: Beside, wire: Wire) -> None:
     def attack(target: Target) -> str:
         with ExitStack() as exits:
-            deaf = crowd(target, DEAF, exits, receive_buffer=4_096)
+            stalled = join_many(target, STALLED, exits, receive_buffer=4_096)
             sender = exits.enter_context(Client.join(target.door))
             for _ in range(PACKETS):
-                for client in deaf:
+                for client in stalled:
                     sender.send(client.key, bytes(LARGE))
             sender.ping()
-        return f"{DEAF * PACKETS * LARGE // MEGABYTE} MB sent"
+        return f"{STALLED * PACKETS * LARGE // MEGABYTE} MB sent"
 
-    name = f"{DEAF} clients that never read {PACKETS} packets of {LARGE // 1_000} kB; limit {LIMIT // MEGABYTE} MB"
+    name = f"{STALLED} clients that never read {PACKETS} packets of {LARGE // 1_000} kB; limit {LIMIT // MEGABYTE} MB"
     flags = ("-max-queued-bytes", str(LIMIT))
     ours = beside(name, attack, wire=wire, our_flags=flags).ours
     ours.is_unharmed()
@@ -109,7 +109,7 @@ def test_records_of_one_byte(beside: Beside, wire: Wire) -> None:
 
 @pytest.mark.parametrize("wire", TLS_WIRES)
 def test_requests_broken_off(beside: Beside, wire: Wire) -> None:
-    """Strangers cannot fill the log with them."""
+    """Strangers cannot fill the log with aborted requests."""
     requests = (
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\nhalf",

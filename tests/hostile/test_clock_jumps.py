@@ -1,7 +1,7 @@
 """The machine's clock is set ahead and back by more than a certificate's life while the relay serves.
 
-A library in front of the C library sets the clock of our process. Go's server asks the kernel without it, so it is not
-tried here.
+A preloaded library sets the clock of our process. Go's server calls the kernel without the C library, so it is not
+tested here.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from relays import OurDerper, Relay
 
 pytest_plugins = ["attacktable"]
 
-LOOK_SECONDS = 0.5  # between two looks of the relay at its certificate, which otherwise are three seconds
+LOOK_SECONDS = 0.5  # between two checks of the certificate; the default is three seconds
 LOOKING_OFTEN = f"""
 import sys
 from derper.cli.entry import derper
@@ -32,21 +32,21 @@ JUMP_NAME = "the clock jumps 330 days and 11 years ahead, 22 back, and to the ri
 
 
 def set_clock(relay: Relay, offset: str) -> None:
-    """Set the relay's clock, which is right without this."""
+    """Set the relay's clock to this offset from the right time."""
     other = relay.folder / "clock.new"
     other.write_text(f"{offset}\n")
     other.replace(relay.folder / "clock")
 
 
-class LookingOften(OurDerper):
-    """Our relay, which looks at its certificate every `LOOK_SECONDS`."""
+class FrequentChecks(OurDerper):
+    """Our relay, which checks its certificate every `LOOK_SECONDS`."""
 
     def command(self) -> list[str]:
         return [sys.executable, "-c", LOOKING_OFTEN]
 
 
 def with_a_clock(folder: Path, flags: Sequence[str]) -> Relay:
-    """Return a relay whose clock `set_clock` sets."""
+    """Return a relay whose clock `set_clock` can set."""
     library = subprocess.run(
         ["faketime", "-f", "+0", "printenv", "LD_PRELOAD"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -56,20 +56,20 @@ def with_a_clock(folder: Path, flags: Sequence[str]) -> Relay:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    relay = LookingOften(folder, tls=True, flags=flags, env=env)
+    relay = FrequentChecks(folder, tls=True, flags=flags, env=env)
     set_clock(relay, "+0")
     return relay
 
 
 def shown(target: Target) -> bytes | None:
-    """Return the certificate that clients are shown."""
+    """Return the certificate that clients get."""
     with target.door.connect() as connection:
         assert isinstance(connection.sock, SSLSocket)
         return connection.sock.getpeercert(binary_form=True)
 
 
 def jump(target: Target) -> None:
-    """Jump, and after each jump wait until the relay has looked at its certificate."""
+    """Set the clock to each offset, and wait after each until the relay has checked its certificate."""
     before = shown(target)
     for offset in JUMPS:
         set_clock(target.relay, offset)

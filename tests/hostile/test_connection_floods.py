@@ -1,4 +1,4 @@
-"""One byte on each of many connections, more than the relay has places for, while distant clients log in."""
+"""One byte on each of many connections, more than the relay's limit before login, while distant clients log in."""
 
 import json
 import socket
@@ -17,27 +17,27 @@ from relays import GoDerper, OurDerper, Relay
 
 pytest_plugins = ["attacktable"]
 
-DESCRIPTORS: Final = 8_192  # of the relay: ours has places for half as many connections before login
-CONNECTIONS: Final = 6_000  # that the attacker holds at any time
+DESCRIPTORS: Final = 8_192  # of the relay; our limit of connections before login is half of it
+CONNECTIONS: Final = 6_000  # held by the attacker at any time
 NEW_A_SECOND: Final = 400
 DISTANT_CLIENTS: Final = 200
 ROUND_TRIP: Final = 0.8  # seconds
-DISTANT_SECONDS: Final = 120.0  # for all of them, on a slow machine
+DISTANT_SECONDS: Final = 120.0  # for all distant clients, on a slow machine
 
-ONE_BYTE: Final = b"\x16"  # begins a TLS record
+ONE_BYTE: Final = b"\x16"  # the first byte of a TLS record
 
 
 class Flood:
-    """Connections of one byte each: as many as `most` at a time, the oldest of which are replaced."""
+    """Connections of one byte each: at most `most` at a time, after which the oldest are replaced."""
 
     def __init__(self, port: int, sources: Sequence[str], most: int) -> None:
         self._to = ("127.0.0.1", port)
         self._sources = sources
         self._most = most
         self._held: deque[socket.socket] = deque()
-        self._silent: list[socket.socket] = []  # their byte waits for the connection
+        self._silent: list[socket.socket] = []  # the byte is not sent yet
         self.made = 0
-        self.closed = 0  # by the relay, of the connections that are not held any more
+        self.closed = 0  # number of replaced connections that the relay had closed
 
     def add(self, count: int) -> None:
         for sock in self._silent:
@@ -48,7 +48,7 @@ class Flood:
                 self._end(self._held.popleft())
             sock = socket.socket()
             sock.setblocking(False)
-            # The kernel chooses the port when it knows where to: 28,000 ports for each source.
+            # Without a bound port, the kernel chooses one at connect: 28,000 ports for each source.
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((self._sources[self.made % len(self._sources)], 0))
             sock.connect_ex(self._to)

@@ -1,4 +1,4 @@
-"""A full disk at each write of the relay: its log, its key, its certificates, and the files that a CA's answers go to.
+"""A full disk at each write of the relay: its log, its key, its certificates, and its ACME files.
 
 Root mounts a file system of 64 kB for each test.
 """
@@ -25,7 +25,7 @@ LOG_FILLS_SECONDS = 3.0  # for the last page of the disk, also on a slow machine
 
 @pytest.mark.parametrize("missing", ["key", "certificate"])
 def test_a_first_start_ends_with_a_sentence(tmp_path: Path, disk: Path, missing: str) -> None:
-    """Nothing is left behind that a second start, with space, would take for the file."""
+    """No partial file is left that a second start, with free space, would load."""
     flags = ("-c", str(disk / "derper.key")) if missing == "key" else ("-certdir", str(disk / "certs"))
     ballast = fill(disk)
     relay = OurDerper(tmp_path / "ours", tls=True, flags=flags)
@@ -42,7 +42,7 @@ def test_a_first_start_ends_with_a_sentence(tmp_path: Path, disk: Path, missing:
 
 
 def test_a_log_on_a_full_disk(beside: Beside, disk: Path) -> None:
-    """It logs again once there is space."""
+    """The relay logs again when there is free space."""
 
     def start(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
         for path in disk.iterdir():
@@ -55,7 +55,7 @@ def test_a_log_on_a_full_disk(beside: Beside, disk: Path) -> None:
         log = disk / f"{target.relay.name}.log"
         for _ in for_seconds(LOG_FILLS_SECONDS):
             if target.is_ours:
-                os.kill(target.relay.pid, signal.SIGHUP)  # which ends Go's relay
+                os.kill(target.relay.pid, signal.SIGHUP)  # this ends Go's relay
             connection = target.raw_door.connect()
             connection.send(b"GET / HTTP/1.1\r\n\r\n")
             connection.close()

@@ -1,4 +1,4 @@
-"""A control group whose memory the relay's clients use up: the kernel's sockets count there as well."""
+"""A control group whose memory the relay's clients use up: socket buffers in the kernel count as well."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ pytestmark = [
 ]
 
 MEMORY = 160 * MEGABYTE
-DEAF = 100
+STALLED = 100
 PACKETS = 40
-LARGE = 60_000  # bytes; together more than the group has
+LARGE = 60_000  # bytes; in total more than the group's limit
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def group() -> Iterator[Path]:
 
 @pytest.mark.parametrize("wire", TLS_WIRES)
 def test_packets_for_clients_that_never_read(beside: Beside, group: Path, wire: Wire) -> None:
-    """Ours sheds packets by its default limit, a quarter of the group's memory."""
+    """Our relay sheds packets at its default limit, a quarter of the group's memory."""
 
     def start(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
         join = f'echo $$ >{group}/cgroup.procs && exec "$@"'
@@ -49,10 +49,10 @@ def test_packets_for_clients_that_never_read(beside: Beside, group: Path, wire: 
 
     def attack(target: Target) -> str:
         with ExitStack() as exits:
-            deaf = [exits.enter_context(Client.join(target.door, receive_buffer=4_096)) for _ in range(DEAF)]
+            stalled = [exits.enter_context(Client.join(target.door, receive_buffer=4_096)) for _ in range(STALLED)]
             sender = exits.enter_context(Client.join(target.door))
             for _ in range(PACKETS):
-                for client in deaf:
+                for client in stalled:
                     sender.send(client.key, bytes(LARGE))
             sender.ping()
             peak = int((group / "memory.max_usage_in_bytes").read_text())
@@ -60,7 +60,7 @@ def test_packets_for_clients_that_never_read(beside: Beside, group: Path, wire: 
         return f"the group used {peak // MEGABYTE} MB at most"
 
     name = (
-        f"{DEAF * PACKETS * LARGE // MEGABYTE} MB for {DEAF} clients that never read, "
+        f"{STALLED * PACKETS * LARGE // MEGABYTE} MB for {STALLED} clients that never read, "
         f"in a control group with {MEMORY // MEGABYTE} MB"
     )
     beside(name, attack, wire=wire, start=start).ours.is_unharmed()

@@ -15,7 +15,7 @@ pytest_plugins = ["attacktable"]
 
 WATCHERS = 50
 CLIENTS = 200
-UNKNOWN_KEYS = 1_000  # in one write
+UNKNOWN_KEYS = 1_000  # per write
 REMOTE_SOURCES = 1_000_000  # a shard remembers at most this number of sources behind mesh peers
 PER_SOURCE = 256  # bytes
 PER_WATCHER = 256 << 10  # bytes: the socket's buffers are the kernel's; a set of keys, and what is sealed
@@ -39,7 +39,7 @@ def test_watchers_that_never_read(beside: Beside, wire: Wire) -> None:
                 crowd.enter_context(Client.join(target.door))
             for _ in range(WATCHERS):
                 watcher = crowd.enter_context(mesh_peer(target, receive_buffer=4_096))
-                watcher.wire.send(WatchConns().encode() * 20)  # each asks for the whole list again
+                watcher.wire.send(WatchConns().encode() * 20)  # each requests the whole list again
             for _ in for_seconds():
                 Client.join(target.door).wire.reset()
                 came += 1
@@ -86,13 +86,13 @@ def test_a_flood_of_close_peer_at_one_client_that_comes_back(beside: Beside) -> 
 
 
 def test_a_flood_of_forwarded_packets(beside: Beside) -> None:
-    """Each packet has a source of its own, which the relay remembers to send PeerGone for it."""
+    """Each packet has a different source, which the relay stores to send PeerGone for it."""
 
     def attack(target: Target) -> str:
         sent = 0
-        with mesh_peer(target) as peer, Client.join(target.door, receive_buffer=4_096) as deaf:
+        with mesh_peer(target) as peer, Client.join(target.door, receive_buffer=4_096) as stalled:
             for _ in for_seconds():
-                peer.wire.send(b"".join(ForwardPacket(random_key(), deaf.key, b"").encode() for _ in range(500)))
+                peer.wire.send(b"".join(ForwardPacket(random_key(), stalled.key, b"").encode() for _ in range(500)))
                 sent += 500
         return f"{sent:,} packets"
 

@@ -1,4 +1,4 @@
-"""The victim alone: what its figures are without an attack, and that it notices what it is there to notice."""
+"""The victim without an attack: its figures, and that it detects a relay that dies."""
 
 import time
 from pathlib import Path

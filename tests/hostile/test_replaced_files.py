@@ -1,4 +1,4 @@
-"""Files that are replaced, cut short or half written while the relay reads them: the last good one stays in force."""
+"""Files that are replaced, truncated or half written while the relay reads: the last valid version stays in force."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def by_rename(path: Path, data: bytes) -> None:
 
 
 def in_halves(path: Path, data: bytes) -> None:
-    """Truncate, write a half, reload, write the rest, as an editor on a slow disk does."""
+    """Truncate, write one half, reload, write the rest, as an editor on a slow disk does."""
     with path.open("wb", buffering=0) as file:
         file.write(data[: len(data) // 2])
         os.fsync(file.fileno())
@@ -48,7 +48,7 @@ WRITES = (in_place, by_rename, in_halves, after_removal)
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__.replace("_", " "))
 def test_rate_limits_rewritten_while_they_are_reloaded(beside: Beside, write: Write) -> None:
-    """Go's relay reads them on SIGHUP, too."""
+    """Go's relay reloads rate limits on SIGHUP, too."""
 
     def start(kind: type[Relay], folder: Path, flags: Sequence[str]) -> Relay:
         (folder / "rates.json").write_bytes(RATES)
@@ -70,7 +70,7 @@ def test_rate_limits_rewritten_while_they_are_reloaded(beside: Beside, write: Wr
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__.replace("_", " "))
 def test_an_allow_list_rewritten_without_end_refuses_no_allowed_client(tmp_path: Path, write: Write) -> None:
-    """Each version has the client's key at its end, so a list that is read in part refuses it."""
+    """Each version has the client's key at its end, so a partly read list would reject the client."""
     allowed = tmp_path / "allowed"
     allowed.write_bytes(b"")
     with OurDerper(tmp_path, flags=("-allow-keys", str(allowed))) as relay:
@@ -106,5 +106,5 @@ def test_a_certificate_cut_short_leaves_the_old_one_in_force(beside: Beside) -> 
         certificate.write_bytes(whole)
         return "it served the old one"
 
-    # Go's relay reads certificates at its start alone, and SIGHUP ends it.
+    # Go's relay reads certificates only at its start, and SIGHUP ends it.
     beside("certificate file cut short, emptied, removed", attack, go=False).ours.is_unharmed()

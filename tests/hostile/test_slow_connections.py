@@ -1,4 +1,4 @@
-"""Connections that stop at each stage of TLS, HTTP and login: held open, or broken off over and over."""
+"""Connections that stop at each stage of TLS, HTTP and login: held open, or reset again and again."""
 
 from collections import Counter
 from itertools import cycle
@@ -12,8 +12,8 @@ from victim import context_of
 pytest_plugins = ["attacktable"]
 
 EACH = 30  # connections at each stage
-OURS_SECONDS, GO_SECONDS = 120.0, 35.0  # how long connections are held; ours has to close all of them
-PER_CONNECTION = 64 << 10  # bytes of memory that one may cost before its login, with room
+OURS_SECONDS, GO_SECONDS = 120.0, 35.0  # how long connections are held; our relay has to close all of them
+PER_CONNECTION = 64 << 10  # limit of memory in bytes per connection before login, with tolerance
 
 
 def test_connections_held_at_each_stage(beside: Beside) -> None:
@@ -51,7 +51,7 @@ def test_connections_broken_off_at_each_stage(beside: Beside, wire: Wire) -> Non
 
 @pytest.mark.parametrize("wire", TLS_WIRES)
 def test_garbage_after_each_stage_of_tls(beside: Beside, wire: Wire) -> None:
-    """Bytes that are no TLS record, sent past the session."""
+    """Bytes that are not a TLS record, sent without the TLS session."""
 
     def attack(target: Target) -> str:
         door = target.door

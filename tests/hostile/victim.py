@@ -1,4 +1,4 @@
-"""Two clients that exchange packets through a relay, in a process of their own, and count the packets that arrive late.
+"""Two clients that exchange packets through a relay, in a separate process, and count the packets that arrive late.
 
     python tests/hostile/victim.py 1.2
 
@@ -145,7 +145,7 @@ class Pair:
         self._complete.set()
 
     async def _join(self) -> None:
-        """Log new clients in, at least one in the measured time; a login that takes too long has failed."""
+        """Log in new clients, at least one in the measured time; a login that takes too long counts as failed."""
         while not self._ending or (self._measured and not self._figures.logins):
             began = time.monotonic()
             try:
