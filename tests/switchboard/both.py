@@ -1,4 +1,4 @@
-"""The model and the real switchboard, side by side: whatever happens, happens to both, and both have to agree on it."""
+"""The model and the real switchboard, side by side: both get the same events, and have to agree on the results."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ RULES: Final = Rules(
 )
 MAILBOX: Final = 400  # bytes: the mailboxes between shards fill up all the time
 GONE_FRAMES: Final = "peer_gone_disconnected_frames"
-# What only the real one has limits of, and numbers that say what is now.
+# Limits that only the real one has, and gauges.
 NOT_MODELLED: Final = {
     "routes_forgotten", "packets_crossed", "mesh_keys_refused", "current_home_connections",
     "current_notideal_connections",
@@ -41,14 +41,14 @@ def split(data: bytes) -> tuple[list[Frame], bytes]:
     frames, at = [], 0
     while len(data) - at >= 5 and (end := at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")) <= len(data):
         payload = data[at + 5 : end]
-        # Of an announcement only the key is the switchboard's.
+        # Of an announcement, the switchboard decides only the key.
         frames.append(Frame(data[at], payload[:32] if data[at] == PEER_PRESENT else payload))
         at = end
     return frames, data[at:]
 
 
 def stream_of(frame: Frame) -> tuple[object, ...]:
-    """Name the stream in which this frame's place is certain: one sender's packets of one kind, one key's news."""
+    """Return the stream in which this frame has a fixed order: a sender's packets of a kind, or one key's events."""
     if frame.type in (RECV, FORWARD):
         keys = 32 if frame.type == RECV else 64
         return frame.type, frame.payload[:keys], is_disco(packet_in(frame))
@@ -61,7 +61,7 @@ def streams(frames: Iterable[Frame]) -> dict[tuple[object, ...], list[Frame]]:
     by_stream: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
     for frame in frames:
         stream = by_stream[stream_of(frame)]
-        # That a key has left may be said again (see `Switchboard.repeats`); how often is compared as a count.
+        # PeerGone of a key may be repeated (see `Switchboard.repeats`); the number is compared as a count.
         if frame.type != PEER_GONE or stream[-1:] != [frame]:
             stream.append(frame)
     return by_stream
@@ -83,7 +83,7 @@ def world(*, shards: int, seed: int) -> _sim.World:
 
 
 class Both:
-    """A region's one node, twice."""
+    """A region's only node, twice: the model and the real one."""
 
     def __init__(self, *, shards: int, seed: int) -> None:
         self.model = Switchboard(RULES)
@@ -119,7 +119,7 @@ class Both:
         self.real.reset(conn.party)
 
     def close(self, conn: Connection) -> None:
-        """Close as Python would, who is asked to by an operator."""
+        """Close a connection as Python does for an operator."""
         self.model.leave(conn)
         self.real.close(conn.party)
 
@@ -140,7 +140,7 @@ class Both:
         self.real.close_key(key)
 
     def pass_time(self, ms: int) -> None:
-        # Shorter than any timeout: nobody can begin to wait and be late within one.
+        # Shorter than any timeout: no wait can begin and time out within one step.
         step = min(RULES.write_timeout.values()) // RULES.grain * RULES.grain
         for at in range(0, ms, step):
             self.untie()
@@ -148,7 +148,7 @@ class Both:
             self.real.pass_time(min(step, ms - at))
 
     def untie(self) -> None:
-        """See to it that no two are late in the same moment: they would end in no certain order."""
+        """Prevent that two connections time out at the same moment: their order would not be fixed."""
         moments = set()
         for conn in self.model.connections():
             if conn.blocked_at is not None:
@@ -159,7 +159,7 @@ class Both:
         self.real.run()
 
     def agree(self) -> None:
-        """Let everything come to rest; then compare what every party has received, and everything that is counted."""
+        """Run until all is idle; then compare every party's received frames, and all counters."""
         queued = self.real.run()
         for conn in self.conns:
             received, rest = split(self.real.receive(conn.party))

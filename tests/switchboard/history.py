@@ -1,4 +1,4 @@
-"""What can happen in a history. Whoever tells it only chooses numbers, so that a seed or a shrinking test can."""
+"""The events of a history. Its source only chooses numbers, so it can be a seed or a shrinking test."""
 
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -36,7 +36,7 @@ GRAIN: Final = 128  # ms
 
 
 def words(frame: Frame) -> str:
-    """Write a frame as it reads best: keys by their first byte, packets by their serial number."""
+    """Return a readable form of a frame: keys by their first byte, packets by their serial number."""
     keys = {SEND: 1, FORWARD: 2, PEER_GONE: 1, PEER_PRESENT: 1, CLOSE_PEER: 1}.get(frame.type, 0)
     names = [frame.payload[at * 32 : at * 32 + 1].hex() for at in range(keys)]
     packet = frame.payload[keys * 32 :]
@@ -46,7 +46,7 @@ def words(frame: Frame) -> str:
 
 
 class History:
-    """One history, as it goes on."""
+    """One history of events."""
 
     def __init__(self, *, shards: int, seed: int) -> None:
         self.shards = shards
@@ -54,11 +54,11 @@ class History:
         self.serial = 0
         self.told: list[str] = []
 
-    def those(self, *guests: LoginKind) -> list[Connection]:
+    def of_kinds(self, *guests: LoginKind) -> list[Connection]:
         return [conn for conn in self.both.conns if conn.guest in guests or not guests]
 
     def packet(self, choose: Choose) -> bytes:
-        """Make a packet unlike any other."""
+        """Make a unique packet."""
         self.serial += 1
         head = b"TS\xf0\x9f\x92\xac" + bytes(56) if choose(2) else b""
         return head + self.serial.to_bytes(4, "big") + bytes(SIZES[choose(len(SIZES))])
@@ -68,7 +68,7 @@ class History:
             " ".join([what, *(conn.tag() if isinstance(conn, Connection) else str(conn) for conn in whom)])
         )
 
-    # Events. Each may happen when `possible` says so.
+    # Events. `possible` returns those that can happen now.
 
     def connect(self, choose: Choose) -> None:
         key, guest = KEYS[choose(len(KEYS))], GUESTS[choose(len(GUESTS))]
@@ -79,14 +79,14 @@ class History:
             self.both.real.chop(conn.party)
 
     def send(self, choose: Choose) -> None:
-        conns = self.those(LoginKind.CLIENT, LoginKind.MESH_PEER)
+        conns = self.of_kinds(LoginKind.CLIENT, LoginKind.MESH_PEER)
         conn = conns[choose(len(conns))]
         frames = [Frame(SEND, KEYS[choose(len(KEYS))] + self.packet(choose)) for _ in range(1 + choose(6))]
         self.say(conn, frames)
 
     def forward(self, choose: Choose) -> None:
         sources = [*KEYS, NOBODY]
-        conns = self.those(LoginKind.MESH_PEER)
+        conns = self.of_kinds(LoginKind.MESH_PEER)
         conn = conns[choose(len(conns))]
         frames = [
             Frame(FORWARD, sources[choose(len(sources))] + KEYS[choose(len(KEYS))] + self.packet(choose))
@@ -95,7 +95,7 @@ class History:
         self.say(conn, frames)
 
     def announce(self, choose: Choose) -> None:
-        conns = self.those(LoginKind.NODE)
+        conns = self.of_kinds(LoginKind.NODE)
         conn = conns[choose(len(conns))]
         frames = []
         for _ in range(1 + choose(4)):
@@ -104,11 +104,11 @@ class History:
         self.say(conn, frames)
 
     def watch(self, choose: Choose) -> None:
-        conns = self.those(LoginKind.MESH_PEER)
+        conns = self.of_kinds(LoginKind.MESH_PEER)
         self.say(conns[choose(len(conns))], [Frame(WATCH)])
 
     def close_peer(self, choose: Choose) -> None:
-        conns = self.those(LoginKind.MESH_PEER)
+        conns = self.of_kinds(LoginKind.MESH_PEER)
         self.say(conns[choose(len(conns))], [Frame(CLOSE_PEER, KEYS[choose(len(KEYS))])])
 
     def talk(self, choose: Choose) -> None:
@@ -117,7 +117,7 @@ class History:
         self.say(conn, [talk[choose(len(talk))]])
 
     def offend(self, choose: Choose) -> None:
-        conns = self.those(LoginKind.CLIENT)
+        conns = self.of_kinds(LoginKind.CLIENT)
         self.say(conns[choose(len(conns))], [OFFENCES[choose(len(OFFENCES))]])
 
     def stall(self, choose: Choose) -> None:
@@ -133,7 +133,7 @@ class History:
 
     def leave(self, choose: Choose) -> None:
         conn = self.both.conns[choose(len(self.both.conns))]
-        # Whom Python closes is first told what it has to be told, which is another claim than these.
+        # A connection that Python closes gets its queued frames first, which other tests check.
         how = [self.both.finish, self.both.reset, self.both.close][choose(2 if conn.stalled else 3)]
         self.tell(how.__name__, conn)
         how(conn)
@@ -164,7 +164,7 @@ class History:
         self.both.say(conn, frames)
 
     def possible(self) -> list[Callable[[Choose], None]]:
-        """Return the events that can happen now; what is there twice should happen twice as often."""
+        """Return the events that can happen now; an event listed twice is chosen twice as often."""
         events: list[Callable[[Choose], None]] = [self.connect, self.pass_time]
         if len(self.both.conns) < 4:
             events += [self.connect, self.connect]
@@ -172,10 +172,10 @@ class History:
             events += [self.talk, self.stall, self.leave, self.write]
         if any(conn.stalled for conn in self.both.conns):
             events += [self.resume]
-        if self.those(LoginKind.CLIENT):
+        if self.of_kinds(LoginKind.CLIENT):
             events += [self.send, self.send, self.send, self.offend, self.dismiss]
-        if self.those(LoginKind.MESH_PEER):
+        if self.of_kinds(LoginKind.MESH_PEER):
             events += [self.send, self.forward, self.forward, self.watch, self.close_peer]
-        if self.those(LoginKind.NODE):
+        if self.of_kinds(LoginKind.NODE):
             events += [self.announce, self.announce]
         return events

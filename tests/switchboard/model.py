@@ -1,7 +1,8 @@
-"""The switchboard as docs/protocol/relay.md and mesh.md tell it, as plainly as it can be written down.
+"""The switchboard as specified in docs/protocol/relay.md and mesh.md, in the simplest form.
 
-It judges the real one: same history in, same frames to everybody and same counters out. One thing happens at a time,
-all of it at once; a socket takes everything or, while its party is stalled, nothing. No optimisation belongs here.
+It is the reference for the real one: the same history has to give the same frames to all connections and the same
+counters. Events happen one at a time and completely; a socket takes all bytes or, while its party is stalled, none. No
+optimisation belongs here.
 """
 
 import struct
@@ -21,15 +22,15 @@ STRAIGHT = -1
 
 
 class LoginKind(IntEnum):
-    """What is at the far end of a connection."""
+    """The kind of peer of a connection."""
 
     CLIENT = 0
     MESH_PEER = 1
-    NODE = 2  # that we dialled
+    NODE = 2  # a node that we dialled
 
 
 class Frame(NamedTuple):
-    """A frame, either way."""
+    """A frame in either direction."""
 
     type: int
     payload: bytes = b""
@@ -46,7 +47,7 @@ class Rules:
     write_timeout: dict[LoginKind, int]
     keep_alive: int
     server_key: Key
-    grain: int = 128  # a deadline is acted on when the clock next shows a multiple of this
+    grain: int = 128  # deadlines are checked when the clock is a multiple of this
 
 
 def is_disco(packet: bytes) -> bool:
@@ -54,28 +55,28 @@ def is_disco(packet: bytes) -> bool:
 
 
 def presence(key: Key) -> Frame:
-    """Announce a key; the rest of the announcement is the login's affair."""
+    """Return the announcement of a key; the login decides the other fields."""
     return Frame(PEER_PRESENT, key)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Connection:
-    """One connection and everything that was written to it."""
+    """One connection and all bytes written to it."""
 
     key: Key
     guest: LoginKind
     since: int
     keep_alive_at: int
-    party: int = -1  # whatever names it to the test
+    party: int = -1  # the test's number for it
     is_open: bool = True
     stalled: bool = False
-    blocked_at: int | None = None  # since when something waits for the socket
+    blocked_at: int | None = None  # time since which frames wait for the socket
     control: list[Frame] = field(default_factory=list)
     disco: list[Frame] = field(default_factory=list)
     other: list[Frame] = field(default_factory=list)
     written: list[Frame] = field(default_factory=list)
-    # Whose packets it was sent: it is told when they leave. And on which ways: through a mesh peer's party, straight,
-    # or straight at an earlier stay.
+    # The keys whose packets it got: it is notified when they leave. The values are the paths: through a mesh peer's
+    # party, direct, or direct in an earlier connection.
     heard: dict[Key, set[int]] = field(default_factory=dict)
     not_here_credit: float = 3.0
     not_here_at: int = 0
@@ -100,16 +101,16 @@ class Switchboard:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.now = 0
-        self.local: dict[Key, list[Connection]] = {}  # the one that spoke last is the last
+        self.local: dict[Key, list[Connection]] = {}  # the last one to send is the last
         self.forwarders: dict[Key, list[Connection]] = {}  # in the order of their announcements
         self.links: list[Connection] = []
         self.counters: Counter[str] = Counter()
         self.drops: dict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
-        # Who was sent a key's packets on several ways may be told as often that it has left: it does no harm.
+        # A receiver of a key's packets over several paths may get PeerGone as often, which is harmless.
         self.repeats = 0
         self.stays = 0
 
-    # Who is where.
+    # Connections.
 
     def connect(self, key: Key, guest: LoginKind) -> Connection:
         conn = Connection(
@@ -126,7 +127,7 @@ class Switchboard:
         return conn
 
     def leave(self, conn: Connection) -> None:
-        """Take a connection out of the region; what its party does or sees no longer matters."""
+        """Remove a connection from the region; its party's later events have no effect."""
         if not conn.is_open:
             return
         conn.is_open = conn.watches = False
@@ -170,7 +171,7 @@ class Switchboard:
     def watchers(self) -> list[Connection]:
         return [conn for conn in self.members() if conn.watches]
 
-    # What comes from a connection.
+    # Frames from a connection.
 
     def receive(self, conn: Connection, frames: Iterable[Frame]) -> None:
         for frame in frames:
@@ -188,7 +189,7 @@ class Switchboard:
 
     def take(self, conn: Connection, frame: Frame) -> None:
         payload = frame.payload
-        # Last writer is active.
+        # The last sender is active.
         conns = self.local[conn.key]
         conns.remove(conn)
         conns.append(conn)
@@ -283,7 +284,7 @@ class Switchboard:
             del self.forwarders[key]
             self.tell_if_gone(key)
 
-    # What goes to a connection.
+    # Frames to a connection.
 
     def enqueue(self, conn: Connection, frame: Frame) -> None:
         queue = conn.queue(disco=is_disco(packet_in(frame)))
@@ -301,7 +302,7 @@ class Switchboard:
         self.write(conn, Frame(PEER_GONE, key + reason))
 
     def flush(self, conn: Connection) -> None:
-        """Write what waits: first what may not be dropped, then disco packets, then the others."""
+        """Write queued frames: first those that may not be dropped, then disco packets, then the others."""
         if conn.stalled:
             waits = conn.control or conn.disco or conn.other
             conn.blocked_at = self.now if waits and conn.blocked_at is None else conn.blocked_at
@@ -318,7 +319,7 @@ class Switchboard:
         packets, size = self.drops[reason, kind]
         self.drops[reason, kind] = packets + 1, size + len(packet)
 
-    # What parties and time do.
+    # Sockets and time.
 
     def stall(self, conn: Connection) -> None:
         conn.stalled = True
@@ -352,7 +353,7 @@ class Switchboard:
             conn.keep_alive_at = self.now + self.rules.keep_alive
             self.write(conn, Frame(KEEP_ALIVE))
 
-    # What there is.
+    # Counts.
 
     def board(self) -> tuple[int, int, int, int, int, int]:
         """Count connections, keys here, all keys, keys with several connections, the connections of these, watchers."""

@@ -1,7 +1,7 @@
-"""Random histories, told to the model and to the real switchboard, which have to agree after each event.
+"""Random histories, run in the model and in the real switchboard, which have to agree after each event.
 
-Most are told by seeds, because that is quick; some by Hypothesis, which tells a failing one in its shortest form.
-`DERPER_HISTORIES` says how many, `DERPER_FIRST_SEED` where the seeds begin.
+Most come from seeds, because that is quick; some from Hypothesis, which shrinks a failing one to its shortest form.
+`DERPER_HISTORIES` sets their number, `DERPER_FIRST_SEED` the first seed.
 """
 
 import os
@@ -38,8 +38,8 @@ def test_model_and_switchboard_agree_on_every_seeded_history(shards: int) -> Non
             raise
 
 
-def event(name: str) -> Any:  # noqa: ANN401  what Hypothesis makes of a method it alone knows
-    """Make a rule of an event of `History`."""
+def event(name: str) -> Any:  # noqa: ANN401  a rule object of Hypothesis
+    """Return a rule for an event of `History`."""
 
     def happen(self: "Shrinking", data: st.DataObject) -> None:
         def choose(bound: int) -> int:

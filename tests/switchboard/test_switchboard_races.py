@@ -1,7 +1,7 @@
-"""Histories in which many things happen at once: nothing waits for anything else to come to rest.
+"""Histories with concurrent events: no event waits until the earlier ones are finished.
 
-What becomes of a packet is then no longer certain, but this is: it reaches its receiver's key or nobody, once at most,
-in its sender's order; and in the end each packet was delivered, dropped and counted, or is queued.
+The fate of a single packet is then not determined, but some rules hold. It reaches only its receiver's key, at most
+once, in its sender's order. In the end each packet was delivered, dropped and counted, or is queued.
 """
 
 import os
@@ -32,7 +32,7 @@ class Race:
         self.sent = 0
         self.pending: dict[int, bytes] = defaultdict(bytes)
         self.delivered: set[int] = set()
-        # The last packet of each sending connection that each receiving one has got, by kind.
+        # The last packet from each sending to each receiving connection, by kind.
         self.latest: dict[tuple[int, int, bool], int] = defaultdict(int)
 
     def packet(self, party: int, to: Key) -> bytes:
@@ -77,7 +77,7 @@ class Race:
                 self.present.remove(party)
 
     def look(self) -> None:
-        """Look at what everybody has received so far."""
+        """Check the frames that all connections have received so far."""
         for party, (key, _) in self.parties.items():
             frames, self.pending[party] = split(self.pending[party] + self.real.receive(party))
             for frame in frames:
@@ -93,14 +93,14 @@ class Race:
                     assert self.latest[sender, party, disco] < serial, f"packet {serial} came too late"
                     self.latest[sender, party, disco] = serial
 
-    def settle_accounts(self) -> None:
+    def check_counts(self) -> None:
         queued = sum(self.real.run())
         self.look()
         counters = self.real.counters()
         sources = ("packets_received_disco", "packets_received_other", "packets_forwarded_in")
         read = sum(counters.get(name, 0) for name in sources)
         dropped = sum(packets for packets, _ in self.real.drops().values())
-        # A packet of which the socket took a part is counted as sent.
+        # A packet that was partly written to the socket is counted as sent.
         begun = sum(data[:1] == bytes([RECV]) for data in self.pending.values())
         assert counters.get("packets_sent", 0) >= len(self.delivered)
         assert read == counters.get("packets_sent", 0) + dropped + queued
@@ -108,7 +108,7 @@ class Race:
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
-def test_every_packet_has_one_fate(shards: int) -> None:
+def test_every_packet_is_delivered_dropped_or_queued(shards: int) -> None:
     for seed in range(FIRST_SEED, FIRST_SEED + ceil(HISTORIES / 3)):
         race = Race(shards, seed)
         try:
@@ -119,7 +119,7 @@ def test_every_packet_has_one_fate(shards: int) -> None:
                 if race.random.random() < 0.05:
                     race.real.pass_time(race.random.choice([10, 500, 2_000]))
                 race.look()
-            race.settle_accounts()
+            race.check_counts()
         except AssertionError as error:
             error.add_note(f"seed {seed}, {shards} shards")
             raise
