@@ -1,4 +1,4 @@
-"""A client's half of a connection, held to recorded logins byte by byte."""
+"""The client's side of a connection, compared with recorded logins byte by byte."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answer(case: Case) -> bytes:
 
 
 def play(session: ClientSession, stream: bytes, how: str = "whole") -> tuple[list[Said], bytes]:
-    """Feed it, and give what it makes of that and what it sends."""
+    """Feed the session; return its messages and the bytes that it sends."""
     said, sent = [], session.data_to_send()
     for portion in portions(stream, how):
         session.feed(portion)
@@ -58,12 +58,12 @@ def test_it_logs_in_as_the_reference_client_does(case: Case, knows_key: bool, ho
         assert session.server_key == node(case["server_public"])
 
 
-def test_with_a_known_key_it_says_who_it_is_before_anything_came() -> None:
+def test_with_a_known_key_it_sends_client_info_before_it_receives_anything() -> None:
     assert session_of(PLAIN, knows_key=True).data_to_send().hex() == PLAIN["client_info_frame"]
     assert session_of(PLAIN, knows_key=False).data_to_send() == b""
 
 
-def test_another_key_than_the_known_one_ends_it() -> None:
+def test_a_key_other_than_the_known_one_ends_the_session() -> None:
     session = session_of(PLAIN, knows_key=True)
     session.feed(ServerKey(NOBODY).encode())
     with pytest.raises(ProtocolError, match=f"wanted the server's key nodekey:{PLAIN['server_public']}"):
@@ -75,7 +75,7 @@ def test_another_key_than_the_known_one_ends_it() -> None:
     [KeepAlive().encode(), ServerInfo().to_json(), frame_bytes(3, bytes(60)), ServerKey(node("00" * 32)).encode()],
     ids=["a keep-alive", "no frame", "ServerInfo", "a key of low order"],
 )
-def test_only_a_good_server_key_may_come_first(first: bytes) -> None:
+def test_the_first_frame_has_to_be_a_valid_server_key(first: bytes) -> None:
     session = session_of(PLAIN)
     session.feed(first)
     with pytest.raises(ProtocolError):
@@ -83,12 +83,12 @@ def test_only_a_good_server_key_may_come_first(first: bytes) -> None:
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 426 Upgrade Required\r\n\r\n", b"SSH-2.0-x\r\n\r\n", bytes(70_000)])
-def test_an_answer_that_is_no_upgrade_ends_it(head: bytes) -> None:
+def test_an_answer_without_an_upgrade_ends_the_session(head: bytes) -> None:
     with pytest.raises(ProtocolError):
         session_of(PLAIN, awaits_answer=True).feed(head)
 
 
-def test_after_the_login_it_tells_answers_pings_and_passes_the_rest_over() -> None:
+def test_after_the_login_it_returns_messages_answers_pings_and_skips_other_frames() -> None:
     session = session_of(PLAIN)
     play(session, bytes.fromhex(PLAIN["server_key_frame"]) + bytes.fromhex(PLAIN["server_info_frame"]))
     frames = [
@@ -105,7 +105,7 @@ def test_after_the_login_it_tells_answers_pings_and_passes_the_rest_over() -> No
     assert sent == Pong(b"12345678").encode()
 
 
-def test_server_info_may_come_again_with_other_limits() -> None:
+def test_server_info_may_be_received_again_with_other_limits() -> None:
     session = session_of(PLAIN)
     box = LoginBox(NodePrivate(bytes.fromhex(PLAIN["server_private"])), node(PLAIN["client_public"]))
     infos = [ServerInfo(2, rate, 70_000) for rate in (0, 1_000)]
@@ -115,7 +115,7 @@ def test_server_info_may_come_again_with_other_limits() -> None:
     assert session.server_info == infos[1]
 
 
-def test_a_frame_longer_than_any_client_takes_ends_it_by_its_header() -> None:
+def test_the_header_of_a_too_long_frame_ends_the_session() -> None:
     session = session_of(PLAIN)
     play(session, bytes.fromhex(PLAIN["server_key_frame"]) + bytes.fromhex(PLAIN["server_info_frame"]))
     session.feed(b"\xee" + (1_048_577).to_bytes(4, "big"))

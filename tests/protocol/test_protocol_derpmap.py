@@ -38,7 +38,7 @@ def one_node(**members: object) -> Node:
 
 
 @pytest.mark.parametrize("case", by_name(MAPS))
-def test_a_map_is_taken_or_refused_as_by_the_reference(case: Case) -> None:
+def test_a_map_is_accepted_or_rejected_as_by_the_reference(case: Case) -> None:
     if is_refused(case):
         with pytest.raises(ProtocolError, match="JSON"):
             DerpMap.from_json(text_of(case))
@@ -49,12 +49,12 @@ def test_a_map_is_taken_or_refused_as_by_the_reference(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", by_name(MAPS, without=is_refused))
-def test_what_was_read_can_be_written_and_read_again(case: Case) -> None:
+def test_a_parsed_map_survives_writing_and_parsing(case: Case) -> None:
     read = DerpMap.from_json(text_of(case))
     assert DerpMap.from_json(json.dumps(read.to_json()).encode()) == read
 
 
-def test_every_member_is_read_whatever_the_case_of_its_name() -> None:
+def test_members_are_read_in_any_case_of_their_names() -> None:
     node = {
         "Name": "900a", "RegionID": 900, "HostName": "derp.example.test", "CertName": "other.example.test",
         "IPv4": "192.0.2.1", "IPv6": "none", "STUNPort": -1, "STUNOnly": True, "DERPPort": 8443,
@@ -89,7 +89,7 @@ def with_names(change: Callable[[str], str], value: object) -> object:
     return [with_names(change, member) for member in value] if isinstance(value, list) else value
 
 
-def test_what_is_absent_or_null_is_as_in_the_reference() -> None:
+def test_absent_and_null_members_are_as_in_the_reference() -> None:
     for node in (one_node(), one_node(IPv4=None, STUNPort=None, DERPPort=0, CanPort80=None, Extra=[{}])):
         assert (node.port, node.stun, node.cert_name, node.can_port_80) == (443, 3478, "", False)
     assert DerpMap.from_json(b'{"Regions": {"1": null, "2": {"Nodes": [null]}}}').regions[2].nodes == ()
@@ -107,21 +107,21 @@ def test_what_is_absent_or_null_is_as_in_the_reference() -> None:
         ({"IPv4": "derp2.example.test", "IPv6": "none"}, None, None),
     ],
 )
-def test_an_address_is_dialled_no_address_asks_dns_and_anything_else_switches_the_family_off(
+def test_an_address_is_dialled_an_empty_one_uses_dns_and_any_other_value_disables_the_family(
     members: dict[str, str], over_4: str | None, over_6: str | None
 ) -> None:
     node = one_node(**members)
     assert (node.dial_host(4), node.dial_host(6)) == (over_4, over_6)
 
 
-def test_only_what_is_an_address_is_given_as_one() -> None:
+def test_only_valid_addresses_are_returned() -> None:
     node = one_node(IPv4="192.0.2.1", IPv6="none")
     assert (node.address(4), node.address(6)) == (IPv4Address("192.0.2.1"), None)
     assert one_node(IPv6="2001:db8::1").address(6) == IPv6Address("2001:db8::1")
     assert one_node().address(4) is None
 
 
-def test_the_host_header_has_a_port_that_is_not_the_schemes_own_and_brackets() -> None:
+def test_the_host_header_has_brackets_and_a_port_other_than_the_schemes_default() -> None:
     assert one_node(DERPPort=443).authority == "derp1.example.test"
     assert one_node(HostName="2001:db8::1", DERPPort=8443).authority == "[2001:db8::1]:8443"
 
@@ -147,12 +147,12 @@ def test_the_host_header_has_a_port_that_is_not_the_schemes_own_and_brackets() -
         b'{"Regions": {' + b"," * (MAX_VALUES + 1),
     ],
 )
-def test_what_is_no_map_is_refused(text: bytes) -> None:
+def test_an_invalid_map_is_rejected(text: bytes) -> None:
     with pytest.raises(ProtocolError, match="JSON"):
         DerpMap.from_json(text)
 
 
 @given(st.binary(max_size=64) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
-def test_nothing_but_a_protocol_error_comes_out_of_bytes_that_are_no_map(data: bytes | str) -> None:
+def test_bytes_that_are_not_a_map_raise_only_a_protocol_error(data: bytes | str) -> None:
     with suppress(ProtocolError):
         DerpMap.from_json(data.encode() if isinstance(data, str) else data)

@@ -121,7 +121,7 @@ def _sent(case: Case) -> bytes:
 
 
 def _relayed(frame: FromClient | None) -> list[bytes]:
-    """What the destination of a packet gets; a packet from the zero key is to be dropped, not sent without a key."""
+    """Return the frames for a packet's destination; a packet from the zero key is dropped, not sent without a key."""
     sender = node(KEYS["a_public"])
     match frame:
         case SendPacket(_, packet):
@@ -132,7 +132,7 @@ def _relayed(frame: FromClient | None) -> list[bytes]:
 
 
 def _answered(frame: FromClient | None) -> list[bytes]:
-    """What a sender gets itself: the echo of its ping, its own packet, or that the other is not here."""
+    """Return the frames for the sender: the echo of its ping, its own packet, or PeerGone (not here)."""
     match frame:
         case Ping():
             return [frame.answer().encode()]
@@ -163,7 +163,7 @@ def test_unusual_client_frames_close_or_pass_as_in_the_reference(case: Case) -> 
         assert case["outcome"] == "close"
         return
     if frame == ClosePeer(node(KEYS["a_public"])):
-        return  # well formed; that it closes its own sender is for the switchboard
+        return  # well formed; the switchboard closes its sender
     assert case["outcome"] == "continue"
     assert _as_listed(_answered(frame)) == case.get("sender_gets", [])
     if "b_gets" in case and not (isinstance(frame, ForwardPacket) and frame.source.is_zero):
@@ -173,7 +173,7 @@ def test_unusual_client_frames_close_or_pass_as_in_the_reference(case: Case) -> 
 @pytest.mark.parametrize(
     "case", by_name(FRAMES["client_to_server_unusual"], without=lambda c: c["login"] != "ordinary-eof")
 )
-def test_a_frame_cut_short_is_no_frame(case: Case) -> None:
+def test_a_truncated_frame_is_not_a_frame(case: Case) -> None:
     reader = FrameReader(CLIENT_LIMITS)
     assert frames_of(reader, bytes.fromhex(case["send"]), "bytes") == []
     assert reader.held == len(case["send"]) // 2
@@ -182,7 +182,7 @@ def test_a_frame_cut_short_is_no_frame(case: Case) -> None:
 @pytest.mark.parametrize(
     "case", by_name(FRAMES["client_to_server_unusual"], without=lambda c: c["outcome"] != "close" or "header" not in c)
 )
-def test_an_overlong_client_frame_is_refused_before_its_payload_comes(case: Case) -> None:
+def test_an_overlong_client_frame_is_rejected_before_its_payload(case: Case) -> None:
     reader = FrameReader(CLIENT_LIMITS)
     reader.feed(bytes.fromhex(case["header"]))
     with pytest.raises(ProtocolError):
@@ -209,7 +209,7 @@ def test_a_client_understands_servers_older_and_newer_than_itself(case: Case, ho
 
 
 @pytest.mark.parametrize("case", by_name(FRAMES["server_to_client_limits"]))
-def test_a_client_takes_a_mebibyte_and_no_byte_more(case: Case) -> None:
+def test_a_client_accepts_a_mebibyte_and_no_byte_more(case: Case) -> None:
     header = bytes.fromhex(case["header"])
     length = int.from_bytes(header[1:])
     reader = FrameReader(SERVER_LIMITS)
@@ -225,7 +225,7 @@ def test_a_client_takes_a_mebibyte_and_no_byte_more(case: Case) -> None:
             decode_from_server(RawFrame(header[0], bytes(length)))
 
 
-def test_errors_say_what_was_wanted_and_what_came_but_not_the_payload() -> None:
+def test_errors_have_the_expected_and_the_actual_value_but_not_the_payload() -> None:
     with pytest.raises(ProtocolError, match=r"^NotePreferred of 6 bytes, wanted 1 to 1$"):
         decode_from_client(RawFrame(FrameType.NOTE_PREFERRED, b"secret"), mesh_peer=False)
     with pytest.raises(ProtocolError, match=r"^ForwardPacket from a client without the mesh key$"):
@@ -234,7 +234,7 @@ def test_errors_say_what_was_wanted_and_what_came_but_not_the_payload() -> None:
         decode_from_client(RawFrame(0xFF, bytes(MAX_IGNORED_FROM_CLIENT + 1)), mesh_peer=True)
 
 
-def test_our_own_faults_are_value_errors() -> None:
+def test_errors_of_the_caller_are_value_errors() -> None:
     peer = NodePublic(bytes(32))
     for encode in (
         Ping(b"short").encode,
@@ -248,7 +248,7 @@ def test_our_own_faults_are_value_errors() -> None:
 
 endpoints = st.builds(
     Endpoint,
-    # An IPv4-mapped address comes back as the IPv4 address that it is.
+    # An IPv4-mapped address is read as an IPv4 address.
     st.ip_addresses(v=4)
     | st.ip_addresses(v=6).filter(lambda ip: not isinstance(ip, IPv6Address) or not ip.ipv4_mapped),
     st.integers(0, 65_535),
@@ -279,17 +279,17 @@ server_frames = st.one_of(
 
 
 @given(client_frames)
-def test_what_a_client_writes_a_server_reads(frame: FromClient) -> None:
+def test_a_server_reads_every_frame_that_a_client_writes(frame: FromClient) -> None:
     assert decode_from_client(one_frame(FrameReader(CLIENT_LIMITS), frame.encode()), mesh_peer=True) == frame
 
 
 @given(server_frames)
-def test_what_a_server_writes_a_client_reads(frame: FromServer) -> None:
+def test_a_client_reads_every_frame_that_a_server_writes(frame: FromServer) -> None:
     assert decode_from_server(one_frame(FrameReader(SERVER_LIMITS), frame.encode())) == frame
 
 
 @given(server_frames, st.binary(max_size=40))
-def test_a_client_reads_a_server_that_says_more_one_day(frame: FromServer, more: bytes) -> None:
+def test_a_client_ignores_further_bytes_of_future_servers(frame: FromServer, more: bytes) -> None:
     longer = RawFrame(frame.TYPE, frame.encode()[HEADER_LEN:] + more)
     read = decode_from_server(longer)
     if isinstance(frame, RecvPacket):
@@ -302,7 +302,7 @@ def test_a_client_reads_a_server_that_says_more_one_day(frame: FromServer, more:
 
 
 @given(st.integers(0, 255), st.binary(max_size=1_100), st.booleans())
-def test_any_client_payload_is_a_frame_nothing_or_a_protocol_error(kind: int, payload: bytes, mesh_peer: bool) -> None:  # noqa: FBT001  hypothesis passes it by name
+def test_any_client_payload_is_a_frame_none_or_a_protocol_error(kind: int, payload: bytes, mesh_peer: bool) -> None:  # noqa: FBT001  hypothesis passes it by name
     try:
         frame = decode_from_client(RawFrame(kind, payload), mesh_peer=mesh_peer)
     except ProtocolError:
@@ -311,7 +311,7 @@ def test_any_client_payload_is_a_frame_nothing_or_a_protocol_error(kind: int, pa
 
 
 @given(st.integers(0, 255), st.binary(max_size=300))
-def test_any_server_payload_is_a_frame_or_nothing(kind: int, payload: bytes) -> None:
+def test_any_server_payload_is_a_frame_or_none(kind: int, payload: bytes) -> None:
     frame = decode_from_server(RawFrame(kind, payload))
     assert frame is None or kind == frame.TYPE
 

@@ -35,7 +35,7 @@ SECRET = bytes.fromhex("99d33123bb50e4f52a9eeace228d56bdfbd09aebfc68088becdef2be
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=f"{c['kind']}: {c['name']}") for c in KEYS["parse"]])
-def test_key_text_is_read_as_the_reference_reads_it(case: Case) -> None:
+def test_key_text_is_read_as_by_the_reference(case: Case) -> None:
     parse = PARSERS[case["kind"]]
     if case["ok"]:
         assert parse(case["text"]).raw.hex() == case["raw"]
@@ -52,7 +52,7 @@ def test_a_public_key_has_three_text_forms(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", by_name(KEYS["node_private"]))
-def test_a_private_key_stays_as_it_was_written(case: Case) -> None:
+def test_a_private_key_keeps_its_text(case: Case) -> None:
     key = NodePrivate.from_text(case["text"])
     assert (key.raw.hex(), key.to_text()) == (case["raw"], case["text"])
     if "public" in case:
@@ -67,7 +67,7 @@ def test_the_zero_private_key_has_no_public_key() -> None:
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c["random"][:8]) for c in KEYS["clamp"]])
-def test_a_private_key_that_is_made_is_clamped(case: Case) -> None:
+def test_a_created_private_key_is_clamped(case: Case) -> None:
     key = NodePrivate.from_entropy(bytes.fromhex(case["random"]))
     assert (key.raw.hex(), key.public().hex()) == (case["private"], case["public"])
 
@@ -86,19 +86,19 @@ def test_a_mesh_key_in_json_is_a_string(value: object) -> None:
 
 
 @pytest.mark.parametrize("secret", [NodePrivate(SECRET), MeshKey(SECRET)])
-def test_a_secret_never_shows_itself(secret: NodePrivate | MeshKey) -> None:
+def test_texts_of_a_secret_do_not_contain_it(secret: NodePrivate | MeshKey) -> None:
     shown = f"{secret} {secret!r} {[secret]} {secret:}"
     assert SECRET.hex()[:8] not in shown
     assert repr(SECRET)[2:10] not in shown
 
 
-def test_an_error_about_a_key_does_not_quote_it() -> None:
+def test_an_error_about_a_key_does_not_contain_it() -> None:
     with pytest.raises(ProtocolError) as caught:
         MeshKey.from_text(SECRET.hex()[:-1] + "x")
     assert SECRET.hex()[:8] not in str(caught.value)
 
 
-def test_mesh_keys_of_equal_bytes_are_equal_and_no_others() -> None:
+def test_mesh_keys_are_equal_exactly_if_their_bytes_are() -> None:
     key, same, other = MeshKey(SECRET), MeshKey(bytes(bytearray(SECRET))), MeshKey(bytes(31) + b"\1")
     assert key == same
     assert len({key, same, other}) == 2
@@ -140,7 +140,7 @@ def test_a_low_order_key_is_recognized(point: int, top_bit: int) -> None:
 
 
 @pytest.mark.parametrize("point", [2, 9, 2**255 - 21, 2**255 - 17, 2**254])
-def test_the_neighbours_of_low_order_keys_are_ordinary(point: int) -> None:
+def test_keys_next_to_low_order_keys_are_valid(point: int) -> None:
     key = NodePublic(point.to_bytes(32, "little"))
     assert not key.is_low_order
     assert _makes_a_shared_secret(key)
@@ -172,6 +172,6 @@ def test_any_text_is_a_key_or_a_protocol_error(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [NodePublic, NodePrivate, MeshKey])
-def test_text_in_the_place_of_bytes_is_a_type_error_that_names_both(kind: type[Any]) -> None:
+def test_text_instead_of_bytes_is_a_type_error_that_names_both(kind: type[Any]) -> None:
     with pytest.raises(TypeError, match="want 32 bytes, got str; from_text parses a key's text form"):
         kind("a" * 32)

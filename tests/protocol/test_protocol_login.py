@@ -48,13 +48,13 @@ def sealed(plain: bytes) -> RawFrame:
 
 
 def is_of_low_order(case: Case) -> bool:
-    """The one case where we do better than the reference, which lets it in."""
+    """Return whether this is the one case that only the reference accepts."""
     return "low order" in case["name"]
 
 
 @feedings
 @pytest.mark.parametrize("case", by_name(CLIENT_INFO["cases"], without=is_of_low_order))
-def test_a_server_lets_in_and_refuses_whom_the_reference_does(case: Case, how: str) -> None:
+def test_a_server_accepts_and_rejects_the_same_logins_as_the_reference(case: Case, how: str) -> None:
     mesh_key = MeshKey.from_text(CLIENT_INFO["server_mesh_key"]) if case.get("server_has_mesh_key", True) else None
     if case["outcome"] == "close":
         with pytest.raises(ProtocolError):
@@ -68,7 +68,7 @@ def test_a_server_lets_in_and_refuses_whom_the_reference_does(case: Case, how: s
 
 
 @pytest.mark.parametrize("case", by_name(CLIENT_INFO["cases"], without=lambda c: not is_of_low_order(c)))
-def test_a_client_key_of_low_order_is_refused_although_the_reference_takes_it(case: Case) -> None:
+def test_a_client_key_of_low_order_is_rejected_although_the_reference_accepts_it(case: Case) -> None:
     with pytest.raises(ProtocolError, match="low order"):
         ClientLogin.open(one_frame(FrameReader(LOGIN_LIMITS), bytes.fromhex(case["send"])), SERVER)
 
@@ -76,7 +76,7 @@ def test_a_client_key_of_low_order_is_refused_although_the_reference_takes_it(ca
 @pytest.mark.parametrize(
     "case", by_name(CLIENT_INFO["cases"], without=lambda c: is_of_low_order(c) or not {"json", "json_hex"} & set(c))
 )
-def test_what_is_in_the_box_alone_decides(case: Case) -> None:
+def test_only_the_content_of_the_box_decides(case: Case) -> None:
     plain = bytes.fromhex(case["json_hex"]) if "json_hex" in case else case["json"].encode()
     if case["outcome"] == "close":
         with pytest.raises(ProtocolError):
@@ -150,7 +150,7 @@ def test_the_shared_key_is_the_precomputed_one_of_nacl_from_either_side() -> Non
 
 @feedings
 @pytest.mark.parametrize("case", by_name(LOGIN["server_key"]["cases"]))
-def test_a_client_takes_and_refuses_the_greetings_that_the_reference_does(case: Case, how: str) -> None:
+def test_a_client_accepts_and_rejects_the_same_server_keys_as_the_reference(case: Case, how: str) -> None:
     data = bytes.fromhex(case["frame"]) + bytes(case.get("frame_then_zero_bytes", 0))
     if case["outcome"] == "accept":
         greeting = ServerKey.decode(one_frame(FrameReader(LOGIN_LIMITS), data, how))
@@ -167,7 +167,7 @@ def test_the_magic_is_derp_and_a_key() -> None:
 
 @feedings
 @pytest.mark.parametrize("case", by_name(SERVER_INFO["cases"]))
-def test_a_client_takes_and_refuses_the_server_infos_that_the_reference_does(case: Case, how: str) -> None:
+def test_a_client_accepts_and_rejects_the_same_server_infos_as_the_reference(case: Case, how: str) -> None:
     box = LoginBox(private(SERVER_INFO["client_private"]), node(SERVER_INFO["server_public"]))
     frame = one_frame(FrameReader(LOGIN_LIMITS), bytes.fromhex(case["frame"]), how)
     if case["outcome"] == "close":
@@ -190,19 +190,21 @@ def test_no_box_is_made_with_a_key_of_low_order(theirs: int) -> None:
 @pytest.mark.parametrize(
     ("plain", "info"),
     [
-        pytest.param('{"version":1,"version":null}', ClientInfo(version=1), id="null leaves what an earlier one said"),
+        pytest.param('{"version":1,"version":null}', ClientInfo(version=1), id="null keeps an earlier value"),
         pytest.param('{"CanAckPings":true,"canackpings":false}', ClientInfo(version=0), id="last of two spellings"),
-        pytest.param('{"AppName":"é","AppName":"ok"}', ClientInfo(version=0, app_name="ok"), id="last name is judged"),
+        pytest.param(
+            '{"AppName":"é","AppName":"ok"}', ClientInfo(version=0, app_name="ok"), id="last name is validated"
+        ),
         pytest.param('{"ver\u017fion":3}', ClientInfo(version=3), id="a long s folds to s"),
         pytest.param('{"version":-0}', ClientInfo(version=0), id="minus zero is an integer"),
-        pytest.param('{"x":1e999,"y":-0.5E-3}', ClientInfo(version=0), id="numbers that nobody reads"),
+        pytest.param('{"x":1e999,"y":-0.5E-3}', ClientInfo(version=0), id="unused numbers"),
         pytest.param('{"x":' + "9" * 5_000 + "}", ClientInfo(version=0), id="a number of 5,000 digits"),
         pytest.param('{"version":9223372036854775807}', ClientInfo(version=2**63 - 1), id="biggest version"),
-        pytest.param('{"x":"\\ud800"}', ClientInfo(version=0), id="half a surrogate pair that nobody reads"),
+        pytest.param('{"x":"\\ud800"}', ClientInfo(version=0), id="an unused half of a surrogate pair"),
         pytest.param('{"":1,"x":{"version":"y"}}', ClientInfo(version=0), id="members of members do not count"),
     ],
 )
-def test_json_is_read_as_go_reads_it(plain: str, info: ClientInfo) -> None:
+def test_json_is_read_as_by_go(plain: str, info: ClientInfo) -> None:
     assert ClientInfo.from_json(plain.encode()) == info
 
 
@@ -231,7 +233,7 @@ def test_json_is_read_as_go_reads_it(plain: str, info: ClientInfo) -> None:
         "",
     ],
 )
-def test_json_that_go_refuses_is_refused(plain: str) -> None:
+def test_json_that_go_rejects_is_rejected(plain: str) -> None:
     with pytest.raises(ProtocolError):
         ClientInfo.from_json(plain.encode())
 
@@ -248,7 +250,7 @@ def test_a_nesting_bomb_is_a_protocol_error(bomb: str, *, closed: bool) -> None:
         ClientLogin.open(sealed(data.encode()[: MAX_CLIENT_INFO // 2]), SERVER)
 
 
-def test_an_error_quotes_neither_the_box_nor_the_json() -> None:
+def test_an_error_contains_neither_the_box_nor_the_json() -> None:
     private_words = "5ec2e7"
     for plain in (
         f"{private_words}",
@@ -261,7 +263,7 @@ def test_an_error_quotes_neither_the_box_nor_the_json() -> None:
         assert private_words not in str(caught.value)
 
 
-def test_a_client_info_shows_no_mesh_key() -> None:
+def test_the_text_of_a_client_info_has_no_mesh_key() -> None:
     assert CLIENT_INFO["server_mesh_key"] not in repr(ClientInfo(MeshKey.from_text(CLIENT_INFO["server_mesh_key"])))
 
 
@@ -325,7 +327,7 @@ def test_any_bytes_are_members_or_a_protocol_error(plain: bytes) -> None:
 
 
 @given(st.integers(0, 5), st.binary(max_size=200))
-def test_any_frame_during_login_is_refused_with_a_protocol_error(kind: int, payload: bytes) -> None:
+def test_any_frame_during_login_is_rejected_with_a_protocol_error(kind: int, payload: bytes) -> None:
     frame = RawFrame(kind, payload)
     with pytest.raises(ProtocolError):
         ClientLogin.open(frame, SERVER)

@@ -21,7 +21,7 @@ BEGIN = datetime(2026, 10, 24, 3, 10, 18, tzinfo=UTC)
 END = BEGIN + timedelta(days=60)
 
 
-# The common name is meant to be longer than X.520 allows.
+# The common name is intentionally longer than X.520 allows.
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute's length:UserWarning")
 
 
@@ -33,7 +33,7 @@ def test_a_client_finds_the_server_key_as_the_reference_does(case: Case) -> None
     assert (found.server_key.hex() if found and found.allows_fast_start else None) == case["server_public"]
 
 
-def test_ours_is_the_reference_s_but_for_the_random_key_and_its_signature() -> None:
+def test_ours_equals_the_reference_s_except_for_the_random_key_and_its_signature() -> None:
     theirs = x509.load_der_x509_certificate(REFERENCE_DER)
     dates = theirs.not_valid_before_utc, theirs.not_valid_after_utc
     ours = metacert.build(SERVER_KEY, SIGNER, *dates)
@@ -42,7 +42,7 @@ def test_ours_is_the_reference_s_but_for_the_random_key_and_its_signature() -> N
     assert ours[:-64] == REFERENCE_DER[:-64].replace(their_key, our_key)
 
 
-def test_ours_says_what_the_reference_s_says() -> None:
+def test_ours_has_the_fields_of_the_reference_s() -> None:
     der = metacert.build(SERVER_KEY, SIGNER, BEGIN, END)
     certificate = x509.load_der_x509_certificate(der)
     certificate.verify_directly_issued_by(certificate)
@@ -64,7 +64,7 @@ def test_dates_of_any_year_are_kept(year: int) -> None:
     assert (certificate.not_valid_before_utc, certificate.not_valid_after_utc) == (begin, end)
 
 
-def test_a_date_without_a_zone_is_our_own_fault() -> None:
+def test_a_date_without_a_zone_is_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="time zone"):
         metacert.build(SERVER_KEY, SIGNER, BEGIN.replace(tzinfo=None), END)
 
@@ -76,13 +76,13 @@ def test_any_key_survives_its_meta_certificate(key: NodePublic) -> None:
     assert found.allows_fast_start is not key.is_zero
 
 
-def test_a_certificate_cut_anywhere_is_passed_over() -> None:
+def test_a_truncated_certificate_is_skipped() -> None:
     for length in range(len(REFERENCE_DER)):
         assert metacert.find([REFERENCE_DER[:length]]) is None
 
 
 @given(st.lists(st.tuples(st.integers(0, len(REFERENCE_DER) - 1), st.integers(0, 255)), max_size=4), st.binary())
-def test_a_garbled_certificate_is_passed_over_or_read(changes: list[tuple[int, int]], garbage: bytes) -> None:
+def test_a_garbled_certificate_is_skipped_or_read(changes: list[tuple[int, int]], garbage: bytes) -> None:
     der = bytearray(REFERENCE_DER)
     for at, value in changes:
         der[at] = value
@@ -91,5 +91,5 @@ def test_a_garbled_certificate_is_passed_over_or_read(changes: list[tuple[int, i
 
 
 @pytest.mark.parametrize("der", ["3080", "3084ffffffff", "308500000000", "30", "3003020102", "30053003020102"])
-def test_lengths_that_lie_are_passed_over(der: str) -> None:
+def test_certificates_with_wrong_lengths_are_skipped(der: str) -> None:
     assert metacert.find([bytes.fromhex(der)]) is None

@@ -16,14 +16,14 @@ def test_a_frame_is_a_type_a_big_endian_length_and_a_payload() -> None:
 
 
 @feedings
-def test_a_frame_comes_out_however_it_comes_in(how: str) -> None:
+def test_a_frame_is_read_from_any_portions(how: str) -> None:
     frames = [RawFrame(4, b"abc"), RawFrame(6, b""), RawFrame(0xFF, b"\0" * 300)]
     reader = FrameReader(Limits(300))
     assert frames_of(reader, b"".join(frame.encode() for frame in frames), how) == frames
     assert reader.held == (3 if how == "leftover" else 0)
 
 
-def test_a_frame_with_a_limit_of_its_own_may_be_longer_or_must_be_shorter() -> None:
+def test_a_limit_of_a_frame_type_overrides_the_general_limit() -> None:
     reader = FrameReader(Limits(10, {4: 20, 5: 2}))
     assert one_frame(reader, frame_bytes(4, bytes(20))).type == 4
     assert one_frame(reader, frame_bytes(6, bytes(10))).type == 6
@@ -32,7 +32,7 @@ def test_a_frame_with_a_limit_of_its_own_may_be_longer_or_must_be_shorter() -> N
         reader.next_frame()
 
 
-def test_a_long_frame_is_refused_by_its_header_alone_and_for_good() -> None:
+def test_a_long_frame_is_rejected_by_its_header_permanently() -> None:
     reader = FrameReader(Limits(65_568))
     reader.feed(bytes.fromhex("ff0001002100"))
     for _ in range(2):
@@ -40,7 +40,7 @@ def test_a_long_frame_is_refused_by_its_header_alone_and_for_good() -> None:
             reader.next_frame()
 
 
-def test_limits_may_change_between_two_frames_that_came_together() -> None:
+def test_limits_may_change_between_two_frames_received_together() -> None:
     reader = FrameReader(Limits(1))
     reader.feed(frame_bytes(1, b"a") + frame_bytes(2, b"bcd"))
     assert reader.next_frame() == RawFrame(1, b"a")
@@ -48,13 +48,13 @@ def test_limits_may_change_between_two_frames_that_came_together() -> None:
     assert reader.next_frame() == RawFrame(2, b"bcd")
 
 
-def test_a_frame_of_a_mebibyte_may_come_byte_by_byte() -> None:
+def test_a_frame_of_a_mebibyte_may_be_received_byte_by_byte() -> None:
     payload = bytes(1 << 20)
     assert one_frame(FrameReader(Limits(len(payload))), frame_bytes(5, payload), "bytes").payload == payload
 
 
 @given(st.lists(raw_frames, max_size=6), st.lists(st.integers(1, 50), min_size=1))
-def test_portions_do_not_matter(frames: list[RawFrame], sizes: list[int]) -> None:
+def test_the_sizes_of_portions_do_not_matter(frames: list[RawFrame], sizes: list[int]) -> None:
     data = b"".join(frame.encode() for frame in frames)
     reader = FrameReader(Limits(70))
     got = []
@@ -69,7 +69,7 @@ def test_portions_do_not_matter(frames: list[RawFrame], sizes: list[int]) -> Non
 
 @given(st.lists(st.binary(max_size=40), max_size=20))
 @example([b"\0" * 100])
-def test_garbage_is_frames_or_a_protocol_error_and_never_piles_up(portions: list[bytes]) -> None:
+def test_garbage_is_frames_or_a_protocol_error_and_never_accumulates(portions: list[bytes]) -> None:
     reader = FrameReader(Limits(16))
     taken = fed = 0
     try:

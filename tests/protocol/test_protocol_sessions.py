@@ -1,4 +1,4 @@
-"""Whole recorded connections, both ends' bytes, read from the request head to the last frame."""
+"""Whole recorded connections: both ends' bytes, from the request head to the last frame."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONNECTIONS = [
 
 
 class Session:
-    """One recorded connection: what each end sent, and what the recording says about it."""
+    """One recorded connection: the bytes of each end, and their description in the recording."""
 
     def __init__(self, part: str, conn: str) -> None:
         recorded = SESSIONS[part]
@@ -74,7 +74,7 @@ def split_head(stream: bytes) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(("part", "conn"), CONNECTIONS)
-def test_a_recorded_connection_is_understood_from_either_end(part: str, conn: str) -> None:
+def test_a_recorded_connection_is_parsed_from_either_end(part: str, conn: str) -> None:
     session = Session(part, conn)
     head, rest = split_head(session.sent("client>server"))
     upgrade = decide(RequestHead.parse(head))

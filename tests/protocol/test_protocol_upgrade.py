@@ -22,9 +22,9 @@ from derper.protocol.upgrade import (
 
 HTTP = load("http")
 SERVER_KEY = node(load("login")["sessions"][0]["server_public"])
-# Whether there is a relay at all on a port is for the server to know.
+# Only the server knows whether a port has a relay.
 NO_RELAY_THERE = {"derp-off", "tls-ip:80"}
-# What other people's HTTP servers add by themselves.
+# Headers that other HTTP servers add by themselves.
 ADDED_BY_THE_CALLER = {"Date", "Content-Length"}
 
 
@@ -56,7 +56,7 @@ def answered(prefix: str) -> list[Case]:
     return [exchange for exchange in RELAY if (exchange["status_line"] or "").startswith(prefix)]
 
 
-def test_the_recorded_exchanges_hold_what_these_tests_are_about() -> None:
+def test_the_recorded_exchanges_include_the_tested_kinds() -> None:
     assert (len(RELAY), len(answered("HTTP/1.1 101")), len(answered("HTTP/1.1 4"))) == (28, 16, 9)
 
 
@@ -86,7 +86,7 @@ def test_an_upgrade_is_answered_with_the_reference_s_head(exchange: Case) -> Non
 
 
 @pytest.mark.parametrize("exchange", by_name(RELAY, without=lambda e: e["status_line"] is not None))
-def test_fast_start_is_answered_with_nothing_but_the_first_frame(exchange: Case) -> None:
+def test_fast_start_is_answered_with_only_the_first_frame(exchange: Case) -> None:
     decision = decide(RequestHead.parse(head_of(exchange)))
     assert decision == DerpUpgrade(fast_start=True, ideal_node=None)
     assert decision.answer(SERVER_KEY) == b""
@@ -94,13 +94,13 @@ def test_fast_start_is_answered_with_nothing_but_the_first_frame(exchange: Case)
 
 
 @pytest.mark.parametrize("exchange", by_name(answered("HTTP/1.1 4")))
-def test_a_refusal_has_the_reference_s_status_and_headers(exchange: Case) -> None:
+def test_a_rejection_has_the_reference_s_status_and_headers(exchange: Case) -> None:
     refusal = decide(RequestHead.parse(head_of(exchange)))
     assert isinstance(refusal, Refusal)
     assert exchange["status_line"].split()[1] == str(refusal.status)
     wanted = sorted((name, value) for name, value in exchange["headers"] if name not in ADDED_BY_THE_CALLER)
     assert sorted(refusal.headers) == wanted
-    if "WebSocket" not in exchange["body"]:  # those words come from a Go library and are not ours to repeat
+    if "WebSocket" not in exchange["body"]:  # that text is from a Go library; ours differs
         assert exchange["body"] in (refusal.body, "")
 
 
@@ -109,7 +109,7 @@ def test_bytes_after_the_head_of_a_fast_start_are_derp() -> None:
     assert sent(exchange)[len(head_of(exchange)) :].startswith(bytes.fromhex("0200000069"))
 
 
-def test_the_ideal_node_is_taken_from_its_header() -> None:
+def test_the_ideal_node_is_read_from_its_header() -> None:
     (exchange,) = (e for e in RELAY if e["name"] == "upgrade with Ideal-Node")
     assert decide(RequestHead.parse(head_of(exchange))) == DerpUpgrade(fast_start=False, ideal_node="900a")
 
@@ -125,27 +125,27 @@ def test_every_recorded_request_head_is_read(exchange: Case) -> None:
 
 
 @pytest.mark.parametrize("exchange", by_name(HTTP["exchanges"], without=lambda e: not is_malformed(e)))
-def test_what_the_reference_answers_400_is_a_protocol_error(exchange: Case) -> None:
+def test_requests_that_the_reference_answers_with_400_are_protocol_errors(exchange: Case) -> None:
     with pytest.raises(ProtocolError):
         RequestHead.parse(head_of(exchange))
 
 
 @pytest.mark.parametrize("exchange", by_name(RELAY))
-def test_a_head_is_found_however_it_comes_in(exchange: Case) -> None:
+def test_a_head_is_found_in_any_portions(exchange: Case) -> None:
     head = head_of(exchange)
     assert all(head_length(head[:length]) is None for length in range(len(head)))
     assert head_length(head) == len(head)
     assert head_length(head + b"GET / HTTP/1.1\r\n\r\n") == len(head)
 
 
-def test_a_head_without_end_is_refused_at_64_kib() -> None:
+def test_a_head_without_end_is_rejected_at_64_kib() -> None:
     endless = b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_HEAD
     assert head_length(endless[: MAX_HEAD - 1]) is None
     with pytest.raises(ProtocolError, match="65,536"):
         head_length(endless[:MAX_HEAD])
 
 
-def test_a_head_is_handed_in_alone() -> None:
+def test_a_head_has_to_be_passed_alone_and_complete() -> None:
     head = b"GET /derp HTTP/1.1\r\nHost: a\r\n\r\n"
     with pytest.raises(ProtocolError, match="got 3 bytes after it"):
         RequestHead.parse(head + b"abc")
@@ -168,19 +168,19 @@ def test_a_head_is_handed_in_alone() -> None:
         "X: \x01",
     ],
 )
-def test_a_head_that_two_readers_could_read_differently_is_refused(lines: str) -> None:
+def test_an_ambiguous_head_is_rejected(lines: str) -> None:
     with pytest.raises(ProtocolError):
         RequestHead.parse(f"GET /derp HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n".encode("latin-1"))
 
 
 @pytest.mark.parametrize("host", ["a/b", "a b", "user@a", "a\\b", "a?b", "a#b", "<a>", 'a"', "a\r\n b", "\xe9"])
-def test_a_host_that_a_redirect_cannot_repeat_is_refused(host: str) -> None:
+def test_a_host_that_a_redirect_cannot_contain_is_rejected(host: str) -> None:
     with pytest.raises(ProtocolError):
         RequestHead.parse(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1"))
 
 
 @pytest.mark.parametrize("path", ["/%", "/a%2", "/%zz", "/%%20", "/%2g?x"])
-def test_a_path_with_an_escape_that_is_none_is_refused(path: str) -> None:
+def test_a_path_with_an_invalid_escape_is_rejected(path: str) -> None:
     with pytest.raises(ProtocolError):
         RequestHead.parse(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     assert RequestHead.parse(b"GET /%20?%zz HTTP/1.1\r\nHost: a\r\n\r\n").path == "/%20"
@@ -188,7 +188,7 @@ def test_a_path_with_an_escape_that_is_none_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("body", ["Content-Length: 5", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("upgrade", ["DERP", "websocket"])
-def test_an_upgrade_that_announces_a_body_is_refused(body: str, upgrade: str) -> None:
+def test_an_upgrade_with_a_body_is_rejected(body: str, upgrade: str) -> None:
     head = f"POST /derp HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n{body}\r\n\r\n"
     decision = decide(RequestHead.parse(head.encode()))
     assert isinstance(decision, Refusal)
@@ -218,7 +218,7 @@ def test_connection_may_be_a_list_in_any_case() -> None:
         pytest.param(("Connection: Upgrade", GOOD_KEY), "1.1", 400, id="no version"),
     ],
 )
-def test_a_broken_websocket_handshake_is_refused(lines: tuple[str, ...], version: str, status: int) -> None:
+def test_an_invalid_websocket_handshake_is_rejected(lines: tuple[str, ...], version: str, status: int) -> None:
     decision = websocket(*lines, version=version)
     assert isinstance(decision, Refusal)
     assert decision.status == status
@@ -249,7 +249,7 @@ RECORDED_HEADS = [
 
 
 @pytest.mark.parametrize("fast_start", [False, True])
-def test_our_request_asks_for_what_the_reference_client_asks_for(*, fast_start: bool) -> None:
+def test_our_request_has_the_fields_of_the_reference_client(*, fast_start: bool) -> None:
     theirs = next(
         RequestHead.parse(text.encode())
         for text in RECORDED_HEADS
@@ -261,7 +261,7 @@ def test_our_request_asks_for_what_the_reference_client_asks_for(*, fast_start: 
 
 
 @given(st.booleans(), st.none() | st.text("abcdefghij0123456789.-", min_size=1), st.sampled_from(["a", "[::1]:8443"]))
-def test_what_a_client_asks_for_a_server_understands(fast_start: bool, ideal_node: str | None, host: str) -> None:  # noqa: FBT001  hypothesis passes it by name
+def test_a_server_parses_every_request_of_a_client(fast_start: bool, ideal_node: str | None, host: str) -> None:  # noqa: FBT001  hypothesis passes it by name
     head = RequestHead.parse(upgrade_request(host, fast_start=fast_start, ideal_node=ideal_node))
     assert (head.get("host"), head.path) == (host, "/derp")
     decision = decide(head)
@@ -271,7 +271,7 @@ def test_what_a_client_asks_for_a_server_understands(fast_start: bool, ideal_nod
 
 
 @pytest.mark.parametrize(("host", "path"), [("a\r\nX: y", "/derp"), ("a", "/derp HTTP/1.1\r\nX: y"), ("a", "/a b")])
-def test_nothing_can_be_slipped_into_a_request(host: str, path: str) -> None:
+def test_a_host_or_path_cannot_inject_into_a_request(host: str, path: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         upgrade_request(host, path=path)
 
@@ -284,7 +284,7 @@ def test_a_client_reads_the_reference_s_answer(text: str) -> None:
     assert answer.server_key.hex() in text
 
 
-def test_a_client_needs_nothing_of_the_answer_but_its_status() -> None:
+def test_a_client_needs_only_the_status_of_the_answer() -> None:
     assert UpgradeAnswer.parse(b"HTTP/1.1 101 Yes\r\nDerp-Version: x\r\n\r\n") == UpgradeAnswer(None, None)
 
 
@@ -300,12 +300,12 @@ def test_a_client_needs_nothing_of_the_answer_but_its_status() -> None:
         "",
     ],
 )
-def test_a_client_refuses_any_other_answer(head: str) -> None:
+def test_a_client_rejects_any_other_answer(head: str) -> None:
     with pytest.raises(ProtocolError):
         UpgradeAnswer.parse(head.encode())
 
 
-def test_an_error_names_the_status_and_quotes_no_head() -> None:
+def test_an_error_has_the_status_and_no_head() -> None:
     with pytest.raises(ProtocolError, match="got 503"):
         UpgradeAnswer.parse(b"HTTP/1.1 503 No\r\n\r\n")
     with pytest.raises(ProtocolError) as caught:

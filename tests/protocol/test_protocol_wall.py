@@ -1,4 +1,4 @@
-"""The wall around protocol/: it takes bytes, time and entropy from its callers, and touches nothing itself."""
+"""The wall around protocol/: its callers pass bytes, time and entropy; it does no I/O itself."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ALLOWED = {
 }
 ALLOWED_FOR_TYPES = {"cryptography.hazmat.primitives.asymmetric.ed25519"}
 
-# Names by which an allowed module would still read a clock or draw random bytes.
+# Names with which an allowed module could still read a clock or draw random bytes.
 FORBIDDEN_NAMES = {"now", "utcnow", "today", "fromtimestamp", "randombytes", "urandom", "random", "open", "getenv"}
 
 
@@ -76,7 +76,7 @@ def imports(node: ast.AST, *, for_types: bool = False) -> Iterator[tuple[str, bo
 
 @cache
 def loaded_after(statement: str) -> frozenset[str]:
-    """Run a statement in a fresh interpreter and tell which modules are loaded then."""
+    """Run a statement in a new interpreter; return the modules that are loaded then."""
     program = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
     where = str(Path(derper.protocol.__path__[0]).parents[1])
     done = subprocess.run(
@@ -86,7 +86,7 @@ def loaded_after(statement: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_importing_a_module_loads_nothing_that_could_touch_the_world(module: str) -> None:
+def test_importing_a_module_loads_no_module_that_does_io(module: str) -> None:
     loaded = loaded_after(f"import {module}")
     assert module in loaded
     bare = loaded_after("pass")
@@ -94,7 +94,7 @@ def test_importing_a_module_loads_nothing_that_could_touch_the_world(module: str
     assert [name for name in sorted(loaded) if name.startswith(FORBIDDEN_OF_OURS)] == []
 
 
-def test_the_check_would_notice() -> None:
+def test_the_check_detects_an_impure_import() -> None:
     assert "asyncio" in loaded_after("import asyncio")
     assert "socket" in loaded_after("import cryptography.x509")
 
@@ -107,7 +107,7 @@ def test_a_module_imports_only_what_is_known_to_be_pure(source: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_a_module_names_no_clock_and_no_random_source(source: Path) -> None:
+def test_a_module_uses_no_clock_and_no_random_source(source: Path) -> None:
     tree = ast.parse(source.read_text("utf-8"))
     called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in called}
@@ -115,6 +115,6 @@ def test_a_module_names_no_clock_and_no_random_source(source: Path) -> None:
     assert sorted(names.intersection(FORBIDDEN_NAMES) - own) == []
 
 
-def test_every_module_stands_in_the_reading_order() -> None:
+def test_the_reading_order_lists_every_module() -> None:
     order = (derper.protocol.__doc__ or "").split()
     assert [name for name in MODULES[1:] if name.rpartition(".")[2] not in order] == []
