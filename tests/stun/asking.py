@@ -1,4 +1,4 @@
-"""A STUN client's side, written from the wire page, and the server as a process of its own to ask."""
+"""A STUN client, written from the wire page, and the server as a separate process."""
 
 import re
 import secrets
@@ -39,13 +39,13 @@ def header(length: int, tx_id: bytes) -> bytes:
 
 
 def request(tx_id: bytes) -> bytes:
-    """The request of a Tailscale client."""
+    """Return the request of a Tailscale client."""
     begin = header(20, tx_id) + attribute(SOFTWARE, b"tailnode")
     return begin + fingerprint(begin)
 
 
 def mapped_address(answer: bytes, tx_id: bytes) -> Address:
-    """What an answer to this request, which must be nothing but an answer, says."""
+    """Return the address in an answer to this request; the datagram has to be exactly an answer."""
     assert answer[:2] == b"\x01\x01"
     assert answer[4:20] == COOKIE + tx_id
     kind, length, family, port = struct.unpack(">HHxBH", answer[20:28])
@@ -57,7 +57,7 @@ def mapped_address(answer: bytes, tx_id: bytes) -> Address:
 
 
 class Client:
-    """A socket that asks one server. Its answers must come from where it asked."""
+    """A socket for one server. Answers must come from the requested address."""
 
     def __init__(self, ip: str, port: int) -> None:
         self._sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
@@ -81,13 +81,13 @@ class Client:
         return answer
 
     def ask(self) -> Address:
-        """One good request and its answer."""
+        """Send a valid request; return the address in its answer."""
         tx_id = secrets.token_bytes(12)
         self.send(request(tx_id))
         return mapped_address(self.receive(), tx_id)
 
     def answers_to(self, datagram: bytes) -> list[bytes]:
-        """What comes back for a datagram before the answer to the good request behind it."""
+        """Return the answers to a datagram that arrive before the answer to a valid request sent after it."""
         self.send(datagram)
         tx_id = secrets.token_bytes(12)
         self.send(request(tx_id))
@@ -116,12 +116,12 @@ class Server:
     main_port: int
     stun_port: int  # 0 without STUN
     pid: int
-    log: str  # until it served
+    log: str  # up to the start of service
 
 
 @contextmanager
 def server(folder: Path, host: str = "", *flags: str) -> Iterator[Server]:
-    """Our server on ports that the kernel chose, ended in order afterwards."""
+    """Run our server on ports chosen by the kernel; stop it cleanly afterwards."""
     words = ("-c", str(folder / "derper.key"), "-a", f"{host}:0", "-stun-port", "0", *flags)
     with subprocess.Popen([sys.executable, "-m", "derper", *words], stderr=subprocess.PIPE, text=True) as process:
         try:

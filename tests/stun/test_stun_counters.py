@@ -1,4 +1,4 @@
-"""What STUN counts and survives, asked of the data plane itself."""
+"""STUN's counters and error handling, tested with the data plane alone."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ async def until(plane: DataPlane, name: str, at_least: int) -> None:
             await asyncio.sleep(0)
 
 
-def test_without_stun_all_counters_are_there_and_zero(plane: DataPlane) -> None:
+def test_without_stun_all_counters_exist_and_are_zero(plane: DataPlane) -> None:
     assert plane.stun_counters() == ZEROS
 
 
-async def test_every_recorded_datagram_counts_as_the_reference_counts_it(plane: DataPlane) -> None:
+async def test_every_recorded_datagram_is_counted_as_by_the_reference(plane: DataPlane) -> None:
     good = sum(case["answered"] for case in VECTORS["datagrams"])
     bad = len(VECTORS["datagrams"]) - good
     with bind_stun(ListenAddress(None, 0)) as both:
@@ -84,7 +84,7 @@ async def test_every_recorded_datagram_counts_as_the_reference_counts_it(plane: 
     }
 
 
-async def test_what_waited_before_anybody_read_is_answered(plane: DataPlane, sock: socket.socket) -> None:
+async def test_datagrams_received_before_the_start_are_answered(plane: DataPlane, sock: socket.socket) -> None:
     with client("127.0.0.1", port_of(sock)) as asking:
         for number in range(200):
             asking.send(request(number.to_bytes(12, "big")))
@@ -93,7 +93,7 @@ async def test_what_waited_before_anybody_read_is_answered(plane: DataPlane, soc
     assert answered == list(range(200))
 
 
-async def test_what_the_kernel_had_to_drop_is_counted(plane: DataPlane, sock: socket.socket) -> None:
+async def test_datagrams_dropped_by_the_kernel_are_counted(plane: DataPlane, sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     with client("127.0.0.1", port_of(sock)) as asking:
         for number in range(100):
@@ -106,14 +106,14 @@ async def test_what_the_kernel_had_to_drop_is_counted(plane: DataPlane, sock: so
     assert 0 < counters["stun_kernel_drops"] < 100
 
 
-async def test_a_read_error_is_counted_told_once_and_survived(plane: DataPlane, sock: socket.socket) -> None:
-    # Has the kernel hand the news that an answer met nobody to the next read.
+async def test_a_read_error_is_counted_reported_once_and_survived(plane: DataPlane, sock: socket.socket) -> None:
+    # Makes the kernel report an undeliverable answer at the next read.
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     told: asyncio.Queue[Event] = asyncio.Queue()
     plane.start(told.put_nowait)
     plane.serve_stun(sock, any_client=False)
     with socket.socket(type=socket.SOCK_DGRAM) as deaf:
-        # It takes datagrams from there alone, so that answers from the server find nobody.
+        # It accepts datagrams only from there, so the server's answers are undeliverable.
         deaf.connect(("127.0.0.1", 9))
         for number in range(1, 4):
             deaf.sendto(request(bytes(12)), sock.getsockname())
@@ -139,7 +139,7 @@ async def test_an_answer_that_cannot_be_sent_is_counted(plane: DataPlane, sock: 
         asking.ask()
 
 
-def test_a_second_socket_is_refused(plane: DataPlane, sock: socket.socket) -> None:
+def test_a_second_socket_is_rejected(plane: DataPlane, sock: socket.socket) -> None:
     plane.serve_stun(sock, any_client=False)
     with pytest.raises(OSError, match="STUN has its socket already"):
         plane.serve_stun(sock, any_client=False)
@@ -147,7 +147,7 @@ def test_a_second_socket_is_refused(plane: DataPlane, sock: socket.socket) -> No
         asking.ask()
 
 
-def test_what_is_no_socket_is_refused_and_leaves_the_place_free(plane: DataPlane, sock: socket.socket) -> None:
+def test_an_invalid_socket_is_rejected_and_a_valid_one_accepted_later(plane: DataPlane, sock: socket.socket) -> None:
     with socket.socket() as closed:
         number = closed.fileno()
         reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""STUN as a client meets it: the server as a process, asked over the loopback interface."""
+"""STUN as clients see it: the server as a process, over the loopback interface."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.parametrize("case", VECTORS["datagrams"], ids=lambda case: case["name"])
 @pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
-def test_a_recorded_datagram_is_answered_or_met_with_silence(strict: Server, ip: str, case: dict[str, Any]) -> None:
+def test_a_recorded_datagram_is_answered_or_ignored_as_recorded(strict: Server, ip: str, case: dict[str, Any]) -> None:
     with client(ip, strict.stun_port) as asking:
         answers = asking.answers_to(bytes.fromhex(case["datagram"]))
         if case["answered"]:
@@ -74,18 +74,18 @@ def test_this_tests_requests_are_those_of_the_reference_client(case: dict[str, A
         ("", "127.0.0.1"),
         ("", "::1"),
         ("[::]", "127.0.0.1"),
-        # Addresses that no routing table would choose: the answer comes from where the question went.
+        # Addresses that no routing table would choose: the answer has to come from the requested address.
         ("0.0.0.0", "127.0.0.2"),
-        ("0.0.0.0", "::1"),  # as everywhere else, that stands for both families
+        ("0.0.0.0", "::1"),  # as elsewhere, this address means both families
         ("", "127.0.0.3"),
     ],
 )
-def test_a_client_is_told_its_address_by_the_one_that_it_asked(tmp_path: Path, host: str, asked: str) -> None:
+def test_a_client_gets_its_address_from_the_address_that_it_requested(tmp_path: Path, host: str, asked: str) -> None:
     with server(tmp_path, host) as running, client(asked, running.stun_port) as asking:
         assert asking.ask() == asking.address
 
 
-def test_it_answers_on_the_address_of_the_main_listener_alone(tmp_path: Path) -> None:
+def test_it_answers_only_on_the_address_of_the_main_listener(tmp_path: Path) -> None:
     with server(tmp_path, "127.0.0.2") as running:
         with client("127.0.0.2", running.stun_port) as asking:
             assert asking.ask() == asking.address
@@ -119,7 +119,7 @@ ATTRIBUTES = st.lists(
 
 @st.composite
 def nearly_requests(draw: st.DrawFn) -> bytes:
-    """Requests, and what differs from one in a single way or two."""
+    """Draw a request, or a datagram with one or two differences from one."""
     body = b"".join(attribute(kind, value) for kind, value in draw(ATTRIBUTES))
     body += draw(st.sampled_from([b"", attribute(SOFTWARE, b"tailnode")]))
     ends_in_fingerprint = draw(st.booleans())
@@ -151,7 +151,7 @@ def attributes_of(datagram: bytes) -> list[tuple[int, bytes]] | None:
 
 
 def is_answered(datagram: bytes, *, by_any: bool) -> bool:
-    """The page's rules, written down a second time."""
+    """Return whether the rules of the wire page demand an answer."""
     attributes = attributes_of(datagram)
     if len(datagram) < 20 or datagram[:2] != b"\0\1" or datagram[4:8] != COOKIE or attributes is None:
         return False
@@ -168,7 +168,7 @@ def is_answered(datagram: bytes, *, by_any: bool) -> bool:
 
 
 @given(DATAGRAMS)
-def test_whatever_comes_the_server_answers_what_it_should_and_lives(strict: Server, datagram: bytes) -> None:
+def test_the_server_answers_exactly_valid_requests_and_stays_up(strict: Server, datagram: bytes) -> None:
     with client("127.0.0.1", strict.stun_port) as asking:
         answers = asking.answers_to(datagram)
         assert [mapped_address(answer, datagram[8:20]) for answer in answers] == [asking.address] * is_answered(
@@ -177,7 +177,7 @@ def test_whatever_comes_the_server_answers_what_it_should_and_lives(strict: Serv
 
 
 @given(DATAGRAMS)
-def test_an_open_server_answers_every_standard_request_and_lives(lenient: Server, datagram: bytes) -> None:
+def test_an_open_server_answers_every_standard_request_and_stays_up(lenient: Server, datagram: bytes) -> None:
     with client("::1", lenient.stun_port) as asking:
         answers = asking.answers_to(datagram)
         assert [mapped_address(answer, datagram[8:20]) for answer in answers] == [asking.address] * is_answered(
@@ -185,7 +185,7 @@ def test_an_open_server_answers_every_standard_request_and_lives(lenient: Server
         )
 
 
-def test_a_standard_client_is_answered_only_where_the_operator_opened_stun(strict: Server, lenient: Server) -> None:
+def test_a_standard_client_is_answered_only_if_the_operator_opened_stun(strict: Server, lenient: Server) -> None:
     bare = header(0, bytes(12))
     with client("127.0.0.1", strict.stun_port) as asking:
         assert asking.answers_to(bare) == []
@@ -195,7 +195,7 @@ def test_a_standard_client_is_answered_only_where_the_operator_opened_stun(stric
 
 @contextmanager
 def flood(port: int, datagram: bytes) -> Iterator[None]:
-    """Two senders at full speed, until the block ends."""
+    """Run two senders at full speed until the block ends."""
     over = threading.Event()
 
     def send() -> None:
@@ -216,7 +216,7 @@ def flood(port: int, datagram: bytes) -> Iterator[None]:
 
 
 def ask_until_answered(port: int) -> Address:
-    """As real clients do: the kernel may drop a request when many wait, and an answer may come late."""
+    """Retry as real clients do: the kernel may drop a queued request, and an answer may be late."""
     asked = set()
     with client("127.0.0.1", port) as asking:
         for _ in range(100):
@@ -240,7 +240,7 @@ def probe_status(port: int) -> int:
 @pytest.mark.parametrize(
     "datagram", [secrets.token_bytes(1200), request(bytes(12))[:-1], request(bytes(12))], ids=["noise", "near", "good"]
 )
-def test_a_flood_stops_neither_good_clients_nor_the_pages(strict: Server, datagram: bytes) -> None:
+def test_a_flood_stops_neither_valid_clients_nor_the_pages(strict: Server, datagram: bytes) -> None:
     with flood(strict.stun_port, datagram):
         for _ in range(5):
             ask_until_answered(strict.stun_port)
@@ -249,7 +249,7 @@ def test_a_flood_stops_neither_good_clients_nor_the_pages(strict: Server, datagr
 
 
 @pytest.mark.parametrize(("host", "taken"), [("127.0.0.1", "127.0.0.1"), ("", "0.0.0.0")])
-def test_a_taken_port_is_said_with_the_way_out_and_the_relay_runs_without(
+def test_a_port_in_use_is_logged_with_a_remedy_and_the_relay_runs_without_stun(
     tmp_path: Path, host: str, taken: str
 ) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as other:
@@ -262,7 +262,7 @@ def test_a_taken_port_is_said_with_the_way_out_and_the_relay_runs_without(
             assert probe_status(running.main_port) == http.HTTPStatus.OK
 
 
-def test_without_stun_its_port_stays_free(tmp_path: Path) -> None:
+def test_without_stun_its_port_is_free(tmp_path: Path) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         flags = ("-stun=false", "-stun-port", str(other.getsockname()[1]))
