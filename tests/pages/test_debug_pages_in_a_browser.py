@@ -1,4 +1,4 @@
-"""The pages as a browser shows them: nothing that their policy forbids, figures that live, charts that grow."""
+"""The pages in a browser: no violation of their content security policy, updated figures, growing charts."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def text(browser: Browser, selector: str) -> str:
     return found
 
 
-def test_figures_and_charts_go_on_by_themselves(browser: Browser, server: Server) -> None:
+def test_figures_and_charts_update_by_themselves(browser: Browser, server: Server) -> None:
     with Client.join(server.door) as sender, Client.join(server.door) as receiver:
         browser.show(address(server, "/debug/"))
         browser.wait_until('document.body.dataset.state === "live"')
@@ -62,7 +62,7 @@ def test_a_phone_shows_a_page_without_scrolling_sideways(browser: Browser, serve
         assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_who_comes_by_a_key_gets_all_that_the_page_loads(browser: Browser, tmp_path: Path) -> None:
+def test_a_client_with_the_debug_key_gets_all_resources_of_the_page(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("let&me in")
     words = ("env", f"TS_DEBUG_KEY_PATH={tmp_path}/key")
     with Server(tmp_path, before=words) as server:

@@ -1,4 +1,4 @@
-"""A real browser: headless Chromium with a page of ours in it, driven through the DevTools protocol.
+"""A real browser: headless Chromium with a page of ours, controlled with the DevTools protocol.
 
 `Browser` starts it and calls the page's functions; `Page` is a WebSocket of the page, as a wire for a `WebClient`.
 """
@@ -35,7 +35,7 @@ class _Files(SimpleHTTPRequestHandler):
 
 
 class Browser:
-    """A Chromium that shows the page. Not for several threads."""
+    """A Chromium that shows the page. It is not thread-safe."""
 
     def __enter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
@@ -68,19 +68,19 @@ class Browser:
         self._profile.cleanup()
 
     def call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401  whatever JSON says
-        """Call a function of the page, and wait for what it promises."""
+        """Call a function of the page, and await its promise."""
         return self.evaluate(f"{function}({', '.join(json.dumps(argument) for argument in arguments)})")
 
     def evaluate(self, expression: str) -> Any:  # noqa: ANN401  whatever JSON says
-        """Return the value of an expression in the page, or what it promises."""
+        """Return the value of an expression in the page; a promise is awaited."""
         answer = self._ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def wait_until(self, condition: str) -> None:
-        """Wait until an expression in the page is true; the page itself looks again."""
+        """Wait until an expression in the page is true; the page itself polls it."""
         look = f"const look = () => ({condition}) ? done(true) : setTimeout(look, 50)"
-        patience = SECONDS * 500  # ms: less than an answer may take
+        patience = SECONDS * 500  # in ms; less than the timeout of an answer
         found = self.evaluate(f"new Promise(done => {{ {look}; look(); setTimeout(done, {patience}); }})")
         assert found, f"not so in time: {condition}"
 
@@ -92,7 +92,7 @@ class Browser:
         self._ask("Emulation.clearDeviceMetricsOverride")
 
     def _find_tools(self) -> ClientConnection:
-        """Read on standard error where the tools listen; the rest of it is thrown away."""
+        """Read the address of DevTools from standard error; discard the rest."""
         stream = self._process.stderr
         assert stream is not None
         found: list[str] = []
@@ -146,7 +146,7 @@ class Browser:
 
 
 class Page(Wire):
-    """One WebSocket of the page. It has no socket of its own, so it cannot do what a wire does with one."""
+    """One WebSocket of the page. It has no socket, so a wire's methods for sockets do not work."""
 
     def __init__(self, browser: Browser, door: RelayAddress) -> None:
         self._browser = browser
@@ -167,7 +167,7 @@ class Page(Wire):
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest message that came."""
+        """The length in bytes of the longest received message."""
         length: int = self._browser.call("longest", self._number)
         return length
 
@@ -175,7 +175,7 @@ class Page(Wire):
         self._browser.call("close", self._number, code, reason)
 
     def ended(self) -> dict[str, Any]:
-        """Wait for the end; gives `code` and `reason` as the page is told them, and whether the end `wasClean`."""
+        """Wait for the end; return the close event's `code`, `reason` and `wasClean`."""
         how: dict[str, Any] = self._browser.call("closed", self._number)
         return how
 

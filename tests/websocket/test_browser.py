@@ -1,4 +1,4 @@
-"""A page in a real browser is a client like any other."""
+"""A page in a real browser as a client."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_browser_sends_many_frames_in_one_message_and_one_frame_in_many(page: 
         assert [tcp.packet().packet for _ in packets] == packets
 
 
-def test_a_goodbye_of_the_browser_is_answered_with_its_own_words(page: Page, server: Server) -> None:
+def test_a_close_frame_of_the_browser_is_answered_with_its_status_and_reason(page: Page, server: Server) -> None:
     since = server.mark()
     web = WebClient.over(page)
     page.say_goodbye(4321, "done for today")
@@ -73,7 +73,7 @@ def test_a_goodbye_of_the_browser_is_answered_with_its_own_words(page: Page, ser
     server.logged(rf'event="client gone" .*key={web.key} .*reason=eof', since)
 
 
-def test_a_goodbye_is_answered_cleanly_while_packets_come(page: Page, tcp: Client) -> None:
+def test_a_close_frame_is_answered_cleanly_while_packets_arrive(page: Page, tcp: Client) -> None:
     web = WebClient.over(page)
     packet = packet_of(MAX_PACKET)
     for _ in range(32):
@@ -83,19 +83,19 @@ def test_a_goodbye_is_answered_cleanly_while_packets_come(page: Page, tcp: Clien
     assert page.ended() == CLEANLY
 
 
-def test_a_browser_that_breaks_the_protocol_of_frames_is_told_that_it_is_over(page: Page) -> None:
+def test_a_browser_that_sends_an_invalid_derp_frame_gets_a_close_frame(page: Page) -> None:
     WebClient.over(page)
     page.send(frame_bytes(FrameType.NOTE_PREFERRED, b"no"))
     assert page.ended() == CLEANLY
 
 
-def test_a_browser_that_sends_text_is_told_that_text_is_not_taken(page: Page) -> None:
+def test_a_browser_that_sends_text_gets_a_close_frame_with_the_reason(page: Page) -> None:
     WebClient.over(page)
     page.send_text("hello")
     assert page.ended() == {"code": 1003, "reason": "", "wasClean": True}
 
 
-def test_a_server_that_stops_says_goodbye_to_browsers(browser: Browser, tmp_path: Path) -> None:
+def test_a_server_that_stops_sends_close_frames_to_browsers(browser: Browser, tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         page = Page(browser, server.door)
         WebClient.over(page)

@@ -1,4 +1,4 @@
-"""Clients on a well-kept WebSocket library, which reads strictly and knows nothing of DERP."""
+"""Clients on a maintained WebSocket library with a strict parser and no knowledge of DERP."""
 
 import threading
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def tcp(server: Server) -> Iterator[Client]:
 
 
 def ended(wire: Library) -> tuple[int | None, str | None]:
-    """Read to the end: the status and the words of it."""
+    """Read to the end; return the status and the reason of the close frame."""
     while wire.some():
         pass
     return wire.connection.close_code, wire.connection.close_reason
@@ -50,7 +50,7 @@ def test_packets_of_every_size_are_relayed_to_and_from_a_client_on_tcp(web: WebC
     web.ping()
 
 
-def test_two_of_them_relay_to_each_other(server: Server, web: WebClient) -> None:
+def test_two_websocket_clients_relay_to_each_other(server: Server, web: WebClient) -> None:
     with Library.open(server.door) as wire:
         relay_both_ways(web, WebClient.over(wire))
 
@@ -64,13 +64,13 @@ def test_the_subprotocol_is_chosen_and_the_offered_compression_is_not(wire: Libr
     assert wire.connection.subprotocol == "derp"
 
 
-def test_a_client_that_takes_only_short_messages_gets_every_packet(server: Server, tcp: Client) -> None:
+def test_a_client_that_accepts_only_short_messages_gets_every_packet(server: Server, tcp: Client) -> None:
     with Library.open(server.door, takes=MOST_SENT) as wire:
         relay_both_ways(WebClient.over(wire), tcp)
 
 
 @pytest.mark.parametrize("length", [1, 5, 37, 1_000, MOST_SENT])
-def test_the_fragments_of_a_message_end_anywhere(wire: Library, web: WebClient, tcp: Client, length: int) -> None:
+def test_the_fragments_of_a_message_may_end_anywhere(wire: Library, web: WebClient, tcp: Client, length: int) -> None:
     packets = [packet_of(size) for size in (SIZES if length > 5 else SIZES[:5])]
     message = b"".join(SendPacket(tcp.key, packet).encode() for packet in packets)
     wire.send_fragments([message[at : at + length] for at in range(0, len(message), length)])
@@ -78,7 +78,7 @@ def test_the_fragments_of_a_message_end_anywhere(wire: Library, web: WebClient, 
 
 
 @pytest.mark.parametrize("length", [1, 5, 37, 1_000, 20_000])
-def test_a_frame_spans_messages(wire: Library, web: WebClient, tcp: Client, length: int) -> None:
+def test_a_frame_may_span_messages(wire: Library, web: WebClient, tcp: Client, length: int) -> None:
     packet = packet_of(MAX_PACKET if length > 5 else 1_000)
     frame = SendPacket(tcp.key, packet).encode()
     for at in range(0, len(frame), length):
@@ -93,7 +93,7 @@ def test_the_fragments_of_a_message_may_be_empty(wire: Library, web: WebClient) 
     assert web.packet() == RecvPacket(web.key, b"to myself")
 
 
-def test_a_message_of_a_mebibyte_holds_many_frames(wire: Library, web: WebClient, tcp: Client) -> None:
+def test_a_message_of_a_mebibyte_may_have_many_frames(wire: Library, web: WebClient, tcp: Client) -> None:
     packets = [packet_of(MAX_PACKET, seed) for seed in range(15)]
     frames = b"".join(SendPacket(tcp.key, packet).encode() for packet in packets)
     padding = BIGGEST_MESSAGE - len(frames) - 5
@@ -111,42 +111,46 @@ def test_a_message_of_a_byte_more_is_too_big(wire: Library, web: WebClient) -> N
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(125)], ids=["empty", "short", "longest"])
-def test_a_websocket_ping_is_answered_with_what_it_said(wire: Library, web: WebClient, data: bytes) -> None:
+def test_a_websocket_ping_is_answered_with_its_data(wire: Library, web: WebClient, data: bytes) -> None:
     assert wire.connection.ping(data).wait(SECONDS)
     web.ping()
 
 
-def test_an_unasked_websocket_pong_is_passed_over(wire: Library, web: WebClient) -> None:
+def test_an_unsolicited_websocket_pong_is_ignored(wire: Library, web: WebClient) -> None:
     wire.connection.pong(b"unasked")
     web.ping()
 
 
 @pytest.mark.parametrize(("status", "words"), [(1000, ""), (1001, "going away"), (3000, "x" * 123), (4999, "grüß")])
-def test_a_goodbye_is_answered_in_its_own_words(wire: Library, web: WebClient, status: int, words: str) -> None:
+def test_a_close_frame_is_answered_with_its_status_and_reason(
+    wire: Library, web: WebClient, status: int, words: str
+) -> None:
     web.ping()
     wire.connection.close(status, words)
     assert (wire.connection.close_code, wire.connection.close_reason) == (status, words)
 
 
-def test_a_goodbye_before_the_login_is_answered(wire: Library) -> None:
+def test_a_close_frame_before_the_login_is_answered(wire: Library) -> None:
     wire.connection.close(1001)
     assert wire.connection.close_code == 1001
 
 
-def test_the_partner_of_one_that_said_goodbye_hears_that_it_is_gone(web: WebClient, wire: Library, tcp: Client) -> None:
+def test_a_receiver_gets_peer_gone_after_a_close_frame_of_its_sender(
+    web: WebClient, wire: Library, tcp: Client
+) -> None:
     web.send(tcp.key, b"hello")
     assert tcp.packet() == RecvPacket(web.key, b"hello")
     wire.connection.close()
     assert str(tcp.next()).startswith("PeerGone"), "the key is free as soon as the goodbye was read"
 
 
-def test_a_bad_frame_of_derp_ends_with_an_ordinary_goodbye(wire: Library, web: WebClient) -> None:
+def test_an_invalid_derp_frame_ends_with_an_ordinary_close_frame(wire: Library, web: WebClient) -> None:
     web.ping()
     wire.send(frame_bytes(FrameType.NOTE_PREFERRED, b"no"))
     assert ended(wire) == (1000, "")
 
 
-def test_what_came_before_a_goodbye_is_answered_before_it(wire: Library, web: WebClient) -> None:
+def test_frames_before_a_close_frame_are_answered_before_it(wire: Library, web: WebClient) -> None:
     with wire.connection.protocol_mutex:
         protocol = wire.connection.protocol
         protocol.send_binary(frame_bytes(FrameType.PING, bytes(8)))
@@ -156,11 +160,11 @@ def test_what_came_before_a_goodbye_is_answered_before_it(wire: Library, web: We
     assert ended(wire) == (1000, "enough")
 
 
-def test_two_streams_at_once_lose_nothing_and_mix_up_nothing(server: Server, web: WebClient) -> None:
+def test_two_concurrent_streams_lose_no_packet_and_keep_their_order(server: Server, web: WebClient) -> None:
     packets = [packet_of(size, seed) for seed, size in enumerate(SIZES * 20)]
     with Library.open(server.door) as wire:
         other = WebClient.over(wire)
-        ahead = threading.Semaphore(16)  # fewer than the server holds for one receiver
+        ahead = threading.Semaphore(16)  # fewer than the server queues for one receiver
 
         def send() -> None:
             for packet in packets:

@@ -1,6 +1,6 @@
-"""Every WebSocket that the reference was recorded with: ours gets the same frames, or better ones.
+"""Every recorded WebSocket of the reference: our server sends the same frames, or better ones.
 
-The recordings are `websocket` of `tests/vectors/http.json`, and those of its `exchanges` that ask for a WebSocket.
+The recordings are `websocket` of `tests/vectors/http.json`, and its `exchanges` that request a WebSocket.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ def key_of(who: str) -> NodePrivate:
 
 
 def writes_of(case: Case) -> list[bytes]:
-    """What the client writes, piece by piece: as recorded, or by its description."""
+    """Return the client's writes, piece by piece: as recorded, or built from their description."""
     if "client_sends" in case:
         return [bytes.fromhex(data) for data in case["client_sends"]]
     login = masked(0x82, bytes.fromhex(SESSION["client_info_frame"]))
@@ -71,7 +71,7 @@ def writes_of(case: Case) -> list[bytes]:
 
 
 def told(derp: FrameReader) -> list[str]:
-    """The whole DERP frames that came, in words; what differs from run to run is opened and judged."""
+    """Return the received whole DERP frames as text; parts that differ in each run are opened and checked."""
     words = []
     while (frame := derp.next_frame()) is not None:
         if frame.type == FrameType.SERVER_INFO:
@@ -87,7 +87,7 @@ def told(derp: FrameReader) -> list[str]:
 
 
 def recorded_words(case: Case) -> list[str]:
-    """What the reference sent: DERP's frames whatever messages they came in, and WebSocket's own."""
+    """Return the reference's DERP frames, whatever their messages, and its WebSocket control frames."""
     words = []
     long = 0
     for sent in case["server_sends"]:
@@ -105,7 +105,7 @@ def recorded_words(case: Case) -> list[str]:
 
 
 def words_of(frame: Frame, derp: FrameReader) -> list[str]:
-    """The same of a frame of ours."""
+    """Return the text for a frame of our server."""
     match frame.opcode:
         case Opcode.BINARY:
             assert frame.fin
@@ -138,7 +138,7 @@ def test_the_frames_are_those_of_the_recording(server: Server, case: Case) -> No
         for data in writes:
             socket.wire.send(data)
         if closes:
-            # Who leaves before the login's answer has come does not get it.
+            # A client that leaves before the login's answer does not get it.
             while len(words) < len(wanted) - 1:
                 words += words_of(socket.next(), derp)
         socket.wire.offer(last)
@@ -154,16 +154,16 @@ def test_the_frames_are_those_of_the_recording(server: Server, case: Case) -> No
 
 
 def without_pongs(words: list[str]) -> list[str]:
-    """In the order in which they have to come: a WebSocket's pong may overtake, and so may DERP's."""
+    """Return the frames with a fixed order: pongs of WebSocket and of DERP may overtake."""
     return [word for word in words if not word.startswith(("pong", f"{FrameType.PONG:02x}"))]
 
 
-def test_every_difference_is_to_a_case_that_is_played() -> None:
+def test_every_listed_difference_has_a_tested_case() -> None:
     assert BETTER.keys() <= {by_name(case) for case in CASES}
 
 
 def headers_of(lines: list[str]) -> dict[str, str]:
-    """Names in small letters; the date and the length of words that are Go's own are left out."""
+    """Return headers with lower-case names, without the date and the length of Go's own texts."""
     pairs = (line.split(": ", 1) for line in lines)
     return {name.lower(): value for name, value in pairs if name.lower() not in ("date", "content-length")}
 

@@ -1,4 +1,4 @@
-"""Whatever comes as WebSocket: it costs who sent it the connection, with a status that says why, and nobody else."""
+"""Bad input over WebSocket closes only its sender's connection, with a status for the reason."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from derper.protocol.reader import frame_bytes
 pytest_plugins = ["hall"]
 
 MEGABYTE = 1 << 20
-LOOSELY = 24 * MEGABYTE  # what the system, the allocator and the bystanders may do to the server's memory meanwhile
+LOOSELY = 24 * MEGABYTE  # tolerance for the system, the allocator and the bystanders
 UNKNOWN = 0xEE
 TO_NOBODY = SendPacket(NodePublic(bytes(range(32))), packet_of(1_000)).encode()
 NORMAL, BREACH, NOT_TEXT, TOO_BIG = 1000, 1002, 1003, 1009
@@ -25,7 +25,7 @@ NORMAL, BREACH, NOT_TEXT, TOO_BIG = 1000, 1002, 1003, 1009
 
 @dataclass
 class Scene:
-    """A server with a good pair of clients on it, and its log from now on."""
+    """A server with a well-behaved pair of clients, and its log from now on."""
 
     server: Server
     since: int
@@ -34,7 +34,7 @@ class Scene:
         return ByHand.open(self.server.door)
 
     def logs(self, reason: str, detail: str = "") -> None:
-        """Wait for the line that says how the offender's connection ended; the detail is a regular expression."""
+        """Wait for the line about the end of the offender's connection; the detail is a regular expression."""
         self.server.logged(rf"event=\"(client gone|connection closed)\" .*reason={reason}\b.*{detail}", self.since)
 
 
@@ -49,7 +49,7 @@ def scene(relay: Server) -> Iterator[Scene]:
 
 @dataclass(frozen=True)
 class Offence:
-    """What somebody sends, the status that it is closed with, and the words of the log."""
+    """The bytes that a client sends, the status of the close frame, and the text in the log."""
 
     sends: bytes
     status: int
@@ -87,7 +87,7 @@ OFFENCES = {
 
 @pytest.mark.parametrize("most", [MEGABYTE, 1], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("offence", OFFENCES.values(), ids=OFFENCES)
-def test_an_offender_is_told_why_and_nobody_else_notices(scene: Scene, offence: Offence, most: int) -> None:
+def test_an_offender_gets_the_status_and_no_other_client_is_affected(scene: Scene, offence: Offence, most: int) -> None:
     with scene.open() as socket:
         web = WebClient.over(socket)
         web.ping()
@@ -98,14 +98,14 @@ def test_an_offender_is_told_why_and_nobody_else_notices(scene: Scene, offence: 
 
 
 @pytest.mark.parametrize("offence", OFFENCES.values(), ids=OFFENCES)
-def test_an_offence_instead_of_the_login_is_one_too(scene: Scene, offence: Offence) -> None:
+def test_an_offence_instead_of_the_login_has_the_same_result(scene: Scene, offence: Offence) -> None:
     with scene.open() as socket:
         socket.wire.offer(offence.sends)
         assert socket.goodbye() == Close(offence.status, "")
     scene.logs("protocol_error", offence.logged)
 
 
-def test_an_offence_right_behind_the_request_is_one_too(scene: Scene) -> None:
+def test_an_offence_directly_after_the_request_has_the_same_result(scene: Scene) -> None:
     with ByHand(scene.server.door.connect()) as socket:
         socket.wire.send(UPGRADE + masked(0x81, b"hello"))
         socket.read_answer()
@@ -113,8 +113,8 @@ def test_an_offence_right_behind_the_request_is_one_too(scene: Scene) -> None:
     scene.logs("protocol_error", "a text message")
 
 
-def test_a_message_without_end_is_cut_off(scene: Scene) -> None:
-    """Each fragment holds whole frames, so that nothing has to be kept of them, and still the message must end."""
+def test_an_endless_message_is_rejected(scene: Scene) -> None:
+    """Each fragment has whole frames, so nothing is buffered, and still the message must end."""
     fragment = TO_NOBODY * 30
     with scene.open() as socket:
         WebClient.over(socket)
@@ -125,7 +125,7 @@ def test_a_message_without_end_is_cut_off(scene: Scene) -> None:
     scene.logs("protocol_error", "a message of")
 
 
-def test_empty_fragments_without_end_cost_nothing(scene: Scene) -> None:
+def test_endless_empty_fragments_use_no_memory(scene: Scene) -> None:
     with scene.open() as socket:
         web = WebClient.over(socket)
         socket.wire.send(masked(0x02))
@@ -135,8 +135,8 @@ def test_empty_fragments_without_end_cost_nothing(scene: Scene) -> None:
         assert web.next() == Pong(b"the end.")
 
 
-def test_who_pings_without_end_and_reads_nothing_fills_no_memory(scene: Scene) -> None:
-    """Unread answers are bounded: the rest of them is not given."""
+def test_endless_pings_without_reading_use_bounded_memory(scene: Scene) -> None:
+    """Unread answers are bounded: further pings are not answered."""
     door = scene.server.door
     with ByHand(door.connect(receive_buffer=4_096)) as socket:
         socket.wire.send(UPGRADE)
@@ -157,7 +157,7 @@ def test_a_ping_in_a_frame_of_a_mebibyte_is_answered_in_its_turn(scene: Scene) -
         assert [frame.data for frame in socket.came if frame.opcode is Opcode.PONG] == [b"between"]
 
 
-def test_half_a_message_and_the_end_leaves_nothing_behind(scene: Scene) -> None:
+def test_the_end_after_half_a_message_frees_all_state(scene: Scene) -> None:
     with scene.open() as socket:
         web = WebClient.over(socket)
         web.ping()
@@ -167,7 +167,7 @@ def test_half_a_message_and_the_end_leaves_nothing_behind(scene: Scene) -> None:
     scene.logs("eof")
 
 
-def test_pings_do_not_hold_off_the_end_of_a_login_that_does_not_come(scene: Scene) -> None:
+def test_pings_do_not_extend_the_deadline_of_a_login(scene: Scene) -> None:
     with scene.open() as socket:
         ping = masked(0x89, b"still here")
         socket.wire.send(ping)
@@ -178,7 +178,7 @@ def test_pings_do_not_hold_off_the_end_of_a_login_that_does_not_come(scene: Scen
     scene.logs("login_timeout")
 
 
-def test_what_was_sent_before_an_offence_is_relayed_and_answered_before_it_is_named(scene: Scene) -> None:
+def test_frames_before_an_offence_are_relayed_and_answered_before_its_close_frame(scene: Scene) -> None:
     with scene.open() as socket, Client.join(scene.server.door) as tcp:
         web = WebClient.over(socket)
         sent = SendPacket(tcp.key, b"a last word").encode() + Ping(b"and ping").encode()
@@ -188,7 +188,7 @@ def test_what_was_sent_before_an_offence_is_relayed_and_answered_before_it_is_na
         assert socket.goodbye() == Close(NOT_TEXT, "")
 
 
-def test_what_comes_after_a_goodbye_is_passed_over(scene: Scene) -> None:
+def test_bytes_after_a_close_frame_are_ignored(scene: Scene) -> None:
     with scene.open() as socket, Client.join(scene.server.door) as tcp:
         WebClient.over(socket)
         late = SendPacket(tcp.key, b"too late").encode()
@@ -198,7 +198,7 @@ def test_what_comes_after_a_goodbye_is_passed_over(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("mask", [bytes(4), b"\xff" * 4, b"\x00\x00\x00\x01"], ids=bytes.hex)
-def test_every_mask_is_taken_off(scene: Scene, mask: bytes) -> None:
+def test_every_mask_is_removed(scene: Scene, mask: bytes) -> None:
     with scene.open() as socket:
         web = WebClient.over(socket)
         for size in range(9):
@@ -206,8 +206,8 @@ def test_every_mask_is_taken_off(scene: Scene, mask: bytes) -> None:
             assert web.packet() == RecvPacket(web.key, packet_of(size))
 
 
-def test_bytes_right_behind_the_request_are_the_websocket(scene: Scene) -> None:
-    """Request, login and packet in one segment, as nobody sends them who does not know the server's key."""
+def test_bytes_directly_after_the_request_belong_to_the_websocket(scene: Scene) -> None:
+    """Request, login and packet in one segment, as a client can send them if it knows the server's key."""
     server_key = NodePrivate(bytes.fromhex(vectors("frames")["keys"]["server_private"])).public()
     for length in (1, 7, 1 << 20):
         with ByHand(scene.server.door.connect()) as socket:
@@ -228,14 +228,14 @@ def test_bytes_right_behind_the_request_are_the_websocket(scene: Scene) -> None:
             assert [frame.data for frame in socket.came if frame.opcode is Opcode.PONG] == [b"and ping"]
 
 
-def test_a_goodbye_right_behind_the_request_is_answered(scene: Scene) -> None:
+def test_a_close_frame_directly_after_the_request_is_answered(scene: Scene) -> None:
     with ByHand(scene.server.door.connect()) as socket:
         socket.wire.send(UPGRADE + masked(0x88, b"\x03\xe9bye"))
         socket.read_answer()
         assert socket.goodbye() == Close(1001, "bye")
 
 
-def test_packets_byte_by_byte_arrive_whole(scene: Scene) -> None:
+def test_packets_sent_byte_by_byte_arrive_whole(scene: Scene) -> None:
     with scene.open() as socket, Client.join(scene.server.door) as tcp:
         web = WebClient.over(socket)
         for size in SIZES[:5]:

@@ -1,8 +1,8 @@
 """DERP clients whose frames travel in WebSocket messages.
 
-`WebClient` is the `Client` of the other tests on a wire that is a WebSocket: one written by hand, which may send what
-nobody should (`ByHand`), that of a library (`Library`), or a browser's (`browser.Page`). Of a wire they give what a
-client needs: `send`, `some` and `close`.
+`WebClient` is the `Client` of the other tests on a wire that is a WebSocket: a hand-written one, which may send invalid
+input (`ByHand`), that of a library (`Library`), or a browser's (`browser.Page`). They implement the methods of a wire
+that a client needs: `send`, `some` and `close`.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ def url_of(door: RelayAddress) -> str:
 
 
 def masked(first_byte: int, payload: bytes = b"", *, mask: bytes = _MASK, length: int | None = None) -> bytes:
-    """Return a client's frame, whatever its first byte says; `length` is what it claims instead of the payload's."""
+    """Return a client's frame with any first byte; `length` overrides the payload's length in its header."""
     claimed = len(payload) if length is None else length
     if claimed < 126:
         header = bytes([first_byte, 0x80 | claimed])
@@ -49,7 +49,7 @@ def masked(first_byte: int, payload: bytes = b"", *, mask: bytes = _MASK, length
 
 
 class ByHand(Wire):
-    """A WebSocket of which every byte is ours. What the server sends is kept in `came`, frame by frame."""
+    """A WebSocket with every byte under the test's control. `came` has the server's frames."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire.sock)
@@ -87,7 +87,7 @@ class ByHand(Wire):
         return frame
 
     def goodbye(self) -> Close:
-        """Read to the server's closing frame, which must be the last thing that comes, and give what it says."""
+        """Read to the server's close frame, which must be the last frame, and return it."""
         while (frame := self.next()).opcode is not Opcode.CLOSE:
             pass
         rest = self.wire.rest()
@@ -105,7 +105,7 @@ class ByHand(Wire):
 
 
 class Library(Wire):
-    """The WebSocket of a library that many programs use."""
+    """The WebSocket of a widely used library."""
 
     def __init__(self, connection: ClientConnection) -> None:
         super().__init__(connection.socket)
@@ -113,7 +113,7 @@ class Library(Wire):
 
     @classmethod
     def open(cls, door: RelayAddress, *, takes: int = BIGGEST_MESSAGE) -> Self:
-        """Connect; it offers compression, as ever, and takes no message that is longer than so many bytes."""
+        """Connect; offer compression, as by default, and accept messages of at most `takes` bytes."""
         connection = connect(
             url_of(door), ssl=door.tls, subprotocols=[Subprotocol("derp")], compression="deflate", max_size=takes,
             open_timeout=SECONDS, close_timeout=SECONDS, ping_interval=None, proxy=None, legacy=True,
@@ -143,7 +143,7 @@ class Library(Wire):
 
 
 class WebClient(Client):
-    """A client on a wire that is a WebSocket already."""
+    """A client on a wire that is already a WebSocket."""
 
     @classmethod
     def over(cls, wire: Wire, key: NodePrivate | None = None) -> Self:
@@ -154,7 +154,7 @@ class WebClient(Client):
         return client
 
     def upgrade(self, host: str = HOST, *, fast_start: bool = False) -> NodePublic:
-        """Read ServerKey: all that is left of the upgrade."""
+        """Read ServerKey, the rest of the upgrade."""
         assert host == HOST, "that is said already"
         assert not fast_start, "there is none with WebSocket"
         server = ServerKey.decode(self.frame()).key
@@ -162,17 +162,17 @@ class WebClient(Client):
         return server
 
     def expect(self, server: NodePublic) -> None:
-        """Go by this key of the server, which has not said it yet."""
+        """Use this key of the server before it has sent ServerKey."""
         self._box = LoginBox(self.private, server)
 
 
 def packet_of(size: int, seed: int = 0) -> bytes:
-    """Return a packet of that size, of which no two parts are alike."""
+    """Return a packet of this size without repeated parts."""
     return b"".join((seed + at).to_bytes(4, "big") for at in range(0, size, 4))[:size]
 
 
 def relay_both_ways(a: Client, b: Client) -> None:
-    """Send packets of every size from each to the other, who must get them and nothing else."""
+    """Send packets of every size both ways; each client must get exactly these."""
     for sender, receiver in ((a, b), (b, a)):
         for size in SIZES:
             sender.send(receiver.key, packet_of(size, seed=size))
