@@ -32,7 +32,7 @@ def reason_against(parse: Callable[[str], object], text: str) -> str | None:
 @example(0)
 @example(INT_MIN)
 @example(INT_MAX)
-def test_every_duration_is_read_back_as_it_was_written(nanoseconds: int) -> None:
+def test_every_duration_is_read_back_unchanged(nanoseconds: int) -> None:
     assert parse_duration(format_duration(nanoseconds)) == nanoseconds
 
 
@@ -42,13 +42,13 @@ def test_every_integer_is_read_in_every_form(value: int, form: str) -> None:
 
 
 @given(st.floats())
-def test_every_float_is_read_back_as_it_was_written(value: float) -> None:
+def test_every_float_is_read_back_unchanged(value: float) -> None:
     read = parse_float(format_float(value))
     assert read == value or (math.isnan(read) and math.isnan(value))
 
 
 @given(st.text() | NEAR_VALUES)
-def test_garbage_is_refused_with_one_of_two_reasons(text: str) -> None:
+def test_garbage_is_rejected_with_one_of_two_reasons(text: str) -> None:
     for parse in (parse_bool, parse_int, parse_float, parse_duration):
         assert reason_against(parse, text) in {None, "parse error", "value out of range"}
 
@@ -77,14 +77,14 @@ def test_garbage_is_refused_with_one_of_two_reasons(text: str) -> None:
         ("-9223372036854775808ns", INT_MIN),
     ],
 )
-def test_durations_are_read_as_go_reads_them(text: str, nanoseconds: int) -> None:
+def test_durations_are_read_as_by_go(text: str, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "3", "-", "s", ".", ".s", "1..s", "--1s", "1e3s", " 1s", "1s ", "1 s", "1d", "1S", "1_0s", "3000000h"]
 )
-def test_durations_that_go_refuses_are_a_parse_error(text: str) -> None:
+def test_durations_that_go_rejects_are_a_parse_error(text: str) -> None:
     assert reason_against(parse_duration, text) == "parse error"
 
 
@@ -101,7 +101,7 @@ def test_durations_that_go_refuses_are_a_parse_error(text: str) -> None:
         (-3_600_000_000_001, "-1h0m0.000000001s"),
     ],
 )
-def test_durations_are_written_as_go_writes_them(nanoseconds: int, text: str) -> None:
+def test_durations_are_written_as_by_go(nanoseconds: int, text: str) -> None:
     assert format_duration(nanoseconds) == text
 
 
@@ -109,12 +109,12 @@ def test_durations_are_written_as_go_writes_them(nanoseconds: int, text: str) ->
     ("text", "value"),
     [("017", 15), ("0x_1F", 31), ("0_7", 7), ("-0b101", -5), ("+1_000", 1000), ("0O17", 15), ("00", 0)],
 )
-def test_integers_are_read_as_go_reads_them(text: str, value: int) -> None:
+def test_integers_are_read_as_by_go(text: str, value: int) -> None:
     assert parse_int(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "08", "1__0", "_1", "1_", "0x", "1.0", " 1", "1e3", "\N{ARABIC-INDIC DIGIT ONE}"])
-def test_integers_that_go_refuses_are_a_parse_error(text: str) -> None:
+def test_integers_that_go_rejects_are_a_parse_error(text: str) -> None:
     assert reason_against(parse_int, text) == "parse error"
 
 
@@ -136,7 +136,7 @@ def test_integers_beyond_64_bits_are_out_of_range(text: str) -> None:
         ("1_000.5", 1000.5),
     ],
 )
-def test_floats_are_read_as_go_reads_them(text: str, value: float) -> None:
+def test_floats_are_read_as_by_go(text: str, value: float) -> None:
     assert parse_float(text) == value
 
 
@@ -152,17 +152,17 @@ def test_floats_are_read_as_go_reads_them(text: str, value: float) -> None:
         ("-0x1p9999", "value out of range"),
     ],
 )
-def test_floats_that_go_refuses_have_its_reason(text: str, reason: str) -> None:
+def test_floats_that_go_rejects_have_its_reason(text: str, reason: str) -> None:
     assert reason_against(parse_float, text) == reason
 
 
 @pytest.mark.parametrize("text", ["1", "t", "T", "true", "TRUE", "True"])
-def test_truth_has_six_spellings(text: str) -> None:
+def test_true_has_six_spellings(text: str) -> None:
     assert parse_bool(text)
 
 
 @pytest.mark.parametrize("text", ["0", "f", "F", "false", "FALSE", "False"])
-def test_falsehood_has_six_spellings(text: str) -> None:
+def test_false_has_six_spellings(text: str) -> None:
     assert not parse_bool(text)
 
 

@@ -1,4 +1,4 @@
-"""The program as an operator meets it: a process with words, an exit code and what it says."""
+"""The program as an operator sees it: a process with arguments, an exit code and output."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from derper.cli.tools import TOOLS
 SOURCE = Path(derper.cli.__file__).parents[2]
 LOG_LINE = re.compile(r'time=\S+Z level=error event="the server cannot run" reason="(?P<reason>.*)"')
 
-# The program with the server's loop replaced: what comes before and after that loop is what is tested here.
+# The program with the server's loop replaced: these tests cover the code before and after the loop.
 WITH_LOOP = """
 import signal, sys, types
 app = types.ModuleType("derper.server.app")
@@ -88,7 +88,7 @@ def test_version_is_one_line_and_exits_0(tmp_path: Path, word: str) -> None:
         (["-c"], "flag needs an argument: -c", "file with this server's private key"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_a_sentence_with_what_mends_it_and_exits_2(
+def test_an_invalid_command_line_is_one_sentence_with_a_remedy_and_exits_2(
     tmp_path: Path, words: list[str], first_line: str, advice: str
 ) -> None:
     done = run(tmp_path, *words)
@@ -110,15 +110,15 @@ def test_a_line_that_cannot_be_read_is_a_sentence_with_what_mends_it_and_exits_2
         (["-mesh-with", "a/b/c"], "-mesh-with"),
     ],
 )
-def test_a_setting_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Path, words: list[str], named: str) -> None:
+def test_an_invalid_setting_is_one_sentence_and_exits_1(tmp_path: Path, words: list[str], named: str) -> None:
     assert named in the_one_sentence(run(tmp_path, "-c", str(tmp_path / "key"), *words))
 
 
-def test_an_environment_that_cannot_be_is_one_sentence_and_exits_1(tmp_path: Path) -> None:
+def test_an_invalid_environment_is_one_sentence_and_exits_1(tmp_path: Path) -> None:
     assert "DERPER_SHARDS" in the_one_sentence(run(tmp_path, "-dev", DERPER_SHARDS="all"))
 
 
-def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:
+def test_the_result_of_the_servers_loop_is_the_exit_code(tmp_path: Path) -> None:
     assert run_with_loop(tmp_path, "return 3", "-dev").returncode == 3
 
 
@@ -130,12 +130,12 @@ def test_what_the_servers_loop_returns_is_the_exit_code(tmp_path: Path) -> None:
         ("from derper.errors import NetworkError; raise NetworkError('no route')", "no route"),
     ],
 )
-def test_a_server_that_fails_says_so_in_one_sentence_and_exits_1(tmp_path: Path, loop: str, sentence: str) -> None:
+def test_a_server_that_fails_prints_one_sentence_and_exits_1(tmp_path: Path, loop: str, sentence: str) -> None:
     assert the_one_sentence(run_with_loop(tmp_path, loop, "-dev")) == sentence
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_servers_loop_has_taken_it_over_exits_0(tmp_path: Path, sent: signal.Signals) -> None:
+def test_a_signal_before_the_servers_loop_handles_it_exits_0(tmp_path: Path, sent: signal.Signals) -> None:
     loop = "print('ready', flush=True); signal.pause()"
     with subprocess.Popen(
         [sys.executable, "-c", WITH_LOOP.format(loop=loop), "-dev"],
@@ -151,7 +151,7 @@ def test_a_signal_before_the_servers_loop_has_taken_it_over_exits_0(tmp_path: Pa
     assert (process.returncode, stderr) == (0, "")
 
 
-def test_a_stray_word_is_ignored_with_a_line_even_when_it_is_a_tools_name(tmp_path: Path) -> None:
+def test_a_stray_word_is_ignored_with_a_line_even_if_it_is_a_tools_name(tmp_path: Path) -> None:
     done = run_with_loop(tmp_path, "return 0", "-dev", "keygen", "more")
     assert (done.returncode, done.stdout) == (0, "")
     assert 'level=warning event="arguments that are not flags are ignored' in done.stderr

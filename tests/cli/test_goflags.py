@@ -38,7 +38,7 @@ Usage of prog:
 
 
 def usage_of(name: str) -> str:
-    """The lines of one flag in the usage text."""
+    """Return the lines of one flag in the usage text."""
     lines = USAGE.splitlines(keepends=True)
     start = next(at for at, line in enumerate(lines) if line.split()[0] == f"-{name}")
     end = next((at for at in range(start + 1, len(lines)) if lines[at].startswith("  -")), len(lines))
@@ -46,7 +46,7 @@ def usage_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("words", [["-a", ":1"], ["-a=:1"], ["--a", ":1"], ["--a=:1"], ["-a", ":2", "-a=:1"]])
-def test_a_value_is_given_in_four_forms_and_the_last_counts(words: list[str]) -> None:
+def test_a_value_has_four_forms_and_the_last_one_counts(words: list[str]) -> None:
     assert parse(FLAGS, words)[ADDRESS] == ":1"
 
 
@@ -81,7 +81,7 @@ def test_a_flag_that_is_not_given_has_its_default() -> None:
         (["", "-a"], ("", "-a")),
     ],
 )
-def test_reading_ends_at_the_first_word_that_is_no_flag(words: list[str], rest: tuple[str, ...]) -> None:
+def test_parsing_ends_at_the_first_word_that_is_no_flag(words: list[str], rest: tuple[str, ...]) -> None:
     assert parse(FLAGS, words).rest == rest
 
 
@@ -107,9 +107,7 @@ def test_reading_ends_at_the_first_word_that_is_no_flag(words: list[str], rest: 
         (["-limit=1e999"], 'invalid value "1e999" for flag -limit: value out of range', usage_of("limit")),
     ],
 )
-def test_a_bad_line_is_refused_in_gos_words_with_what_mends_it_and_exit_code_2(
-    words: list[str], message: str, advice: str
-) -> None:
+def test_an_invalid_line_has_gos_error_a_remedy_and_exit_code_2(words: list[str], message: str, advice: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(FLAGS, words)
     assert str(error.value) == message
@@ -129,7 +127,7 @@ def test_help_is_the_usage_and_exit_code_0(words: list[str]) -> None:
     assert stderr.getvalue() == USAGE
 
 
-def test_help_comes_only_if_nothing_before_it_is_wrong() -> None:
+def test_help_is_shown_only_if_no_earlier_flag_is_invalid() -> None:
     with pytest.raises(UsageError):
         parse(FLAGS, ["-nope", "-h"])
 
@@ -139,11 +137,11 @@ def test_a_program_may_have_a_flag_named_h() -> None:
     assert parse((own,), ["-h"])[own]
 
 
-def test_usage_is_laid_out_as_go_lays_it_out() -> None:
+def test_usage_has_the_layout_of_go() -> None:
     assert usage("prog", FLAGS) == USAGE
 
 
 @given(st.lists(st.text("-=aqcountwaitlimit019.") | st.text()))
-def test_garbage_is_read_or_refused_and_nothing_else(words: list[str]) -> None:
+def test_garbage_is_either_parsed_or_rejected(words: list[str]) -> None:
     with contextlib.suppress(UsageError):
         assert len(parse(FLAGS, words).rest) <= len(words)

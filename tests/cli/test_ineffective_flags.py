@@ -1,4 +1,4 @@
-"""A flag that has no effect together with others is a warning at start that names it and says what to change."""
+"""A flag without effect in combination with others causes a warning at start with its name and a remedy."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ ADMIN = "-admin=unix:/run/admin.sock"
 
 @dataclass(frozen=True)
 class Case:
-    """Words with flags that have no effect, the beginning of the warning, and words in which they have one."""
+    """Arguments with flags that have no effect, the beginning of the warning, and arguments in which they have one."""
 
     words: tuple[str, ...]
     warning: str
@@ -98,18 +98,18 @@ def test_every_rule_has_a_case() -> None:
      ("-verify-client-url-fail-open=true",), ("-hostname=derp.example.com",), (*TLS, "-http-port=-1")],
     ids=str,
 )  # fmt: skip
-def test_a_default_or_what_is_switched_off_is_no_warning(words: tuple[str, ...]) -> None:
+def test_a_default_or_a_disabled_feature_is_no_warning(words: tuple[str, ...]) -> None:
     assert warnings(*words) == []
 
 
-def test_a_mesh_key_in_the_environment_has_an_effect_with_dev_only() -> None:
+def test_a_mesh_key_in_the_environment_has_an_effect_only_with_dev() -> None:
     (warning,) = warnings(TAILSCALE_DERPER_MESH_KEY="99" * 32)
     assert warning.startswith("the environment variable TAILSCALE_DERPER_MESH_KEY has no effect: it is read with -dev")
     assert "99" not in warning
     assert warnings("-dev", TAILSCALE_DERPER_MESH_KEY="99" * 32) == []
 
 
-def test_the_settings_file_counts_and_the_tool_shows_the_warnings(tmp_path: Path) -> None:
+def test_the_settings_file_is_checked_too_and_the_tool_shows_the_warnings(tmp_path: Path) -> None:
     (tmp_path / "derper.toml").write_text('a = ":8080"\nacme-email = "a@b.test"\n[verify]\nany = true\n')
     words = ("settings", "-c", str(tmp_path / "key"), "-settings", str(tmp_path / "derper.toml"))
     done = subprocess.run(

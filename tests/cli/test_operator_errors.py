@@ -1,4 +1,4 @@
-"""Errors that an operator meets: one sentence, nothing said twice, and the file, URL or flag that it is about."""
+"""Errors for operators: one sentence without repetition, with the file, URL or flag concerned."""
 
 import os
 import re
@@ -57,7 +57,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_error_names_its_subject_and_how_to_mend_it_once(case: Case, tmp_path: Path) -> None:
+def test_an_error_names_its_subject_and_a_remedy_once(case: Case, tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("hello")
     program = Path(sys.executable).with_name(case.program)
     done = subprocess.run(

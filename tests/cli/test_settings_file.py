@@ -1,4 +1,4 @@
-"""A file of settings: what it may say, and that the command line wins."""
+"""The settings file: its entries, their errors, and the precedence of the command line."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def refusal(tmp_path: Path, text: str) -> str:
     return str(caught.value)
 
 
-def test_every_flag_can_stand_in_the_file_as_the_command_line_has_it(tmp_path: Path) -> None:
+def test_every_flag_can_be_set_in_the_file_as_on_the_command_line(tmp_path: Path) -> None:
     for flag in DERPER_FLAGS:
         shown = flag.kind.show(flag.default) if not isinstance(flag.default, str) else flag.default
         assert values(tmp_path, f"{flag.name} = '{shown}'") == {flag.name: flag.default}
@@ -55,7 +55,7 @@ def test_a_table_stands_for_the_part_before_a_dash(tmp_path: Path) -> None:
     assert values(tmp_path, text) == expected
 
 
-def test_the_command_line_wins_also_with_its_defaults(tmp_path: Path) -> None:
+def test_the_command_line_has_precedence_also_with_default_values(tmp_path: Path) -> None:
     below = values(tmp_path, "http-port = 8080\nhostname = 'a.example.com'")
     line = parse(DERPER_FLAGS, ["-http-port=80"]).over(below)
     assert line[flags.HTTP_PORT] == 80
@@ -81,11 +81,11 @@ def test_the_command_line_wins_also_with_its_defaults(tmp_path: Path) -> None:
         ("a = " + "[" * 5000, "are not TOML"),
     ],
 )
-def test_an_entry_that_cannot_be_is_refused_by_its_name(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_entry_is_an_error_with_its_name(tmp_path: Path, text: str, words: str) -> None:
     assert re.search(words, refusal(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_or_not_text_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read(tmp_path / "none", DERPER_FLAGS)
     (tmp_path / "derper.toml").write_bytes(b"\xff\xfe")
