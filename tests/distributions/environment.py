@@ -1,7 +1,7 @@
 """Virtual environments with the distributions of this repository, built and installed by pip, without an index.
 
-Their dependencies are those of the interpreter that runs the tests: a folder of links holds exactly what a distribution
-asks for, directly and through others.
+Their dependencies are those of the interpreter that runs the tests: a folder of links has exactly the direct and
+indirect requirements of a distribution.
 """
 
 import subprocess
@@ -42,7 +42,7 @@ def run(*command: str, env: Mapping[str, str] = environ, cwd: Path | None = None
 
 
 def requirements(wheel: Path) -> list[Requirement]:
-    """What a wheel asks for."""
+    """Return a wheel's requirements."""
     with ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = archive.read(name).decode().splitlines()
@@ -50,7 +50,7 @@ def requirements(wheel: Path) -> list[Requirement]:
 
 
 def closure(wanted: Iterable[Requirement]) -> dict[str, Distribution]:
-    """The installed distributions that are asked for, directly and through others, by their names."""
+    """Return the installed distributions that are required, directly or indirectly, by name."""
     found: dict[str, Distribution] = {}
     waiting = [(requirement, {""}) for requirement in wanted]
     while waiting:
@@ -69,8 +69,8 @@ class Environment:
     """A virtual environment.
 
     Args:
-        folder: Where it is made.
-        dependencies: The distributions that it holds from the beginning.
+        folder: The folder in which it is created.
+        dependencies: The distributions that it has from the beginning.
     """
 
     def __init__(self, folder: Path, dependencies: Iterable[Distribution]) -> None:
@@ -98,12 +98,12 @@ class Environment:
         run(*PIP, "--python", str(self.python), "uninstall", "--yes", name)
 
     def run(self, *words: str) -> str:
-        """Run its interpreter, apart from this one's environment, and return the output."""
+        """Run its interpreter, isolated from this one's environment, and return the output."""
         return run(str(self.python), "-I", *words, cwd=self.folder)
 
 
 class InstalledDerper(Relay):
-    """The server as an environment has it installed."""
+    """The server as installed in an environment."""
 
     name = "installed"
 

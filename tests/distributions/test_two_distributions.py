@@ -33,10 +33,10 @@ USER: Final = Path(__file__).with_name("user.py")
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both wheels; that of the client is built where there is no Rust."""
+    """Both wheels; the client's is built without Rust."""
     folder = tmp_path_factory.mktemp("wheels")
     tools = str(Path(sys.executable).parent)
-    # As the Makefile builds it, so that the extension is not compiled again.
+    # With the Makefile's settings, so that the extension is not compiled again.
     target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
     ours = {"PATH": f"{tools}:{os.environ['PATH']}", "CARGO_TARGET_DIR": target, "PYO3_PYTHON": sys.executable}
     without_rust = {name: value for name, value in os.environ.items() if not name.startswith(("CARGO", "RUST"))}
@@ -57,7 +57,7 @@ def send_a_packet(environment: Environment, relay: Relay) -> None:
 
 
 def library_of(environment: Environment) -> set[str]:
-    """The folder below site-packages from which each package of the library comes."""
+    """Return the folder below site-packages of each package of the library."""
     files = environment.run("-c", WHERE).splitlines()
     return {Path(file).relative_to(environment.site).parts[0] for file in files}
 
@@ -99,7 +99,7 @@ def test_the_client_alone_is_pure_python_with_few_dependencies(wheels: dict[str,
     assert {"acme", "rich", "prometheus-client"} <= closure(requirements(wheels[SERVER])).keys()
 
 
-def test_both_ask_for_the_same_versions(wheels: dict[str, Path]) -> None:
+def test_both_require_the_same_versions(wheels: dict[str, Path]) -> None:
     assert set(map(str, requirements(wheels[CLIENT]))) <= set(map(str, requirements(wheels[SERVER])))
     assert len({wheel.name.split("-")[1] for wheel in wheels.values()}) == 1
 

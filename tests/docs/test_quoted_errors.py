@@ -1,4 +1,4 @@
-"""Errors and log lines that the page for troubleshooting quotes stand in the source as they are quoted."""
+"""The errors and log lines quoted in the troubleshooting page are in the source."""
 
 import ast
 import re

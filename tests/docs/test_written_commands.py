@@ -1,4 +1,4 @@
-"""The command lines of the pages for operators are taken by the programs, and do what the page says of them."""
+"""The programs accept the command lines in the pages for operators, and do what the page describes."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def surroundings(folder: Path) -> Environment:
 @pytest.mark.parametrize(
     ("page", "line"), [pytest.param(page, line, id=f"{page}: {' '.join(line)[:60]}") for page, line in all_commands()]
 )
-def test_every_command_line_is_taken_by_its_program(page: str, line: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_command_line_is_accepted_by_its_program(page: str, line: tuple[str, ...], tmp_path: Path) -> None:
     program, *words = line
     if program == "derper" and words[0] in TOOLS:
         assert page in {"docs/tools.md", "docs/from-go.md", "docs/running.md", "docs/troubleshooting.md", "README.md"}
@@ -52,14 +52,14 @@ def test_every_command_line_is_taken_by_its_program(page: str, line: tuple[str, 
         probing.config_from(parsed, surroundings(tmp_path))
 
 
-def test_the_pages_have_command_lines_where_they_should() -> None:
+def test_the_expected_pages_have_command_lines() -> None:
     having = {page for page, _ in all_commands()}
     assert having >= {
         f"docs/{name}.md" for name in ("admission", "behind-a-proxy", "certificates", "derpprobe", "running", "tools")
     } | {"README.md"}
 
 
-def test_every_flag_that_a_page_names_is_one() -> None:
+def test_every_flag_in_a_page_exists() -> None:
     known = {flag.name for flag in (*DERPER_FLAGS, *DERPPROBE_FLAGS)}
     usage = "".join(f"{done.stdout}{done.stderr}" for done in (inline(name, "-h") for name in TOOLS))
     known |= {word.lstrip("-") for word in re.findall(r"--?[a-z][a-z0-9-]*", usage)} | {"h"}
@@ -69,14 +69,14 @@ def test_every_flag_that_a_page_names_is_one() -> None:
 
 
 def as_a_server(page: str, *having: str, folder: Path, more: tuple[str, ...] = ()) -> Server:
-    """The server of a page's command line; all that is added is where it listens."""
+    """Return the server of a page's command line; only its listening address is added."""
     words = here(the_command(page, *having), folder, certs=str(folder), **{
         "127_0_0_1_8443": f"{HOST}:0", "127_0_0_1_8080": f"{HOST}:0", "_etc_derper_certs": str(folder),
     })  # fmt: skip
     return Server(folder, *more, *words)
 
 
-async def test_a_relay_with_tls_in_a_minute_and_the_map_that_leads_to_it(tmp_path: Path) -> None:
+async def test_the_first_relay_with_tls_and_its_map_entry(tmp_path: Path) -> None:
     page = snippets("README.md")
     with as_a_server("README.md", "-certmode", folder=tmp_path) as server:
         logged = server.logged(r'(\{"Name":"900a".*\})')[1]
@@ -105,11 +105,11 @@ async def test_a_relay_with_tls_in_a_minute_and_the_map_that_leads_to_it(tmp_pat
 
 
 def entries(yaml: str) -> set[tuple[str, str]]:
-    """The scalars of a small YAML document, whatever its layout."""
+    """Return the scalars of a small YAML document, independent of its layout."""
     return {(key, value.strip('"')) for key, value in re.findall(r'(\w+): ("[^"]*"|[^\s{},]+)', yaml)}
 
 
-async def test_two_tailnets_by_two_sockets(tmp_path: Path) -> None:
+async def test_a_relay_for_two_tailnets_with_two_sockets(tmp_path: Path) -> None:
     words = here(the_command("docs/admission.md", "-verify-clients"), tmp_path)
     sockets = [Path(word) for word in words if word.endswith(".sock")]
     answers = http(b"Not Found", "404 Not Found"), http(b'{"Node":{"Name":"ours."}}')
@@ -141,7 +141,7 @@ async def test_a_controllers_url(answer: bytes, tmp_path: Path) -> None:
     assert json.loads(question.body).keys() == json.loads(asked[1]).keys()
 
 
-def test_a_relay_behind_a_tcp_proxy_takes_nobody_without_its_header(tmp_path: Path) -> None:
+def test_a_relay_behind_a_tcp_proxy_rejects_connections_without_its_header(tmp_path: Path) -> None:
     Authority(tmp_path).issue(tmp_path, NAME)
     with as_a_server("docs/behind-a-proxy.md", "-proxy-protocol", folder=tmp_path, more=("-tls", "on")) as server:
         with RelayAddress(server.port).connect() as stranger:
@@ -150,7 +150,7 @@ def test_a_relay_behind_a_tcp_proxy_takes_nobody_without_its_header(tmp_path: Pa
         server.logged("proxy_header")
 
 
-def test_a_relay_behind_an_http_proxy_speaks_plainly(tmp_path: Path) -> None:
+def test_a_relay_behind_an_http_proxy_serves_plain_http(tmp_path: Path) -> None:
     with (
         as_a_server("docs/behind-a-proxy.md", "-trusted-proxies", folder=tmp_path) as server,
         Client.join(server.door) as client,
@@ -158,7 +158,7 @@ def test_a_relay_behind_an_http_proxy_speaks_plainly(tmp_path: Path) -> None:
         client.ping()
 
 
-def test_a_relay_with_a_ca_that_is_away_starts_and_says_so(tmp_path: Path) -> None:
+def test_a_relay_with_an_unreachable_ca_starts_and_logs_it(tmp_path: Path) -> None:
     away = ("-tls", "on", "-http-port", "-1", "-acme-directory", f"https://{HOST}:1/directory")
     with as_a_server("docs/certificates.md", "-c", folder=tmp_path, more=away) as server:
         server.logged(r"cannot.*certificate|certificate.*(again|failed)")
@@ -176,7 +176,7 @@ def test_the_units_command_line_serves_in_an_empty_environment(tmp_path: Path) -
         server.logged("reloaded")
 
 
-def test_a_relay_with_files_of_ones_own(tmp_path: Path) -> None:
+def test_a_relay_with_the_operators_certificate_files(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue(tmp_path, NAME)
     with as_a_server("docs/certificates.md", "manual", folder=tmp_path, more=("-tls", "on", "-http-port=-1")) as server:
@@ -194,20 +194,20 @@ def region(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbedRegion]:
 
 
 def of_region(region: ProbedRegion, words: tuple[str, ...]) -> tuple[str, ...]:
-    """A page's words for a prober, with the region's map and mesh key."""
+    """Return a page's arguments of a prober, with the region's map and mesh key."""
     return tuple(
         {"file:///etc/derpmap.json": region.flags()[1], "/etc/derp-mesh.key": str(region.mesh_key)}.get(word, word)
         for word in words
     )
 
 
-def test_the_prober_runs_with_the_line_of_its_page(region: ProbedRegion) -> None:
+def test_the_prober_runs_with_the_command_line_of_its_page(region: ProbedRegion) -> None:
     words = of_region(region, the_command("docs/derpprobe.md", "-mesh-psk-file"))
     with started(*words, "-listen", f"{HOST}:0", roots=region.authority.file) as prober:
         assert "derp/test/900a/tls" in prober.get("/")[2]
 
 
-def test_the_probers_lines_for_once_run_and_give_what_jq_picks(region: ProbedRegion) -> None:
+def test_the_probers_lines_with_once_run_and_have_the_fields_for_jq(region: ProbedRegion) -> None:
     quick = ("-stun-interval=1s", "-tls-interval=1s", "-mesh-interval=1s", "-spread=false")
     plain, for_scripts = commands("docs/derpprobe.md", "-once")
     for _, *words in (plain, for_scripts):
@@ -218,7 +218,7 @@ def test_the_probers_lines_for_once_run_and_give_what_jq_picks(region: ProbedReg
     assert [probe for probe in told["probes"] if not probe["good"]] == []
 
 
-def test_the_probers_keys_are_printed_one_for_each_probe_and_end(region: ProbedRegion, tmp_path: Path) -> None:
+def test_the_prober_prints_one_key_for_each_probe_and_ends(region: ProbedRegion, tmp_path: Path) -> None:
     words = here(of_region(region, the_command("docs/derpprobe.md", "-probe-keys")), tmp_path)
     done = derpprobe(*words)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The files and programs that the pages show are what they are for: real parsers and servers take them."""
+"""The files and programs in the pages are valid: real parsers and servers accept them."""
 
 import ast
 import asyncio
@@ -25,7 +25,7 @@ from derper.server.debug.metrics import METRICS as OF_SERVER
 METRIC = re.compile(r"(?<![\w/.$-])((?:derp|derper|derpprobe|stun|tls_listener|bootstrap_dns)_[a-z0-9_]+)(?![\w.-])")
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     (unit,) = snippets("docs/running.md", "ini")
     program = Path(sys.executable).with_name("derper")
     assert program.exists()

@@ -1,4 +1,4 @@
-"""The lines of docs/tools.md run, each of them, and the tools do what the page says."""
+"""Every command line of docs/tools.md runs, and the tools do what the page describes."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ PAGE = "docs/tools.md"
 
 
 def lines(name: str) -> list[tuple[str, ...]]:
-    """Those of one tool, from its name on."""
+    """Return the lines of one tool, starting with its name."""
     found = [line[1:] for line in commands(PAGE, name) if line[1] == name]
     assert found, name
     return found
@@ -34,11 +34,11 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
         yield relay
 
 
-def test_every_tool_has_lines_on_the_page_and_no_other() -> None:
+def test_the_page_has_lines_of_exactly_the_existing_tools() -> None:
     assert {line[1] for line in commands(PAGE) if line[1] != "-h"} == TOOLS.keys()
 
 
-def test_doctor_looks_at_a_host_a_pin_and_a_map(relay: Relay, tmp_path: Path) -> None:
+def test_doctor_checks_a_host_a_pin_and_a_map(relay: Relay, tmp_path: Path) -> None:
     node = {"Name": "900a", "RegionID": 900, "HostName": HOST, "CertName": relay.pin, "DERPPort": relay.port}
     derp_map = tmp_path / "derp-map.json"
     derp_map.write_text(json.dumps({"Regions": {"900": {"RegionID": 900, "RegionCode": "a", "Nodes": [node]}}}))
@@ -72,7 +72,7 @@ def test_map_prints_both_entries(tmp_path: Path) -> None:
     assert "regions:" in done.stdout
 
 
-def test_settings_says_where_each_value_comes_from(tmp_path: Path) -> None:
+def test_settings_shows_the_source_of_each_value(tmp_path: Path) -> None:
     (line,) = lines("settings")
     words = here(line, tmp_path)
     (tmp_path / "derper/derper.toml").write_text("home = 'blank'")
@@ -81,7 +81,7 @@ def test_settings_says_where_each_value_comes_from(tmp_path: Path) -> None:
     assert told["-home"] == ("blank", words[2])
 
 
-async def test_ctl_reloads_tells_and_disconnects(relay: Relay) -> None:
+async def test_ctl_reloads_sends_health_texts_and_disconnects(relay: Relay) -> None:
     _drain, reload, disconnect, health = lines("ctl")
 
     def told(*words: str) -> tuple[int, str]:
@@ -99,7 +99,7 @@ async def test_ctl_reloads_tells_and_disconnects(relay: Relay) -> None:
 
 def a_client(relay: Relay) -> DerpClient:
     node = Node("900a", 900, HOST, cert_name=relay.pin, derp_port=relay.port)
-    return DerpClient(node, options=Options(reconnect=False))  # one that is put out stays out
+    return DerpClient(node, options=Options(reconnect=False))  # a disconnected client does not return
 
 
 async def test_top_shows_the_clients(relay: Relay) -> None:
@@ -109,7 +109,7 @@ async def test_top_shows_the_clients(relay: Relay) -> None:
         assert str(client.key)[:20] in done.stdout
 
 
-async def test_cat_talks_between_two_terminals(relay: Relay, tmp_path: Path) -> None:
+async def test_cat_connects_two_terminals(relay: Relay, tmp_path: Path) -> None:
     waits, speaks = lines("cat")
     where = f"{HOST}:{relay.port}"
 
@@ -133,7 +133,7 @@ def test_ctl_drains(tmp_path: Path) -> None:
     drained.start()
     done = tool(*lines("ctl")[0], RUNTIME_DIRECTORY=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "it sends its clients away and ends\n")
-    with pytest.raises(RelayError, match="did not log"):  # waits until it has ended
+    with pytest.raises(RelayError, match="did not log"):  # waits until the server has ended
         drained.wait_for_log("never logged")
     with pytest.raises(RelayError, match="died with exit code 0"):
         drained.stop()

@@ -1,7 +1,7 @@
-"""What stands in the pages for operators: command lines, and snippets by their language; and how they are made ours.
+"""The contents of the pages for operators: command lines, and snippets by language, and their adaptation to tests.
 
-A page shows places and names of some machine. `here` puts a test's own in their stead and leaves every other word as it
-is written: what is run is the page's line.
+A page has paths and names of some machine. `here` replaces them with a test's own and keeps all other words, so the
+test runs the page's line.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Final
 
 from tracked import shown, tracked
 
-# The references of the library have nothing for operators, and fields of a DERP map that look like metrics.
+# The library's references are not for operators, and have fields of a DERP map that look like metrics.
 NO_REFERENCES: Final = ":!docs/*-api.md"
 PAGES: Final = {shown(page): page for page in tracked("README.md", ":(glob)docs/*.md", "packaging/*.md", NO_REFERENCES)}
 
@@ -25,16 +25,16 @@ _PLACE = re.compile(r"(?<![\w.])/(?:var/lib|etc|run)/")
 
 
 def snippets(page: str, language: str = "") -> list[str]:
-    """The fenced snippets of a language; without one, those that are only indented, too."""
+    """Return the fenced snippets of a language; without a language, also indented ones."""
     text = PAGES[page].read_text("utf-8")
     fenced = [code for said, code in _FENCED.findall(text) if said == language]
     return fenced if language else fenced + _INDENTED.findall(_FENCED.sub("", text))
 
 
 def commands(page: str, *having: str) -> list[tuple[str, ...]]:
-    """The command lines that have these words, in the page's order, from the program's name on.
+    """Return the command lines with these words, in the page's order, starting with the program's name.
 
-    Comments are left out, and so is what stands for words that everybody has to find himself.
+    Comments and placeholders are left out.
     """
     text = PAGES[page].read_text("utf-8")
     inline = _INLINE.findall(_INDENTED.sub("", _FENCED.sub("", text)))
@@ -50,27 +50,27 @@ def commands(page: str, *having: str) -> list[tuple[str, ...]]:
 
 
 def the_command(page: str, *having: str) -> tuple[str, ...]:
-    """The one command line that has these words, without the program's name."""
+    """Return the only command line with these words, without the program's name."""
     (line,) = commands(page, *having)
     return line[1:]
 
 
 def all_commands() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every command line, with its page."""
+    """Yield every command line, with its page."""
     for page in PAGES:
         for line in commands(page):
             yield page, line
 
 
 def mentioned_flags() -> Iterator[tuple[str, str]]:
-    """Each word in code that looks like a flag, with its page."""
+    """Yield each word in code that looks like a flag, with its page."""
     for page, path in PAGES.items():
         for code in _INLINE.findall(_FENCED.sub("", path.read_text("utf-8"))):
             yield from ((page, word) for word in re.findall(r"(?<!\S)--?[a-z](?:[a-z0-9-]*[a-z0-9])?(?![\w*-])", code))
 
 
 def here(words: tuple[str, ...], folder: Path, **instead: str) -> tuple[str, ...]:
-    """The same words with a test's places: its folder for those of the system, and what `instead` says for others."""
+    """Return the words with a test's paths: its folder for the system's, and the values of `instead` for others."""
     made = []
     for word in words:
         text = _PLACE.sub(f"{folder}/", instead.get(re.sub(r"\W", "_", word), word))

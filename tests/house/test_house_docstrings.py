@@ -1,4 +1,4 @@
-"""The reference of the library cannot be written while a public name of it is not documented."""
+"""The generator of the library's reference fails if a public name has no documentation."""
 
 import sys
 from pathlib import Path
@@ -70,7 +70,7 @@ SECONDS_MEANING = "Seconds to wait for the answer."
     ],
     ids=["argument", "parameter", "error", "source", "an argument that does not exist", "name"],
 )
-def test_what_is_missing_is_an_error(tmp_path: Path, documented: str, missing: str, error: str) -> None:
+def test_missing_documentation_is_an_error(tmp_path: Path, documented: str, missing: str, error: str) -> None:
     assert documented in DOCUMENTED
     with pytest.raises(DocError, match=error):
         document(tmp_path, DOCUMENTED.replace(documented, missing))

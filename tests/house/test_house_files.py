@@ -1,4 +1,4 @@
-"""What stands in the repository holds elsewhere: no machine's paths, no dead links, no command that is not there."""
+"""The repository works on other machines: no local paths, no dead links, no missing commands."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from tracked import ROOT, shown, tracked
 
 from derper.dataplane import DataPlane, Event
 
-# Each with a letter in brackets, so that this file does not contain what it looks for.
+# Each with a letter in brackets, so that this file does not match itself.
 MACHINE_PATHS = re.compile(r"(?<![\w.])(/[w]ork|/[r]oot|\.\./[s]hared)/")
 REGISTRIES = re.compile(r"[p]ypi\.org|[p]ythonhosted|[p]roxy\.golang|[r]egistry\.npmjs")
 
@@ -36,7 +36,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("unwanted", [MACHINE_PATHS, REGISTRIES], ids=["paths of a machine", "hosts of registries"])
-def test_no_file_names(unwanted: re.Pattern[str]) -> None:
+def test_no_file_contains(unwanted: re.Pattern[str]) -> None:
     assert {name: found[0] for name, text in texts() if (found := unwanted.search(text))} == {}
 
 
@@ -45,13 +45,13 @@ def without_code(markdown: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names by which a page's headings can be linked to."""
+    """Return the anchors of a page's headings."""
     fenced = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ +(.*?) *#*$", fenced.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_link_to_a_file_finds_it_and_its_heading() -> None:
+def test_every_link_leads_to_an_existing_file_and_heading() -> None:
     dead = []
     for page in tracked("*.md"):
         for link in LINK.findall(without_code(page.read_text())):
@@ -95,12 +95,12 @@ def test_make_alone_shows_every_target() -> None:
     assert set(re.findall(r"^ +([a-z]+) ", told, re.MULTILINE)) == targets()
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_the_version_is_in_one_place() -> None:
     version = CARGO["workspace"]["package"]["version"]
     assert "version" in PROJECT["project"]["dynamic"]
     for manifest in tracked("rust/*/Cargo.toml"):
         content = tomllib.loads(manifest.read_text())
-        if "workspace" not in content:  # what is a workspace of its own is not released with ours
+        if "workspace" not in content:  # a separate workspace is not released with ours
             assert content["package"]["version"] == {"workspace": True}, shown(manifest)
     repeated = [shown(path) for path in tracked("src/*.py", "src/*.pyi", "rust/*.rs") if version in path.read_text()]
     assert repeated == []
@@ -121,7 +121,7 @@ def locked(name: str) -> dict[str, str]:
         ("dev.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]),
     ],
 )
-def test_the_lock_has_what_the_project_asks_for(name: str, wanted: list[str]) -> None:
+def test_the_lock_has_the_projects_requirements(name: str, wanted: list[str]) -> None:
     have = locked(name)
     for requirement in map(Requirement, wanted):
         version = have.get(canonicalize_name(requirement.name))
@@ -132,7 +132,7 @@ def test_both_locks_agree() -> None:
     assert locked("run.txt").items() <= locked("dev.txt").items()
 
 
-def test_the_reference_stands_in_one_file_and_the_go_modules_agree_with_it() -> None:
+def test_the_references_version_is_in_one_file_and_the_go_modules_have_it() -> None:
     module, version = (ROOT / "REFERENCE").read_text().split()
     old_on_purpose = "tests/interop/oldclient/go.mod"
     for manifest in tracked("tests/interop/*/go.mod", f":!{old_on_purpose}"):
@@ -140,7 +140,7 @@ def test_the_reference_stands_in_one_file_and_the_go_modules_agree_with_it() -> 
         assert required is None or required[1] == version, shown(manifest)
 
 
-def test_the_readme_names_the_tools_that_the_build_wants() -> None:
+def test_the_readme_names_the_tools_that_the_build_needs() -> None:
     readme = (ROOT / "README.md").read_text()
     assert f"Rust {CARGO['workspace']['package']['rust-version']} or newer" in readme
     assert f"Python {PROJECT['project']['requires-python'].removeprefix('>=')} or newer" in readme
@@ -181,6 +181,6 @@ def test_the_architecture_names_every_event_and_command_of_the_seam() -> None:
 
 
 @pytest.mark.parametrize("tool", ["flags_page.py", "metrics_page.py", "close_reasons_page.py", "api_pages.py"])
-def test_the_pages_that_tools_write_are_what_the_programs_have(tool: str) -> None:
+def test_the_generated_pages_match_the_programs(tool: str) -> None:
     done = subprocess.run([sys.executable, f"tools/{tool}", "--check"], cwd=ROOT, check=False)
     assert done.returncode == 0, f"write it anew: .venv/bin/python tools/{tool}"

@@ -1,4 +1,4 @@
-"""The extension's stub names exactly what the built module has: mypy believes the one, Python runs the other."""
+"""The extension's stub has exactly the names of the built module: mypy reads the stub, Python runs the module."""
 
 import ast
 import inspect
@@ -51,6 +51,6 @@ def test_the_stub_has_the_modules_classes_methods_parameters_and_constants() -> 
     assert stubbed() == built()
 
 
-def test_each_kind_of_event_has_a_number_of_its_own() -> None:
+def test_each_kind_of_event_has_a_different_number() -> None:
     numbers = [getattr(_native, name) for name, kind in stubbed().items() if kind == "int"]
     assert sorted(numbers) == list(range(len(numbers)))

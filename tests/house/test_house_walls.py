@@ -12,9 +12,9 @@ UNSAFE_LINES = 300
 # The goal is 40 %. The data plane came first, so for now it is more: lower this as the Python around it grows.
 MOST_RUST = 0.60
 
-# Folders of Rust that no wheel holds anything of.
+# Folders of Rust that are in no wheel.
 TEST_FOLDERS = {"sim", "fuzz", "loom", "tests"}
-# A module for tests alone: in the file, or, when it ends with a semicolon, in files of its own.
+# A module only for tests: in the file, or, if it ends with a semicolon, in separate files.
 TEST_MODULE = re.compile(
     r"^#\[cfg\((?:test|any\(test, .*\))\)\]\n(?:#\[.*\]\n)*(?:pub(?:\(crate\))? )?mod (\w+)( \{|;)$", re.MULTILINE
 )
@@ -28,7 +28,7 @@ def imported(source: str) -> Iterator[str]:
             yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
 
 
-def test_only_the_data_planes_face_imports_the_extension() -> None:
+def test_only_the_data_planes_python_part_imports_the_extension() -> None:
     inside = (ROOT / "src/derper/dataplane", ROOT / "tests/house")
     outside = [path for path in tracked("*.py") if not path.is_relative_to(inside[0]) and path.parent != inside[1]]
     assert len(outside) > 10
@@ -63,7 +63,7 @@ def test_a_package_does_not_import_those_above_it(package: str) -> None:
     assert broken == []
 
 
-def test_the_client_stands_on_the_protocol_alone() -> None:
+def test_the_client_imports_only_the_protocol() -> None:
     ours = [
         (shown(path), name)
         for path in tracked("src/derper/client/*.py")
@@ -79,7 +79,7 @@ def test_the_relay_crate_forbids_unsafe_code() -> None:
     assert re.search(r"^#!\[forbid\(unsafe_code\)\]$", (ROOT / "rust/relay/src/lib.rs").read_text(), re.MULTILINE)
 
 
-def test_unsafe_code_stands_in_one_small_crate_and_says_why_it_is_sound() -> None:
+def test_unsafe_code_is_in_one_small_crate_with_comments_on_its_safety() -> None:
     lines = 0
     for path in tracked("rust/*.rs"):
         text = path.read_text()
@@ -112,7 +112,7 @@ def product_files() -> list[Path]:
 
 
 def lines_of_tests(path: Path) -> int:
-    """How many lines the tests at the end of a file have."""
+    """Return the number of lines of the tests at the end of a file."""
     text = path.read_text()
     inside = next((module for module in TEST_MODULE.finditer(text) if module[2] == " {"), None)
     return text[inside.start() :].count("\n") if inside else 0
