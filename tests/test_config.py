@@ -45,7 +45,7 @@ def refusal(*words: str, environ: dict[str, str] | None = None, root: bool = Tru
     return str(error.value)
 
 
-def test_every_flag_has_the_default_that_operators_know() -> None:
+def test_every_flag_has_the_documented_default() -> None:
     assert {flag.name: flag.default for flag in DERPER_FLAGS} == {
         "dev": False,
         "version": False,
@@ -107,7 +107,7 @@ def test_every_flag_has_the_default_that_operators_know() -> None:
     }
 
 
-def test_without_flags_it_is_the_public_relay_on_443() -> None:
+def test_without_flags_the_server_is_a_public_relay_on_443() -> None:
     made = config()
     assert made.serves_tls
     assert str(made.listeners.main) == ":443"
@@ -132,20 +132,20 @@ def test_without_flags_it_is_the_public_relay_on_443() -> None:
     assert made.roots == TrustedRoots(None, ())
 
 
-def test_nothing_in_it_can_be_changed() -> None:
+def test_a_config_is_immutable() -> None:
     made = config()
     for part in (made, made.listeners, made.tls, made.relay, made.mesh):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, dataclasses.fields(part)[0].name, None)
 
 
-def test_no_secret_is_in_its_text() -> None:
+def test_the_text_of_a_config_has_no_secrets() -> None:
     made = config("-dev", "-acme-eab-key", "c2VjcmV0", environ={"TAILSCALE_DERPER_MESH_KEY": MESH_KEY})
     assert MESH_KEY not in repr(made)
     assert "c2VjcmV0" not in repr(made)
 
 
-def test_dev_is_plain_http_on_3340_with_a_new_key_and_the_mesh_key_of_the_environment_alone() -> None:
+def test_dev_is_plain_http_on_3340_with_a_new_key_and_only_the_environments_mesh_key() -> None:
     words = ("-dev", "-a", ":443", "-c", "/k", "-mesh-psk-file", "/p", "-secrets-url", "https://s")
     made = config(*words, environ={"TAILSCALE_DERPER_MESH_KEY": MESH_KEY}, root=False)
     assert made.dev
@@ -167,13 +167,13 @@ def test_dev_is_plain_http_on_3340_with_a_new_key_and_the_mesh_key_of_the_enviro
         (["-a", ":8443", "-certmode", "gcp"], False),
     ],
 )
-def test_tls_is_served_on_port_443_and_with_certificates_by_hand(words: list[str], *, tls: bool) -> None:
+def test_tls_is_served_on_port_443_and_with_manual_certificates(words: list[str], *, tls: bool) -> None:
     made = config(*words)
     assert made.serves_tls is tls
     assert (made.http_address is not None) is tls
 
 
-def test_plain_http_and_stun_stand_on_the_main_address() -> None:
+def test_plain_http_and_stun_listen_on_the_main_address() -> None:
     made = config("-a", "[2001:db8::1]:443", "-http-port", "8080", "-stun-port=3479")
     assert str(made.http_address) == "[2001:db8::1]:8080"
     assert str(made.stun_address) == "[2001:db8::1]:3479"
@@ -184,7 +184,7 @@ def test_stun_is_for_tailscales_clients_unless_it_is_opened() -> None:
     assert config("-stun-any").listeners.stun_any
 
 
-def test_plain_http_and_stun_can_be_switched_off() -> None:
+def test_plain_http_and_stun_can_be_disabled() -> None:
     for words in (["-stun=false"], ["-stun-port=-1"], ["-stun=false", "-stun-port=70000"]):
         made = config("-http-port=-1", *words)
         assert made.http_address is None
@@ -192,8 +192,8 @@ def test_plain_http_and_stun_can_be_switched_off() -> None:
 
 
 @given(IPS | st.none(), PORTS)
-def test_a_listen_address_is_read_back_as_it_is_written(ip: str | None, port: int) -> None:
-    assume(getattr(ip, "ipv4_mapped", None) is None)  # read as the IPv4 address that it is
+def test_a_listen_address_is_read_back_unchanged(ip: str | None, port: int) -> None:
+    assume(getattr(ip, "ipv4_mapped", None) is None)  # read as an IPv4 address
     address = ListenAddress(None if ip is None or str(ip) == "0.0.0.0" else ip_address(ip), port)
     assert ListenAddress.parse(str(address)) == address
 
@@ -208,7 +208,7 @@ def test_a_listen_address_is_read_back_as_it_is_written(ip: str | None, port: in
         ("[localhost]:1", "127.0.0.1:1"),
     ],
 )
-def test_a_listen_address_takes_the_forms_that_go_takes(text: str, meant: str) -> None:
+def test_a_listen_address_has_the_forms_of_go(text: str, meant: str) -> None:
     assert str(ListenAddress.parse(text)) == meant
 
 
@@ -217,7 +217,7 @@ def test_a_listen_address_may_be_named_localhost_and_its_port_https() -> None:
     assert str(ListenAddress.parse("127.0.0.1:")) == "127.0.0.1:0"
 
 
-def test_the_unspecified_ipv4_address_stands_for_both_families_as_it_does_in_go() -> None:
+def test_the_unspecified_ipv4_address_means_both_families_as_in_go() -> None:
     assert ListenAddress.parse("0.0.0.0:443") == ListenAddress(None, 443)
 
 
@@ -237,12 +237,12 @@ def test_the_unspecified_ipv4_address_stands_for_both_families_as_it_does_in_go(
         ":²",
     ],
 )
-def test_other_listen_addresses_are_refused_with_the_forms_to_write(text: str) -> None:
+def test_other_listen_addresses_are_errors_with_the_valid_forms(text: str) -> None:
     assert "write ':port', 'ip:port' or '[ip6]:port'" in refusal("-a", text)
 
 
 @given(st.text() | st.text("[]:.0123456789abcdef%"))
-def test_a_garbled_listen_address_is_a_config_error_and_nothing_else(text: str) -> None:
+def test_a_garbled_listen_address_raises_only_a_config_error(text: str) -> None:
     try:
         ListenAddress.parse(text)
     except ConfigError as error:
@@ -264,7 +264,7 @@ def test_a_mesh_node_is_a_name_to_trust_and_a_name_to_dial(text: str, peer: Mesh
 
 
 @pytest.mark.parametrize("text", ["a/b/c", "/b", "a/", ":1", "a:", "a:0", "a:65536", "a:x"])
-def test_other_mesh_nodes_are_refused(text: str) -> None:
+def test_other_mesh_nodes_are_rejected(text: str) -> None:
     assert text in refusal("-mesh-psk-file", "/p", "-mesh-with", text)
 
 
@@ -280,7 +280,7 @@ def test_lists_lose_their_white_space_and_their_empty_items() -> None:
     assert made.pages.unpublished_bootstrap_names == (BootstrapName("three", None), BootstrapName("four", "txt.four"))
 
 
-def test_the_mesh_key_file_is_the_one_named_else_the_first_default_that_exists(tmp_path: Path) -> None:
+def test_the_mesh_key_file_is_the_configured_one_else_the_first_existing_default(tmp_path: Path) -> None:
     assert config("-mesh-psk-file", "/p").mesh.key_source == Path("/p")
     home = {"HOME": str(tmp_path)}
     assert config(environ=home).mesh.key_source is None
@@ -291,7 +291,7 @@ def test_the_mesh_key_file_is_the_one_named_else_the_first_default_that_exists(t
     assert config("-mesh-psk-file=", environ=home).mesh.key_source is None
 
 
-def test_a_secrets_server_comes_before_a_key_file() -> None:
+def test_a_secrets_server_has_precedence_over_a_key_file() -> None:
     made = config("-secrets-url", "https://s.test", "-mesh-psk-file", "/p")
     cache = Path("/nowhere/home/.cache/derper-secrets")
     assert made.mesh.key_source == SecretsServer("https://s.test", "prod/derp/meshkey", cache)
@@ -299,14 +299,14 @@ def test_a_secrets_server_comes_before_a_key_file() -> None:
     assert made.mesh.key_source == SecretsServer("https://s.test", "x/meshkey", Path("/c"))
 
 
-def test_shards_are_one_a_core_unless_the_environment_or_the_flag_says_otherwise() -> None:
+def test_there_is_one_shard_per_core_unless_the_environment_or_the_flag_sets_another_number() -> None:
     assert config().relay.shards == 6
     assert config(environ={"DERPER_SHARDS": "2"}).relay.shards == 2
     assert config("-shards", "3", environ={"DERPER_SHARDS": "2"}).relay.shards == 3
     assert config("-shards", "0", environ={"DERPER_SHARDS": "2"}).relay.shards == 6
 
 
-def test_a_quarter_of_the_memory_may_wait_unless_the_flag_says_otherwise() -> None:
+def test_a_quarter_of_the_memory_is_for_queues_unless_the_flag_sets_another_value() -> None:
     assert config().relay.max_queued_bytes == 1 << 30
     assert config("-max-queued-bytes", "2000000").relay.max_queued_bytes == 2_000_000
     assert Environment.of_this_process().memory > 1 << 27
@@ -321,17 +321,17 @@ def test_a_send_queue_depth_below_one_is_ignored(text: str, depth: int) -> None:
     assert config(environ={"TS_DEBUG_DERP_PER_CLIENT_SEND_QUEUE_DEPTH": text}).relay.send_queue_depth == depth
 
 
-def test_a_write_timeout_of_zero_is_none() -> None:
+def test_a_write_timeout_of_zero_means_no_timeout() -> None:
     assert config("-tcp-write-timeout=0").relay.tcp.write_timeout is None
 
 
-def test_the_tailscaled_socket_matters_only_when_clients_are_verified() -> None:
+def test_the_tailscaled_socket_is_used_only_if_clients_are_verified() -> None:
     assert config("-socket", "/s").admission.tailscaled_sockets == ()
     assert config("-verify-clients").admission.tailscaled_sockets == (Path("/var/run/tailscale/tailscaled.sock"),)
     assert config("-verify-clients", "-socket", "/s").admission.tailscaled_sockets == (Path("/s"),)
 
 
-def test_sockets_and_urls_that_are_given_again_all_count_and_an_empty_one_forgets_those_before_it() -> None:
+def test_repeated_sockets_and_urls_accumulate_and_an_empty_one_clears_the_earlier_ones() -> None:
     made = config(
         "-verify-clients", "-socket", "/a", "-socket=/b", "-verify-client-url=http://a", "-verify-client-url="
     )
@@ -402,7 +402,7 @@ def test_an_invalid_variable_of_ours_is_an_error_that_names_it(text: str) -> Non
     assert "DERPER_SHARDS" in refusal(environ={"DERPER_SHARDS": text})
 
 
-def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
+def test_the_error_for_an_invalid_mesh_key_does_not_contain_it() -> None:
     refused = refusal("-dev", environ={"TAILSCALE_DERPER_MESH_KEY": MESH_KEY[1:]})
     assert "TAILSCALE_DERPER_MESH_KEY" in refused
     assert MESH_KEY[1:] not in refused
@@ -441,7 +441,7 @@ def test_a_mesh_key_that_is_none_is_named_but_not_shown() -> None:
         (["-tls", "yes"], "-tls"),
     ],
 )
-def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
+def test_the_error_for_an_invalid_flag_names_it(words: list[str], named: str) -> None:
     assert named in refusal(*words)
 
 
@@ -465,11 +465,11 @@ def test_a_flag_that_cannot_be_is_named(words: list[str], named: str) -> None:
         ["-hostname", "é.test", "-certmode", "manual"],
     ],
 )
-def test_what_can_be_is_taken(words: list[str]) -> None:
+def test_unusual_but_valid_flags_are_accepted(words: list[str]) -> None:
     config(*words)
 
 
-def test_only_root_has_a_default_place_for_the_key() -> None:
+def test_only_root_has_a_default_path_for_the_key() -> None:
     assert "-c" in refusal(root=False)
     assert config("-c", "/k", root=False).key_file == Path("/k")
 
@@ -479,7 +479,7 @@ def test_a_user_without_a_home_must_name_the_certificate_directory() -> None:
     assert config("-certdir", "/certs", environ={"HOME": ""}).tls.directory == Path("/certs")
 
 
-def test_every_flag_is_read_by_the_settings() -> None:
+def test_the_settings_read_every_flag() -> None:
     unused = {flag.name for flag in DERPER_FLAGS} - {"version", "settings"}  # the program's own
     source = Path(config_from.__code__.co_filename).read_text(encoding="utf-8")
     names = {value.name: name for name, value in vars(flags).items() if value in DERPER_FLAGS}

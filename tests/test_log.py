@@ -16,7 +16,7 @@ PRIVATE = "privkey:805b0f945c4290b62c129167006cd5d9c8f103f0317f8573f89263f8c9abf
 
 class Memory(io.StringIO):
     def getvalue(self) -> str:
-        """Return what was logged so far; the lines are written by a thread."""
+        """Return the log so far; a thread writes the lines."""
         assert log.flush(20.0)
         return super().getvalue()
 
@@ -37,7 +37,7 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_a_fact_is_one_line_of_key_value_pairs_with_a_utc_time() -> None:
+def test_an_event_is_one_line_of_key_value_pairs_with_a_utc_time() -> None:
     out = Memory()
     log.configure(out)
     structlog.get_logger().info("client gone", reason="it left", packets=3, mesh=False)
@@ -45,7 +45,7 @@ def test_a_fact_is_one_line_of_key_value_pairs_with_a_utc_time() -> None:
     assert re.fullmatch(line, out.getvalue())
 
 
-def test_on_a_terminal_lines_are_for_people() -> None:
+def test_on_a_terminal_lines_have_the_readable_format() -> None:
     out = Terminal()
     log.configure(out)
     structlog.get_logger().info("client gone", packets=3)
@@ -54,7 +54,7 @@ def test_on_a_terminal_lines_are_for_people() -> None:
     assert "event=" not in out.getvalue()
 
 
-def test_collectors_that_want_json_get_an_object_a_line() -> None:
+def test_in_the_json_format_each_line_is_an_object() -> None:
     out = Terminal()
     log.configure(out, Logs(LogFormat.JSON))
     structlog.get_logger().info("client gone", reason='it "left"', packets=3)
@@ -64,7 +64,7 @@ def test_collectors_that_want_json_get_an_object_a_line() -> None:
     assert second.items() >= {"level": "warning", "event": "odd"}.items()
 
 
-def test_nothing_that_a_peer_sends_breaks_a_line_or_speaks_to_the_terminal() -> None:
+def test_bytes_of_a_peer_neither_break_a_line_nor_control_the_terminal() -> None:
     out = Memory()
     log.configure(out)
     structlog.get_logger().info("login", app='x"\n\x1b[2J\r\N{RIGHT-TO-LEFT OVERRIDE} level=error')
@@ -82,7 +82,7 @@ def test_a_private_key_is_never_written() -> None:
     assert PRIVATE not in out.getvalue()
 
 
-def test_debug_lines_come_only_when_asked_for() -> None:
+def test_debug_lines_are_logged_only_at_level_debug() -> None:
     for debug in (False, True):
         out = Memory()
         log.configure(out, Logs(level=LogLevel.DEBUG if debug else LogLevel.INFO))
@@ -90,7 +90,7 @@ def test_debug_lines_come_only_when_asked_for() -> None:
         assert bool(out.getvalue()) is debug
 
 
-def test_other_libraries_warnings_take_the_same_form_and_their_chatter_is_dropped() -> None:
+def test_warnings_of_libraries_have_the_same_format_and_their_info_lines_are_dropped() -> None:
     out = Memory()
     log.configure(out)
     logging.getLogger("other").info("chatter")
@@ -98,7 +98,7 @@ def test_other_libraries_warnings_take_the_same_form_and_their_chatter_is_droppe
     assert re.fullmatch(r'time=\S+Z level=warning event="it is late"\n', out.getvalue())
 
 
-def test_a_traceback_of_ours_stays_on_its_line() -> None:
+def test_a_traceback_of_ours_is_one_line() -> None:
     out = Memory()
     log.configure(out)
     try:
@@ -110,20 +110,20 @@ def test_a_traceback_of_ours_stays_on_its_line() -> None:
     assert out.getvalue().count("ValueError") >= 2
 
 
-def test_what_an_operator_copies_is_written_as_it_is() -> None:
+def test_values_for_operators_to_copy_are_not_quoted() -> None:
     out = Memory()
     log.configure(out)
     log.verbatim('{"Name":"custom"}')
     assert out.getvalue() == '{"Name":"custom"}\n'
 
 
-def test_an_error_of_ours_is_its_own_sentence() -> None:
+def test_the_text_of_our_errors_is_the_message_alone() -> None:
     error = ConfigError("the file is bad;\nmend it")
     error.__cause__ = OSError(2, "No such file")
     assert log.in_one_line(error) == "the file is bad; mend it"
 
 
-def test_an_error_of_others_is_followed_by_its_causes() -> None:
+def test_the_text_of_other_errors_has_their_causes() -> None:
     error = RuntimeError("no reader")
     error.__cause__ = PermissionError(13, "Permission denied", "/key")
     error.__cause__.__cause__ = KeyError()

@@ -1,4 +1,4 @@
-"""The log's own thread: a stream that takes nothing costs lines, and nothing else."""
+"""The log's thread: a blocked stream loses lines, without any other effect."""
 
 import fcntl
 import io
@@ -20,17 +20,17 @@ from derper import log
 from derper.logwriter import LogWriter
 
 SECONDS = 20.0
-SMALL = 4096  # bytes that a pipe of ours holds
+SMALL = 4096  # capacity of a test's pipe in bytes
 
 
 class Pipe:
-    """A pipe whose other end reads only when it is told to."""
+    """A pipe whose other end reads only on request."""
 
     def __init__(self) -> None:
         self.reads, self.writes = os.pipe()
         fcntl.fcntl(self.writes, fcntl.F_SETPIPE_SZ, SMALL)
         self.stream: TextIO = os.fdopen(self.writes, "w")
-        self.waiting = 0  # bytes that stand before what a test writes
+        self.waiting = 0  # bytes in the pipe before the test's output
 
     def fill(self) -> None:
         os.set_blocking(self.writes, False)
@@ -40,7 +40,7 @@ class Pipe:
         os.set_blocking(self.writes, True)
 
     def read_until(self, end: str) -> str:
-        """Read until a text has come, and return all after what the pipe was filled with."""
+        """Read until a text has arrived; return all after the initial filling."""
         text = b""
         while not text.endswith(end.encode()):
             text += os.read(self.reads, 65_536)
@@ -72,13 +72,13 @@ def test_lines_are_written_in_order_also_when_the_stream_changes(pipe: Pipe) -> 
     again.close()
 
 
-def test_a_full_queue_drops_the_newest_lines_and_says_how_many_where_they_are_missing(pipe: Pipe) -> None:
+def test_a_full_queue_drops_the_newest_lines_and_logs_their_number_in_place(pipe: Pipe) -> None:
     writer = LogWriter(report, max_bytes=1000)
     pipe.fill()
     began = time.monotonic()
     for number in range(1000):
         writer.write(pipe.stream, f"{number:09}\n")
-    assert time.monotonic() - began < SECONDS  # nothing waited: nobody reads
+    assert time.monotonic() - began < SECONDS  # no call waited, although the pipe is not read
     assert not writer.flush(0.01)
     assert writer.dropped == 900
     written = [int(line) for line in pipe.read_until("dropped 900\n").split("\n")[:-2]]
@@ -88,14 +88,14 @@ def test_a_full_queue_drops_the_newest_lines_and_says_how_many_where_they_are_mi
     assert writer.dropped == 900
 
 
-def test_a_line_larger_than_the_queue_is_dropped_and_said_with_the_next(pipe: Pipe) -> None:
+def test_a_line_larger_than_the_queue_is_dropped_and_reported_with_the_next(pipe: Pipe) -> None:
     writer = LogWriter(report, max_bytes=100)
     writer.write(pipe.stream, "x" * 101)
     writer.write(pipe.stream, "next\n")
     assert pipe.read_until("dropped 1\n") == "next\ndropped 1\n"
 
 
-def test_a_stream_that_fails_loses_its_lines_and_not_those_of_the_next_one(pipe: Pipe) -> None:
+def test_a_stream_that_fails_loses_only_its_own_lines(pipe: Pipe) -> None:
     writer = LogWriter(report)
     with open("/dev/full", "w") as full, io.StringIO() as closed:  # noqa: PTH123  a device
         writer.write(full, "no space\n")
@@ -116,7 +116,7 @@ def test_a_non_blocking_stream_is_waited_for(pipe: Pipe) -> None:
     assert writer.dropped == 0
 
 
-def test_many_threads_write_whole_lines_and_each_in_its_order(pipe: Pipe) -> None:
+def test_many_threads_write_whole_lines_each_in_its_order(pipe: Pipe) -> None:
     writer = LogWriter(report)
 
     def write(name: str) -> None:
@@ -137,7 +137,7 @@ def test_many_threads_write_whole_lines_and_each_in_its_order(pipe: Pipe) -> Non
 
 @contextmanager
 def logging_to(stream: TextIO) -> Iterator[None]:
-    """Configure the log, and put everything back in the end."""
+    """Configure the log, and restore all settings at the end."""
     root, before = logging.getLogger(), (sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning)
     handlers, level = root.handlers[:], root.level
     log.configure(stream)
@@ -156,7 +156,7 @@ class _Unwilling:
         raise ValueError("in a finalizer")
 
 
-def test_what_python_and_libraries_print_takes_the_same_way(pipe: Pipe) -> None:
+def test_output_of_python_and_libraries_uses_the_same_queue(pipe: Pipe) -> None:
     with logging_to(pipe.stream), warnings.catch_warnings():
         warnings.simplefilter("always")
         log.log_uncaught_errors()
@@ -197,9 +197,7 @@ for number in range(200):
 @pytest.mark.parametrize(
     ("last", "code"), [("log.flush()", 0), ("raise RuntimeError('no way')", 1), ("log.flush(); sys.exit(3)", 3)]
 )
-def test_an_end_writes_what_is_queued_and_does_not_wait_for_a_reader_that_is_not_there(
-    last: str, code: int, pipe: Pipe
-) -> None:
+def test_an_end_writes_queued_lines_and_does_not_wait_for_a_missing_reader(last: str, code: int, pipe: Pipe) -> None:
     program = [sys.executable, "-c", PROGRAM.format(last=last)]
     done = subprocess.run(program, stderr=subprocess.PIPE, text=True, timeout=SECONDS * 3, check=False)
     assert done.returncode == code

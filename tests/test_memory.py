@@ -18,7 +18,7 @@ OTHER: Final = (
 
 
 def system(root: Path, groups: str, mounts: str, limits: dict[str, str]) -> Path:
-    """Write what the kernel would show."""
+    """Write the files of the kernel."""
     files = {"proc/self/cgroup": groups, "proc/self/mountinfo": OTHER + mounts, **limits}
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -26,18 +26,18 @@ def system(root: Path, groups: str, mounts: str, limits: dict[str, str]) -> Path
     return root
 
 
-def test_without_control_groups_it_is_the_machines(tmp_path: Path) -> None:
+def test_without_control_groups_the_limit_is_the_machines_memory(tmp_path: Path) -> None:
     assert usable_memory(tmp_path) == MACHINE
 
 
-def test_a_units_limit_counts(tmp_path: Path) -> None:
+def test_the_limit_of_a_unit_applies(tmp_path: Path) -> None:
     unit = "/system.slice/derper.service"
     limits = {f"sys/fs/cgroup{unit}/memory.max": "100000000\n", "sys/fs/cgroup/system.slice/memory.max": "max\n"}
     mounts = V2.format(group="/", point="/sys/fs/cgroup")
     assert usable_memory(system(tmp_path, f"0::{unit}\n", mounts, limits)) == 100_000_000
 
 
-def test_the_least_limit_of_all_groups_above_counts(tmp_path: Path) -> None:
+def test_the_lowest_limit_of_all_parent_groups_applies(tmp_path: Path) -> None:
     limits = {
         "sys/fs/cgroup/a.slice/b.service/memory.max": "300000000\n",
         "sys/fs/cgroup/a.slice/memory.max": "200000000\n",
@@ -66,7 +66,7 @@ def test_a_group_outside_the_namespace_has_the_limit_of_the_mount_point(tmp_path
     assert usable_memory(system(tmp_path, "0::/../other\n", mounts, limits)) == 110_000_000
 
 
-def test_no_limit_of_version_1_is_a_huge_number(tmp_path: Path) -> None:
+def test_a_huge_number_means_no_limit_in_version_1(tmp_path: Path) -> None:
     mounts = V1.format(group="/", point="/sys/fs/cgroup/memory")
     limits = {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
     assert usable_memory(system(tmp_path, "5:memory:/\n", mounts, limits)) == MACHINE

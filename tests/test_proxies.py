@@ -1,4 +1,4 @@
-"""Which proxy another server is asked through (docs/behind-a-proxy.md)."""
+"""The proxy for requests to other servers (docs/behind-a-proxy.md)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def proxies(environ: dict[str, str]) -> Proxies:
     return found
 
 
-def test_each_scheme_has_its_own_proxy_in_capitals_or_small_letters() -> None:
+def test_each_scheme_has_a_variable_in_upper_or_lower_case() -> None:
     assert of("https://a.test/x") == PROXY
     assert of("http://a.test/x") == "http://plain.test:80"
     assert proxies({}).of("https://a.test") is None
@@ -27,7 +27,7 @@ def test_each_scheme_has_its_own_proxy_in_capitals_or_small_letters() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://localhost/", "https://127.0.0.1:1/", "https://127.9.9.9/", "https://[::1]/"])
-def test_this_machine_is_asked_directly(url: str) -> None:
+def test_requests_to_this_machine_use_no_proxy(url: str) -> None:
     assert of(url) is None
 
 
@@ -57,7 +57,7 @@ def test_this_machine_is_asked_directly(url: str) -> None:
         ("nonsense/24,,:", "https://a.test", False),
     ],
 )
-def test_who_is_spared(spared: str, url: str, *, is_spared: bool) -> None:
+def test_hosts_in_no_proxy_use_no_proxy(spared: str, url: str, *, is_spared: bool) -> None:
     assert (of(url, spared) is None) == is_spared
 
 
@@ -79,12 +79,12 @@ def test_a_proxy_has_a_scheme_a_host_and_a_port(text: str, url: str) -> None:
 @pytest.mark.parametrize(
     "text", ["ftp://a.test", "socks4://a.test", "http://", "http://a.test:x", "http://a.test:99999", "http://a.test:0"]
 )
-def test_an_unusable_proxy_is_named_and_not_used(text: str) -> None:
+def test_an_unusable_proxy_is_reported_and_not_used(text: str) -> None:
     found, unusable = Proxies.from_environ({"HTTPS_PROXY": text, "HTTP_PROXY": "http://plain.test"})
     assert unusable == ["HTTPS_PROXY"]
     assert found.of("https://a.test") is None
     assert found.of("http://a.test") == "http://plain.test:80"
 
 
-def test_no_password_is_shown() -> None:
+def test_texts_of_a_proxy_have_no_password() -> None:
     assert "secret" not in repr(proxies({"HTTPS_PROXY": "http://me:secret@a.test"}))

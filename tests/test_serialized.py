@@ -1,4 +1,4 @@
-"""Work that waits between its check and its change runs once at a time."""
+"""Serialized work: runs never overlap, and calls during a run share the next one."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def test_calls_during_a_run_share_one_further_run() -> None:
     assert await serialized() == 3
 
 
-async def test_a_caller_that_gives_up_and_a_run_that_fails_leave_the_next_run_as_it_is() -> None:
+async def test_a_cancelled_caller_and_a_failed_run_do_not_affect_the_next_run() -> None:
     go_on, fails = asyncio.Event(), True
 
     async def work() -> str:
