@@ -1,4 +1,4 @@
-"""What every test shares."""
+"""Settings and hooks for all tests."""
 
 import gc
 import os
@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# A pause of the machine is no failure of the code: what must be bounded is tested by what it does, not by the clock.
+# A pause of the machine is no failure of the code, so no example has a deadline.
 settings.register_profile("derper", deadline=None)
 settings.load_profile("derper")
 
-# Test folders are not packages; these hold servers and clients that tests elsewhere start and talk to, too.
+# Test folders are not packages; these have helpers that tests in other folders import, too.
 SHARED = ("house", "interop", "mesh", "prober", "server", "server/admission", "tools", "websocket")
 sys.path += [str(Path(__file__).parent / folder) for folder in SHARED]
 
-# Their assertions are told as a test's own are.
+# Show failed assertions of this module in detail, as in tests.
 pytest.register_assert_rewrite("both")
 
 
 @pytest.fixture
 def one_thread_collects() -> Iterator[None]:
-    """Keep the collector from running in whichever thread: a stepped world may be let go only where it was made."""
+    """Keep the collector from running in other threads: a simulated world may be freed only in its own thread."""
     gc.disable()
     yield
     gc.collect()
@@ -32,7 +32,7 @@ def one_thread_collects() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let a test that cannot run here fail where CI runs: nobody looks for what was skipped there."""
+    """Make skipped tests fail in CI, where a skip would stay unnoticed."""
     report = yield
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"

@@ -16,7 +16,7 @@ pytest_plugins = ["attacktable"]
 WATCHERS = 50
 CLIENTS = 200
 UNKNOWN_KEYS = 1_000  # per write
-REMOTE_SOURCES = 1_000_000  # a shard remembers at most this number of sources behind mesh peers
+REMOTE_SOURCES = 1_000_000  # a shard stores at most this number of sources of mesh peers
 PER_SOURCE = 256  # bytes
 PER_WATCHER = 256 << 10  # bytes: the socket's buffers are the kernel's; a set of keys, and what is sealed
 

@@ -50,7 +50,7 @@ class Pebble:
         while len(ports) < 6:
             ports.add(free_port())
         self.http_port, self.tls_port, self._port, self._admin, self._dns, self.records_port = ports
-        """At the first two it looks for our proofs."""
+        """Pebble connects to the first two for our challenges."""
         authority = Authority(folder)
         authority.issue(folder, HOST)
         self.roots = authority.file

@@ -26,7 +26,7 @@ VARYING: Final = re.compile(
     r"derp_(average_queue|buffered_write|mesh_update|tcp_rtt|current_file|memstats)|derper_|stun_kernel|go|memstats|"
     r"process_|promhttp|uptime|node_boot|version"
 )
-"""What depends on time, on how writes are grouped, or on the program."""
+"""Samples that depend on time, on the grouping of writes, or on the program."""
 
 GAUGES: Final = re.compile(r"derp_(current_conn|current_home|current_notideal|clients|watchers|current_dup)")
 

@@ -90,9 +90,9 @@ def requests() -> Iterator[bytes]:
 
 
 DIFFERENT: Final = (b"GET http://a.test/robots.txt ",)
-"""Beginnings of requests that are answered otherwise on port 80: the reference puts one URL behind the other there."""
+"""Beginnings of requests that have another answer on port 80: there the reference appends one URL to the other."""
 LONG: Final = 2_048
-"""Bytes from which on the reference sends a body in chunks."""
+"""Length in bytes from which the reference sends a body in chunks."""
 
 Doors = tuple[Callable[[], socket.socket], Callable[[], socket.socket]]
 

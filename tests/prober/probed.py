@@ -30,7 +30,7 @@ from derper.prober.config import ProberConfig
 NAME: Final = "localhost"
 SECONDS: Final = 20.0
 QUICK: Final = ("-tls-interval", "2s", "-stun-interval", "2s", "-mesh-interval", "2s", "-spread=false")
-"""Flags for which a failure takes no longer than 1.6 s."""
+"""Flags with which a failure takes at most 1.6 s."""
 
 _PROGRAM: Final = "import sys; from derper.cli.derpprobe import main; sys.argv[0] = 'derpprobe'; sys.exit(main())"
 
@@ -160,7 +160,7 @@ class Started:
         self.url = url
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-        """Ask for a page; gives status, headers and text."""
+        """Request a page; return status, headers and text."""
         host, _, port = self.url.rpartition("/")[2].partition(":")
         with closing(HTTPConnection(host, int(port), timeout=SECONDS)) as connection:
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})

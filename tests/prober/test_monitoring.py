@@ -19,7 +19,7 @@ from relays import HOST, free_port
 MONITORING: Final = Path(__file__).parents[2] / "packaging" / "monitoring"
 DASHBOARD: Final = json.loads((MONITORING / "derper.dashboard.json").read_text())
 QUIET: Final = {"Failed runs, of all": 0.0}
-"""What is zero in a healthy region; everything else only has to be there."""
+"""Panels that are zero in a healthy region; all others only need a value."""
 
 
 def panels() -> Iterator[tuple[str, str]]:

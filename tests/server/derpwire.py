@@ -31,7 +31,7 @@ from derper.protocol.upgrade import UpgradeAnswer, head_length, upgrade_request
 
 HOST: Final = "127.0.0.1"
 SECONDS: Final = 10.0
-"""How long one read or write may take: far more than any server needs, far less than a test run."""
+"""Timeout of a read or write in seconds: far more than any server needs, far less than a test run."""
 _CHUNK: Final = 65_536
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset and discards unsent bytes
 

@@ -42,7 +42,7 @@ class Kind:
 
 KINDS: Final = tuple(Kind(tls, shards) for tls in (False, True) for shards in (1, 2))
 TWO_KINDS: Final = (Kind(tls=False, shards=1), Kind(tls=True, shards=2))
-"""For what takes a while: each way of transport and each number of shards once."""
+"""For slow tests: each transport and each number of shards once."""
 
 TLS_KINDS: Final = tuple(kind for kind in KINDS if kind.tls)
 

@@ -31,7 +31,7 @@ BETTER: dict[str, tuple[Case, str]] = {
         "a packet from nobody is dropped (docs/protocol/protocol.md, Frames after login)",
     ),
 }
-"""What is meant to differ from the recording, and why. All cases are played: none needs a feature that is missing."""
+"""Intended differences from the recording, with reasons. All cases are replayed: no feature is missing."""
 
 _RECIPE = re.compile(r"(?:(key ([0-9a-f]{64})|two keys), then )?([\d,]+) bytes(, byte i is \(i\+1\) mod 256)?")
 

@@ -106,7 +106,7 @@ def test_an_invalid_key_file_is_a_start_up_error_and_never_overwritten(tmp_path:
 
 
 @given(st.binary())
-def test_garbage_in_a_key_file_is_a_protocol_error_and_nothing_else(data: bytes) -> None:
+def test_garbage_in_a_key_file_raises_only_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         keys.parse_key_file(data)
 

@@ -29,7 +29,7 @@ BETTER: dict[str, tuple[str, str]] = {
         "such a key proves nothing, and no real client has one (docs/protocol/protocol.md, Login)",
     ),
 }
-"""What is meant to differ from the recording, and why."""
+"""Intended differences from the recording, with reasons."""
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])

@@ -50,9 +50,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("secrets")
     (folder / "token").write_text(TOKEN)
     (folder / "debugkey").write_text(DEBUG_KEY)
-    with socket.socket() as nobody:  # a port without a listener
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://{USER}:{PASSWORD}@127.0.0.1:{nobody.getsockname()[1]}/verify?token={QUERY}"
+    with socket.socket() as closed_port:  # a port without a listener
+        closed_port.bind(("127.0.0.1", 0))
+        url = f"http://{USER}:{PASSWORD}@127.0.0.1:{closed_port.getsockname()[1]}/verify?token={QUERY}"
         flags = ("-admin", f"unix:{folder}/admin.sock", "-admin-token-file", f"{folder}/token", "-acme-eab-key", EAB,
                  "-verify-client-url", url, "-http-port", "0")  # fmt: skip
         before = ("env", f"TS_DEBUG_KEY_PATH={folder}/debugkey")

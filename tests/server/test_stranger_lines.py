@@ -17,7 +17,7 @@ from derper.protocol.upgrade import upgrade_request
 
 TIMES = 150
 MOST_LINES = 45
-"""Of one act repeated: 20 whole lines of two kinds, and the counts of the minutes that it takes on a slow machine."""
+"""For one repeated act: 20 whole lines of two kinds, and the summary lines of the minutes on a slow machine."""
 MOST_BYTES = 2_000  # of a line
 
 LONG = b"\xff\x1b\n" * 20_000

@@ -23,7 +23,7 @@ from model import (
 )
 
 Choose: TypeAlias = Callable[[int], int]
-"""Gives a number below the one that it is given."""
+"""Returns a number below its argument."""
 
 KEYS: Final[list[Key]] = [bytes([n]) * 32 for n in range(1, 6)] + [SERVER_KEY]
 SIZES: Final = [0, 1, 57, 300]
@@ -63,9 +63,9 @@ class History:
         head = b"TS\xf0\x9f\x92\xac" + bytes(56) if choose(2) else b""
         return head + self.serial.to_bytes(4, "big") + bytes(SIZES[choose(len(SIZES))])
 
-    def tell(self, what: str, *whom: object) -> None:
+    def tell(self, what: str, *subjects: object) -> None:
         self.told.append(
-            " ".join([what, *(conn.tag() if isinstance(conn, Connection) else str(conn) for conn in whom)])
+            " ".join([what, *(conn.tag() if isinstance(conn, Connection) else str(conn) for conn in subjects)])
         )
 
     # Events. `possible` returns those that can happen now.

@@ -171,7 +171,7 @@ class Page(Wire):
         length: int = self._browser.call("longest", self._number)
         return length
 
-    def say_goodbye(self, code: int = 1000, reason: str = "") -> None:
+    def close_with(self, code: int = 1000, reason: str = "") -> None:
         self._browser.call("close", self._number, code, reason)
 
     def ended(self) -> dict[str, Any]:
@@ -180,4 +180,4 @@ class Page(Wire):
         return how
 
     def close(self) -> None:
-        self.say_goodbye()
+        self.close_with()

@@ -68,7 +68,7 @@ def test_a_browser_sends_many_frames_in_one_message_and_one_frame_in_many(page: 
 def test_a_close_frame_of_the_browser_is_answered_with_its_status_and_reason(page: Page, server: Server) -> None:
     since = server.mark()
     web = WebClient.over(page)
-    page.say_goodbye(4321, "done for today")
+    page.close_with(4321, "done for today")
     assert page.ended() == {"code": 4321, "reason": "done for today", "wasClean": True}
     server.logged(rf'event="client gone" .*key={web.key} .*reason=eof', since)
 
@@ -79,7 +79,7 @@ def test_a_close_frame_is_answered_cleanly_while_packets_arrive(page: Page, tcp:
     for _ in range(32):
         tcp.send(web.key, packet)
     web.packet()
-    page.say_goodbye()
+    page.close_with()
     assert page.ended() == CLEANLY
 
 

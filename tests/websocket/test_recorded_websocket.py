@@ -40,7 +40,7 @@ BETTER: dict[str, tuple[list[str], str]] = {
         "longer messages are taken (docs/protocol/protocol.md, WebSocket)",
     ),
 }
-"""What is meant to come after the login instead of what was recorded, and why."""
+"""Intended frames after the login instead of the recorded ones, with reasons."""
 
 
 @pytest.fixture(params=[False, True], ids=["ws", "wss"])

@@ -93,7 +93,7 @@ def test_an_offender_gets_the_status_and_no_other_client_is_affected(scene: Scen
         web.ping()
         for at in range(0, len(offence.sends), most):
             socket.wire.offer(offence.sends[at : at + most])
-        assert socket.goodbye() == Close(offence.status, "")
+        assert socket.read_close() == Close(offence.status, "")
     scene.logs("protocol_error", offence.logged)
 
 
@@ -101,7 +101,7 @@ def test_an_offender_gets_the_status_and_no_other_client_is_affected(scene: Scen
 def test_an_offence_instead_of_the_login_has_the_same_result(scene: Scene, offence: Offence) -> None:
     with scene.open() as socket:
         socket.wire.offer(offence.sends)
-        assert socket.goodbye() == Close(offence.status, "")
+        assert socket.read_close() == Close(offence.status, "")
     scene.logs("protocol_error", offence.logged)
 
 
@@ -109,7 +109,7 @@ def test_an_offence_directly_after_the_request_has_the_same_result(scene: Scene)
     with ByHand(scene.server.door.connect()) as socket:
         socket.wire.send(UPGRADE + masked(0x81, b"hello"))
         socket.read_answer()
-        assert socket.goodbye() == Close(NOT_TEXT, "")
+        assert socket.read_close() == Close(NOT_TEXT, "")
     scene.logs("protocol_error", "a text message")
 
 
@@ -121,7 +121,7 @@ def test_an_endless_message_is_rejected(scene: Scene) -> None:
         socket.wire.send(masked(0x02, fragment))
         for _ in range(BIGGEST_MESSAGE // len(fragment)):
             socket.wire.offer(masked(0x00, fragment))
-        assert socket.goodbye() == Close(TOO_BIG, "")
+        assert socket.read_close() == Close(TOO_BIG, "")
     scene.logs("protocol_error", "a message of")
 
 
@@ -185,7 +185,7 @@ def test_frames_before_an_offence_are_relayed_and_answered_before_its_close_fram
         socket.wire.send(masked(0x82, sent) + masked(0x81, b"hello"))
         assert RecvPacket(web.key, b"a last word") in (tcp.next(), tcp.next()), "the other is PeerGone"
         assert web.next() == Pong(b"and ping")
-        assert socket.goodbye() == Close(NOT_TEXT, "")
+        assert socket.read_close() == Close(NOT_TEXT, "")
 
 
 def test_bytes_after_a_close_frame_are_ignored(scene: Scene) -> None:
@@ -193,7 +193,7 @@ def test_bytes_after_a_close_frame_are_ignored(scene: Scene) -> None:
         WebClient.over(socket)
         late = SendPacket(tcp.key, b"too late").encode()
         socket.wire.send(masked(0x88, b"\x03\xe8") + masked(0x82, late) + masked(0x89, b"?"))
-        assert socket.goodbye() == Close(NORMAL, "")
+        assert socket.read_close() == Close(NORMAL, "")
         assert tcp.fence() == []
 
 
@@ -232,7 +232,7 @@ def test_a_close_frame_directly_after_the_request_is_answered(scene: Scene) -> N
     with ByHand(scene.server.door.connect()) as socket:
         socket.wire.send(UPGRADE + masked(0x88, b"\x03\xe9bye"))
         socket.read_answer()
-        assert socket.goodbye() == Close(1001, "bye")
+        assert socket.read_close() == Close(1001, "bye")
 
 
 def test_packets_sent_byte_by_byte_arrive_whole(scene: Scene) -> None:

@@ -20,11 +20,11 @@ from derper.protocol.keys import NodePrivate, NodePublic
 from derper.protocol.login import LoginBox, ServerKey
 
 BIGGEST_MESSAGE: Final = 1 << 20
-"""Bytes of the biggest message that the server takes."""
+"""Length in bytes of the biggest message that the server accepts."""
 MOST_SENT: Final = 32_768
-"""Payload bytes of the biggest message that it sends: Go's library takes no longer ones."""
+"""Payload bytes of the biggest message that the server sends, the limit of Go's library."""
 SIZES: Final = (0, 1, 88, 89, 1_280, MOST_SENT - 37, MOST_SENT - 36, MOST_SENT, MAX_PACKET - 37, MAX_PACKET)
-"""Of packets: such that a frame, or the message around it, ends at a bound or just beyond."""
+"""Sizes of packets for which a frame or its message ends at a limit or just above it."""
 UPGRADE: Final = (
     f"GET /derp HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n"
@@ -86,7 +86,7 @@ class ByHand(Wire):
         self.came.append(frame)
         return frame
 
-    def goodbye(self) -> Close:
+    def read_close(self) -> Close:
         """Read to the server's close frame, which must be the last frame, and return it."""
         while (frame := self.next()).opcode is not Opcode.CLOSE:
             pass

@@ -31,7 +31,7 @@ FLAGS: Final[dict[str, tuple[str, ...]]] = {
     "prod-name": ("-hostname", "derp.tailscale.com"),
     "tls-ip": (),
 }
-"""The recorded servers that are played here. All have the recorded key; `dev` is as any other once it serves."""
+"""The recorded servers of these tests. All have the recorded key; `dev` is like the others after its start."""
 
 LEFT_OUT: Final = (
     ("dns-all-fail", "", "bootstrap DNS has tests of its own"),
@@ -46,7 +46,7 @@ LEFT_OUT: Final = (
     ("", "HEAD /bootstrap-dns ", "bootstrap DNS has tests of its own"),
     ("", "POST /bootstrap-dns ", "bootstrap DNS has tests of its own"),
 )
-"""What is not played: by server, by the request's beginning, and why."""
+"""Exchanges that are not replayed: server, beginning of the request, and the reason."""
 
 BROWSER_HEADERS: Final = (
     "Content-Security-Policy",
@@ -71,7 +71,7 @@ DIFFERENT: Final[dict[str, tuple[set[str], str]]] = {
     "HTTP/2 preface": ({*WORDS, "header Content-Type"}, HEADLESS),
     "plain HTTP spoken to the TLS port": ({*WORDS, "header Content-Type", "header Connection"}, HEADLESS),
 }
-"""What may differ from the recording and why: by name, or by name and request where several share a name."""
+"""Allowed differences from the recording with reasons: by name, or by name and request if several share a name."""
 
 
 def label(case: Case) -> str:

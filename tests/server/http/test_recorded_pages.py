@@ -17,7 +17,7 @@ ELSEWHERE: Final = {
     "/debug/clients": "has tests of its own",
     "/debug/clients/": "has tests of its own",
 }
-"""Pages that this server does not have, or that are asked for with clients connected."""
+"""Pages that this server does not have, or that were requested with clients connected."""
 BETTER: Final = "/debug/check while a key has two connections: the reference finds fault"
 
 
