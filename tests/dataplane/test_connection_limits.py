@@ -20,7 +20,7 @@ async def admitted(it: Seam, port: int, source: str = LOCAL) -> tuple[Head, asyn
     return await it.next(Head), out
 
 
-async def is_turned_away(it: Seam, port: int, source: str = LOCAL) -> bool:
+async def is_rejected(it: Seam, port: int, source: str = LOCAL) -> bool:
     """Return whether a new connection is closed at once, without any data."""
     stream, _ = await it.connect(port, source=source)
     async with asyncio.timeout(10):
@@ -39,18 +39,18 @@ async def test_the_limit_of_an_address_covers_all_listeners_together() -> None:
         (_, port), (_, tls_port), (_, free) = it.listen(per_ip=2), it.listen(tls=True, per_ip=2), it.listen()
         first, out = await admitted(it, port)
         second, _ = await admitted(it, port)
-        assert await is_turned_away(it, port)
-        assert await is_turned_away(it, tls_port)
+        assert await is_rejected(it, port)
+        assert await is_rejected(it, tls_port)
         assert it.plane.counters()["connections_rejected_per_ip"] == 2
         await admitted(it, port, OTHER_LOCAL)
         await admitted(it, free)  # this listener neither counts nor limits connections
         await switch(it, second)  # a connection that relays still counts
-        assert await is_turned_away(it, port)
+        assert await is_rejected(it, port)
         out.close()
         it.plane.await_head(first.conn)
         assert (await it.next(Closed)).code == "eof"
         await admitted(it, port)
-        assert await is_turned_away(it, port)
+        assert await is_rejected(it, port)
 
 
 async def test_beyond_the_limit_a_connection_waits_until_a_silent_one_makes_room() -> None:

@@ -14,7 +14,7 @@ from live import config_of, serving
 from probed import ProbedRegion, derpprobe, started
 from running import inline
 from serving import Server, client_context
-from verifier import ALLOW, REFUSE, Question, always, at_a_socket, at_a_url, http, knock
+from verifier import ALLOW, REFUSE, Question, always, at_a_socket, at_a_url, http, try_login
 from written import PAGES, all_commands, commands, here, mentioned_flags, snippets, the_command
 
 from derper.cli import probing
@@ -123,8 +123,8 @@ async def test_a_relay_for_two_tailnets_with_two_sockets(tmp_path: Path) -> None
         at_a_socket(sockets[1], second),
         serving(config_of(tmp_path, *words)) as server,
     ):
-        assert await knock(server) is None
-        assert "does not know it" in (await knock(server) or "")
+        assert await try_login(server) is None
+        assert "does not know it" in (await try_login(server) or "")
         assert len(first.asked) == 2
 
 
@@ -134,7 +134,7 @@ async def test_a_controllers_url(answer: bytes, tmp_path: Path) -> None:
         words = here(the_command("docs/admission.md", "-verify-client-url"), tmp_path,
                      https___headscale_example_com_verify=verifier.url)  # fmt: skip
         async with serving(config_of(tmp_path, *words)) as server:
-            assert (await knock(server) is None) == (answer == ALLOW)
+            assert (await try_login(server) is None) == (answer == ALLOW)
         (question,) = verifier.asked
     asked = re.search(r"`(\{\"NodePublic.*?\})`", PAGES["docs/admission.md"].read_text())
     assert asked is not None

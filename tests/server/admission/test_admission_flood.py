@@ -10,7 +10,7 @@ from flood import ADMITTED, controller_that_refuses, log_in_all
 from live import config_of, serving
 from serving import Server
 from structlog.testing import capture_logs
-from verifier import ALLOW, REFUSE, Question, at_a_url, http, knock
+from verifier import ALLOW, REFUSE, Question, at_a_url, http, try_login
 
 from derper.protocol import NodePrivate
 from derper.server.admission import turns, url
@@ -49,9 +49,9 @@ async def test_an_answer_that_arrived_while_the_relay_was_stopped_counts(
     monkeypatch.setattr(url, "SECONDS", 0.5)
     with controller_that_refuses(after=0.1) as controller:
         async with serving(config_of(tmp_path, "-verify-client-url", controller), shards=1) as server:
-            assert await knock(server) == REFUSED  # and a connection to the controller is open
+            assert await try_login(server) == REFUSED  # and a connection to the controller is open
             for _ in range(3):
-                client = asyncio.create_task(knock(server))
+                client = asyncio.create_task(try_login(server))
                 await asyncio.sleep(0.05)  # about the time until the relay asks about the client
                 time.sleep(1)  # noqa: ASYNC251  the whole process stands still
                 assert await client == REFUSED
@@ -72,15 +72,15 @@ async def test_a_known_client_is_checked_before_unknown_ones_and_not_admitted_un
     async with at_a_url(answer) as verifier:
         flags = ("-verify-client-url", verifier.url, "-verify-cache=1h")
         async with serving(config_of(tmp_path, *flags), shards=1) as server:
-            assert await knock(server, (known := NodePrivate(bytes([7] * 32)))) is None
+            assert await try_login(server, (known := NodePrivate(bytes([7] * 32)))) is None
             verifier.came.clear()
             thought.clear()
-            first = asyncio.create_task(knock(server))
+            first = asyncio.create_task(try_login(server))
             await verifier.came.wait()
-            assert await knock(server, known) == BUSY
+            assert await try_login(server, known) == BUSY
             thought.set()
             assert await first is None
-            assert await knock(server, known) is None
+            assert await try_login(server, known) is None
 
 
 async def test_a_kind_of_check_that_was_not_asked_admits_no_client(
@@ -93,7 +93,7 @@ async def test_a_kind_of_check_that_was_not_asked_admits_no_client(
         flags = ("-verify-client-url", verifier.url, "-allow-keys", str(tmp_path / "keys"), "-verify-any")
         with capture_logs() as log:
             async with serving(config_of(tmp_path, *flags), shards=1) as server:
-                assert await knock(server) == BUSY
+                assert await try_login(server) == BUSY
         (said,) = [line for line in log if line["event"] == "client rejected"]
         assert re.fullmatch(r"too many logins at once: 0 other clients wait for a turn", said["reason"])
         assert verifier.asked == []

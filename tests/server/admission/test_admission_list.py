@@ -9,7 +9,7 @@ import pytest
 from live import Client, Server, config_of, serving
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from verifier import ALLOW, REFUSE, Question, always, at_a_url, http, is_put_out, knock, log_says, stays
+from verifier import ALLOW, REFUSE, Question, always, at_a_url, disconnect_reason, http, logged_event, stays, try_login
 
 from derper.errors import ConfigError
 from derper.protocol import NodePrivate
@@ -63,10 +63,10 @@ def test_a_missing_list_is_a_start_up_error(tmp_path: Path) -> None:
 
 async def test_listed_clients_and_all_mesh_peers_are_admitted(tmp_path: Path, log: list[EventDict]) -> None:
     async with admitting(listing(tmp_path / "keys", ONE)) as server:
-        assert await knock(server, ONE) is None
-        assert await knock(server, OTHER) == TOLD
-        assert await knock(server, OTHER, mesh_key=MESH_KEY) is None
-    assert (await log_says(log, "client rejected"))["reason"] == f"peer {OTHER.public()} not in {tmp_path / 'keys'}"
+        assert await try_login(server, ONE) is None
+        assert await try_login(server, OTHER) == TOLD
+        assert await try_login(server, OTHER, mesh_key=MESH_KEY) is None
+    assert (await logged_event(log, "client rejected"))["reason"] == f"peer {OTHER.public()} not in {tmp_path / 'keys'}"
 
 
 async def test_only_a_client_removed_from_the_list_is_notified_and_disconnected_within_two_seconds(
@@ -80,15 +80,15 @@ async def test_only_a_client_removed_from_the_list_is_notified_and_disconnected_
         loop = asyncio.get_running_loop()
         begun = loop.time()
         listing(tmp_path / "new", OTHER).replace(file)
-        assert [await is_put_out(client) for client in leaving] == [TOLD, TOLD]
+        assert [await disconnect_reason(client) for client in leaving] == [TOLD, TOLD]
         assert loop.time() - begun < 2
         await stays(staying)
         await stays(mesh_peer)
-        assert await knock(server, ONE) == TOLD
+        assert await try_login(server, ONE) == TOLD
         listing(tmp_path / "new", ONE, OTHER).replace(file)
         log.clear()
-        await log_says(log, "reloaded")
-        assert await knock(server, ONE) is None
+        await logged_event(log, "reloaded")
+        assert await try_login(server, ONE) is None
 
 
 async def test_sighup_reads_the_list_at_once(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ async def test_sighup_reads_the_list_at_once(tmp_path: Path) -> None:
         client = await Client.log_in(server, private=ONE)
         listing(file)
         await server.parts.reload()
-        assert await is_put_out(client) == TOLD
+        assert await disconnect_reason(client) == TOLD
 
 
 @pytest.mark.parametrize("bad", ["gone", "broken"])
@@ -111,13 +111,13 @@ async def test_a_list_that_becomes_invalid_disconnects_no_client_and_is_logged_o
             file.unlink()
         else:
             file.write_text("nodekey:\n")
-        said = await log_says(log, "reload failed; the previous state stays in force")
+        said = await logged_event(log, "reload failed; the previous state stays in force")
         assert said["what"] == "the allowed keys"
         await stays(client)
-        assert await knock(server, ONE) is None
+        assert await try_login(server, ONE) is None
         log.clear()
         listing(file, ONE, OTHER)
-        await log_says(log, "reloaded")
+        await logged_event(log, "reloaded")
         assert [line["event"] for line in log].count("reload failed; the previous state stays in force") == 0
 
 
@@ -127,9 +127,9 @@ async def test_all_kinds_of_check_have_to_agree_and_the_list_is_checked_first(tm
         at_a_url(always(http(REFUSE))) as url,
         admitting(file, "-verify-client-url", url.url) as server,
     ):
-        assert await knock(server, OTHER) == TOLD
+        assert await try_login(server, OTHER) == TOLD
         assert url.asked == []
-        assert await knock(server, ONE) is not None
+        assert await try_login(server, ONE) is not None
         assert len(url.asked) == 1
 
 
@@ -142,7 +142,7 @@ async def test_a_key_removed_from_the_list_during_another_check_is_rejected(tmp_
 
     file = listing(tmp_path / "keys", ONE)
     async with at_a_url(answer) as url, admitting(file, "-verify-client-url", url.url) as server:
-        knocking = asyncio.create_task(knock(server, ONE))
+        knocking = asyncio.create_task(try_login(server, ONE))
         await url.came.wait()
         listing(file)
         await server.parts.reload()
@@ -160,12 +160,12 @@ async def test_with_verify_any_one_kind_of_check_is_enough(tmp_path: Path, log: 
     async with at_a_url(answer) as url:
         flags = ("-verify-client-url", url.url, "-verify-any", "-disallow-app-names", "bad")
         async with admitting(file, *flags) as server:
-            assert await knock(server, ONE) is None
+            assert await try_login(server, ONE) is None
             assert url.asked == []
-            assert await knock(server, OTHER) is None
-            assert await knock(server, OTHER, app_name="bad") is not None  # a rejected application stays rejected
-            assert await knock(server, NodePrivate(bytes([9] * 32))) == TOLD
-            told = (await log_says(log, "client rejected"))["reason"]
+            assert await try_login(server, OTHER) is None
+            assert await try_login(server, OTHER, app_name="bad") is not None  # a rejected application stays rejected
+            assert await try_login(server, NodePrivate(bytes([9] * 32))) == TOLD
+            told = (await logged_event(log, "client rejected"))["reason"]
             assert "not in" in told
             assert "not allowed" in told
             # A client removed from the list stays if another kind of check admits it.
@@ -190,7 +190,7 @@ async def test_a_list_half_written_at_a_reload_disconnects_no_client(tmp_path: P
             writer.write(whole[first_line:])
             assert not await reloading
         await stays(client)
-        assert await knock(server, ONE) is None
+        assert await try_login(server, ONE) is None
 
 
 async def test_a_list_that_is_written_all_the_time_keeps_its_last_content(

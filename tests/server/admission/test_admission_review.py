@@ -8,7 +8,18 @@ import pytest
 from live import Client, config_of, serving
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from verifier import ALLOW, REFUSE, Question, at_a_socket, at_a_url, http, is_put_out, knock, log_says, stays
+from verifier import (
+    ALLOW,
+    REFUSE,
+    Question,
+    at_a_socket,
+    at_a_url,
+    disconnect_reason,
+    http,
+    logged_event,
+    stays,
+    try_login,
+)
 
 from derper.protocol import NodePrivate
 from derper.server.admission import review
@@ -52,10 +63,10 @@ async def test_a_connected_client_that_is_rejected_later_is_notified_and_disconn
         async with serving(config_of(tmp_path, *flags)) as server:
             client = await Client.log_in(server, private=ONE)
             mood.answer = http(REFUSE)
-            assert await is_put_out(client) == (
+            assert await disconnect_reason(client) == (
                 "this relay rejected this device: the relay's operator does not allow it"
             )
-    said = await log_says(log, "client no longer admitted")
+    said = await logged_event(log, "client no longer admitted")
     assert (said["key"], said["remote"]) == (ONE.public(), "127.0.0.1")
 
 
@@ -89,9 +100,9 @@ async def test_a_daemon_that_is_starting_and_knows_no_peer_disconnects_no_client
             state, mood.answer = "Starting", NOT_FOUND
             await mood.asked_again()
             await stays(client)
-            assert await knock(server, OTHER) is not None
+            assert await try_login(server, OTHER) is not None
             state = "Running"
-            assert "tailnet does not know it" in await is_put_out(client)
+            assert "tailnet does not know it" in await disconnect_reason(client)
 
 
 async def test_at_most_16_clients_are_checked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +140,14 @@ async def test_the_last_yes_replaces_a_missing_answer_but_not_after_a_no(tmp_pat
     async with at_a_url(mood) as url:
         flags = ("-verify-client-url", url.url, "-verify-client-url-fail-open=false", "-verify-cache=1h")
         async with serving(config_of(tmp_path, *flags)) as server:
-            assert await knock(server, ONE) is None
+            assert await try_login(server, ONE) is None
             mood.answer = b""
-            assert await knock(server, ONE) is None
-            assert await knock(server, OTHER) is not None
+            assert await try_login(server, ONE) is None
+            assert await try_login(server, OTHER) is not None
             mood.answer = http(REFUSE)
-            assert await knock(server, ONE) is not None
+            assert await try_login(server, ONE) is not None
             mood.answer = b""
-            assert await knock(server, ONE) is not None
+            assert await try_login(server, ONE) is not None
 
 
 async def test_a_yes_that_is_too_old_replaces_no_answer(tmp_path: Path) -> None:
@@ -144,9 +155,9 @@ async def test_a_yes_that_is_too_old_replaces_no_answer(tmp_path: Path) -> None:
     async with at_a_url(mood) as url:
         flags = ("-verify-client-url", url.url, "-verify-client-url-fail-open=false", "-verify-cache=1ns")
         async with serving(config_of(tmp_path, *flags)) as server:
-            assert await knock(server, ONE) is None
+            assert await try_login(server, ONE) is None
             mood.answer = b""
-            assert await knock(server, ONE) is not None
+            assert await try_login(server, ONE) is not None
 
 
 async def test_earlier_answers_replace_those_of_a_restarting_daemon(tmp_path: Path) -> None:
@@ -154,7 +165,7 @@ async def test_earlier_answers_replace_those_of_a_restarting_daemon(tmp_path: Pa
     flags = ("-verify-clients", "-socket", str(socket), "-verify-cache=1h")
     async with serving(config_of(tmp_path, *flags)) as server:
         async with at_a_socket(socket, ChangingAnswers(http(b"{}"))):
-            assert await knock(server, ONE) is None
+            assert await try_login(server, ONE) is None
         socket.unlink(missing_ok=True)
-        assert await knock(server, ONE) is None
-        assert await knock(server, OTHER) is not None
+        assert await try_login(server, ONE) is None
+        assert await try_login(server, OTHER) is not None

@@ -11,7 +11,7 @@ import pytest
 from live import SECONDS, Server, config_of, serving
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from verifier import Question, Verifier, always, at_a_socket, http, knock, log_says, never
+from verifier import Question, Verifier, always, at_a_socket, http, logged_event, never, try_login
 
 from derper.protocol import NodePrivate
 from derper.server.admission import tailscaled
@@ -54,7 +54,7 @@ async def test_an_unreachable_daemon_is_a_warning_at_start(tmp_path: Path, log: 
     )
     reachable = tmp_path / "tailscaled.sock"
     async with at_a_socket(reachable, never()) as verifier, asking(tmp_path, missing, reachable):
-        await log_says(log, said)
+        await logged_event(log, said)
         assert [line["event"] for line in log if line["log_level"] == "warning"] == [said]
         assert verifier.asked == []
 
@@ -73,7 +73,7 @@ async def test_a_dead_socket_is_a_warning_at_start(tmp_path: Path, log: list[Eve
 
 async def test_the_request_equals_that_of_the_daemons_own_clients(tmp_path: Path) -> None:
     async with judged(tmp_path, http(b"{}")) as (server, verifier):
-        assert await knock(server, PRIVATE) is None
+        assert await try_login(server, PRIVATE) is None
         (question,) = verifier.asked
         assert question.line == f"GET /localapi/v0/whois?addr=nodekey%3A{PRIVATE.public().hex()} HTTP/1.1"
         assert question.headers["host"] == "local-tailscaled.sock"
@@ -84,7 +84,7 @@ async def test_a_client_unknown_to_the_daemon_is_rejected_with_that_reason(
     tmp_path: Path, log: list[EventDict]
 ) -> None:
     async with judged(tmp_path, NOT_FOUND) as (server, verifier):
-        told = await knock(server, PRIVATE)
+        told = await try_login(server, PRIVATE)
         assert told == "this relay rejected this device: the relay's tailnet does not know it"
         assert len(verifier.asked) == 1
     assert rejection(log) == f"peer {PRIVATE.public()} not authorized (not found in local tailscaled)"
@@ -113,13 +113,13 @@ async def test_any_other_answer_rejects_with_its_cause(
 ) -> None:
     monkeypatch.setattr(tailscaled, "SECONDS", 0.5)  # for the answer that is cut
     async with judged(tmp_path, answer) as (server, _):
-        assert await knock(server) is not None
+        assert await try_login(server) is not None
     assert re.match(reason, rejection(log))
 
 
 async def test_a_daemon_that_is_not_running_rejects(tmp_path: Path, log: list[EventDict]) -> None:
     async with asking(tmp_path, tmp_path / "nobody.sock") as server:
-        assert await knock(server) is not None
+        assert await try_login(server) is not None
     assert "nobody.sock" in rejection(log)
 
 
@@ -129,7 +129,7 @@ async def test_a_daemon_that_hangs_rejects_after_the_timeout(
     monkeypatch.setattr(tailscaled, "SECONDS", 0.2)
     socket = tmp_path / "tailscaled.sock"
     async with at_a_socket(socket, never()), asking(tmp_path, socket) as server:
-        assert await knock(server) is not None
+        assert await try_login(server) is not None
     assert "did not answer" in rejection(log)
 
 
@@ -140,7 +140,7 @@ async def test_one_of_several_daemons_has_to_know_the_client(tmp_path: Path) -> 
         at_a_socket(other, always(http(b"{}"))),
         asking(tmp_path, one, other) as server,
     ):
-        assert await knock(server) is None
+        assert await try_login(server) is None
 
 
 async def test_the_consistency_check_requests_the_daemons_own_key(tmp_path: Path) -> None:
@@ -181,4 +181,4 @@ async def test_the_consistency_check_reports_why_the_daemon_cannot_verify(
 
 async def test_an_answer_with_a_long_head_is_read(tmp_path: Path) -> None:
     async with judged(tmp_path, http(b"{}", "200 OK", f"X-Long: {'a' * 100_000}")) as (server, _):
-        assert await knock(server) is None
+        assert await try_login(server) is None

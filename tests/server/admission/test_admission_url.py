@@ -13,7 +13,7 @@ from authority import Authority
 from live import Client, Server, config_of, serving
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from verifier import ALLOW, REFUSE, Question, Verifier, always, at_a_url, http, knock, never
+from verifier import ALLOW, REFUSE, Question, Verifier, always, at_a_url, http, never, try_login
 
 from derper.errors import ConfigError
 from derper.protocol import NodePrivate
@@ -53,7 +53,7 @@ async def judged(folder: Path, answer: bytes, *flags: str) -> AsyncIterator[tupl
 
 async def test_the_request_has_the_key_and_the_address_and_no_content_type(tmp_path: Path) -> None:
     async with judged(tmp_path, http(ALLOW)) as (server, verifier):
-        assert await knock(server, PRIVATE) is None
+        assert await try_login(server, PRIVATE) is None
         (question,) = verifier.asked
         assert question.line == "POST /verify?a=b HTTP/1.1"
         assert question.body == b'{"NodePublic":"%s","Source":"127.0.0.1"}' % str(PRIVATE.public()).encode()
@@ -64,7 +64,7 @@ async def test_a_rejected_client_gets_the_reason_and_the_log_has_its_key_address
     tmp_path: Path, log: list[EventDict]
 ) -> None:
     async with judged(tmp_path, http(REFUSE)) as (server, _):
-        told = await knock(server, PRIVATE)
+        told = await try_login(server, PRIVATE)
         assert told == "this relay rejected this device: the relay's operator does not allow it"
         assert await server.sample('derper_logins_rejected{reason="controller"}') == 1
     said = line(log, "client rejected")
@@ -107,13 +107,13 @@ LONG_HEADS = {
 @pytest.mark.parametrize("name", LONG_HEADS)
 async def test_an_answer_with_a_long_head_is_read(tmp_path: Path, name: str) -> None:
     async with judged(tmp_path, LONG_HEADS[name], "-verify-client-url-fail-open=false") as (server, _):
-        assert await knock(server) is None
+        assert await try_login(server) is None
 
 
 async def test_an_answer_whose_head_is_longer_than_1_mib_is_invalid(tmp_path: Path) -> None:
     answer = http(ALLOW, "200 OK", f"X-Long: {'a' * (2 << 20)}")
     async with judged(tmp_path, answer, "-verify-client-url-fail-open=false") as (server, _):
-        assert await knock(server) is not None
+        assert await try_login(server) is not None
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["fail-open", "fail-closed"])
@@ -131,7 +131,7 @@ async def test_only_200_with_allow_true_admits(tmp_path: Path, is_open: bool) ->
             tmp_path, "-verify-client-url", verifier.url, f"-verify-client-url-fail-open={str(is_open).lower()}"
         ) as server,
     ):
-        told = await asyncio.gather(*(knock(server, key) for key in keys))
+        told = await asyncio.gather(*(try_login(server, key) for key in keys))
     wanted = {name: admitted for name, _, admitted in ANSWERS}
     assert {name: text is None for (name, _, _), text in zip(ANSWERS, told, strict=True)} == wanted
 
@@ -141,13 +141,13 @@ async def test_a_truncated_answer_rejects_even_if_an_unreachable_controller_woul
 ) -> None:
     monkeypatch.setattr(url, "SECONDS", 0.2)
     async with judged(tmp_path, http(ALLOW[:5], length=20)) as (server, _):
-        assert await knock(server) is not None
+        assert await try_login(server) is not None
     assert "its answer broke off" in line(log, "client rejected")["reason"]
 
 
 async def test_an_unreachable_controller_admits_with_a_log_line(tmp_path: Path, log: list[EventDict]) -> None:
     async with asking(tmp_path, "-verify-client-url", "http://127.0.0.1:1/verify") as server:
-        assert await knock(server, PRIVATE) is None
+        assert await try_login(server, PRIVATE) is None
         assert await server.sample("derper_logins_unverified") == 1
     said = line(log, "admission controller unreachable; allowing client")
     assert (said["key"], said["url"]) == (PRIVATE.public(), "http://127.0.0.1:1/verify")
@@ -158,7 +158,7 @@ async def test_an_unreachable_controller_rejects_when_it_is_to_fail_closed(
 ) -> None:
     flags = ("-verify-client-url", "http://me:s3cret@127.0.0.1:1/verify?t=s3cret", "-verify-client-url-fail-open=false")
     async with asking(tmp_path, *flags) as server:
-        told = await knock(server, PRIVATE)
+        told = await try_login(server, PRIVATE)
         assert told == "this relay rejected this device: it cannot be verified at the moment"
         assert await server.sample('derper_logins_rejected{reason="no_answer"}') == 1
     reason = line(log, "client rejected")["reason"]
@@ -176,12 +176,12 @@ async def test_a_controller_that_is_too_slow_is_unreachable(
         at_a_url(never()) as verifier,
         asking(tmp_path, "-verify-client-url", verifier.url, f"-verify-client-url-fail-open={is_open}") as server,
     ):
-        assert (await knock(server) is None) == admitted
+        assert (await try_login(server) is None) == admitted
 
 
 async def test_a_mesh_peer_is_not_checked(tmp_path: Path) -> None:
     async with judged(tmp_path, http(REFUSE), "-disallow-app-names", "bad") as (server, verifier):
-        assert await knock(server, mesh_key=MESH_KEY, app_name="bad") is None
+        assert await try_login(server, mesh_key=MESH_KEY, app_name="bad") is None
         assert verifier.asked == []
 
 
@@ -189,7 +189,7 @@ async def test_a_rejected_application_gets_the_reason_before_any_controller_is_a
     tmp_path: Path, log: list[EventDict]
 ) -> None:
     async with judged(tmp_path, http(ALLOW), "-disallow-app-names", "bad") as (server, verifier):
-        told = await knock(server, app_name="bad")
+        told = await try_login(server, app_name="bad")
         assert told == "this relay rejected this device: the application 'bad' is not allowed here"
         assert await server.sample('derper_logins_rejected{reason="app_name"}') == 1
         assert verifier.asked == []
@@ -206,9 +206,9 @@ async def test_other_clients_do_not_wait_for_a_slow_controller(tmp_path: Path) -
         return http(ALLOW)
 
     async with at_a_url(answer) as verifier, asking(tmp_path, "-verify-client-url", verifier.url) as server:
-        waiting = asyncio.create_task(knock(server, PRIVATE))
+        waiting = asyncio.create_task(try_login(server, PRIVATE))
         await verifier.came.wait()
-        assert await knock(server) is None
+        assert await try_login(server) is None
         assert not waiting.done()
         thought.set()
         assert await waiting is None
@@ -222,13 +222,13 @@ async def test_a_client_that_leaves_during_its_check_affects_no_other(tmp_path: 
         return http(ALLOW)
 
     async with at_a_url(answer) as verifier, asking(tmp_path, "-verify-client-url", verifier.url) as server:
-        guest = asyncio.create_task(knock(server, PRIVATE))
+        guest = asyncio.create_task(try_login(server, PRIVATE))
         await verifier.came.wait()
         for out in server.connections:
             out.close()
         guest.cancel()
         thought.set()
-        assert await knock(server) is None
+        assert await try_login(server) is None
         await server.wait_for("derp_current_connections", 1)
 
 
@@ -238,9 +238,9 @@ async def test_clients_that_wait_for_a_stuck_controller_are_bounded(
     monkeypatch.setattr(turns, "MOST_WAITING", 0)
     monkeypatch.setattr(url, "IN_FLIGHT", 1)
     async with at_a_url(never()) as verifier, asking(tmp_path, "-verify-client-url", verifier.url) as server:
-        waiting = asyncio.create_task(knock(server))
+        waiting = asyncio.create_task(try_login(server))
         await verifier.came.wait()
-        assert await knock(server, PRIVATE) is not None
+        assert await try_login(server, PRIVATE) is not None
         assert await server.sample('derper_logins_rejected{reason="not_asked"}') == 1
         reason = line(log, "client rejected")["reason"]
         assert reason == "too many logins at once: 0 other clients wait for a turn"
@@ -253,7 +253,7 @@ async def test_a_redirect_that_keeps_the_request_body_is_followed_with_it(tmp_pa
         return http(b"", "307 Temporary Redirect", "Location: /new") if is_first else http(ALLOW)
 
     async with at_a_url(answer) as verifier, asking(tmp_path, "-verify-client-url", verifier.url) as server:
-        assert await knock(server) is None
+        assert await try_login(server) is None
         first, second = verifier.asked
         assert (second.line, second.body) == ("POST /new HTTP/1.1", first.body)
 
@@ -261,7 +261,7 @@ async def test_a_redirect_that_keeps_the_request_body_is_followed_with_it(tmp_pa
 async def test_a_controller_is_given_up_after_ten_redirects(tmp_path: Path) -> None:
     answer = http(b"", "302 Found", "Location: /again")
     async with judged(tmp_path, answer, "-verify-client-url-fail-open=false") as (server, verifier):
-        assert await knock(server) is not None
+        assert await try_login(server) is not None
         assert len(verifier.asked) == 10
         assert verifier.asked[1].line == "GET /again HTTP/1.1"
 
@@ -275,7 +275,7 @@ async def test_an_idle_connection_closed_by_the_controller_does_not_reject(tmp_p
 
     flags = ("-verify-client-url-fail-open=false",)
     async with at_a_url(answer) as verifier, asking(tmp_path, "-verify-client-url", verifier.url, *flags) as server:
-        assert [await knock(server), await knock(server)] == [None, None]
+        assert [await try_login(server), await try_login(server)] == [None, None]
         assert len(verifier.asked) == 3
 
 
@@ -288,8 +288,8 @@ async def test_one_of_several_controllers_has_to_allow(tmp_path: Path, log: list
     async with at_a_url(answer) as one, at_a_url(always(http(REFUSE))) as other:
         flags = ("-verify-client-url", other.url, "-verify-client-url", one.url)
         async with asking(tmp_path, *flags) as server:
-            assert await knock(server, PRIVATE) is None
-            assert await knock(server) is not None
+            assert await try_login(server, PRIVATE) is None
+            assert await try_login(server) is not None
     assert re.search("not allowed$", line(log, "client rejected")["reason"])
 
 
@@ -301,9 +301,9 @@ async def test_a_controllers_certificate_has_to_chain_to_the_roots_in_the_enviro
     async with at_a_url(always(http(ALLOW)), tls) as verifier:
         flags = ("-verify-client-url", verifier.url, "-verify-client-url-fail-open=false")
         async with asking(tmp_path, *flags, SSL_CERT_FILE=str(authority.file)) as server:
-            assert await knock(server) is None
+            assert await try_login(server) is None
         async with asking(tmp_path, *flags) as server:
-            assert await knock(server) is not None
+            assert await try_login(server) is not None
 
 
 @pytest.mark.parametrize("inside", ["AAAA", "A"], ids=["no certificate", "no base64"])

@@ -132,7 +132,7 @@ async def _listening(server: asyncio.Server) -> AsyncIterator[asyncio.Server]:
         await asyncio.gather(*_serving, return_exceptions=True)
 
 
-async def knock(server: Server, private: NodePrivate | None = None, **info: Any) -> str | None:  # noqa: ANN401  ClientInfo's
+async def try_login(server: Server, private: NodePrivate | None = None, **info: Any) -> str | None:  # noqa: ANN401  ClientInfo's
     """Log in; return None if the relay relays, else the problem in its Health frame before it closes."""
     stream, out = await connect(server)
     out.write(upgrade_request("derp.example.test"))
@@ -161,7 +161,7 @@ async def rest(stream: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def is_put_out(client: Client) -> str:
+async def disconnect_reason(client: Client) -> str:
     """Return the problem in the Health frame that a client gets before the end."""
     frame = decode_from_server(await client.next_frame())
     assert isinstance(frame, Health)
@@ -175,7 +175,7 @@ async def stays(client: Client) -> None:
     assert decode_from_server(await client.next_frame()) == Pong(b"are you?")
 
 
-async def log_says(log: list[EventDict], event: str) -> EventDict:
+async def logged_event(log: list[EventDict], event: str) -> EventDict:
     """Return the last line of that event as soon as there is one."""
     async with asyncio.timeout(SECONDS):
         while True:
