@@ -54,7 +54,7 @@ def test_a_bug_in_a_login_closes_only_that_connection(faulty: Server) -> None:
                 client.upgrade()
                 client.wire.send(client.client_info())
                 assert client.wire.rest() == b""
-            faulty.logged(r'level=error event="this is a bug; .*RuntimeError', since)
+            faulty.logged(r'level=error event="internal error .*RuntimeError', since)
             faulty.logged(r'event="connection closed" .*reason=bug', since)
             bystanders.relay_on()
         with Client.join(faulty.door) as other:

@@ -101,7 +101,7 @@ def test_no_failure_writes_a_secret_to_the_log(server: Server) -> None:
     (server.folder / "mesh.key").write_text(MESH.to_text())
     assert answer.status == 500
     assert "64 hex digits" in told
-    server.logged("not reloaded")
+    server.logged("reload failed")
     assert searched(server.log() + told) == []
     assert "client gone" in server.log()
 
