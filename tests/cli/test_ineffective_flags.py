@@ -46,7 +46,7 @@ CASES = (
          (*TLS, *EAB, "-acme-directory=https://ca.example.com/")),
     Case((*TLS, "-acme-directory=https://ca.example.com/", EAB[1]), "-acme-eab-key has no effect: the key's ID",
          (*TLS, "-acme-directory=https://ca.example.com/", *EAB)),
-    Case((*TLS, "-accept-connection-burst=5"), "-accept-connection-burst has no effect: there is no limit",
+    Case((*TLS, "-accept-connection-burst=5"), "-accept-connection-burst has no effect: no limit of new connections",
          (*TLS, "-accept-connection-burst=5", "-accept-connection-limit=5")),
     Case(("-stun=false", "-stun-port=3479"), "-stun-port has no effect: STUN is off", ("-stun-port=3479",)),
     Case(("-stun-port=-1", "-stun-any"), "-stun-any has no effect: STUN is off", ("-stun-any",)),

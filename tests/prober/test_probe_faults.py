@@ -106,7 +106,7 @@ async def test_a_revoked_certificate_is_red_for_tls_only(
     ("content", "word"),
     [
         (None, "404 Not Found"),
-        (b"no list", "is no revocation list"),
+        (b"no list", "is not a revocation list"),
         (bytes(10_000_001), "more than 10,000,000 bytes"),
     ],
     ids=["missing", "garbage", "too much"],

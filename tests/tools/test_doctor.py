@@ -233,7 +233,7 @@ def test_a_relay_that_rejects_its_clients_is_red_only_at_the_login(tmp_path: Pat
     [
         ((), 2, "usage: derper doctor"),
         (("a", "b"), 2, "unrecognized arguments: b"),
-        (("ftp://x",), 1, "is no relay's URL"),
+        (("ftp://x",), 1, "is not a relay's URL"),
         (("x.invalid:1", "--region", "1"), 1, "x.invalid:1 is a host"),
         ((f"http://{HOST}:1/map.json",), 1, "cannot be fetched"),
         ((f"{HOST}", "--key", "/nowhere"), 1, "the key file /nowhere cannot be read"),
