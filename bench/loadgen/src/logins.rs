@@ -12,7 +12,7 @@ use crate::target::Target;
 
 /// Give up after this time without progress at any login.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Logins before the measurement, for each login in progress.
+/// Logins before the measurement, per concurrent login.
 const WARMUP: usize = 4;
 
 /// The result.

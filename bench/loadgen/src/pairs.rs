@@ -398,7 +398,7 @@ impl Pair {
     }
 }
 
-/// Reconnect a receiver that reads nothing after the server closed it, or continue its login.
+/// If the server has closed a receiver that reads nothing, reconnect it. If its login is in progress, continue that.
 fn reconnect(fleet: &mut Fleet, ready: Ready) -> Result<()> {
     if fleet.conn(ready.index).is_ready() {
         return fleet.redial(ready.index);

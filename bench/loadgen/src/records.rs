@@ -42,7 +42,7 @@ pub(crate) struct Records {
 struct Half {
     key: aead::LessSafeKey,
     iv: Iv,
-    /// Records sealed or opened under `key`; each number is used once.
+    /// The sequence number of the next record that is sealed or opened under `key`. Each number is used only once.
     sequence: u64,
 }
 

@@ -81,7 +81,7 @@ impl<N: Net> Shard<N> {
         Some(conn)
     }
 
-    /// Removes a connection from the region, if it was in it. A connection that is closing already keeps its reason.
+    /// Removes a connection from the region, if present. If it is already closing, its close reason stays.
     fn leave(&mut self, id: ConnId, reason: Reason) -> Ending {
         let mut ending = Ending { reason, key: None, totals: Totals::default() };
         let Some(conn) = self.conns.get_mut(id) else { return ending };

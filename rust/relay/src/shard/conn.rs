@@ -127,7 +127,7 @@ pub(crate) struct Switched {
     pub(crate) allowance: Option<Box<Allowance>>,
     /// It is not read before this time; 0 if it need not wait.
     pub(crate) throttled_until: u64,
-    /// How often it takes the active place of its key from other connections; present if it did so lately.
+    /// How often this connection has become its key's active connection in place of another. `None` if not recently.
     pub(crate) contest: Option<Box<DutyCycle>>,
     /// When it is checked for impairments next.
     pub(crate) impairment_check_at: u64,
@@ -165,7 +165,7 @@ pub(crate) struct Conn<S> {
     pub(crate) waits: Waits,
     /// Its slice ran out, and it has input left that needs no read.
     pub(crate) is_cut: bool,
-    /// Its end is queued at its shard. It is not read, and nothing more is queued for it.
+    /// The shard has queued this connection for closing. Nothing more is read from it or queued for it.
     pub(crate) is_leaving: bool,
     /// Python waits for the event that everything written has left.
     pub(crate) tell_drained: bool,

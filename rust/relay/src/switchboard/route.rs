@@ -92,7 +92,7 @@ impl Routes {
     pub(crate) fn insert(&mut self, to: &Key, peer: Arc<Peer>) -> (usize, bool) {
         let route = Route { to: *to, peer, last_receiver: ConnId::NONE, earlier_receivers: Vec::new() };
         if let Some(&index) = self.by_key.get(to) {
-            // The key was here before, and its connections of that time have all ended.
+            // The key was connected earlier, but all those connections have ended.
             self.routes[index as usize] = route;
             return (index as usize, false);
         }

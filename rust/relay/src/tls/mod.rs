@@ -1,4 +1,4 @@
-//! TLS: the client's first message, the choice of a certificate, the handshake by rustls, and records of our own after it.
+//! TLS: the client hello, the choice of a certificate, the handshake (by rustls), and our own record layer after it.
 
 pub(crate) mod certificates;
 pub(crate) mod client_hello;
