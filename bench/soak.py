@@ -1,7 +1,7 @@
 """Ten minutes of clients that connect, send and disconnect: checks that the server's memory does not grow.
 
-`python bench/soak.py --help`. Private memory without clients at the end may exceed that after a tenth of the time by 5
-% and 2 MB. Otherwise the exit code is 1.
+`python bench/soak.py --help`. After the last client has left, the server's private memory may be at most 5 % plus 2 MB
+above its value at one tenth of the run. If it is more, the exit code is 1.
 """
 
 import argparse

@@ -24,9 +24,9 @@ def begin() -> None:
 
 
 def handle(*numbers: int) -> None:
-    """Handle these signals until the process ends; the system's default is never active in between.
+    """Handle these signals from this call until the process ends, never by the system's default.
 
-    Before and after the event loop, SIGTERM and SIGINT end the process with exit code 0, and others are recorded.
+    Outside the event loop, SIGTERM and SIGINT exit with code 0; the other signals are only recorded.
     """
     for number in numbers:
         signal.signal(number, _received)

@@ -107,9 +107,9 @@ def client_hello(door: RelayAddress) -> bytes:
 
 
 def hold(opened: Iterable[Opened], seconds: float) -> list[float | None]:
-    """Send each connection's drip, one byte a second, until the relay has closed them all or the time is over.
+    """Send one byte a second on each connection until the relay has closed all of them or the time is over.
 
-    Returns for each after how many seconds the relay closed it; None for one that was open at the end.
+    Return, per connection, the seconds until it was closed, or None if it was still open.
     """
     connections = list(opened)
     began = time.monotonic()

@@ -17,7 +17,7 @@ PER_CONNECTION = 64 << 10  # limit of memory in bytes per connection before logi
 
 
 def test_connections_held_at_each_stage(beside: Beside) -> None:
-    """With both versions of TLS at once, as their deadlines take half a minute."""
+    """Tests both versions of TLS in parallel, because each deadline takes half a minute."""
 
     def attack(target: Target) -> str:
         doors = [RelayAddress(target.relay.port, context_of(version)) for version in ("1.2", "1.3")]

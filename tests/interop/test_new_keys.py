@@ -13,7 +13,7 @@ TUNED = Path(__file__).resolve().parents[1] / "server" / "tuned_derper.py"
 
 
 class FrequentKeyUpdates(OurDerper):
-    """A server that changes its keys after every second record, instead of every eight million records."""
+    """A server that changes its keys after every two records, instead of every eight million records."""
 
     def command(self) -> list[str]:
         return [sys.executable, str(TUNED), json.dumps({"records_per_key": 2})]

@@ -114,7 +114,7 @@ def test_an_offence_directly_after_the_request_has_the_same_result(scene: Scene)
 
 
 def test_an_endless_message_is_rejected(scene: Scene) -> None:
-    """Each fragment has whole frames, so nothing is buffered, and still the message must end."""
+    """Each fragment holds only whole frames, so nothing is buffered. The server still rejects an endless message."""
     fragment = TO_NOBODY * 30
     with scene.open() as socket:
         WebClient.over(socket)

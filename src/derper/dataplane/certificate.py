@@ -20,7 +20,7 @@ class Serves:
 
     @classmethod
     def name(cls, name: str) -> Self:
-        """Match clients that send this server name, in any case."""
+        """Match clients that send this server name; letter case is ignored."""
         return cls("name", of_name=name)
 
     @classmethod

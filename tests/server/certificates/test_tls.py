@@ -47,7 +47,7 @@ def by_name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def frequent_updates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that changes its keys after every second record."""
+    """A server that changes its keys after every two records."""
     with Server(tmp_path_factory.mktemp("frequent_updates"), tls=True, tuning={"records_per_key": 2}) as server:
         yield server
 

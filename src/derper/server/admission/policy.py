@@ -51,7 +51,10 @@ class AdmissionPolicy:
         return await (self._ask_any(client) if self._any_kind else self._ask_all(client))
 
     async def review(self, client: ClientIdentity) -> Answer | None:
-        """Return the rejection of a connected client, if it would be rejected now; unknown clients stay."""
+        """Return the reason why this connected client would be rejected now, or None.
+
+        A client without an answer is not rejected.
+        """
         if self._any_kind:
             answer = await self._ask_any(client)
             return answer if answer.decision is Decision.REFUSED else None

@@ -267,7 +267,7 @@ def _after(sort: str, first: Mapping[str, str], *, descending: bool) -> Place | 
         why = str(error).partition(": ")[2] if sort == "key" else f"{quote(text)} is not one"
         raise BadQueryError(f"bad after {quote(text)} for sort by {sort}: {why}") from None
     if not number:
-        # After all clients with this value.
+        # The position after the last client with this value.
         return (*value, -1 if descending else 1 << 64)
     if not (number.isascii() and number.isdecimal()):
         raise BadQueryError(f"bad afterconn {quote(number)}")

@@ -45,7 +45,7 @@ _COUNTED: Final = {
 _ASKED: Final = Metric(
     "bootstrap_dns_queried_domains",
     Type.COUNTER,
-    "Different names that were asked for; falls to 0 when they are more than 500",
+    "Number of distinct names queried; resets to 0 when it exceeds 500",
 )
 _COUNTERS: Final = {
     name: Metric(f"bootstrap_dns_{name}", Type.COUNTER, help_text) for name, help_text in _COUNTED.items()
