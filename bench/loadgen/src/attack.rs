@@ -30,15 +30,15 @@ const SENDERS: usize = 4;
 /// What the clients do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// Each sends one packet to each of all.
+    /// Each client sends one packet to every client.
     Everyone,
-    /// Each has done so; then all leave at once.
+    /// Each client has sent one packet to every client; then all leave at once.
     Leave,
-    /// All have one key, and leave at once.
+    /// All clients have the same key, and leave at once.
     OneKey,
-    /// Each changes its TLS key, and sends one byte, over and over.
+    /// Each client repeatedly changes its TLS key and sends one byte.
     Updates,
-    /// None reads, and large packets are sent to all of them.
+    /// No client reads, and large packets are sent to all of them.
     Unread,
 }
 

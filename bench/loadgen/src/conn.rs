@@ -46,7 +46,7 @@ pub(crate) struct Conn {
     /// None without WebSocket.
     websocket: Option<websocket::Decoder>,
     out: Vec<u8>,
-    /// The bytes of `out` that are sent. When all are, `out` is cleared.
+    /// The number of bytes of `out` that are sent. When all bytes are sent, `out` is cleared.
     taken: usize,
     /// A buffer for a frame that is longer than a record.
     oversize: Vec<u8>,

@@ -61,9 +61,9 @@ pub(crate) struct Settings {
 /// When a packet is sent.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// As soon as fewer than this number of the pair's packets are on their way.
+    /// A packet is sent as soon as fewer than this number of the pair's packets are on their way.
     InFlight(u64),
-    /// Packets a second, of all measured pairs together.
+    /// This number of packets is sent each second, over all measured pairs together.
     Rate(f64),
 }
 
@@ -105,7 +105,7 @@ struct Pair {
     sender: [u8; KEY],
     receiver: [u8; KEY],
     sent: u64,
-    /// The counter of the next packet: all below have arrived or are lost.
+    /// The counter of the next packet. All packets with lower counters have arrived or are lost.
     expected: u64,
     /// Packets of the open loop that were due so far, sent or refused.
     due: u64,

@@ -1,7 +1,7 @@
 //! The client's side of the TLS handshake, with rustls; `records` continues after it.
 //!
-//! Like a real client: TLS 1.3, X25519MLKEM768 first, no ALPN, no session tickets kept. Unlike one, it accepts any
-//! certificate, because the servers are local and sign their own. No I/O.
+//! Like a real client: TLS 1.3, X25519MLKEM768 first, no ALPN, no session tickets kept. Unlike a real client, it
+//! accepts any certificate, because the servers are local and sign their own. No I/O.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(crate) struct Handshake(Box<UnbufferedClientConnection>);
 
 /// The result of a complete handshake.
 pub(crate) struct Established {
-    /// With nothing left to send: its records are `records::Records` from here on.
+    /// The connection, with nothing left to send. From here on, `records::Records` seals and opens its records.
     pub(crate) connection: UnbufferedClientConnection,
     /// The server's DERP key, from the meta certificate.
     pub(crate) server_key: [u8; 32],

@@ -34,7 +34,7 @@ type HistogramTuple = (&'static str, Vec<u64>, Vec<u64>, u64);
 /// The data plane: one thread for each shard, none of which ever takes the interpreter's lock.
 #[pyclass(frozen)]
 struct Plane {
-    /// `None` once it was stopped.
+    /// `None` after the data plane was stopped.
     running: Mutex<Option<relay::Plane>>,
     /// Commands since the last flush.
     staged: Mutex<Vec<(ConnId, Command)>>,

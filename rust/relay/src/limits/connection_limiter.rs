@@ -97,7 +97,7 @@ impl ConnectionLimiter {
 /// A connection's place before login.
 #[derive(Debug)]
 enum Place {
-    /// None: it has logged in.
+    /// No place: the connection has logged in.
     None,
     /// In [`Pending`], at this index.
     Pending(u32),

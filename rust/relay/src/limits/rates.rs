@@ -117,7 +117,7 @@ impl Default for Allowance {
     }
 }
 
-/// The end of a frame's wait, the limit, and whether this frame waits for it for the first time.
+/// A frame's wait: its end, the limit that causes it, and whether the frame waits for this limit for the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Wait {
     pub(crate) until: u64,

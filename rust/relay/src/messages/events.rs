@@ -40,7 +40,7 @@ pub enum Event {
         conn: ConnId,
         /// The head's bytes.
         head: Vec<u8>,
-        /// The first bytes after it. They stay in the connection's input; [`Command::Skip`] drops them.
+        /// The first bytes after the head. They stay in the connection's input; [`Command::Skip`] drops them.
         ahead: Vec<u8>,
         /// The other end.
         remote: SocketAddr,
@@ -85,9 +85,9 @@ pub enum Event {
     },
     /// The connection relays from now on, under a new id.
     Switched {
-        /// Its id until now.
+        /// The connection's id before the switch.
         conn: ConnId,
-        /// Its id from now on.
+        /// The connection's id after the switch.
         member: ConnId,
     },
     /// The connection is gone.
@@ -120,7 +120,7 @@ pub enum Event {
         key: Key,
         /// The kind of impairment.
         how: Impairment,
-        /// Whether that is over.
+        /// Whether the impairment is over.
         is_over: bool,
     },
     /// A packet for a destination of `verbose_drops` was dropped.

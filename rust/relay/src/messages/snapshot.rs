@@ -53,9 +53,9 @@ pub enum MemberAction {
 /// The kinds of impairment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Impairment {
-    /// A rate limit holds it back, half of the time or more.
+    /// A rate limit delays the connection during half of the time or more.
     Limited,
-    /// It keeps taking the active place of its key from another connection.
+    /// The connection repeatedly becomes its key's active connection in place of another.
     Fighting,
 }
 

@@ -32,7 +32,7 @@ const EVICTIONS_AT_ONCE: usize = 8;
 impl<N: Net> Shard<N> {
     pub(super) fn listen(&mut self, id: ListenerId, listener: Arc<Listener>) {
         let watched = self.net.listen(id, &listener);
-        // Kept even if it cannot be watched now: the shard tries again later.
+        // The listener is kept even if it cannot be watched now, because the shard tries again later.
         self.listeners.insert(id, listener);
         if let Err(error) = watched {
             self.accept_failed(&error);

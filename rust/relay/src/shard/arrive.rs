@@ -42,7 +42,7 @@ impl<N: Net> Shard<N> {
             if let (Some(most), Some(permit)) = (per_ip, &mut conn.permit)
                 && !permit.come_from(remote.ip(), most)
             {
-                // As without a proxy, the connection is dropped without an answer.
+                // The connection is dropped without an answer, as a connection without a proxy would be.
                 self.remove(id);
                 self.counters().connections_rejected_per_ip.add(1);
                 return Ok(());

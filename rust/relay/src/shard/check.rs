@@ -11,7 +11,7 @@ use crate::shard::mailbox::Batch;
 use super::send::LINK_DEPTH;
 use super::{BODY_CREDIT, Shard};
 
-/// Numbers of things on a shard.
+/// The number of connections, packets and other objects on a shard.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct InvariantCounts {
     /// Connections, logged in or not.
@@ -144,7 +144,7 @@ impl<N: Net> Shard<N> {
 impl<S> Conn<S> {
     fn check(&self, id: ConnId) {
         if self.dirty {
-            // The next tick writes its outbox, and then the rest agrees again.
+            // The other invariants hold again after the next tick has written the outbox.
             return;
         }
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());

@@ -132,7 +132,7 @@ impl<N: Net> Shard<N> {
         self.shared.switchboard.store_partners(key, local.routes.latest(last_route));
         self.announce(key);
         if left == Left::Elsewhere {
-            // Another node has the key now. Its receivers are notified when that node loses it, too.
+            // Another node has the key now. The key's receivers are notified when that node loses the key, too.
             for to in local.routes.receivers() {
                 self.note_remote(key, to);
             }

@@ -65,7 +65,7 @@ pub(crate) struct Ends {
     pub(crate) local: SocketAddr,
 }
 
-/// Why a connection ends, and its key and totals until then.
+/// The reason why a connection ends, its key, and its totals at the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     pub(crate) reason: Reason,
@@ -99,7 +99,8 @@ pub(crate) enum Stage {
     Linked(Linked),
     /// Writing what is queued; then the connection ends.
     Closing(Ending),
-    /// Everything is written. Further input is discarded, so that a reset does not cost the peer the answer.
+    /// Everything is written. Further input is discarded, because a reset could destroy the answer before the peer
+    /// reads it.
     Lingering(Ending),
 }
 
@@ -123,7 +124,7 @@ pub(crate) struct Switched {
     pub(crate) home: bool,
     /// "Not here" answers that it may still be sent.
     pub(crate) not_here: Bucket,
-    /// Bytes that may still be read from it; present once it was limited.
+    /// Bytes that may still be read from this connection; `None` until a frame is first checked against a rate limit.
     pub(crate) allowance: Option<Box<Allowance>>,
     /// It is not read before this time; 0 if it need not wait.
     pub(crate) throttled_until: u64,

@@ -15,7 +15,7 @@ use super::Shard;
 const NOTICE_INTERVAL: u64 = 60_000;
 /// Maximum keys with a stored notice; above it, no notices are sent.
 const MAX_NOTICES: usize = 65_536;
-/// Milliseconds for which a connection that took the active place from another counts as contesting it.
+/// Milliseconds for which a connection counts as contesting after it has become active in place of another.
 const TAKING: u64 = 1_000;
 
 /// When the users of each key last got a notice of impairment, in milliseconds.
@@ -23,7 +23,7 @@ const TAKING: u64 = 1_000;
 pub(super) struct Notices(HashMap<Key, u64>);
 
 impl Notices {
-    /// Whether they may be notified now. If so, the notice counts as sent.
+    /// Whether the users of `key` may be notified now. If so, the notice counts as sent.
     pub(super) fn may_notify(&mut self, key: &Key, now: u64) -> bool {
         if self.0.len() >= MAX_NOTICES {
             self.0.retain(|_, at| now < *at + NOTICE_INTERVAL);
@@ -46,7 +46,7 @@ impl Switched {
 }
 
 impl<N: Net> Shard<N> {
-    /// Notes that a connection has taken the active place of its key from another.
+    /// Notes that a connection has become its key's active connection in place of another.
     pub(super) fn note_taking(&mut self, id: ConnId) {
         let now = self.now;
         let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) else { return };

@@ -75,7 +75,8 @@ impl<N: Net> Shard<N> {
             self.watchers.push(id);
             self.shared.switchboard.set_watchers(self.index, self.watchers.len());
         }
-        // A repeated request gets all keys again, and still the departures in between.
+        // If a watcher repeats its request, it gets all keys again. Departures that are still queued for it are sent,
+        // too.
         let keys = self.shared.switchboard.local_keys();
         if let Some(switched) = self.conns.get_mut(id).and_then(|conn| conn.switched_mut()) {
             let watch = switched.watch.get_or_insert_default();
@@ -239,7 +240,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Removes a key that a node does not have, or not any more.
+    /// Removes a key that a node no longer has, or never had.
     pub(super) fn remove_link_key(&mut self, link: ConnId, key: &Key) {
         let Some(Stage::Linked(linked)) = self.conns.get_mut(link).map(|conn| &mut conn.stage) else {
             return;
@@ -278,7 +279,7 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Notifies the receivers on all shards that a key has left the region, if they got its packets from a link.
+    /// A key has left the region: notifies the connections on all shards that got its packets from a link.
     pub(super) fn left_region(&mut self, key: &Key) {
         if !self.shared.switchboard.is_meshed() {
             return;

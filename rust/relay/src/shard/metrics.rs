@@ -46,7 +46,8 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// Samples a connection's round-trip time if it is due. If the stream has none, this was the last sample.
+    /// Samples a connection's round-trip time if it is due. If the stream reports no round-trip time, it is not sampled
+    /// again.
     pub(super) fn sample_rtt(&mut self, id: ConnId) {
         let (now, interval) = (self.now, self.shared.settings.rtt_interval);
         let Some(conn) = self.conns.get_mut(id) else { return };

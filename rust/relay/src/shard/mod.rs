@@ -106,7 +106,8 @@ pub(crate) struct Shard<N: Net> {
     wheel: Wheel,
     /// The watchers among the connections.
     watchers: Vec<ConnId>,
-    /// For keys at other nodes whose packets came over this shard's connections: the connections that got them.
+    /// For each key at another node whose packets came over this shard's connections: the connections that got these
+    /// packets.
     remote_sources: RemoteSources,
     /// Jobs over all members, the oldest first.
     sweeps: VecDeque<Sweep>,
@@ -132,10 +133,10 @@ pub(crate) struct Shard<N: Net> {
     /// Milliseconds, as `now`: when non-urgent events in `events` are delivered.
     events_due: u64,
     buffers: receive::Buffers,
-    /// For plaintext that comes while `buffers` are lent.
+    /// A buffer for plaintext that comes while `buffers` are lent.
     spare_plain: Vec<u8>,
     seal_buffer: Vec<u8>,
-    /// Lent to functions that collect connection ids for a moment.
+    /// A list that is lent to functions that collect connection ids.
     scratch: Vec<ConnId>,
     #[expect(clippy::vec_box, reason = "a connection holds its outbox by a pointer, which is what is lent")]
     spare_outboxes: Vec<Box<Outbox>>,
@@ -245,7 +246,7 @@ impl<N: Net> Shard<N> {
         self.shared.events.append(&mut self.events);
     }
 
-    /// Whether something came since the last tick that epoll does not report.
+    /// Whether there is new or unfinished work that epoll does not report.
     pub(crate) fn has_mail(&self) -> bool {
         let handle = self.handle();
         !self.unfinished.is_empty()
@@ -309,7 +310,7 @@ impl<N: Net> Shard<N> {
                 Command::Unlisten(id) => self.unlisten(id),
                 Command::LimitClients(limits) => self.limit_clients(limits),
                 Command::Stop => self.stopped = true,
-                // The tick itself is the effect.
+                // No-op: the command only makes the shard tick.
                 Command::Pulse => {}
                 Command::Panic => panic!("told to, by a test"),
                 Command::Write { conn, bytes, tell_drained } => self.write(conn, &bytes, tell_drained),

@@ -31,7 +31,7 @@ impl Buffers {
 }
 
 impl<N: Net> Shard<N> {
-    /// Handles an error of the socket; a read returns it.
+    /// Handles an error of the socket, which a read returns.
     pub(super) fn broken(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
         if conn.interest.read {
@@ -129,7 +129,8 @@ impl<N: Net> Shard<N> {
 
     /// Begins the handshake: as the server, with the client's first message; as the client, with no bytes.
     pub(super) fn begin_handshake(&mut self, id: ConnId, mut first: Vec<u8>) -> Result<(), Reason> {
-        // The message came through the shard's buffers, so they are lent. Data hardly ever follows it.
+        // The client's message came through the shard's buffers, so these are lent now. Data hardly ever follows the
+        // message.
         let mut plain = std::mem::take(&mut self.spare_plain);
         plain.resize(plain.len().max(HELD + first.len()), 0);
         let result = self.decrypt(id, &mut first, &mut plain);

@@ -20,7 +20,7 @@ use super::{ANSWER_BACKLOG, SPARE_OUTBOXES, Shard};
 /// with the read before. A receiver that stops reading holds at most this much that can be neither dropped nor
 /// overtaken.
 const BATCH: usize = super::READ_BUDGET + 16 * 1024;
-/// The same while the outboxes use much of their memory limit.
+/// Plaintext bytes of one write while the outboxes use much of their memory limit.
 const SMALL_BATCH: usize = 16 * 1024;
 /// The largest frame, by which a write may exceed [`BATCH`]; with WebSocket, it is three messages.
 const BIGGEST_FRAME: usize = 3 * 4 + HEADER + 2 * KEY + frame::MAX_PACKET;
@@ -97,7 +97,8 @@ impl<N: Net> Shard<N> {
         self.queue_control(id, |control| append(control, is_websocket, &[bytes]))
     }
 
-    /// The same for bytes that are WebSocket frames themselves.
+    /// Queues bytes that are never dropped and are WebSocket frames already. Returns `false` like
+    /// [`control`](Self::control).
     pub(super) fn raw(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         self.queue_control(id, |control| control.extend_from_slice(bytes))
     }

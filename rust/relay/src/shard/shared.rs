@@ -41,9 +41,9 @@ pub struct Settings {
     pub login_timeout: u64,
     /// Milliseconds that a client's write may make no progress; 0: no limit.
     pub write_timeout: u64,
-    /// The same for a mesh peer.
+    /// Milliseconds that a mesh peer's write may make no progress; 0: no limit.
     pub mesh_write_timeout: u64,
-    /// The same for a link to a node that we dialled.
+    /// Milliseconds that the write of a link to a dialled node may make no progress; 0: no limit.
     pub link_write_timeout: u64,
     /// Destinations for which an event reports each dropped packet.
     pub verbose_drops: HashSet<Key>,
@@ -92,14 +92,14 @@ pub(crate) enum ShardMessage<S> {
 
 /// The part of a shard that other shards and Python use.
 pub(crate) struct ShardHandle<S> {
-    /// One for each sending shard.
+    /// One mailbox for each sending shard.
     pub(crate) mailboxes: Vec<Mailbox<ShardMessage<S>>>,
     pub(crate) commands: Mutex<Vec<Command>>,
     pub(crate) waker: Waker,
     pub(crate) counters: Counters,
     /// Ticks so far.
     pub(crate) ticks: AtomicU64,
-    /// Share of its recent time that it was busy, in thousandths.
+    /// The share of recent time in which this shard was busy, in thousandths.
     pub(crate) load: AtomicU32,
     /// Bytes of memory of its connections' outboxes, as of its last tick.
     pub(crate) queued: AtomicUsize,

@@ -38,7 +38,7 @@ impl<N: Net> Shard<N> {
         let others = self.shared.handles.iter().enumerate().filter(|(index, _)| *index != self.index);
         let elsewhere: usize = others.map(|(_, handle)| handle.routes.load(Ordering::Relaxed)).sum();
         let most = self.shared.settings.max_routes;
-        // If one shard took much while the others had little, it shrinks when they need their share.
+        // A shard that took much while the others had little shrinks when the others need their share.
         self.max_routes = most.saturating_sub(elsewhere).max(most / self.shared.handles.len());
     }
 

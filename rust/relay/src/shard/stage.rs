@@ -12,7 +12,7 @@ use crate::wire::proxy;
 
 use super::{Shard, receive};
 
-/// Bytes after a request head that `Event::Head` carries: a client sends its login right after it if it can.
+/// Bytes after a request head that `Event::Head` carries. A client that can do so sends its login right after the head.
 const AHEAD: usize = 1_024;
 /// Milliseconds for which a peer is served after it has closed its sending side.
 const HANGUP_PAUSE: u64 = 5_000;
@@ -168,7 +168,7 @@ impl<N: Net> Shard<N> {
                 if len > *most {
                     let detail =
                         format!("login frame (type {kind:#04x}) of {len} payload bytes, at most {most}");
-                    // It may have come with the request, whose answer is not written yet.
+                    // The frame may have come with the request, whose answer is not written yet.
                     self.flush(id);
                     return Err(Reason::with(CloseReason::LoginFailed, detail));
                 }

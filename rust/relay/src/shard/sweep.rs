@@ -13,7 +13,7 @@ use super::{Shard, ShardMessage};
 
 /// Slots in one tick of a report.
 const REPORTED_A_TICK: usize = 256;
-/// The same if each member is written to, which costs a system call.
+/// Slots in one tick of a sweep that writes to each member, which costs a system call for each.
 const ACTED_ON_A_TICK: usize = 64;
 
 /// The job for each member.

@@ -100,7 +100,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn limit_clients(&mut self, limits: Arc<Limits>) {
         self.limits.limits = limits.are_any().then_some(limits);
         self.limits.edition += 1;
-        // They waited for the old limits.
+        // These connections waited for the old limits.
         self.limits.waiting = 0;
         for Reverse(throttled) in std::mem::take(&mut self.throttled) {
             let conn = self.conns.get_mut(throttled.id).and_then(|conn| conn.switched_mut());

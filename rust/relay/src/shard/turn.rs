@@ -23,7 +23,7 @@ use super::{READ_BUDGET, Shard};
 pub struct Work {
     /// Reading, opening and relaying.
     pub visits: i64,
-    /// The same for one visit to a connection, while few are ready.
+    /// Reading, opening and relaying during one visit to a connection, while few connections are ready.
     pub slice: i64,
     /// Ending connections, with a notice to each connection that got packets from their keys.
     pub departures: i64,

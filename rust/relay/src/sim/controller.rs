@@ -51,7 +51,7 @@ impl Controller {
                     }
                 }
                 Event::Closed { conn, .. } => {
-                    // By its id: the address is the one that its login set.
+                    // The party is found by the connection's id, because the address is the one that its login set.
                     if let Some(party) = self.parties.remove(conn) {
                         self.conns.remove(&party);
                     }

@@ -10,7 +10,7 @@ use crate::stats::counter::Counter;
 const WRITE_FRAMES: &[u64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 50, 100];
 /// Bounds for the peer changes in one update of a watcher.
 const BATCH_SIZE: &[u64] = &[0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
-/// Bounds for the updates until a watcher had everything.
+/// Bounds for the number of updates until a watcher is up to date.
 const LOOP_COUNT: &[u64] = &[0, 1, 2, 5, 10, 20, 50, 100];
 /// Bounds for round-trip times, in milliseconds.
 const RTT_MS: &[u64] = &[10, 20, 50, 100, 150, 250, 500];

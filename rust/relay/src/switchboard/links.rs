@@ -3,7 +3,7 @@
 
 use crate::id::ConnId;
 
-/// Invariant: no link is in it twice, and `first` is `NONE` only if it is empty.
+/// Invariant: the list contains no link twice, and `first` is `NONE` only if the list is empty.
 #[derive(Debug)]
 pub(crate) struct Links {
     first: ConnId,

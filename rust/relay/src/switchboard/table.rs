@@ -21,8 +21,8 @@ use crate::wire::frame::Key;
 pub(crate) struct Peer {
     /// The shard of its connections; valid while it has any.
     shard: AtomicUsize,
-    /// The receiver of its packets: its active connection, else a link to a node that has it. 0: none yet, or none any
-    /// more. A `Peer` that lost its last receiver never gets another: a key that comes back has a new `Peer`.
+    /// The receiver of its packets: its active connection, else a link to a node that has it. 0: no receiver yet, or no
+    /// longer one. A `Peer` that lost its last receiver never gets another: a key that comes back has a new `Peer`.
     active: AtomicU64,
 }
 
@@ -61,14 +61,14 @@ impl Entry {
     }
 }
 
-/// The place of a key after a connection or a forwarder of it was removed.
+/// The place of a key after one of its connections or forwarders was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Left {
-    /// It is still connected here.
+    /// The key is still connected here.
     Here,
-    /// Another node has it.
+    /// Another node has the key.
     Elsewhere,
-    /// It has left the region.
+    /// The key has left the region.
     Nowhere,
 }
 
@@ -79,7 +79,7 @@ pub(crate) enum Forwarders {
     Only,
     /// There is a second forwarder, or one of two is left.
     Several,
-    /// The link was a forwarder already, or was none and the key has no other.
+    /// The link was a forwarder already; or it was not a forwarder, and the key has no other forwarder.
     Unchanged,
     /// The link was not a forwarder; the key has another one, or is local.
     Another,

@@ -12,7 +12,7 @@ use crate::wire::frame::Key;
 pub(crate) struct Watch {
     queue: VecDeque<Key>,
     queued: HashSet<Key>,
-    /// Writes since the watcher last had everything.
+    /// Writes since the watcher was last up to date.
     pub(crate) batches: u64,
 }
 

@@ -56,7 +56,7 @@ impl fmt::Debug for Certificate {
 /// A wanted certificate that is not set: for this name, or, without a name, for this local address.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Missing {
-    /// In lower case.
+    /// The wanted name, in lower case.
     pub name: Option<String>,
     /// The local address of the connection.
     pub local: IpAddr,

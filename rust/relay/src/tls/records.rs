@@ -136,7 +136,7 @@ pub(crate) struct Records {
 pub(crate) struct Opened {
     /// Bytes of the opened records.
     pub(crate) used: usize,
-    /// Bytes of their plaintext.
+    /// Bytes of the records' plaintext.
     pub(crate) plain: usize,
     /// Whether whole records are left, because `work` was used up.
     pub(crate) is_cut: bool,
@@ -151,7 +151,7 @@ impl Records {
         Self::new(keys, Secrets::Accepted(secrets))
     }
 
-    /// The same for a connection that was dialled.
+    /// Takes over a dialled connection, in the same state.
     pub(crate) fn dialled(connection: UnbufferedClientConnection) -> Result<Self, rustls::Error> {
         let (keys, secrets) = connection.dangerous_into_kernel_connection()?;
         Self::new(keys, Secrets::Dialled(secrets))

@@ -67,7 +67,7 @@ pub(crate) enum Progress {
 enum Connection {
     /// rustls, for an accepted connection: during the handshake, and always with TLS 1.2.
     Accepted(Box<UnbufferedServerConnection>),
-    /// The same for a connection that we dialled.
+    /// rustls, for a connection that we dialled.
     Dialled(Box<UnbufferedClientConnection>),
     /// TLS 1.3 after its handshake.
     Records(Box<Records>),
@@ -183,8 +183,8 @@ impl Session {
         (fed.plain, progress)
     }
 
-    /// Passes input to rustls, record by record until the end of the handshake. With TLS 1.3, later records are not for
-    /// it.
+    /// Passes input to rustls, record by record until the end of the handshake. With TLS 1.3, later records do not go
+    /// to rustls.
     fn feed_rustls(
         &mut self,
         ciphertext: &mut [u8],
@@ -355,7 +355,7 @@ impl Session {
 /// The input that was handled.
 struct Fed {
     used: usize,
-    /// Bytes of its plaintext.
+    /// Bytes of the plaintext of that input.
     plain: usize,
 }
 

@@ -43,9 +43,9 @@ pub(crate) enum Type {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Gone {
-    /// It was here and has left.
+    /// The peer was connected here and has left.
     Disconnected = 0,
-    /// It is not connected here.
+    /// The peer is not connected here.
     NotHere = 1,
 }
 

@@ -51,7 +51,7 @@ pub(crate) enum Flow {
 struct Frame {
     is_final: bool,
     opcode: u8,
-    /// Rotated so that its first byte is for the next payload byte.
+    /// The mask, rotated so that its first byte is for the next payload byte.
     mask: [u8; 4],
     /// Payload bytes still to come.
     left: u64,
