@@ -67,7 +67,8 @@ class OpenLoop:
             goodputs.append(result["packets_per_second"])
             figures |= {f"{name}_at_{rate}": value for name, value in result.items()}
             figures[f"short_at_{rate}"] = float(result["offered_per_second"] < 0.95 * rate)
-        # From the best rate on, the server is saturated: the lowest goodput there, relative to the best.
+        # At the best rate and above, the server is saturated. The figure is the lowest goodput there, relative to the
+        # best.
         best = goodputs.index(max(goodputs))
         figures["goodput_of_peak"] = min(goodputs[best:]) / goodputs[best]
         return figures

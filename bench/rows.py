@@ -138,7 +138,8 @@ FULL: Final = replace(
 )
 ONE_SHARD: Final = replace(OURS, name="1 shard", both_cores=True)
 TWO_SHARDS: Final = replace(OURS, name="2 shards", flags=("-shards", "2"), both_cores=True)
-# The clients of a pair log in one after the other. By turns of one all traffic crosses shards, by turns of two none.
+# The clients of a pair log in one after the other. With one key per turn, all traffic crosses shards; with two keys per
+# turn, none does.
 APART: Final = replace(TWO_SHARDS, name="2 shards, apart", relay=by_turns(1))
 TOGETHER: Final = replace(TWO_SHARDS, name="2 shards, together", relay=by_turns(2))
 

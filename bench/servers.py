@@ -63,7 +63,7 @@ class Node:
 
 @contextmanager
 def running(subject: Subject, cores: Sequence[int], *, tls: bool, nodes: int) -> Iterator[list[Node]]:
-    """Run new servers, one or a whole region, on one core (or on all of these), each with one thread for packets."""
+    """Run new servers, one or a whole region, on one core (or on all given cores), each with one thread for packets."""
     with TemporaryDirectory(prefix="derper-bench-") as folder, ExitStack() as stack:
         with pinned(*(cores if subject.both_cores else cores[:1])):
             if nodes == 1:

@@ -1,6 +1,6 @@
 """Writes docs/close-reasons.md, the values of `reason=` in the log, from `CloseReason`.
 
-`python tools/close_reasons_page.py` writes it anew, `--check` says by its exit code whether it is as it should be.
+`python tools/close_reasons_page.py` writes it; `--check` returns exit code 1 if it is out of date.
 """
 
 import sys

@@ -32,7 +32,7 @@ _MAX_NAME = 253
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PORT_NAMES = {"": "0", "http": "80", "https": str(HTTPS_PORT)}
-# Go listens on both families for 0.0.0.0, too, so operators have IPv6 clients with it.
+# For 0.0.0.0, Go also listens on IPv6, so operators with this setting have IPv6 clients.
 _EVERYWHERE = {"", "[]", "0.0.0.0"}
 
 
@@ -165,7 +165,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class SecretsServer:
-    """A setec server with the mesh key under `name`; `cache_file` contains the last one fetched."""
+    """A setec server with the mesh key under `name`; `cache_file` contains the last key fetched."""
 
     url: str
     name: str

@@ -47,7 +47,7 @@ def _serve(line: Parsed) -> int:
         structlog.get_logger().warning(
             "arguments that are not flags are ignored; a tool's name must come first", words=" ".join(line.rest)
         )
-    # After the settings were checked, because it loads the data plane.
+    # Imported after the check of the settings, because this module loads the data plane.
     from derper.server.app import run  # noqa: PLC0415
 
     return run(config, lambda: _config(line, Environment.of_this_process())[1])

@@ -27,7 +27,7 @@ def _probe(line: Parsed) -> int:
     config = probing.config_from(line, environment)
     for warning in environment.ignored.values():
         structlog.get_logger().warning(warning)
-    # After the settings were checked, which do not need it.
+    # Imported after the check of the settings, which does not need these modules.
     from derper.host import signals  # noqa: PLC0415
     from derper.prober import app  # noqa: PLC0415
     from derper.prober.clients import Keys  # noqa: PLC0415

@@ -187,7 +187,7 @@ def _usage_of(flag: Flag[Any]) -> str:
         before, named, after = text.split("`", 2)
         text = before + named + after
     head = f"  -{flag.name} {named}" if named else f"  -{flag.name}"
-    # Go puts the text of a one-letter boolean flag on the same line, and all others on the next line.
+    # Go puts the text of a one-letter boolean flag on the flag's line, and the text of any other flag on the next line.
     gap = "\t" if len(head) <= len("  -x") else "\n    \t"
     shown = "" if flag.default == flag.kind.zero else f" (default {flag.kind.show(flag.default)})"
     return head + gap + text.replace("\n", "\n    \t") + shown + "\n"

@@ -308,7 +308,7 @@ class DerpClient:
     async def _open(self, targets: tuple[Target, ...]) -> Connection:
         errors = []
         for target in targets:
-            # For the server's statistics only: a client on another node names the first one.
+            # For the server's statistics only: a client on another node sends the name of the region's first node.
             ideal = None if target is self._targets[0] else self._targets[0].node.name
             try:
                 return await Connection.open(

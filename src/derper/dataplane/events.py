@@ -147,7 +147,7 @@ class MemberSnapshot(NamedTuple):
 class ClientImpaired(NamedTuple):
     """A connection was impaired for at least half of the last ten seconds; sent at most once a minute per key.
 
-    Each is followed by one with `is_over`, at the latest before `Closed`.
+    Each such event is followed by one with `is_over`, at the latest before `Closed`.
     """
 
     conn: Conn

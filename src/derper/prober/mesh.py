@@ -1,6 +1,6 @@
 """The mesh probe: checks that a packet gets from one node to another, or through one node.
 
-Two new clients, one on each node: eight random bytes from the one must reach the other, from the right key.
+Two new clients log in, one on each node. Eight random bytes from one client must reach the other, from the right key.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class MeshCheck:
 def _check_tls(node: Node, connected: Connected) -> None:
     if connected.tls is None:
         raise NetworkError(f"no TLS with {node.host_name}")
-    # For an address the handshake has no name.
+    # If the node is an IP address, the handshake has no server name.
     name = connected.tls.server_name
     if name and name != node.host_name:
         raise NetworkError(f'TLS server name "{name}" != derp hostname "{node.host_name}"')

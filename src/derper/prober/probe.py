@@ -127,8 +127,8 @@ class Record:
 class Probe:
     """One probe.
 
-    `interval` is in seconds, `None` for a continuous probe, which only ends when it fails. `labels` are those besides
-    name and class.
+    `interval` is in seconds, `None` for a continuous probe, which only ends when it fails. `labels` are the labels
+    other than name and class.
     """
 
     name: str

@@ -46,10 +46,10 @@ class RevocationLists:
         Args:
             leaf: The certificate.
             url: The address of its list.
-            issuers: Certificates among which its issuer's is.
+            issuers: Certificates, one of which is that of the leaf's issuer.
 
         Raises:
-            NetworkError: It is revoked; or the list cannot be fetched, or is not its issuer's.
+            NetworkError: The leaf is revoked; or the list cannot be fetched, or is not signed by the leaf's issuer.
         """
         issuer = next((one for one in issuers if _issued(one, leaf)), None)
         if issuer is None:

@@ -60,7 +60,7 @@ class TlsCheck:
 def check_dates(chain: Sequence[x509.Certificate], now: datetime) -> None:
     """Check that every certificate is valid, and will be for a week.
 
-    A certificate that is its own issuer by its key identifiers, or has none, is skipped, as roots are.
+    A certificate is skipped if its two key identifiers are equal or absent, as those of roots are.
     """
     for certificate in chain:
         if _own_key_id(certificate) == _issuers_key_id(certificate):

@@ -75,9 +75,9 @@ _SERVER_FRAMES: Mapping[int, tuple[type[FromServer], int]] = {
 }
 
 CLIENT_LIMITS = Limits(MAX_IGNORED_FROM_CLIENT, {kind: rule.longest for kind, rule in _CLIENT_RULES.items()})
-"""For frames of a client after login: rejects by the header what `decode_from_client` would reject."""
+"""Limits for frames of a client after login: a header is rejected if `decode_from_client` would reject the frame."""
 SERVER_LIMITS = Limits(MAX_FROM_SERVER)
-"""For frames of a server after login."""
+"""Limits for frames of a server after login."""
 
 
 def decode_from_client(frame: RawFrame, *, mesh_peer: bool) -> FromClient | None:

@@ -70,7 +70,7 @@ class Node:
 
     @property
     def stun(self) -> int | None:
-        """The UDP port of STUN; None: the node does not answer it."""
+        """The UDP port of STUN; None: the node does not answer STUN."""
         return (self.stun_port or STUN_PORT) if self.stun_port >= 0 else None
 
     @property

@@ -1,7 +1,7 @@
 """Disco: small NAT-traversal packets that peers exchange through the relay to find a direct path.
 
-The relay never opens them. It distinguishes them from payload, because they have their own queue, and PeerGone answers
-those with an unknown destination (docs/protocol/relay.md, Routing a SendPacket).
+The relay never opens them. It distinguishes them from other packets: disco packets have their own queue, and PeerGone
+answers a disco packet with an unknown destination (docs/protocol/relay.md, Routing a SendPacket).
 """
 
 from __future__ import annotations

@@ -431,7 +431,7 @@ class Restarting:
 
     Attributes:
         reconnect_in_ms: Milliseconds to wait before reconnecting.
-        try_for_ms: Milliseconds to keep trying this server after that, before choosing another.
+        try_for_ms: Milliseconds to keep trying this server after that wait, before choosing another server.
     """
 
     TYPE: ClassVar = FrameType.RESTARTING

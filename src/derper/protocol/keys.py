@@ -118,7 +118,7 @@ class NodePublic:
         """Parse a key's text form.
 
         Args:
-            text: `nodekey:` and 64 hex digits in either case, without white space.
+            text: `nodekey:` and 64 hex digits, in upper or lower case, without white space.
 
         Raises:
             ProtocolError: The text is not a public key.
@@ -130,7 +130,7 @@ class NodePublic:
         """Parse the form without a prefix, which HTTP headers and the meta certificate use.
 
         Args:
-            digits: 64 hex digits in either case.
+            digits: 64 hex digits, in upper or lower case.
 
         Raises:
             ProtocolError: The text is not 64 hex digits.
@@ -204,7 +204,7 @@ class NodePrivate:
         """Parse a private key's text form.
 
         Args:
-            text: `privkey:` and 64 hex digits in either case, without white space.
+            text: `privkey:` and 64 hex digits, in upper or lower case, without white space.
 
         Raises:
             ProtocolError: The text is not a private key.
@@ -268,7 +268,7 @@ class MeshKey:
         """Parse the contents of a mesh key file, a secret or an environment variable.
 
         Args:
-            text: 64 hex digits in either case; white space around them is ignored.
+            text: 64 hex digits, in upper or lower case; white space around them is ignored.
 
         Raises:
             ProtocolError: The text is not a mesh key.

@@ -118,7 +118,7 @@ def _serial_and_common_name(certificate: bytes) -> tuple[int, str]:
     fields = _children(_child(_child(certificate, 0, _SEQUENCE), 0, _SEQUENCE))
     if fields and fields[0][0] == _VERSION:
         del fields[0]
-    # The fields from here: serial number, signature algorithm, issuer, validity, subject.
+    # The next fields are the serial number, signature algorithm, issuer, validity and subject.
     serial = int.from_bytes(_expect(fields, 0, _INTEGER), "big", signed=True)
     common_name = ""
     for _, relative_name in _children(_expect(fields, 4, _SEQUENCE)):

@@ -232,7 +232,7 @@ def decide(head: RequestHead) -> DerpUpgrade | WebSocketUpgrade | Refusal:
     if upgrade not in ("derp", "websocket"):
         return Refusal(426, "DERP requires connection upgrade\n")
     if head.content_length or head.is_chunked:
-        # A proxy before us would treat the next bytes as the body, and we as DERP.
+        # A proxy in front of us would treat the next bytes as the body, and we would treat them as DERP.
         return Refusal(400, "an upgrade has no body\n")
     if upgrade == "websocket" and SUBPROTOCOL in head.get("Sec-WebSocket-Protocol"):
         return _decide_websocket(head)
@@ -270,7 +270,7 @@ def upgrade_request(
         host: The Host header: a name or address (IPv6 in brackets), with `:port` unless it is the scheme's default.
         path: The request's path.
         fast_start: Ask for no HTTP answer; only for a client that knows the server's key.
-        ideal_node: The name of the region's first node if the request goes to another; None: it does not.
+        ideal_node: The name of the region's first node if the request goes to another node, else None.
 
     Returns:
         The head, with its blank line.

@@ -64,7 +64,8 @@ class Listening:
         handed = HandedOver(config.supervision.sockets)
         # Bind all of them before accepting on any.
         if config.stun_address is not None:
-            # Not fatal: the Go server also runs on without STUN, and clients use another relay's.
+            # Not fatal: the Go server also keeps running without STUN, and clients use the STUN server of another
+            # relay.
             try:
                 self.sockets[STUN] = handed.datagrams() or bind_stun(config.stun_address)
             except ConfigError as error:
@@ -163,7 +164,7 @@ class HandedOver:
 
 
 def listen(address: ListenAddress, tcp: Tcp, flag: str = "-a") -> socket.socket:
-    """Return a listening, non-blocking socket; without a host, for both families, or for IPv4 if there is no IPv6.
+    """Return a listening, non-blocking socket; without a host, for IPv4 and IPv6, or for IPv4 if there is no IPv6.
 
     `flag` names the flag with the port, for errors.
 

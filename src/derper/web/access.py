@@ -16,7 +16,7 @@ _TAILSCALE: Final[tuple[IPNetwork, ...]] = (ip_network("100.64.0.0/10"), ip_netw
 
 
 async def may_see(request: web.Request, access: DebugAccess | None) -> bool:
-    """Return whether a request has access, by its key or its address; without `access` it never has.
+    """Return whether a request has access, by the debug key or by its address; False without `access`.
 
     Behind a proxy every request has the proxy's address, so the address grants nothing.
     """
@@ -64,8 +64,8 @@ async def _has_key(key: str, file: Path | None) -> bool:
     if not key or file is None:
         return False
     try:
-        # Read each time, so that a key removed from the file is invalid at once. In a thread, because the disk may be
-        # slow.
+        # The file is read for each request, so that a key removed from it is invalid at once. It is read in a thread,
+        # because the disk may be slow.
         wanted = (await asyncio.to_thread(file.read_bytes)).strip()
     except OSError:
         return False

@@ -168,7 +168,7 @@ pub(crate) struct Conn<S> {
     pub(crate) is_cut: bool,
     /// The shard has queued this connection for closing. Nothing more is read from it or queued for it.
     pub(crate) is_leaving: bool,
-    /// Python waits for the event that everything written has left.
+    /// Python waits for the event that reports that all written bytes have left.
     pub(crate) tell_drained: bool,
     /// The interest that epoll has registered.
     pub(crate) interest: Interest,

@@ -14,8 +14,8 @@ MOST_KEYS: Final = 100_000
 class CachedCheck:
     """A check whose last admission is reused for a limited time while the check does not answer.
 
-    A rejection ends the reuse. A client that the check was not asked about is rejected as any other, but it is first in
-    the queue.
+    A rejection ends the reuse. If the relay had no capacity to ask the check, a stored admission is not used. Clients
+    with one go first in the queue.
     """
 
     def __init__(self, check: Check, seconds: float) -> None:

@@ -136,7 +136,7 @@ class AdminListener:
         return handler
 
     def _make_room(self) -> bool:
-        """Evict a connection without an allowed request, the oldest of the address with the most.
+        """Evict the oldest connection without an allowed request, of the address with the most such connections.
 
         Return False if none may be evicted. The only connection of an address is kept for `SAFE_SECONDS`.
         """
@@ -187,7 +187,7 @@ class AdminListener:
         if self._admin.token_file is None or scheme.lower() != "bearer":
             return False
         try:
-            # Read each time, so that a token removed from the file is invalid at once.
+            # The file is read for each request, so that a token removed from it is invalid at once.
             wanted = await asyncio.to_thread(read_token, self._admin.token_file)
         except ConfigError as error:
             _log.error("cannot read the admin token", reason=str(error))
@@ -221,7 +221,7 @@ def _bind_unix(path: Path) -> socket.socket:
     """Listen on a socket that only its owner may open; replace an existing one, perhaps another server's."""
     if path.exists() and not path.is_socket():
         raise ConfigError(f"-admin=unix:{path} exists and is not a socket; choose another path")
-    # Use a temporary name until it listens, so that a successor takes over without a gap.
+    # Use a temporary name until the socket listens, so that a successor takes over without a gap.
     new = path.with_name(f".{path.name}.{os.getpid()}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -168,7 +168,7 @@ class HttpConnection(asyncio.Transport):
 
 
 class _AnsweredLogger(AbstractAccessLogger):
-    """Reports the end of an answer: aiohttp's access log is its only sign of that."""
+    """Reports the end of an answer: an entry in aiohttp's access log is the only sign of that."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         if isinstance(request.transport, HttpConnection):

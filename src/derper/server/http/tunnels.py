@@ -188,7 +188,7 @@ class Tunnels:
         if not self._enabled:
             return Refusal(403, "CONNECT not enabled\n")
         if head.content_length or head.is_chunked:
-            # A proxy before us would treat the next bytes as the body, and we as the tunnel's.
+            # A proxy in front of us would treat the next bytes as the body, and we would treat them as the tunnel's.
             return Refusal(400, "a CONNECT has no body\n")
         if not is_allowed(head.target):
             return Refusal(403, "Invalid CONNECT target\n")

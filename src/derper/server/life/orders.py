@@ -1,7 +1,7 @@
 """Signals: SIGTERM and SIGINT stop the server, SIGHUP reloads, SIGUSR2 hands over to a successor.
 
-The first stop drains, a second one ends at once; during the start one is enough. A reload or hand-over requested during
-the start is carried out after it.
+The first stop signal drains the server, and a second one ends it at once. During the start, one signal ends it. A
+reload or hand-over requested during the start is carried out after it.
 """
 
 import asyncio

@@ -58,7 +58,8 @@ def _spawn(sockets: Mapping[str, socket], tell: int) -> int:
         "LISTEN_FDS": str(len(sockets)),
         "LISTEN_FDNAMES": ":".join(sockets),
     }
-    # The successor must send watchdog notifications if this process has to; the manager learns its process id.
+    # The successor must send watchdog notifications if this process has to. The manager learns the successor's process
+    # id.
     environment.pop("LISTEN_PID", None)
     environment.pop("WATCHDOG_PID", None)
     # Copies above all target numbers, so that no target overwrites a source.
