@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, its exit code, and texts that its error contains; `{folder}` stands for the test's folder."""
+    """A command line, its exit code, and texts that its error contains; `{folder}` represents the test's folder."""
 
     name: str
     program: str
