@@ -1,8 +1,8 @@
 //! UDP sockets with many datagrams in one system call, each with its local address.
 //!
-//! `nix` cannot reuse the headers of such a call, as it loses the room for control messages, and it sends one batch
-//! with one set of them. `quinn-udp` sends datagrams one by one, and lets the kernel join received ones before they are
-//! counted.
+//! `nix` cannot reuse the headers of such a call, because it loses the room for control messages. It sends one batch
+//! with one set of control messages. `quinn-udp` sends datagrams one by one, and lets the kernel join received ones
+//! before they are counted.
 
 use std::io;
 use std::mem::{offset_of, zeroed};

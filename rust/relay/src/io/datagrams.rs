@@ -115,7 +115,7 @@ impl Responder {
         None
     }
 
-    /// Sends the answers. An answer that cannot be sent now is dropped, as its client asks again.
+    /// Sends the answers. An answer that cannot be sent now is dropped, because its client asks again.
     fn send(&self, socket: BorrowedFd<'_>) {
         let counters = &self.stun.counters;
         let answers: Vec<_> = self

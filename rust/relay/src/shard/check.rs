@@ -18,7 +18,7 @@ pub struct InvariantCounts {
     pub connections: usize,
     /// Logged-in connections.
     pub members: usize,
-    /// Their distinct keys.
+    /// Distinct keys of these connections.
     pub keys: usize,
     /// Disco packets that wait for a socket.
     pub queued_disco: usize,

@@ -145,7 +145,7 @@ impl<N: Net> Shard<N> {
         self.left_region(key);
     }
 
-    /// Drops everything that waits for a connection that is about to end, as the peer will not read it.
+    /// Drops all data queued for a connection that is about to end, because the peer will not read the data.
     pub(super) fn drop_outbox(&mut self, id: ConnId, key: &Key) {
         self.drop_packets(id, key);
         if let Some(conn) = self.conns.get_mut(id) {

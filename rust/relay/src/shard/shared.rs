@@ -114,7 +114,7 @@ pub(crate) struct Shared<S> {
     pub(crate) limiter: Arc<ConnectionLimiter>,
     pub(crate) switchboard: Switchboard,
     pub(crate) events: EventQueue,
-    /// Notices of impairment sent lately. Shared by all shards, as a client may return to another shard.
+    /// Notices of impairment sent lately. Shared by all shards, because a client may return to another shard.
     notices: Mutex<Notices>,
     pub(crate) handles: Vec<ShardHandle<S>>,
     /// New keys so far.

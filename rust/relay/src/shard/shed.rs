@@ -23,7 +23,7 @@ struct Waiting {
     id: ConnId,
     /// Bytes of packets, which may be dropped.
     packets: usize,
-    /// All other memory of its outbox.
+    /// All other memory of the connection's outbox.
     rest: usize,
     /// When the socket last took bytes.
     since: u64,

@@ -195,7 +195,7 @@ impl Switchboard {
         self.meshed.store(true, Ordering::Relaxed);
     }
 
-    /// Adds `link` to the forwarders of `key`, as another node has announced it.
+    /// Adds `link` to the forwarders of `key`, because another node has announced the key.
     pub(crate) fn add_forwarder(&self, key: &Key, link: ConnId) -> Forwarders {
         let mut peers = self.write();
         let entry = peers.entry(*key).or_insert_with(Entry::new);
@@ -209,7 +209,7 @@ impl Switchboard {
         if entry.forwarders.len() == 2 { Forwarders::Several } else { Forwarders::Only }
     }
 
-    /// Removes `link` from the forwarders of `key`, as the node no longer has it or the link is lost.
+    /// Removes `link` from the forwarders of `key`, because the node no longer has the key or the link is lost.
     pub(crate) fn remove_forwarder(&self, key: &Key, link: ConnId) -> (Forwarders, Left) {
         let mut peers = self.write();
         let Some(entry) = peers.get_mut(key) else { return (Forwarders::Unchanged, Left::Nowhere) };

@@ -2,8 +2,8 @@
 //!
 //! rustls does the handshake, and derives all later keys. The rest is here: one nonce sequence for each direction, the
 //! number of records under a key, KeyUpdate both ways, padding, alerts, and checks of the peer. Slices in, slices out;
-//! no sockets. Sealed bytes must be sent once and in order, as no record is ever sealed again. After an error or the
-//! peer's close_notify, nothing more is opened.
+//! no sockets. Sealed bytes must be sent once and in order, because no record is ever sealed again. After an error or
+//! the peer's close_notify, nothing more is opened.
 
 use std::fmt;
 

@@ -98,7 +98,7 @@ fn a_full_mailbox_stops_reads_but_not_writes() {
     room.world.run();
     let unread = room.world.unread(sender);
     assert!((500_000..900_000).contains(&unread), "{unread} bytes are left with their sender");
-    // Its shard may not read on, but it writes.
+    // The shard of `near` may not read from clients, but it still writes.
     room.world.set_room(near, None);
     room.world.pass(20);
     assert_eq!(room.frames(near), [from(1, b"for later")]);
@@ -171,7 +171,7 @@ fn pairs_that_were_split_talk_on_one_shard_once_they_have_come_back() {
         at[usize::from(name)] = room.join_at(Over::Plain, name, 0, ANYWHERE);
     }
     assert_eq!(talk(&mut room, &at), 0);
-    // All reconnect, in another order.
+    // All clients reconnect, in a different order.
     for party in at.drain(..) {
         room.world.reset(party);
     }

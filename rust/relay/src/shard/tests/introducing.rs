@@ -166,8 +166,8 @@ fn a_fast_start_client_loses_nothing_at_any_cut() {
                 room.send(party, rest);
             }
             let expected: Vec<_> = (0..6).map(|n| from(1, &[n; 9])).collect();
-            // It sends to itself. At most four packets wait in a queue of depth four, and all leave as the socket takes
-            // them.
+            // The client sends to its own key. At most four packets wait in a queue of depth four, and all leave when
+            // the socket takes them.
             assert_eq!(room.frames(party), expected, "{over:?}, cut at {cut}");
         }
     }

@@ -121,7 +121,7 @@ fn a_lasting_impairment_is_reported_once_and_again_after_a_minute() {
     room.send(sender, &packets(1, 300));
     room.world.pass(11_000);
     assert_eq!(impairments(&mut room), [(1, Impairment::Limited, false)]);
-    // It stops for long enough, and begins again within the minute.
+    // The client stops for long enough, and begins to send again within the minute.
     room.world.pass(33_000);
     assert_eq!(impairments(&mut room), [(1, Impairment::Limited, true)]);
     room.world.skip(1_000);

@@ -202,7 +202,7 @@ fn a_receiver_gets_peer_gone_each_time_its_sender_leaves() {
                 assert_eq!(room.frames(b), [from(1, b"hello")]);
                 room.world.finish(a);
                 assert_eq!(room.frames(b), [gone(1, 0)]);
-                // It connects again, and sends nothing this time.
+                // Client `a` connects again, and sends nothing this time.
                 let a = room.join_at(over, 1, shards - 1, 0);
                 room.world.reset(a);
                 assert_eq!(room.frames(b), []);
