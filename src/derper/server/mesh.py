@@ -179,7 +179,7 @@ class Mesh:
         return task
 
     async def _keep_links(self, peer: MeshPeer) -> None:
-        """Keep one link to each address of the name, as it resolves now."""
+        """Keep one link to each address that the name has now."""
         kept: dict[str, asyncio.Task[None]] = {}
         try:
             while True:

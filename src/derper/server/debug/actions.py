@@ -37,7 +37,7 @@ class Actions:
         ]
 
     async def _drain(self, _request: web.Request) -> web.Response:
-        """Drain as after SIGTERM; a second request ends at once, as a second SIGTERM does."""
+        """Drain as after SIGTERM; a second request ends the server at once, as a second SIGTERM does."""
         _log.info("drain requested by the operator")
         os.kill(os.getpid(), signal.SIGTERM)
         return web.json_response({"draining": True}, status=202)
