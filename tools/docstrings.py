@@ -210,7 +210,7 @@ def _is_named_tuple(node: ast.ClassDef) -> bool:
 
 
 def _row(name: str, annotation: ast.expr | None, default: ast.expr | None) -> Row:
-    """Return an argument or a field; for `field(...)` of a dataclass only the default."""
+    """Return the row of an argument or a field. If a default is written as `field(...)`, show only its value."""
     if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
         found = {keyword.arg: keyword.value for keyword in default.keywords}
         factory = found.get("default_factory")

@@ -20,7 +20,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def heads() -> Iterator[bytes]:
-    """Yield request heads, one followed by a login frame."""
+    """Yield every request head alone, then the first one followed by each of the login frames."""
     requests = [exchange["request"].encode() for exchange in load("http")["exchanges"] if "request" in exchange]
     for request in requests:
         yield b"\0\0" + request

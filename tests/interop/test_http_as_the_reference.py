@@ -115,7 +115,7 @@ def doors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def answers(connect: Callable[[], socket.socket], request: bytes) -> str:
-    """Return the answers to a request and the next one, without the parts that differ between servers."""
+    """Send a request and then `NEXT` on one connection; return all bytes of the answers."""
     came = b""
     with connect() as sock, suppress(ConnectionError):
         sock.sendall(request + NEXT)

@@ -38,7 +38,7 @@ class Pair:
         return self.certificate.exists() or self.key.exists()
 
     def write(self, chain: bytes, key: bytes) -> None:
-        """Write both files, in PEM; neither may exist."""
+        """Write both files, in PEM, one after the other; files that exist are replaced. See also `replace`."""
         files.write(self.key, key, "the private key")
         files.write(self.certificate, chain, "the certificate", mode=0o644)
 

@@ -399,7 +399,7 @@ class DataPlane:
         return TableCounts(*self._native.table_counts())
 
     def pulse(self) -> list[int]:
-        """Wake every shard, and return its number of ticks so far; a shard whose number does not grow hangs."""
+        """Wake every shard, and return each shard's tick count so far. If a count stops growing, that shard hangs."""
         return self._native.pulse()
 
     def panic(self, shard: int) -> None:

@@ -5,8 +5,9 @@
 //! longest-silent one goes first. No connection is evicted within [`GRACE`] of being accepted or of its last progress.
 //!
 //! Owned by `connection_limiter::ConnectionLimiter`, inside its lock. No sockets, no clock: times are passed in, in
-//! milliseconds. Each operation costs O(log n) for n connections. Networks are grouped by the power of two of their
-//! size, and ordered in each group by the silence of their longest-silent connection.
+//! milliseconds. Each operation costs O(log n) for n connections. Networks are grouped by size, rounded down to a power
+//! of two. Within a group and for each phase, they are ordered by how long their longest-silent connection has been
+//! silent.
 
 mod slab;
 

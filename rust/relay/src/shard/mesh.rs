@@ -279,7 +279,8 @@ impl<N: Net> Shard<N> {
         }
     }
 
-    /// A key has left the region: notifies the connections on all shards that got its packets from a link.
+    /// Called when a key has left the region. Notifies, on all shards, the connections that `note_remote` has stored as
+    /// receivers of this key's packets.
     pub(super) fn left_region(&mut self, key: &Key) {
         if !self.shared.switchboard.is_meshed() {
             return;

@@ -49,7 +49,8 @@ counters! {
     /// Frames that waited for their sender's rate limit, or for the total limit of all senders.
     rate_limit_per_client_waited,
     rate_limit_total_waited,
-    /// Keys that got a second forwarder, keys back to one forwarder, and removals of a link that was no forwarder.
+    /// Keys that gained a second forwarder, keys that went back to one forwarder, and removals of a link that was not a
+    /// forwarder of the key.
     multiforwarder_created,
     multiforwarder_deleted,
     packet_forwarder_delete_other_value,

@@ -407,7 +407,7 @@ fn step<End>(
         }
         ConnectionState::BlockedHandshake => Some(Progress::Handshaking),
         ConnectionState::WriteTraffic(_) => Some(Progress::Established),
-        // Early data is never offered. If rustls reports some all the same, the session ends.
+        // Early data is never offered. If rustls reports early data anyway, the session ends.
         _ => Some(Progress::PeerClosed),
     };
     Ok((discard, progress))

@@ -43,7 +43,10 @@ class Status:
         return timedelta() if self.ends is None else self.ends - now
 
     def invalid(self, now: datetime) -> str:
-        """Return why clients reject the certificate now; empty if its dates are right, or if there is none."""
+        """Return the reason why clients reject the certificate now.
+
+        Empty if its dates are right, or if there is no certificate.
+        """
         if self.begins is None or self.ends is None:
             return ""
         return certname.date_problem(self.begins, self.ends, now)

@@ -1,7 +1,7 @@
-"""The debug pages: process, counts and checks (docs/protocol/http.md, metrics.md); `access` decides on access.
+"""The debug pages: process, counts and checks (docs/protocol/http.md, metrics.md).
 
-Values that are collected on the loop's thread cost the same for one client as for many, except for one loop over the
-keys. Calls to the kernel run in another thread.
+`access` decides which clients may see them. Collecting values on the event loop's thread takes the same time however
+many clients are connected, apart from one pass over the keys. Calls to the kernel run in another thread.
 """
 
 import asyncio
