@@ -4,6 +4,7 @@
 all that they send. A reset counts as the end of the stream, as a close does: the server's log distinguishes them.
 """
 
+import errno
 import os
 import socket
 import ssl
@@ -132,8 +133,12 @@ class Wire:
         return self.sock.selected_alpn_protocol()
 
     def finish(self) -> None:
-        """Shut down the sending side without close_notify, as a killed program does."""
-        socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        """Shut down the sending side without close_notify, as a killed program does, if the server has not reset it."""
+        try:
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
 
     def reset(self) -> None:
         """Close the connection with a reset."""
