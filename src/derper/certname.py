@@ -4,10 +4,20 @@ Names are compared with the SAN extension. The server checks before it serves a 
 handshake.
 """
 
+import hashlib
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
 from cryptography import x509
+
+PIN: Final = "sha256-raw:"
+"""The prefix of a pin."""
+
+
+def pin_of(certificate: bytes) -> str:
+    """Return the pin of a certificate in DER: the DERP map's `CertName` for clients that trust this one alone."""
+    return PIN + hashlib.sha256(certificate).hexdigest()
 
 
 def plain(name: str) -> str:

@@ -3,7 +3,6 @@
 A node names only what differs from a map's defaults.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Final
 
 from cryptography import x509
 
+from derper import certname
 from derper.config import HTTPS_PORT, Config, Tls
 from derper.protocol.derpmap import STUN_PORT, Node
 
@@ -27,7 +27,7 @@ def pin_for(tls: Tls, chain: Sequence[bytes]) -> str:
     leaf = x509.load_der_x509_certificate(chain[0])
     if leaf.issuer != leaf.subject and (tls.ip is None or len(chain) > 1):
         return ""
-    return f"sha256-raw:{hashlib.sha256(chain[0]).hexdigest()}"
+    return certname.pin_of(chain[0])
 
 
 def node_of(config: Config, cert_name: str, *, port: int, region_id: int = REGION_ID, name: str = "") -> Node:

@@ -14,8 +14,9 @@ from relays import HOST, GoDerper, OurDerper, Relay
 from serving import Server, vectors
 from waysin import SECONDS
 
+from derper.certname import pin_of
 from derper.client import DerpClient, Node, Options
-from derper.client.tls import check_pin, pin_of
+from derper.client.tls import check_pin
 from derper.errors import NetworkError
 
 NOW = datetime.now(UTC)

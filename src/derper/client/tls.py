@@ -5,7 +5,6 @@ that the certificate must have while the handshake still sends the host's. Check
 follow after the handshake, before the first byte is written.
 """
 
-import hashlib
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +17,6 @@ from derper.client.target import Target
 from derper.errors import NetworkError
 from derper.protocol import metacert
 from derper.protocol.metacert import MetaCertificate
-
-PIN = "sha256-raw:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ def context_for(target: Target, given: ssl.SSLContext | None) -> ssl.SSLContext:
         given: The program's own settings: its roots and versions. None: the system's, as SSL_CERT_FILE changes them.
     """
     node = target.node
-    named = bool(node.cert_name) and not node.cert_name.startswith(PIN)
+    named = bool(node.cert_name) and not node.cert_name.startswith(certname.PIN)
     if not node.insecure_for_tests and not node.cert_name:
         return given or ssl.create_default_context()
     # The program's own settings must not change, so the relevant ones are copied.
@@ -79,7 +76,7 @@ def check(target: Target, info: TlsInfo) -> None:
     node = target.node
     if node.insecure_for_tests or not node.cert_name:
         return
-    if node.cert_name.startswith(PIN):
+    if node.cert_name.startswith(certname.PIN):
         check_pin(node.cert_name, info.chain, target.server_name, datetime.now(UTC))
     elif not info.chain or not certname.is_for(_read(info.chain[0]), node.cert_name):
         raise NetworkError(f"the certificate of {target.host} is not for {node.cert_name}, which the map expects")
@@ -100,7 +97,7 @@ def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: d
     leaves = [certificate for certificate in chain if not metacert.is_meta(certificate)]
     if len(leaves) != 1:
         raise NetworkError(f"a pin wants one certificate beside the meta certificate, {len(leaves)} were presented")
-    found = pin_of(leaves[0])
+    found = certname.pin_of(leaves[0])
     if found != cert_name:
         raise NetworkError(f"the relay's certificate is {found}, wanted {cert_name}")
     leaf = _read(leaves[0])
@@ -108,11 +105,6 @@ def check_pin(cert_name: str, chain: tuple[bytes, ...], server_name: str, now: d
         raise NetworkError(f"the pinned {problem}")
     if server_name and not certname.is_for(leaf, server_name):
         raise NetworkError(f"the pinned certificate is not for {server_name}")
-
-
-def pin_of(certificate: bytes) -> str:
-    """Return the `CertName` that pins a certificate (DER)."""
-    return PIN + hashlib.sha256(certificate).hexdigest()
 
 
 def info_of(tls: ssl.SSLObject | ssl.SSLSocket, server_name: str) -> TlsInfo:

@@ -4,7 +4,6 @@ Returned certificates can be served. So a wrong file causes an error when it is 
 Blocking: for start-up and for threads.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ class Certificate:
     @property
     def pin(self) -> str:
         """The DERP map's `CertName` for clients that trust this leaf alone."""
-        return f"sha256-raw:{hashlib.sha256(self.chain[0]).hexdigest()}"
+        return certname.pin_of(self.chain[0])
 
     @property
     def life(self) -> timedelta:

@@ -19,7 +19,6 @@ from cryptography import x509
 
 from derper import certname
 from derper.client import NodePrivate, Options, stun
-from derper.client import tls as trust
 from derper.client.connection import Connection
 from derper.client.dial import addresses_over, connect_within
 from derper.client.streams import TcpStream
@@ -252,7 +251,7 @@ class Examination:
         except DerperError as error:
             return _red("WebSocket", error, "does a proxy in front pass WebSocket on? Browsers need it")
         await connection.close()
-        if self.target.node.cert_name.startswith(trust.PIN):
+        if self.target.node.cert_name.startswith(certname.PIN):
             return _note("WebSocket", "logged in; but a browser knows no pins and will not trust this certificate")
         return _good("WebSocket", "logged in")
 
@@ -371,8 +370,8 @@ def _trust_advice(chain: list[bytes], target: Target) -> str:
     now = datetime.now(UTC)
     if _date_problem(leaf, now):
         return _dates_advice(leaf, now)
-    pin = trust.pin_of(chain[0])
-    if target.node.cert_name.startswith(trust.PIN):
+    pin = certname.pin_of(chain[0])
+    if target.node.cert_name.startswith(certname.PIN):
         return f'if this certificate is the right one, write "CertName": "{pin}" into the map; else check the server'
     if leaf.issuer == leaf.subject:
         return f'clients trust a self-signed one by its pin: "CertName": "{pin}" in the map, --pin {pin} here'
