@@ -93,7 +93,7 @@ ACTS: dict[str, Callable[[Server], None]] = {
     "a login and garbage": log_in_and_send_garbage,
     "two logins with one key": log_in_twice_with_one_key,
     "a page": send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
-    "a page that is none": send(b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+    "a page that does not exist": send(b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
     "the debug pages": send(b"GET /debug/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
     "a page and a reset": ask_and_reset,
     "a cut body": send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"),

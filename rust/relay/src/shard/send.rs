@@ -117,7 +117,7 @@ impl<N: Net> Shard<N> {
         true
     }
 
-    /// Whether so many answers are queued for a blocked connection that its pings are ignored for now.
+    /// Whether a blocked connection has more than `ANSWER_BACKLOG` bytes queued, so that its pings are ignored.
     pub(super) fn is_behind(&self, id: ConnId) -> bool {
         self.backlog(id) > ANSWER_BACKLOG && self.conns.get(id).is_some_and(|conn| conn.blocked)
     }
